@@ -1,0 +1,123 @@
+"""GPTConfig: the numbers that define a model. No NumPy here, so a command can check its flags before anything heavy loads."""
+
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+
+from npgpt.errors import ConfigError
+
+POSITIONS = ("learned", "sinusoidal", "rotary")
+ACTIVATIONS = ("gelu_new", "gelu", "relu")
+
+# GPT-2's four sizes (Radford et al. 2019, table 2; heads from the released hparams.json), then sizes for a laptop.
+PRESETS = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+    "nano": {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 64},
+    "mini": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128},
+    "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256},
+}
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. The defaults are GPT-2 124M.
+
+    ==================  ===================================================================================
+    vocab_size          V, the number of tokens; 50,257 for GPT-2's byte-pair encoding
+    block_size          the context: the longest T that the model takes (GPT-2: 1,024)
+    n_layer             the number of blocks
+    n_head              H, heads of attention; divides n_embd
+    n_embd              C, the width of the residual stream
+    n_inner             the width inside the MLP; None means 4 * n_embd
+    dropout             probability of zeroing an element while training: embeddings, attention weights, residual branches
+    bias                biases in the linear layers and layer norms
+    qkv_bias            a bias in c_attn; None means the same as ``bias``
+    tie_weights         the vocabulary head uses the token embedding's matrix
+    position            "learned" (GPT-2), "sinusoidal" (Vaswani et al. 2017), "rotary" (Su et al. 2021)
+    activation          "gelu_new" (GPT-2: the tanh form), "gelu" (exact), "relu"
+    layer_norm_epsilon  added to the variance in layer norms
+    scale_attn_by_inverse_layer_idx   divide attention scores by the layer's number as well (Mistral's GPT-2s)
+    ==================  ===================================================================================
+
+    Raises ConfigError, which names the field, if a number can't be.
+    """
+
+    vocab_size: int = 50257
+    block_size: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    n_inner: int | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    qkv_bias: bool | None = None
+    tie_weights: bool = True
+    position: str = "learned"
+    activation: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            self._check_whole_number(name, getattr(self, name))
+        if self.n_inner is not None:
+            self._check_whole_number("n_inner", self.n_inner)
+        for name in ("bias", "tie_weights", "scale_attn_by_inverse_layer_idx"):
+            self._check(isinstance(getattr(self, name), bool), name, "true or false")
+        self._check(self.qkv_bias is None or isinstance(self.qkv_bias, bool), "qkv_bias", "true, false or None")
+        self._check(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number from 0 up to, not including, 1")
+        epsilon = self.layer_norm_epsilon
+        self._check(_is_number(epsilon) and 0 < epsilon < 1, "layer_norm_epsilon", "a number between 0 and 1")
+        self._check(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
+        self._check(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
+        if self.n_embd % self.n_head:
+            raise ConfigError(f"n_embd must be divisible by n_head, and {self.n_embd} is not divisible by {self.n_head}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ConfigError(
+                f"position=rotary turns pairs of numbers, so n_embd / n_head must be even, not {self.head_size}"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "GPTConfig":
+        """A named size, with any field changed: ``GPTConfig.preset("gpt2-medium", dropout=0.1)``."""
+        if name not in PRESETS:
+            raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "GPTConfig":
+        """The inverse of ``to_dict``. Raises ConfigError on a field that there isn't."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown setting of a model: {', '.join(map(str, unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def head_size(self) -> int:
+        """D = C / H."""
+        return self.n_embd // self.n_head
+
+    @property
+    def inner_size(self) -> int:
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    def _check_whole_number(self, name, value):
+        ok = isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+        self._check(ok, name, "a whole number of at least 1")
+
+    def _check(self, ok, name, wanted):
+        if not ok:
+            raise ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
