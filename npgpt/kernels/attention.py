@@ -1,0 +1,222 @@
+"""Causal attention of H heads: each position looks at itself and at what came before (Vaswani et al. 2017, section 3.2).
+
+For one head, with q (Tq, D), k and v (Tk, D). The queries are the last Tq of the Tk positions, so query i stands at
+position i + Tk - Tq (Tq = Tk while training; Tq = 1 for a new token whose predecessors' k and v are kept in a cache).
+
+    S = scale q k^T               scores, -inf where j > i + Tk - Tq or where position j is padding
+    P = softmax of each row of S  a row that may look at nothing is all zeros, and so are its output and its gradients
+    M = keep / (1 - p)            dropout of the weights while training, all ones otherwise
+    y = (P * M) v
+
+Derivation, from the last line to the first (* is elementwise):
+
+    dv = (P * M)^T dy                       y is linear in v
+    dP = (dy v^T) * M                       and in P
+    dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
+    dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
+
+P is not kept for the backward pass. Each row's lse = log sum_j exp(S_ij) is, and P = exp(S - lse) is made again: T numbers
+a head instead of T x T (Dao et al. 2022).
+"""
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
+from npgpt.kernels.exp import exp
+from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.gemm import NO_TRANSPOSE, TRANSPOSE, gemm, one_blas_thread
+
+ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
+
+
+def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
+    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) of bool: False for padding -> y (B, Tq, H, D), lse (B, H, Tq)"""
+    S, blind = _scores(q, k, scale, real)
+    m = np.where(blind, 0, S.max(axis=-1, keepdims=True)).astype(q.dtype)
+    total = np.exp(S - m).sum(axis=-1, keepdims=True)
+    lse = m + np.log(np.where(blind, 1, total)).astype(q.dtype)
+    P = np.exp(S - lse)
+    y = (P * _dropout_factors(P, dropout, seed)) @ v.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(y.transpose(0, 2, 1, 3)), np.where(blind, -np.inf, lse).astype(q.dtype)[..., 0]
+
+
+def attention_backward_numpy(dy, q, k, v, lse, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
+    """dy (B, Tq, H, D), the forward pass's inputs and lse -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
+    S, blind = _scores(q, k, scale, real)
+    P = np.exp(S - np.where(blind, 0, lse[..., None]).astype(q.dtype))
+    M = _dropout_factors(P, dropout, seed)
+    heads_first = (0, 2, 1, 3)
+    q, k, v, dy = (x.transpose(heads_first) for x in (q, k, v, dy))
+    dP = (dy @ v.swapaxes(-1, -2)) * M
+    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True)) * q.dtype.type(scale)
+    dq[...] = (dS @ k).transpose(heads_first)
+    dk[...] = (dS.swapaxes(-1, -2) @ q).transpose(heads_first)
+    dv[...] = ((P * M).swapaxes(-1, -2) @ dy).transpose(heads_first)
+
+
+def _scores(q, k, scale, real):
+    """-> S (B, H, Tq, Tk) with -inf for what a query may not see, and which queries see nothing at all (B, H, Tq, 1)"""
+    Tq, Tk = q.shape[1], k.shape[1]
+    S = q.transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1) * q.dtype.type(scale)
+    hidden = np.arange(Tk) > np.arange(Tq)[:, None] + (Tk - Tq)
+    if real is not None:
+        hidden = hidden | ~real[:, None, None, :]
+    return np.where(hidden, q.dtype.type(-np.inf), S), hidden.all(axis=-1, keepdims=True)
+
+
+def _dropout_factors(P, dropout, seed):
+    return keep_mask_numpy(P.shape, dropout, seed) * P.dtype.type(1 / (1 - dropout))
+
+
+def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
+    """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
+    (B, Tq, H, D), Tk = q.shape, k.shape[1]
+    y, lse = np.empty((B, Tq, H, D), q.dtype), np.empty((B, H, Tq), q.dtype)
+    with one_blas_thread():
+        _forward_heads(
+            *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+            *_dropout_arguments(q.dtype, dropout, seed), y, lse
+        )  # fmt: skip
+    return y, lse
+
+
+@parallel_jit
+def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y, lse):
+    B, Tq, H, D = q.shape
+    Tk = k.shape[1]
+    zero = q.dtype.type(0)
+    for head in prange(B * H):
+        b, h = head // H, head % H
+        S = np.empty((min(ROWS, Tq), Tk), q.dtype)
+        for i0 in range(0, Tq, ROWS):
+            i1 = min(Tq, i0 + ROWS)
+            keys = i1 + Tk - Tq  # the block's last query sees so many
+            gemm(
+                np.int32(NO_TRANSPOSE), np.int32(TRANSPOSE), i1 - i0, keys, D, q[b, i0:, h].ctypes.data, _step(q),
+                k[b, :, h].ctypes.data, _step(k), np.int32(0), S.ctypes.data, Tk, zero
+            )  # fmt: skip
+            for i in range(i0, i1):
+                row = S[i - i0]
+                seen = i + Tk - Tq + 1
+                lse[b, h, i] = _log_sum_exp(row, seen, scale, has_padding, real[b])
+                _weights(row, seen, keys, scale, lse[b, h, i], has_padding, real[b])
+                if threshold > 0:
+                    first = np.uint64((head * Tq + i) * Tk)
+                    for j in range(seen):
+                        row[j] = row[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+            gemm(
+                np.int32(NO_TRANSPOSE), np.int32(NO_TRANSPOSE), i1 - i0, D, keys, S.ctypes.data, Tk,
+                v[b, :, h].ctypes.data, _step(v), np.int32(0), y[b, i0:, h].ctypes.data, _step(y), zero
+            )  # fmt: skip
+
+
+def attention_backward_numba(dy, q, k, v, lse, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
+    """Heads in parallel, each by blocks of 64 queries; a head's dk and dv grow from block to block on one thread."""
+    B, Tk = k.shape[:2]
+    dy, q, k, v = _with_contiguous_heads(dy, q, k, v)
+    with one_blas_thread():
+        _backward_heads(
+            dy, q, k, v, np.ascontiguousarray(lse), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+            *_dropout_arguments(q.dtype, dropout, seed), dq, dk, dv
+        )  # fmt: skip
+
+
+@parallel_jit
+def _backward_heads(dy, q, k, v, lse, scale, has_padding, real, threshold, factor, seed, dq, dk, dv):
+    B, Tq, H, D = q.shape
+    Tk = k.shape[1]
+    zero = q.dtype.type(0)
+    no, yes = np.int32(NO_TRANSPOSE), np.int32(TRANSPOSE)
+    for head in prange(B * H):
+        b, h = head // H, head % H
+        P = np.empty((min(ROWS, Tq), Tk), q.dtype)
+        dP = np.empty((min(ROWS, Tq), Tk), q.dtype)
+        key, value, dkey, dvalue = k[b, :, h].ctypes.data, v[b, :, h].ctypes.data, dk[b, :, h].ctypes.data, dv[b, :, h].ctypes.data
+        dk[b, :, h] = zero
+        dv[b, :, h] = zero
+        for i0 in range(0, Tq, ROWS):
+            i1 = min(Tq, i0 + ROWS)
+            n, keys = i1 - i0, i1 + Tk - Tq
+            query, dquery, dout = q[b, i0:, h].ctypes.data, dq[b, i0:, h].ctypes.data, dy[b, i0:, h].ctypes.data
+            gemm(no, yes, n, keys, D, query, _step(q), key, _step(k), np.int32(0), P.ctypes.data, Tk, zero)
+            gemm(no, yes, n, keys, D, dout, _step(dy), value, _step(v), np.int32(0), dP.ctypes.data, Tk, zero)
+            for i in range(i0, i1):
+                p, dp = P[i - i0], dP[i - i0]
+                seen = i + Tk - Tq + 1
+                _weights(p, seen, keys, scale, lse[b, h, i], has_padding, real[b])
+                first = np.uint64((head * Tq + i) * Tk)
+                if threshold > 0:
+                    for j in range(seen):
+                        dp[j] = dp[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                along = zero
+                for j in range(seen):
+                    along += dp[j] * p[j]
+                for j in range(seen):
+                    dp[j] = p[j] * (dp[j] - along) * scale
+                for j in range(seen, keys):
+                    dp[j] = zero
+                if threshold > 0:
+                    for j in range(seen):
+                        p[j] = p[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+            gemm(no, no, n, D, keys, dP.ctypes.data, Tk, key, _step(k), np.int32(0), dquery, _step(dq), zero)
+            gemm(yes, no, keys, D, n, dP.ctypes.data, Tk, query, _step(q), np.int32(1), dkey, _step(dk), zero)
+            gemm(yes, no, keys, D, n, P.ctypes.data, Tk, dout, _step(dy), np.int32(1), dvalue, _step(dv), zero)
+
+
+@jit
+def _log_sum_exp(row, seen, scale, has_padding, real):
+    """log of the sum of exp(scale row[j]) over the real positions j < seen; -inf if there is none."""
+    largest = row.dtype.type(-np.inf)
+    anything = not has_padding
+    if has_padding:
+        for j in range(seen):
+            if real[j]:
+                anything = True
+            else:
+                row[j] = -np.inf
+    for j in range(seen):
+        if row[j] > largest:
+            largest = row[j]
+    if not anything:
+        return row.dtype.type(-np.inf)
+    total = row.dtype.type(0)
+    for j in range(seen):
+        total += exp(scale * (row[j] - largest))
+    return scale * largest + np.log(total)
+
+
+@jit
+def _weights(row, seen, keys, scale, lse, has_padding, real):
+    """row[j] = exp(scale row[j] - lse) for real j < seen, zero for the others up to ``keys``."""
+    zero = row.dtype.type(0)
+    for j in range(seen):
+        row[j] = exp(scale * row[j] - lse)
+    for j in range(seen, keys):
+        row[j] = zero
+    if has_padding:
+        for j in range(seen):
+            if not real[j]:
+                row[j] = zero
+
+
+@jit
+def _step(x):
+    """Elements from one position of (B, T, H, D) to the next."""
+    return x.strides[1] // x.itemsize
+
+
+def _with_contiguous_heads(*arrays):
+    """Numbers of a head must lie side by side and positions must not overlap; slices of (B, T, 3C) are so already."""
+    size = arrays[0].itemsize
+    D = arrays[0].shape[-1]
+    ok = [x.strides[3] == size and x.strides[1] >= size * D and x.strides[1] % size == 0 for x in arrays]
+    return [x if good else np.ascontiguousarray(x) for x, good in zip(arrays, ok, strict=True)]
+
+
+def _mask_arguments(real, B, Tk):
+    return (False, np.ones((B, 0), np.bool_)) if real is None else (True, np.ascontiguousarray(real, np.bool_))
+
+
+def _dropout_arguments(dtype, dropout, seed):
+    return dropout_threshold(dropout), dtype.type(1 / (1 - dropout)), np.uint64(seed)

@@ -1,0 +1,64 @@
+"""Dropout (Srivastava et al. 2014), with a mask that is computed and never stored.
+
+    y_i = x_i keep_i / (1 - p),   keep_i = 1 with probability 1 - p, else 0
+
+The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy.
+
+keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), which is a function of the seed
+and of i alone. So the backward pass makes the same mask again from the seed, no mask takes memory, and the result
+doesn't depend on which thread does which part.
+"""
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.jit import jit, parallel_jit
+
+_u = np.uint64
+_GAMMA, _MIX1, _MIX2 = _u(0x9E3779B97F4A7C15), _u(0xBF58476D1CE4E5B9), _u(0x94D049BB133111EB)
+_CHUNK = 4096
+
+
+def dropout_threshold(p):
+    """keep_i = (the upper 32 bits of the i-th random number) >= this."""
+    return _u(round(p * 2**32))
+
+
+def keep_mask_numpy(shape, p, seed):
+    """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0."""
+    i = np.arange(1, np.prod(shape, dtype=np.int64) + 1, dtype=np.uint64).reshape(shape)
+    z = _u(seed) + i * _GAMMA  # whole numbers modulo 2^64
+    z = (z ^ (z >> _u(30))) * _MIX1
+    z = (z ^ (z >> _u(27))) * _MIX2
+    z = z ^ (z >> _u(31))
+    return (z >> _u(32)) >= dropout_threshold(p)
+
+
+def dropout_numpy(x, p, seed):
+    """x (...), 0 <= p < 1, seed from 0 to 2^64 - 1 -> y (...)"""
+    return np.where(keep_mask_numpy(x.shape, p, seed), x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
+
+
+@jit
+def is_kept(seed, i, threshold):
+    """keep_i of the above for one element; all three are uint64."""
+    z = seed + (i + _u(1)) * _GAMMA
+    z = (z ^ (z >> _u(30))) * _MIX1
+    z = (z ^ (z >> _u(27))) * _MIX2
+    z = z ^ (z >> _u(31))
+    return (z >> _u(32)) >= threshold
+
+
+def dropout_numba(x, p, seed):
+    """Chunks in parallel."""
+    x = np.ascontiguousarray(x)
+    y = np.empty_like(x)
+    _drop(x.reshape(-1), x.dtype.type(1 / (1 - p)), _u(seed), dropout_threshold(p), y.reshape(-1))
+    return y
+
+
+@parallel_jit
+def _drop(x, scale, seed, threshold, y):
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            y[i] = x[i] * scale if is_kept(seed, _u(i), threshold) else x.dtype.type(0)

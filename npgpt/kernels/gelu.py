@@ -1,0 +1,123 @@
+"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x times the probability that a normal number is below x.
+
+Exact:      y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2
+            Phi'(x) = phi(x) = exp(-x^2 / 2) / sqrt(2 pi), so dx = dy (Phi(x) + x phi(x))
+
+GPT-2's:    y = x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)
+            With (1 + tanh u) / 2 = 1 / (1 + exp(-2u)) = s(2u), the logistic function, y = x s(2u): one exponential.
+            s' = s (1 - s) and u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2), so
+            dx = dy (s + x s (1 - s) 2 u')
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.exp import exp
+from npgpt.kernels.jit import parallel_jit
+
+_TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
+_CUBIC = 0.044715
+_LARGEST_SQUARE = 1e30  # beyond it x^2 could overflow, and infinity times a slope of zero would be NaN
+_CHUNK = 4096  # numbers for a thread at a time
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def gelu_tanh_forward_numpy(x):
+    """x (...) -> y (...)"""
+    square = np.minimum(x * x, x.dtype.type(_LARGEST_SQUARE))
+    return 0.5 * x * (1 + np.tanh(_TWICE_ROOT / 2 * x * (1 + _CUBIC * square)))
+
+
+def gelu_tanh_backward_numpy(dy, x):
+    """dy, x (...) -> dx (...)"""
+    square = np.minimum(x * x, x.dtype.type(_LARGEST_SQUARE))
+    s = 0.5 * (1 + np.tanh(_TWICE_ROOT / 2 * x * (1 + _CUBIC * square)))
+    return dy * (s + x * (s * (1 - s)) * (_TWICE_ROOT * (1 + 3 * _CUBIC * square)))
+
+
+def gelu_forward_numpy(x):
+    """x (...) -> y (...)"""
+    return x * (0.5 + 0.5 * _erf(x * math.sqrt(0.5))).astype(x.dtype)
+
+
+def gelu_backward_numpy(dy, x):
+    """dy, x (...) -> dx (...)"""
+    Phi = (0.5 + 0.5 * _erf(x * math.sqrt(0.5))).astype(x.dtype)
+    return dy * (Phi + x * np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi)))
+
+
+def gelu_tanh_forward_numba(x):
+    """One pass, chunks in parallel, by the form with one exponential."""
+    x = np.ascontiguousarray(x)
+    y = np.empty_like(x)
+    _tanh_forward(x.reshape(-1), y.reshape(-1))
+    return y
+
+
+@parallel_jit
+def _tanh_forward(x, y):
+    number = x.dtype.type
+    a, b, one = number(-_TWICE_ROOT), number(-_TWICE_ROOT * _CUBIC), number(1)
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            v = x[i]
+            y[i] = v / (one + exp(v * (a + b * v * v)))
+
+
+def gelu_tanh_backward_numba(dy, x):
+    """One pass, chunks in parallel; s is computed again rather than kept."""
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    dx = np.empty_like(x)
+    _tanh_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
+    return dx
+
+
+@parallel_jit
+def _tanh_backward(dy, x, dx):
+    number = x.dtype.type
+    a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_LARGEST_SQUARE)
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            v = x[i]
+            square = v * v
+            square = limit if square > limit else square
+            s = one / (one + exp(-v * (a + b * square)))
+            dx[i] = dy[i] * (s + v * (s * (one - s)) * (a + number(3) * b * square))
+
+
+def gelu_forward_numba(x):
+    """One pass, chunks in parallel."""
+    x = np.ascontiguousarray(x)
+    y = np.empty_like(x)
+    _exact_forward(x.reshape(-1), y.reshape(-1))
+    return y
+
+
+@parallel_jit
+def _exact_forward(x, y):
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            Phi = 0.5 + 0.5 * math.erf(x[i] * math.sqrt(0.5))
+            y[i] = x[i] * x.dtype.type(Phi)
+
+
+def gelu_backward_numba(dy, x):
+    """One pass, chunks in parallel."""
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    dx = np.empty_like(x)
+    _exact_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
+    return dx
+
+
+@parallel_jit
+def _exact_backward(dy, x, dx):
+    number = x.dtype.type
+    half, scale = number(-0.5), number(1 / math.sqrt(2 * math.pi))
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            v = x[i]
+            Phi = number(0.5 + 0.5 * math.erf(v * math.sqrt(0.5)))
+            dx[i] = dy[i] * (Phi + v * exp(half * v * v) * scale)

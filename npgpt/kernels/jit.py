@@ -1,0 +1,93 @@
+"""How Numba compiles our kernels: every option given to it is here.
+
+- Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero, division
+  by multiplying) and never assumes that NaN and infinity don't occur: a mask is -inf, and a NaN loss must show.
+- Division by zero gives infinity, as in NumPy, not an exception.
+- Compiled code is cached beside the source, or in the user's cache folder. A cache that can't be written or read is not an
+  error: the kernels are compiled anew. Numba looks at a function's own file to see whether a cached one is out of date;
+  a kernel that calls another file's function would miss that file's edits, so our stamp covers all the kernels' files.
+- The first time something must be compiled, a line on stderr says so.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numba
+from numba.core import event
+from numba.core.caching import FunctionCache
+
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+_FOLDER = Path(__file__).parent
+
+
+def jit(function):
+    """Compile a serial function, or one that is called inside a parallel loop."""
+    return _cached(numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+
+
+def parallel_jit(function):
+    """Compile a function whose ``prange`` loops run over what is written, so the result doesn't depend on the threads."""
+    return _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+
+
+def exact_jit(function):
+    """Compile without reassociation, for arithmetic whose order matters (a constant split in two to keep its low bits)."""
+    return _cached(numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)(function))
+
+
+def _cached(dispatcher):
+    try:
+        dispatcher._cache = _ForgivingCache(dispatcher.py_func)
+    except (RuntimeError, OSError):  # no folder that can be written: compile in each process
+        pass
+    return dispatcher
+
+
+def _stamp_of_all_kernels():
+    digest = hashlib.sha256()
+    for path in sorted(_FOLDER.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_STAMP = _stamp_of_all_kernels()
+
+
+class _ForgivingCache(FunctionCache):
+    """Numba's cache, for which a full disk or a damaged file is a miss and not an error."""
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        self._cache_file._source_stamp = _STAMP
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file can raise anything while it is unpickled
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception:
+            return
+
+
+class _Announce(event.Listener):
+    """Says once, on stderr, that compiling has begun."""
+
+    announced = False
+
+    def on_start(self, event):
+        dispatcher = event.data["dispatcher"]
+        if not self.announced and dispatcher.py_func.__module__.startswith("npgpt."):
+            type(self).announced = True
+            print("npgpt: compiling kernels (once, under half a minute; cached for the next start)", file=sys.stderr)
+
+    def on_end(self, event):
+        pass
+
+
+event.register("numba:compile", _Announce())

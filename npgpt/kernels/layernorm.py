@@ -1,0 +1,105 @@
+"""Layer normalisation over the last axis, C numbers a row (Ba, Kiros & Hinton 2016).
+
+    mean = 1/C sum x                rstd = 1 / sqrt(1/C sum (x - mean)^2 + eps)
+    xhat = (x - mean) rstd          y = weight xhat + bias
+
+Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows of
+dy. Towards x, let g = dxhat = weight dy. x reaches xhat along three paths: directly, through the mean and through rstd.
+
+    d rstd / d x_k = -rstd^3 (x_k - mean) / C = -rstd^2 xhat_k / C
+    d xhat_j / d x_k = rstd (1[j = k] - 1/C) - (x_j - mean) rstd^2 xhat_k / C = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
+    dx_k = sum_j g_j d xhat_j / d x_k = rstd (g_k - mean(g) - xhat_k mean(g xhat))
+
+So what is removed from g is its mean and its part along xhat: moving x in those two directions doesn't change xhat.
+"""
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.jit import parallel_jit
+
+COLUMNS = 64  # dweight and dbias are made by blocks of so many columns, each by one thread
+
+
+def layernorm_forward_numpy(x, weight, bias, eps):
+    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (...), rstd (...)"""
+    mean = x.mean(axis=-1)
+    centred = x - mean[..., None]
+    rstd = 1 / np.sqrt(np.square(centred).mean(axis=-1) + x.dtype.type(eps))
+    y = centred * rstd[..., None] * weight
+    return (y if bias is None else y + bias), mean, rstd
+
+
+def layernorm_backward_numpy(dy, x, weight, mean, rstd):
+    """dy, x (..., C), weight (C,), mean, rstd (...) -> dx (..., C), dweight (C,), dbias (C,)"""
+    xhat = (x - mean[..., None]) * rstd[..., None]
+    g = dy * weight
+    along = (g * xhat).mean(axis=-1, keepdims=True)
+    dx = rstd[..., None] * (g - g.mean(axis=-1, keepdims=True) - xhat * along)
+    rows = tuple(range(x.ndim - 1))
+    return dx, (dy * xhat).sum(axis=rows), dy.sum(axis=rows)
+
+
+def layernorm_forward_numba(x, weight, bias, eps):
+    """Each row in one go while it is in the cache, rows in parallel."""
+    C = x.shape[-1]
+    x = np.ascontiguousarray(x)
+    y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
+    bias = np.zeros(C, x.dtype) if bias is None else np.ascontiguousarray(bias)
+    weight = np.ascontiguousarray(weight)
+    rows = mean.size
+    _forward_rows(x.reshape(rows, C), weight, bias, x.dtype.type(eps), y.reshape(rows, C), mean.ravel(), rstd.ravel())
+    return y, mean, rstd
+
+
+@parallel_jit
+def _forward_rows(x, weight, bias, eps, y, mean, rstd):
+    R, C = x.shape
+    number = x.dtype.type
+    for r in prange(R):
+        total = number(0)
+        for c in range(C):
+            total += x[r, c]
+        m = total / number(C)
+        squares = number(0)
+        for c in range(C):
+            squares += (x[r, c] - m) * (x[r, c] - m)
+        s = number(1) / np.sqrt(squares / number(C) + eps)
+        for c in range(C):
+            y[r, c] = (x[r, c] - m) * s * weight[c] + bias[c]
+        mean[r] = m
+        rstd[r] = s
+
+
+def layernorm_backward_numba(dy, x, weight, mean, rstd):
+    """dx by rows in parallel, then dweight and dbias by blocks of columns in parallel, each summed in the order of rows."""
+    C = x.shape[-1]
+    x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
+    dx, dweight, dbias = np.empty_like(x), np.zeros(C, x.dtype), np.zeros(C, x.dtype)
+    rows = mean.size
+    x, dy = x.reshape(rows, C), dy.reshape(rows, C)
+    _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dweight, dbias)
+    return dx, dweight, dbias
+
+
+@parallel_jit
+def _backward(dy, x, weight, mean, rstd, dx, dweight, dbias):
+    R, C = x.shape
+    number = x.dtype.type
+    for r in prange(R):
+        m, s = mean[r], rstd[r]
+        total, along = number(0), number(0)
+        for c in range(C):
+            g = dy[r, c] * weight[c]
+            total += g
+            along += g * ((x[r, c] - m) * s)
+        total, along = total / number(C), along / number(C)
+        for c in range(C):
+            dx[r, c] = s * (dy[r, c] * weight[c] - total - (x[r, c] - m) * s * along)
+    for block in prange((C + COLUMNS - 1) // COLUMNS):
+        start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
+        for r in range(R):
+            m, s = mean[r], rstd[r]
+            for c in range(start, stop):
+                dweight[c] += dy[r, c] * ((x[r, c] - m) * s)
+                dbias[c] += dy[r, c]

@@ -1,0 +1,76 @@
+"""Softmax over the last axis.
+
+    m = max(x)      (subtracted so that exp can't overflow: it cancels in the quotient)
+    y_j = exp(x_j - m) / sum_k exp(x_k - m)
+
+Derivation of the gradient. dy_j / dx_k = y_j (1[j = k] - y_k), so
+
+    dx_k = sum_j dy_j y_j (1[j = k] - y_k) = y_k (dy_k - sum_j dy_j y_j)
+
+The sum is one number for each row: how much the row's total would have grown if it were not held to 1.
+"""
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.exp import exp
+from npgpt.kernels.jit import parallel_jit
+
+
+def softmax_forward_numpy(x):
+    """x (..., N) -> y (..., N)"""
+    e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def softmax_backward_numpy(dy, y):
+    """dy, y (..., N) -> dx (..., N)"""
+    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+
+def softmax_forward_numba(x):
+    """Rows in parallel; each row is read while it is in the cache."""
+    y = np.empty(x.shape, x.dtype)
+    _forward_rows(_rows(x), _rows(y))
+    return y
+
+
+@parallel_jit
+def _forward_rows(x, y):
+    R, N = x.shape
+    for r in prange(R):
+        largest = x.dtype.type(-np.inf)
+        for j in range(N):
+            if x[r, j] > largest:  # false for NaN, which then comes out of exp(NaN - largest)
+                largest = x[r, j]
+        total = x.dtype.type(0)
+        for j in range(N):
+            e = exp(x[r, j] - largest)
+            y[r, j] = e
+            total += e
+        for j in range(N):
+            y[r, j] = y[r, j] / total
+
+
+def softmax_backward_numba(dy, y):
+    """Rows in parallel."""
+    dx = np.empty(y.shape, y.dtype)
+    _backward_rows(_rows(dy), _rows(y), _rows(dx))
+    return dx
+
+
+@parallel_jit
+def _backward_rows(dy, y, dx):
+    R, N = y.shape
+    for r in prange(R):
+        dot = y.dtype.type(0)
+        for j in range(N):
+            dot += dy[r, j] * y[r, j]
+        for j in range(N):
+            dx[r, j] = y[r, j] * (dy[r, j] - dot)
+
+
+def _rows(x):
+    """x as a contiguous matrix of rows."""
+    N = x.shape[-1]
+    return np.ascontiguousarray(x).reshape(x.size // N if N else 0, N)

@@ -1,0 +1,33 @@
+"""Every kernel with its versions: the NumPy one, which defines it; its Numba twin; others that are there to be read.
+
+The choice of version, the tests that prove them equal and the benchmarks all go through this table.
+"""
+
+from npgpt.kernels import adamw, attention, cross_entropy, dropout, embedding, gelu, layernorm, matmul, softmax, sums
+
+KERNELS = {
+    "matmul": {"numpy": matmul.matmul_numpy, "numba": matmul.matmul_numba, "blocked": matmul.matmul_blocked},
+    "softmax_forward": {"numpy": softmax.softmax_forward_numpy, "numba": softmax.softmax_forward_numba},
+    "softmax_backward": {"numpy": softmax.softmax_backward_numpy, "numba": softmax.softmax_backward_numba},
+    "layernorm_forward": {"numpy": layernorm.layernorm_forward_numpy, "numba": layernorm.layernorm_forward_numba},
+    "layernorm_backward": {"numpy": layernorm.layernorm_backward_numpy, "numba": layernorm.layernorm_backward_numba},
+    "gelu_forward": {"numpy": gelu.gelu_forward_numpy, "numba": gelu.gelu_forward_numba},
+    "gelu_backward": {"numpy": gelu.gelu_backward_numpy, "numba": gelu.gelu_backward_numba},
+    "gelu_tanh_forward": {"numpy": gelu.gelu_tanh_forward_numpy, "numba": gelu.gelu_tanh_forward_numba},
+    "gelu_tanh_backward": {"numpy": gelu.gelu_tanh_backward_numpy, "numba": gelu.gelu_tanh_backward_numba},
+    "attention_forward": {"numpy": attention.attention_forward_numpy, "numba": attention.attention_forward_numba},
+    "attention_backward": {"numpy": attention.attention_backward_numpy, "numba": attention.attention_backward_numba},
+    "cross_entropy_forward": {
+        "numpy": cross_entropy.cross_entropy_forward_numpy,
+        "numba": cross_entropy.cross_entropy_forward_numba,
+    },
+    "cross_entropy_backward": {
+        "numpy": cross_entropy.cross_entropy_backward_numpy,
+        "numba": cross_entropy.cross_entropy_backward_numba,
+    },
+    "embedding_backward": {"numpy": embedding.embedding_backward_numpy, "numba": embedding.embedding_backward_numba},
+    "dropout": {"numpy": dropout.dropout_numpy, "numba": dropout.dropout_numba},
+    "sum_rows": {"numpy": sums.sum_rows_numpy, "numba": sums.sum_rows_numba},
+    "sum_of_squares": {"numpy": sums.sum_of_squares_numpy, "numba": sums.sum_of_squares_numba},
+    "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
+}

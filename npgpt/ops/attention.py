@@ -1,0 +1,52 @@
+import math
+
+import numpy as np
+
+from npgpt import kernels
+from npgpt.tensor import Tensor
+
+
+def causal_self_attention(
+    qkv: Tensor, n_head: int, scale: float | None = None, padding_mask=None, dropout: float = 0.0, seed: int = 0
+) -> Tensor:
+    """Every position takes a weighted mean of the values at its own and earlier positions, in n_head independent heads.
+
+    qkv (B, T, 3C): queries, keys and values side by side, each of n_head heads of D = C / n_head numbers -> (B, T, C)
+    scale           of the scores; None is 1 / sqrt(D)
+    padding_mask    (B, T) of bool, False where a position is padding that nobody may look at; None: there is none. A
+                    position that may look at nothing, because all up to it is padding, gets zeros
+    dropout, seed   drop attention weights, as ``dropout`` does
+
+    Forward     S = scale q k^T, -inf where the key is later or padding     P = softmax(S)      y = P v
+    Backward    dv = P^T dy         dP = dy v^T         dS = P * (dP - rowsum(dP * P))
+                dq = scale dS k     dk = scale dS^T q
+
+    Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't fit.
+    """
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_head):
+        raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C divisible by {n_head} heads")
+    B, T, C3 = qkv.shape
+    C, D = C3 // 3, C3 // 3 // n_head
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    if padding_mask is not None:
+        padding_mask = np.asarray(padding_mask)
+        if padding_mask.shape != (B, T) or padding_mask.dtype != bool:
+            raise ValueError(f"attention: the padding mask must be bool {(B, T)}, not {padding_mask.dtype} {padding_mask.shape}")
+    q, k, v = split_heads(qkv.data, n_head)
+    y, lse = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
+
+    def backward(dy):
+        dqkv = np.empty((B, T, C3), dy.dtype)
+        dq, dk, dv = split_heads(dqkv, n_head)
+        dy = dy.reshape(B, T, n_head, D)
+        kernels.attention_backward(dy, q, k, v, lse, scale, dq, dk, dv, padding_mask, dropout, seed)
+        return (dqkv,)
+
+    return Tensor.from_op(y.reshape(B, T, C), (qkv,), backward)
+
+
+def split_heads(qkv: np.ndarray, n_head: int) -> list[np.ndarray]:
+    """(B, T, 3C) -> q, k, v, each (B, T, H, D), as views: writing to them writes to qkv."""
+    B, T, C3 = qkv.shape
+    parts = qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head)
+    return [parts[:, :, i] for i in range(3)]

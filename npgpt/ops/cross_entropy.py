@@ -1,0 +1,45 @@
+import numpy as np
+
+from npgpt import kernels
+from npgpt.ops.embedding import check_ids
+from npgpt.tensor import Tensor
+
+
+def cross_entropy(logits: Tensor, targets, ignore_index: int = -100) -> Tensor:
+    """The mean of -log softmax(logits)[target], in nats.
+
+    logits (..., V), targets (...) of whole numbers from 0 to V - 1, or ignore_index where there is nothing to predict -> ()
+
+    Forward     loss = 1/n sum_i (log sum_j exp(x_ij) - x_i[t_i])       over the n targets that count
+    Backward    dx_ij = dloss / n (softmax(x_i)_j - 1[j = t_i])         0 for a target that doesn't
+
+    Without any target that counts the loss is NaN (0 / 0), as in PyTorch. Raises IndexError on a target outside the
+    vocabulary, ValueError on shapes that don't fit.
+    """
+    V = logits.shape[-1]
+    x = logits.data.reshape(-1, V)
+    targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
+    losses, lse = kernels.cross_entropy_forward(x, targets, ignore_index)
+    shape = logits.shape
+
+    def backward(dloss):
+        dlosses = np.full(len(targets), dloss / max(count, 1), x.dtype)
+        return (kernels.cross_entropy_backward(dlosses, x, targets, lse, ignore_index).reshape(shape),)
+
+    return Tensor.from_op(mean_loss(losses, count), (logits,), backward)
+
+
+def mean_loss(losses: np.ndarray, count: int) -> np.ndarray:
+    """The sum of the losses over how many counted; added in float64, since there may be many. NaN if none counted."""
+    total = losses.sum(dtype=np.float64)
+    return np.asarray(total / count if count else np.nan, losses.dtype)
+
+
+def check_targets(targets, shape: tuple, V: int, ignore_index: int) -> tuple[np.ndarray, int]:
+    """-> targets as one row (N,) of int64, and how many of them count."""
+    targets = np.asarray(targets)
+    if targets.shape != shape:
+        raise ValueError(f"targets have shape {targets.shape}, and the positions to predict {shape}")
+    counted = targets != ignore_index
+    check_ids(targets[counted], V)
+    return targets.reshape(-1).astype(np.int64), int(counted.sum())

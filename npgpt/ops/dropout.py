@@ -1,0 +1,19 @@
+from npgpt import kernels
+from npgpt.tensor import Tensor
+
+
+def dropout(x: Tensor, p: float, seed: int) -> Tensor:
+    """Zero each element with probability p and scale the others up, so that the expectation stays.
+
+    x (...), 0 <= p < 1, seed a whole number from 0 to 2^64 - 1 -> (...)
+
+    Forward     y = x * keep / (1 - p)      keep, of zeros and ones, is a function of the seed (kernels/dropout.py)
+    Backward    dx = dy * keep / (1 - p)    the same function, of dy
+
+    Source: Srivastava et al. 2014. Raises ValueError on p outside [0, 1).
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout's p must be from 0 up to, not including, 1: {p}")
+    if p == 0:
+        return x
+    return Tensor.from_op(kernels.dropout(x.data, p, seed), (x,), lambda dy: (kernels.dropout(dy, p, seed),))

@@ -1,0 +1,34 @@
+import numpy as np
+
+from npgpt import kernels
+from npgpt.tensor import Tensor
+
+
+def embedding(ids, weight: Tensor) -> Tensor:
+    """Look up rows of a table.
+
+    ids (...) of whole numbers from 0 to V - 1, weight (V, C) -> (..., C)
+
+    Forward     y[n] = weight[ids[n]]
+    Backward    dweight[v] = sum of dy[n] over all n with ids[n] = v
+
+    It is the product of a one-hot matrix with the table, and the backward pass that of its transpose with dy; neither is
+    ever made. Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
+    """
+    ids = np.asarray(ids)
+    V, C = weight.shape
+    check_ids(ids, V)
+
+    def backward(dy):
+        return (kernels.embedding_backward(dy, ids, V),)
+
+    return Tensor.from_op(weight.data[ids].reshape(*ids.shape, C), (weight,), backward)
+
+
+def check_ids(ids: np.ndarray, V: int) -> None:
+    """Token ids must be whole numbers from 0 to V - 1; a negative one would silently count from the end."""
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"token ids are whole numbers, not {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= V):
+        wrong = ids[(ids < 0) | (ids >= V)].flat[0]
+        raise IndexError(f"token id {wrong} is outside the vocabulary of {V}")

@@ -1,0 +1,27 @@
+from npgpt import kernels
+from npgpt.tensor import Tensor
+
+
+def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Normalise each row to zero mean and unit variance, then scale and shift.
+
+    x (..., C), weight (C,), bias (C,) or None -> (..., C)
+
+    Forward     xhat = (x - mean) * rstd,  rstd = 1 / sqrt(variance + eps)          y = weight * xhat + bias
+    Backward    dxhat = weight * dy
+                dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
+                dweight = sum over rows of dy * xhat,   dbias = sum over rows of dy
+
+    Source: Ba, Kiros & Hinton 2016, eq. 4; the derivation is in the kernel's file. Raises ValueError on shapes that don't fit.
+    """
+    C = x.shape[-1] if x.ndim else 0
+    if weight.shape != (C,) or (bias is not None and bias.shape != (C,)):
+        raise ValueError(f"layernorm: x {x.shape}, weight {weight.shape}, bias {None if bias is None else bias.shape}")
+    x_data, weight_data = x.data, weight.data
+    y, mean, rstd = kernels.layernorm_forward(x_data, weight_data, None if bias is None else bias.data, eps)
+
+    def backward(dy):
+        dx, dweight, dbias = kernels.layernorm_backward(dy, x_data, weight_data, mean, rstd)
+        return dx, dweight, None if bias is None else dbias
+
+    return Tensor.from_op(y, (x, weight, bias), backward)

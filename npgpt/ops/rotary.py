@@ -1,0 +1,37 @@
+import numpy as np
+
+from npgpt.tensor import Tensor
+
+
+def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
+    """Rotary positions: turn each pair of numbers in a query or key by an angle that grows with its position.
+
+    qkv (B, T, 3C), the positions being first, first + 1, ... -> (B, T, 3C), the values untouched
+
+    Forward     pair j of a head is (a, b) = (x_j, x_{j + D/2}); its angle is theta = position / 10000^(2j / D)
+                a' = a cos theta - b sin theta          b' = a sin theta + b cos theta
+    Backward    the same with -theta: a rotation's transpose is the rotation back
+
+    The product of a query and a key then depends on the distance of their positions alone.
+    Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's.
+    """
+    B, T, C3 = qkv.shape
+    cos, sin = _angles(T, C3 // 3 // n_head, first, qkv.dtype)
+
+    def turn(x, sin):
+        y = x.copy()
+        before, after = (z.reshape(B, T, 3, n_head, -1)[:, :, :2] for z in (x, y))
+        half = before.shape[-1] // 2
+        a, b = before[..., :half], before[..., half:]
+        after[..., :half] = a * cos - b * sin
+        after[..., half:] = a * sin + b * cos
+        return y
+
+    return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy: (turn(np.ascontiguousarray(dy), -sin),))
+
+
+def _angles(T, D, first, dtype):
+    """cos and sin of the angles, (T, 1, 1, D / 2): one for each position and pair, the same for q, k and all heads."""
+    frequencies = 10000.0 ** (-np.arange(0, D, 2) / D)
+    angles = (np.arange(first, first + T)[:, None] * frequencies)[:, None, None, :]
+    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
