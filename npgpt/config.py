@@ -67,13 +67,17 @@ class GPTConfig:
         for name in ("bias", "tie_weights", "scale_attn_by_inverse_layer_idx"):
             self._check(isinstance(getattr(self, name), bool), name, "true or false")
         self._check(self.qkv_bias is None or isinstance(self.qkv_bias, bool), "qkv_bias", "true, false or None")
-        self._check(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number from 0 up to, not including, 1")
+        self._check(
+            _is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number from 0 up to, not including, 1"
+        )
         epsilon = self.layer_norm_epsilon
         self._check(_is_number(epsilon) and 0 < epsilon < 1, "layer_norm_epsilon", "a number between 0 and 1")
         self._check(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
         self._check(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
         if self.n_embd % self.n_head:
-            raise ConfigError(f"n_embd must be divisible by n_head, and {self.n_embd} is not divisible by {self.n_head}")
+            raise ConfigError(
+                f"n_embd must be divisible by n_head, and {self.n_embd} is not divisible by {self.n_head}"
+            )
         if self.position == "rotary" and self.head_size % 2:
             raise ConfigError(
                 f"position=rotary turns pairs of numbers, so n_embd / n_head must be even, not {self.head_size}"

@@ -132,7 +132,12 @@ def _backward_heads(dy, q, k, v, lse, scale, has_padding, real, threshold, facto
         b, h = head // H, head % H
         P = np.empty((min(ROWS, Tq), Tk), q.dtype)
         dP = np.empty((min(ROWS, Tq), Tk), q.dtype)
-        key, value, dkey, dvalue = k[b, :, h].ctypes.data, v[b, :, h].ctypes.data, dk[b, :, h].ctypes.data, dv[b, :, h].ctypes.data
+        key, value, dkey, dvalue = (
+            k[b, :, h].ctypes.data,
+            v[b, :, h].ctypes.data,
+            dk[b, :, h].ctypes.data,
+            dv[b, :, h].ctypes.data,
+        )
         dk[b, :, h] = zero
         dv[b, :, h] = zero
         for i0 in range(0, Tq, ROWS):

@@ -1,7 +1,7 @@
 """The gradient of an embedding table.
 
-    forward     y[n] = weight[ids[n]]
-    backward    dweight[v] = sum of dy[n] over all n with ids[n] = v: a row that was read twice collects twice
+forward     y[n] = weight[ids[n]]
+backward    dweight[v] = sum of dy[n] over all n with ids[n] = v: a row that was read twice collects twice
 """
 
 import numpy as np

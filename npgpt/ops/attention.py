@@ -31,7 +31,9 @@ def causal_self_attention(
     if padding_mask is not None:
         padding_mask = np.asarray(padding_mask)
         if padding_mask.shape != (B, T) or padding_mask.dtype != bool:
-            raise ValueError(f"attention: the padding mask must be bool {(B, T)}, not {padding_mask.dtype} {padding_mask.shape}")
+            raise ValueError(
+                f"attention: the padding mask must be bool {(B, T)}, not {padding_mask.dtype} {padding_mask.shape}"
+            )
     q, k, v = split_heads(qkv.data, n_head)
     y, lse = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
 

@@ -1,0 +1,62 @@
+"""From logits to the next token."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from npgpt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Raises ConfigError, which names the field, if a number can't be.
+
+    temperature     logits are divided by it: below 1 the likely gets likelier; 0 takes the likeliest token always (greedy)
+    top_k           only the k likeliest tokens (Fan et al. 2018); None: all
+    top_p           only the likeliest tokens that together have probability p (Holtzman et al. 2020); None: all
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        if not (isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k must be a whole number of at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+
+    def next_tokens(self, logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """logits (B, V) -> ids (B,). Raises FloatingPointError if the logits are not finite numbers."""
+        if not np.isfinite(logits).all():
+            raise FloatingPointError(
+                "the model's logits are not finite numbers: its weights are damaged or have diverged"
+            )
+        if self.temperature == 0:
+            return logits.argmax(axis=-1)
+        cumulative = np.cumsum(self.probabilities(logits), axis=-1)
+        # a number below the total picks the first token whose cumulative probability exceeds it
+        threshold = rng.random(len(logits)) * cumulative[:, -1]
+        return (cumulative <= threshold[:, None]).sum(axis=-1)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """logits (B, V) -> (B, V) in float64: temperature first, then top_k, then top_p of what is left. Not for greedy."""
+        x = logits.astype(np.float64)
+        x = (x - x.max(axis=-1, keepdims=True)) / self.temperature
+        if self.top_k is not None and self.top_k < x.shape[-1]:
+            kth = np.partition(x, -self.top_k, axis=-1)[:, -self.top_k, None]
+            x = np.where(x < kth, -np.inf, x)
+        p = np.exp(x)
+        p /= p.sum(axis=-1, keepdims=True)
+        if self.top_p is not None and self.top_p < 1:
+            order = np.argsort(-p, axis=-1, kind="stable")
+            likeliest_first = np.take_along_axis(p, order, axis=-1)
+            before = np.cumsum(likeliest_first, axis=-1) - likeliest_first
+            kept = np.zeros(p.shape, bool)
+            np.put_along_axis(kept, order, before < self.top_p, axis=-1)  # the one that crosses the line is still in
+            p = np.where(kept, p, 0)
+            p /= p.sum(axis=-1, keepdims=True)
+        return p

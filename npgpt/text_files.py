@@ -1,0 +1,112 @@
+"""Files to text: which files are meant, and what is in them, in chunks."""
+
+import codecs
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from npgpt.errors import DataError
+
+Paths = str | Path | Iterable[str | Path]
+
+CHUNK = 2**18  # bytes read at a time
+
+
+def as_paths(paths: Paths) -> list[Path]:
+    """One path or several, each of which must be there. Raises DataError."""
+    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not paths:
+        raise DataError("no text was named: give text files, or a folder with .txt files")
+    for path in paths:
+        _size(path)
+    return paths
+
+
+def find_texts(paths: Paths) -> list[Path]:
+    """The text files that are meant: a file means itself, a folder all .txt files in it and in its folders, sorted.
+
+    Of what is in a folder, hidden files and folders (.git, ._notes.txt) are left out. Raises DataError on a missing
+    path, a folder that can't be read, and a folder without text.
+    """
+    found = []
+    for path in as_paths(paths):
+        in_folder = sorted(_walk(path)) if path.is_dir() else [path]
+        if not in_folder:
+            raise DataError(f"the folder {path} has no .txt file in it: name the files, or another folder")
+        found += in_folder
+    return found
+
+
+def read_text(path: Path, bar: tqdm) -> Iterator[str]:
+    """The text of one file in chunks: UTF-8, as it is ("\\r\\n" stays), but without a byte-order mark at its start.
+
+    Raises DataError if the file can't be read, is empty or binary, or is not UTF-8, wherever in the file that shows.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    end = 0
+    empty = True
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while True:
+                raw = file.read(CHUNK)
+                if end == 0 and raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                    raise _not_utf8(path, 0, "UTF-16")
+                if b"\0" in raw:
+                    raise DataError(
+                        f"{path} is a binary file, not text: its byte at offset {end + raw.index(0):,} is zero.\n"
+                        "Give text in UTF-8, or tokens in nanoGPT's format in a file named .bin."
+                    )
+                end += len(raw)
+                try:
+                    text = decoder.decode(raw, final=not raw)
+                except UnicodeDecodeError as error:
+                    # error.object is what was left of the chunk before, and then raw: it ends where raw does.
+                    raise _not_utf8(path, end - len(error.object) + error.start, "LATIN1") from error
+                if text:
+                    empty = False
+                    yield text
+                if not raw:
+                    break
+                bar.update(len(raw))
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}") from error
+    if empty:
+        raise DataError(f"{path} is empty: there is no text in it")
+
+
+def progress(paths: Iterable[Path], what: str) -> tqdm:
+    """A bar over the bytes of some files: on stderr, if that is a terminal and it takes more than a second."""
+    total = sum(map(_size, paths))
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=1, disable=None, leave=False)
+
+
+def _size(path):
+    try:
+        return path.stat().st_size
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file or folder {path}") from error
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}") from error
+
+
+def _walk(folder):
+    """The .txt files below a folder. Unlike Path.rglob, this doesn't pass in silence over a folder it can't read."""
+
+    def stop(error):
+        raise DataError(f"can't read the folder {error.filename}: {error.strerror}") from error
+
+    for parent, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(".txt") and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _not_utf8(path, offset, likely):
+    return DataError(
+        f"{path} is not UTF-8: the byte at offset {offset:,} can't be there. If it is {likely}, this converts it:\n"
+        f"iconv -f {likely} -t UTF-8 {shlex.quote(str(path))} > converted.txt"
+    )
