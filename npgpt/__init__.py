@@ -1,7 +1,7 @@
 """GPT-2 on NumPy arrays, with every gradient derived and written by hand.
 
-The names below are imported when they are first used (PEP 562), so that ``python -m npgpt.train --help`` and a wrong flag
-answer at once: importing Numba takes longer than all the rest together.
+The names below are imported when they are first used (PEP 562), so that ``python -m npgpt.train --help`` and a wrong
+flag answer at once: importing Numba takes longer than all the rest together.
 """
 
 from importlib import import_module

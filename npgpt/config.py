@@ -1,4 +1,4 @@
-"""GPTConfig: the numbers that define a model. No NumPy here, so a command can check its flags before anything heavy loads."""
+"""GPTConfig: the numbers that define a model. Without NumPy, so a command can check its flags before that loads."""
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -31,7 +31,7 @@ class GPTConfig:
     n_head              H, heads of attention; divides n_embd
     n_embd              C, the width of the residual stream
     n_inner             the width inside the MLP; None means 4 * n_embd
-    dropout             probability of zeroing an element while training: embeddings, attention weights, residual branches
+    dropout             chance to zero an element while training: embeddings, attention weights, residual branches
     bias                biases in the linear layers and layer norms
     qkv_bias            a bias in c_attn; None means the same as ``bias``
     tie_weights         the vocabulary head uses the token embedding's matrix

@@ -1,6 +1,6 @@
 """What can go wrong through input, and is reported without a traceback.
 
-A command ends with exit code 2 and the message of such an error, so a message says what is wrong, where, and what to do.
+A command ends with exit code 2 and such an error's message, so a message says what is wrong, where, and what to do.
 """
 
 

@@ -90,7 +90,7 @@ class GPT(Module):
         return ops.linear_cross_entropy(self.features(ids, padding_mask), self.head, targets)
 
     def generate(self, ids, max_new_tokens: int, **sampling) -> np.ndarray:
-        """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: temperature, top_k, top_p, seed; see generation.generate."""
+        """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``."""
         return generate(self, ids, max_new_tokens, **sampling)
 
     def num_parameters(self) -> int:
@@ -98,7 +98,7 @@ class GPT(Module):
 
 
 def _sinusoids(T: int, C: int, dtype) -> np.ndarray:
-    """(T, C): sin(t w_j) in the even columns and cos(t w_j) in the odd, w_j = 10000^(-2j / C) (Vaswani et al. 2017, 3.5)."""
+    """(T, C): sin(t w_j) in the even columns and cos(t w_j) in the odd, w_j = 10000^(-2j / C) (Vaswani et al. 2017)."""
     columns = np.arange(C)
     angles = np.arange(T)[:, None] * 10000.0 ** (-(columns - columns % 2) / C)
     return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(dtype)

@@ -1,4 +1,4 @@
-"""The parts of a GPT: what holds parameters, and the two halves of a block. Shapes: B batch, T time, C channels, H heads."""
+"""The parts of a GPT: what holds parameters, and the halves of a block. B batch, T time, C channels, H heads."""
 
 import math
 
@@ -19,7 +19,7 @@ class Module:
         return self.forward(*inputs, **named)
 
     def children(self):
-        """(name, Module) of the direct parts, in the order in which they were made; the parts of a list are h.0, h.1 ..."""
+        """(name, Module) of the direct parts, in the order in which they were made; of a list h: h.0, h.1, ..."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -52,8 +52,8 @@ class Module:
     def load_state_dict(self, arrays: dict[str, np.ndarray], source: str = "the given arrays") -> None:
         """Copy ``arrays`` into the parameters; nothing is changed unless all of them fit.
 
-        Raises CheckpointError, which names ``source``: names that are missing or that the model has no place for, a shape
-        that differs.
+        Raises CheckpointError, which names ``source``: names that are missing or that the model has no place for, a
+        shape that differs.
         """
         parameters = dict(self.named_parameters())
         for problem, names in (
@@ -120,7 +120,7 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Dropout while training. Each use draws its seed from the model's generator, whose state is all there is to save."""
+    """Dropout while training. Each use draws its seed from the model's generator, whose state can be saved."""
 
     def __init__(self, p: float, rng: np.random.Generator):
         self.p = p

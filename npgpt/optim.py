@@ -38,7 +38,7 @@ class AdamW:
             p.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """{"mean.NAME": array, "mean_square.NAME": array}, the arrays themselves; ``steps`` is the rest of the state."""
+        """{"mean.NAME": array, "mean_square.NAME": array}, the arrays themselves; ``steps`` is the rest of it."""
         moments = {"mean": self.mean, "mean_square": self.mean_square}
         return {f"{kind}.{name}": array for kind, arrays in moments.items() for name, array in arrays.items()}
 
@@ -69,8 +69,8 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
 
 
 def warmup_cosine(step: int, lr: float, min_lr: float, warmup: int, max_steps: int) -> float:
-    """The learning rate of ``step``, counted from 0: a straight line up to ``lr`` over ``warmup`` steps, then half a cosine
-    down to ``min_lr`` at ``max_steps`` (Loshchilov & Hutter 2017, without restarts)."""
+    """The learning rate of ``step``, counted from 0: a straight line up to ``lr`` over ``warmup`` steps, then half a
+    cosine down to ``min_lr`` at ``max_steps`` (Loshchilov & Hutter 2017, without restarts)."""
     if step < warmup:
         return lr * (step + 1) / warmup
     if step >= max_steps:

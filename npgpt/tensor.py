@@ -1,7 +1,7 @@
 """Tensor: an array that remembers how it was made, so that gradients can be carried back through what made it.
 
-Three parts: the record (``from_op``), the walk back through it (``backward``), and the operations that Python has syntax
-for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
+Three parts: the record (``from_op``), the walk back through it (``backward``), and the operations that Python has
+syntax for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
 """
 
 from contextlib import ContextDecorator
@@ -46,8 +46,8 @@ class Tensor:
     """An array of float32 or float64, its gradient, and how it was made.
 
     data           the values, a NumPy array
-    grad           after ``backward()``, for a leaf: d result / d data, an array of the same shape; None before. Gradients
-                   add up over several backward passes until they are set to None
+    grad           after ``backward()``, for a leaf: d result / d data, an array of the same shape; None before.
+                   Gradients add up over several backward passes until they are set to None
     requires_grad  whether gradients are wanted: for a leaf it is said here, for a result it follows from its parents
 
     Numbers, lists and arrays of whole numbers become float32. Raises TypeError on anything else (complex, float16 ...).
@@ -68,8 +68,9 @@ class Tensor:
         """The result of an operation.
 
         parents     the tensors it was made from; None for an optional one that is absent
-        backward    a function of dy, the gradient of ``data``, that returns one gradient for each parent (None where there
-                    is none). The arrays that it captures are what stays in memory until the backward pass has come by
+        backward    a function of dy, the gradient of ``data``, that returns one gradient for each parent (None where
+                    there is none). The arrays that it captures are what stays in memory until the backward pass has
+                    come by
         """
         result = cls(data)
         if _recording.get() and any(p is not None and p.requires_grad for p in parents):
@@ -84,18 +85,18 @@ class Tensor:
     def backward(self, grad=None) -> None:
         """Set ``grad`` of every leaf that this tensor was made from: d self / d leaf, added to what is there.
 
-        Nodes are taken in reverse topological order: a result is passed on only when all that was made from it has handed
-        its share back. In
+        Nodes are taken in reverse topological order: a result is passed on only when all that was made from it has
+        handed its share back. In
 
             b = a + a
             c = b + b
 
-        c hands b two shares of 1; b must wait for both and then hand a two shares of 2, so a.grad = 4. A walk that goes on
-        to a at the first share would count twice. The walk is a loop, not a recursion, so depth has no limit; and it lets
-        go of each node as it passes, so memory falls while gradients appear. The graph can be walked once.
+        c hands b two shares of 1; b must wait for both and then hand a two shares of 2, so a.grad = 4. A walk that goes
+        on to a at the first share would count twice. The walk is a loop, not a recursion, so depth has no limit; and it
+        lets go of each node as it passes, so memory falls while gradients appear. The graph can be walked once.
 
-        ``grad`` is the gradient to start from, of this tensor's shape; left out, the tensor must hold a single number and
-        it is 1. Raises RuntimeError if there is nothing to walk, ValueError on a wrong shape.
+        ``grad`` is the gradient to start from, of this tensor's shape; left out, the tensor must hold a single number
+        and it is 1. Raises RuntimeError if there is nothing to walk, ValueError on a wrong shape.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() of a tensor that depends on nothing with requires_grad=True")

@@ -12,7 +12,7 @@ from npgpt.errors import ConfigError
 class Sampling:
     """How the next token is drawn. Raises ConfigError, which names the field, if a number can't be.
 
-    temperature     logits are divided by it: below 1 the likely gets likelier; 0 takes the likeliest token always (greedy)
+    temperature     logits are divided by it: below 1 the likely gets likelier; 0 is greedy, always the likeliest
     top_k           only the k likeliest tokens (Fan et al. 2018); None: all
     top_p           only the likeliest tokens that together have probability p (Holtzman et al. 2020); None: all
     """
@@ -43,7 +43,7 @@ class Sampling:
         return (cumulative <= threshold[:, None]).sum(axis=-1)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """logits (B, V) -> (B, V) in float64: temperature first, then top_k, then top_p of what is left. Not for greedy."""
+        """logits (B, V) -> (B, V) in float64: temperature (above 0) first, then top_k, then top_p of what is left."""
         x = logits.astype(np.float64)
         x = (x - x.max(axis=-1, keepdims=True)) / self.temperature
         if self.top_k is not None and self.top_k < x.shape[-1]:

@@ -47,7 +47,7 @@ def generate(
     seed: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:
-    """Continue B texts: ids (B, T) -> (B, T + max_new_tokens). temperature=0 is greedy; see ``Sampling`` for the others."""
+    """Continue B texts: ids (B, T) -> (B, T + max_new_tokens). temperature=0 is greedy; see ``Sampling``."""
     sampling = Sampling(temperature, top_k, top_p)
     new = stream(model, ids, max_new_tokens, sampling, seed, use_cache)
     return np.concatenate([np.asarray(ids), *(n[:, None] for n in new)], axis=1)

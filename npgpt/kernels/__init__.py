@@ -1,7 +1,8 @@
 """Kernels: arrays in, arrays out. ``kernels.layernorm_forward`` and so on are the versions that NPGPT_KERNELS chooses.
 
-One kernel a file: first the symbols and the derivation, then the plain NumPy version, which defines what is computed, then
-its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the plain ones everywhere; it is read once, here.
+One kernel a file: first the symbols and the derivation, then the plain NumPy version, which defines what is computed,
+then its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the plain ones everywhere; it is read
+once, here.
 """
 
 import os

@@ -5,8 +5,8 @@
     p = p - lr weight_decay p               decay acts on the weight itself and not through the gradient
     p = p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-m and v start at zero and are too small at first; after t steps the weights of the mean add up to 1 - beta^t, so dividing
-by that makes them means (Kingma & Ba 2015, section 3).
+m and v start at zero and are too small at first; after t steps the weights of the mean add up to 1 - beta^t, so
+dividing by that makes them means (Kingma & Ba 2015, section 3).
 """
 
 import numpy as np

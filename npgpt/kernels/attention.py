@@ -1,4 +1,4 @@
-"""Causal attention of H heads: each position looks at itself and at what came before (Vaswani et al. 2017, section 3.2).
+"""Causal attention of H heads: each position looks at itself and at what came before (Vaswani et al. 2017, 3.2).
 
 For one head, with q (Tq, D), k and v (Tk, D). The queries are the last Tq of the Tk positions, so query i stands at
 position i + Tk - Tq (Tq = Tk while training; Tq = 1 for a new token whose predecessors' k and v are kept in a cache).
@@ -15,8 +15,8 @@ Derivation, from the last line to the first (* is elementwise):
     dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
     dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
 
-P is not kept for the backward pass. Each row's lse = log sum_j exp(S_ij) is, and P = exp(S - lse) is made again: T numbers
-a head instead of T x T (Dao et al. 2022).
+P is not kept for the backward pass. Each row's lse = log sum_j exp(S_ij) is, and P = exp(S - lse) is made again: T
+numbers a head instead of T x T (Dao et al. 2022).
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and o
 
 
 def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
-    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) of bool: False for padding -> y (B, Tq, H, D), lse (B, H, Tq)"""
+    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) False for padding -> y (B, Tq, H, D), lse (B, H, Tq)"""
     S, blind = _scores(q, k, scale, real)
     m = np.where(blind, 0, S.max(axis=-1, keepdims=True)).astype(q.dtype)
     total = np.exp(S - m).sum(axis=-1, keepdims=True)

@@ -27,7 +27,7 @@ def cross_entropy_forward_numpy(logits, targets, ignore_index):
 
 
 def cross_entropy_backward_numpy(dlosses, logits, targets, lse, ignore_index, out=None):
-    """dlosses (N,), logits (N, V), targets (N,), lse (N,) -> dlogits (N, V), into ``out`` if given (it may be logits)"""
+    """dlosses (N,), logits (N, V), targets (N,), lse (N,) -> dlogits (N, V), in ``out`` (it may be logits)"""
     counted = targets != ignore_index
     dlogits = np.exp(logits - lse[:, None], out=out)
     dlogits[np.arange(len(targets)), np.where(counted, targets, 0)] -= 1

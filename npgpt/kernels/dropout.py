@@ -4,8 +4,8 @@
 
 The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy.
 
-keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), which is a function of the seed
-and of i alone. So the backward pass makes the same mask again from the seed, no mask takes memory, and the result
+keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), which is a function of the
+seed and of i alone. So the backward pass makes the same mask again from the seed, no mask takes memory, and the result
 doesn't depend on which thread does which part.
 """
 

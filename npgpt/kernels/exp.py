@@ -1,14 +1,14 @@
 """The exponential, in a form that the compiler can vectorise.
 
-Numba calls the C library's exp once per element. This one is branch-free arithmetic, so a loop over a row becomes vector
-instructions and runs about five times as fast. float64 is for checking, so it keeps the C library's.
+Numba calls the C library's exp once per element. This one is branch-free arithmetic, so a loop over a row becomes
+vector instructions and runs about five times as fast. float64 is for checking, so it keeps the C library's.
 
     x = n ln 2 + r,  |r| <= ln 2 / 2        n = floor(x / ln 2 + 1/2)
     exp(x) = 2^n exp(r)                     exp(r) = 1 + r + r^2 p(r), p of degree 5
 
-ln 2 is split in two so that n * LN2_HIGH is exact and r keeps its low bits (Cody & Waite 1980); the coefficients of p are
-those of the Cephes library's expf (Moshier). 2^n is made by writing n into the exponent bits, in two halves so that the
-largest and the subnormal results come out too. The error is below 1.1 units in the last place.
+ln 2 is split in two so that n * LN2_HIGH is exact and r keeps its low bits (Cody & Waite 1980); the coefficients of p
+are those of the Cephes library's expf (Moshier). 2^n is made by writing n into the exponent bits, in two halves so that
+the largest and the subnormal results come out too. The error is below 1.1 units in the last place.
 """
 
 import math

@@ -1,16 +1,19 @@
 """How Numba compiles our kernels: every option given to it is here.
 
-- Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero, division
-  by multiplying) and never assumes that NaN and infinity don't occur: a mask is -inf, and a NaN loss must show.
+- Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero,
+  division by multiplying) and never assumes that NaN and infinity don't occur: a mask is -inf, and a NaN loss must
+  show.
 - Division by zero gives infinity, as in NumPy, not an exception.
-- Compiled code is cached beside the source, or in the user's cache folder. A cache that can't be written or read is not an
-  error: the kernels are compiled anew. Numba looks at a function's own file to see whether a cached one is out of date;
-  a kernel that calls another file's function would miss that file's edits, so our stamp covers all the kernels' files.
+- Compiled code is cached beside the source, or in the user's cache folder. A cache that can't be written or read is not
+  an error: the kernels are compiled anew. Numba looks at a function's own file to see whether a cached one is out of
+  date; a kernel that calls another file's function would miss that file's edits, so our stamp covers all the kernels'
+  files.
 - The first time something must be compiled, a line on stderr says so.
 """
 
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -28,20 +31,18 @@ def jit(function):
 
 
 def parallel_jit(function):
-    """Compile a function whose ``prange`` loops run over what is written, so the result doesn't depend on the threads."""
+    """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads."""
     return _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 
 
 def exact_jit(function):
-    """Compile without reassociation, for arithmetic whose order matters (a constant split in two to keep its low bits)."""
+    """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say)."""
     return _cached(numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)(function))
 
 
 def _cached(dispatcher):
-    try:
+    with suppress(RuntimeError, OSError):  # no folder that can be written: compile in each process
         dispatcher._cache = _ForgivingCache(dispatcher.py_func)
-    except (RuntimeError, OSError):  # no folder that can be written: compile in each process
-        pass
     return dispatcher
 
 

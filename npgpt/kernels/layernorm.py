@@ -3,11 +3,13 @@
     mean = 1/C sum x                rstd = 1 / sqrt(1/C sum (x - mean)^2 + eps)
     xhat = (x - mean) rstd          y = weight xhat + bias
 
-Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows of
-dy. Towards x, let g = dxhat = weight dy. x reaches xhat along three paths: directly, through the mean and through rstd.
+Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows
+of dy. Towards x, let g = dxhat = weight dy. x reaches xhat along three paths: directly, through the mean and through
+rstd.
 
     d rstd / d x_k = -rstd^3 (x_k - mean) / C = -rstd^2 xhat_k / C
-    d xhat_j / d x_k = rstd (1[j = k] - 1/C) - (x_j - mean) rstd^2 xhat_k / C = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
+    d xhat_j / d x_k = rstd (1[j = k] - 1/C) - (x_j - mean) rstd^2 xhat_k / C
+                     = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
     dx_k = sum_j g_j d xhat_j / d x_k = rstd (g_k - mean(g) - xhat_k mean(g xhat))
 
 So what is removed from g is its mean and its part along xhat: moving x in those two directions doesn't change xhat.
@@ -72,7 +74,7 @@ def _forward_rows(x, weight, bias, eps, y, mean, rstd):
 
 
 def layernorm_backward_numba(dy, x, weight, mean, rstd):
-    """dx by rows in parallel, then dweight and dbias by blocks of columns in parallel, each summed in the order of rows."""
+    """dx by rows in parallel, then dweight and dbias by blocks of columns, each summed in the order of rows."""
     C = x.shape[-1]
     x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
     dx, dweight, dbias = np.empty_like(x), np.zeros(C, x.dtype), np.zeros(C, x.dtype)

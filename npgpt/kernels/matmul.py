@@ -3,8 +3,8 @@
     C = A @ B + bias        C[i, j] = sum over k of A[i, k] B[k, j]  + bias[j]
 
 The derivative is made of two more products: with dC given, dA = dC @ B.T and dB = A.T @ dC (each is the only product of
-dC and the other factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]), dbias = sum over
-rows of dC. A transposed view costs nothing here: the kernels read it in place.
+dC and the other factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]), dbias = sum
+over rows of dC. A transposed view costs nothing here: the kernels read it in place.
 """
 
 import numpy as np
@@ -75,7 +75,8 @@ def _multiply_tiles(transpose_a, transpose_b, K, a, lda, b, ldb, with_bias, bias
                 for j in range(j0, j1):
                     c[i, j] = bias[j]
         gemm(
-            transpose_a, transpose_b, i1 - i0, j1 - j0, K, a_tile, lda, b_tile, ldb, np.int32(with_bias), c_tile, N, bias.dtype.type(0)
+            transpose_a, transpose_b, i1 - i0, j1 - j0, K, a_tile, lda, b_tile, ldb, np.int32(with_bias), c_tile, N,
+            bias.dtype.type(0)
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Two sums that training needs over large arrays: over rows (the gradient of a bias), and of squares (the gradient's norm)."""
+"""Two sums that training needs over large arrays: over rows (a bias's gradient), and of squares (the gradient's norm)."""
 
 import numpy as np
 from numba import prange
@@ -33,7 +33,7 @@ def _sum_rows(x, y):
 
 
 def sum_of_squares_numpy(x):
-    """x (...) -> a Python float, added up in float64: a sum of 100 million float32 squares would lose its last digits."""
+    """x (...) -> a Python float, added up in float64: 100 million float32 squares would lose their last digits."""
     return float(np.square(x, dtype=np.float64).sum())
 
 

@@ -21,7 +21,8 @@ def causal_self_attention(
     Backward    dv = P^T dy         dP = dy v^T         dS = P * (dP - rowsum(dP * P))
                 dq = scale dS k     dk = scale dS^T q
 
-    Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't fit.
+    Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't
+    fit.
     """
     if qkv.ndim != 3 or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C divisible by {n_head} heads")

@@ -8,7 +8,8 @@ from npgpt.tensor import Tensor
 def cross_entropy(logits: Tensor, targets, ignore_index: int = -100) -> Tensor:
     """The mean of -log softmax(logits)[target], in nats.
 
-    logits (..., V), targets (...) of whole numbers from 0 to V - 1, or ignore_index where there is nothing to predict -> ()
+    logits (..., V), targets (...) of whole numbers from 0 to V - 1, or ignore_index where there is nothing to predict
+    -> ()
 
     Forward     loss = 1/n sum_i (log sum_j exp(x_ij) - x_i[t_i])       over the n targets that count
     Backward    dx_ij = dloss / n (softmax(x_i)_j - 1[j = t_i])         0 for a target that doesn't

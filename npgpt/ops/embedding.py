@@ -12,8 +12,8 @@ def embedding(ids, weight: Tensor) -> Tensor:
     Forward     y[n] = weight[ids[n]]
     Backward    dweight[v] = sum of dy[n] over all n with ids[n] = v
 
-    It is the product of a one-hot matrix with the table, and the backward pass that of its transpose with dy; neither is
-    ever made. Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
+    It is the product of a one-hot matrix with the table, and the backward pass that of its transpose with dy; neither
+    is ever made. Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
     """
     ids = np.asarray(ids)
     V, C = weight.shape

@@ -15,8 +15,9 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     Backward    dlogits = dloss / n (softmax(logits) - onehot(targets))
                 dx = dlogits W,     dW = dlogits^T x
 
-    dlogits is known up to the factor dloss as soon as the logits are, so it is written over them at once, and the factor is
-    put on afterwards: on dx, and on x for dW (both are V / C times smaller). Errors are those of ``cross_entropy``.
+    dlogits is known up to the factor dloss as soon as the logits are, so it is written over them at once, and the
+    factor is put on afterwards: on dx, and on x for dW (both are V / C times smaller). Errors are those of
+    ``cross_entropy``.
     """
     V, C = weight.shape
     if x.shape[-1:] != (C,):

@@ -1,10 +1,10 @@
 """One matrix product on one thread, C = op(A) op(B) or C += op(A) op(B), called from inside jitted code.
 
-This is the place where large products are made. ``gemm`` calls an external function by its name; which function that is,
-is decided here when the process starts:
+This is the place where large products are made. ``gemm`` calls an external function by its name; which function that
+is, is decided here when the process starts:
 
-- the BLAS inside NumPy's wheels (OpenBLAS). It is told to use one thread while we call it, because Numba's threads split
-  the work: two pools of threads that take turns wait for each other, and that cost a quarter of a training step;
+- the BLAS inside NumPy's wheels (OpenBLAS). It is told to use one thread while we call it, because Numba's threads
+  split the work: two pools of threads that take turns wait for each other, and that cost a quarter of a training step;
 - our own ``add_product``, where NumPy comes with another BLAS (Accelerate, MKL), or when NPGPT_BLAS=none is set.
 
 A kernel of ours that is faster than both goes here, and nothing else changes.
