@@ -1,0 +1,82 @@
+"""Files that are the whole new one or the whole old one, whatever stops the writer: an error, Ctrl-C, kill -9, a cut.
+
+The bytes go to a temporary file in the same folder, are synced to the disk, and then take the old file's name in one
+step (rename is atomic within a file system, POSIX rename(2)). Last, the folder is synced, so that the new name stays
+after a power cut too.
+"""
+
+import json
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that somebody has open can't be removed anyway
+    fcntl = None
+
+_SUFFIX = ".npgpt-tmp"
+
+
+@contextmanager
+def atomic_write(path: str | Path):
+    """Give a binary file to write to; it takes the name ``path`` when the block ends, and only if it ends well.
+
+        with atomic_write("runs/x/last.safetensors") as file:
+            file.write(data)
+
+    If the block raises (KeyboardInterrupt too), the temporary file is removed and the old file stays as it was. A kill
+    leaves ``.NAME.<random>.npgpt-tmp`` behind; the next writer of the same file removes it. A symbolic link stays a
+    link: the file that it points to is replaced. Raises OSError, as ``open`` does.
+    """
+    target = Path(os.path.realpath(path))
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        with open(temporary, "xb") as file:
+            _lock(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write ``value`` as indented UTF-8 JSON, atomically. NaN and infinity are a ValueError: JSON has neither."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def _lock(file) -> None:
+    """Mark the temporary file as being written. The system drops the lock when the process ends, however it ends."""
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks; there, leftovers stay
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed writers of ``target`` left, but nothing that a living one is still writing."""
+    for leftover in target.parent.iterdir():
+        if leftover.name.startswith(f".{target.name}.") and leftover.name.endswith(_SUFFIX):
+            with suppress(OSError):  # locked by its writer, or gone already
+                with open(leftover, "rb") as file:
+                    if fcntl is not None:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows can't open a folder, and keeps renames without it
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that can't sync a folder (some network ones) says EINVAL
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,124 @@
+"""A file that is written is the whole old one or the whole new one, and nothing is left beside it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from npgpt.checkpoints.atomic import atomic_write, write_json
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_new_file_replaces_the_old(tmp_path):
+    path = tmp_path / "a.bin"
+    for content in (b"old", b"new and longer", b""):
+        with atomic_write(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content
+        assert names(tmp_path) == ["a.bin"]
+
+
+def test_the_old_file_is_there_until_the_block_ends(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_data_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("sync") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *args: calls.append("rename") or replace(*args))
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"x")
+    assert calls == (["sync", "rename", "sync"] if os.name == "posix" else ["sync", "rename"])
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "a.bin"):
+        pass
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "a.bin")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.bin").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by signal, as POSIX does")
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    targets = [tmp_path / "a.bin", tmp_path / "b[1].bin"]  # the second is no pattern that matches itself
+    code = (
+        "import os, sys\n"
+        "from npgpt.checkpoints.atomic import atomic_write\n"
+        "for target in sys.argv[1:]:\n"
+        "    if os.fork() == 0:\n"
+        "        with atomic_write(target) as file:\n"
+        "            file.write(b'x' * 100_000)\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "    os.wait()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *map(str, targets)], check=True)
+    left = names(tmp_path)
+    assert len(left) == 2
+    assert all(name.endswith(".npgpt-tmp") for name in left)
+    for target in targets:
+        with atomic_write(target) as file:
+            file.write(b"new")
+    assert names(tmp_path) == ["a.bin", "b[1].bin"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+def test_a_writer_leaves_the_file_of_another_that_is_still_writing(tmp_path):
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as slow:
+        slow.write(b"slow")
+        with atomic_write(path) as quick:
+            quick.write(b"quick")
+        assert path.read_bytes() == b"quick"
+    assert path.read_bytes() == b"slow"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_other_files_are_left_alone(tmp_path):
+    others = [".a.bin.swp", ".b.bin.0123.npgpt-tmp", "a.bin.npgpt-tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.bin"):
+        pass
+    assert names(tmp_path) == sorted([*others, "a.bin"])
+
+
+def test_json(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    null\n  ]\n}\n'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")
