@@ -1,0 +1,243 @@
+"""The safetensors format, read and written with NumPy alone.
+
+    8 bytes     N, the header's length, little-endian
+    N bytes     JSON: {"wte.weight": {"dtype": "F32", "shape": [50257, 768], "data_offsets": [begin, end]}, ...,
+                "__metadata__": {string: string}}; padded with spaces so that the data starts at a multiple of 8
+    the rest    the arrays, C order, little-endian, one after the other; offsets count from the data's start
+
+Nothing in a file is believed: each number in the header is checked against the file before an array is made, and
+whatever is wrong is one CheckpointError that names the file and the place. Where the format leaves room (a key given
+twice, an unknown field), the file is refused, so none is read here that the reference reader reads otherwise.
+
+Source: https://github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
+"""
+
+import json
+import mmap
+import os
+import reprlib
+import stat
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.checkpoints.atomic import atomic_write
+from npgpt.checkpoints.strict_json import parse_json
+from npgpt.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_DIMENSIONS = 32
+
+# In the order in which the reference writer lays arrays out: wide types first, so that every array is aligned.
+_DTYPES = {
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: read as its bits, then widened to float32; never written
+    "F16": np.dtype("<f2"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
+_ORDER = {name: place for place, name in enumerate(_DTYPES)}
+
+
+class _Entry(NamedTuple):
+    """What the header says about one array; begin and end are bytes from the data's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays by name, and the file's metadata.
+
+    The file is mapped into memory, not read: an array is a read-only view of it, and its pages come from the disk when
+    they are used. The view keeps the map alive, and its values stay when ``write_safetensors`` replaces the file (not
+    when another program changes it in place). BF16, which NumPy does not have, is widened to float32 in memory of its
+    own. Raises CheckpointError.
+    """
+    data = _map_file(path)
+    length = int.from_bytes(data[:8], "little")
+    _check_header_length(length, len(data), path)
+    start = 8 + length
+    header = _parse_header(data[8:start], path)
+    metadata = _check_metadata(header.pop("__metadata__", {}), path)
+    entries = [_check_entry(name, entry, path) for name, entry in header.items()]
+    _check_layout(entries, len(data) - start, path)
+    return {entry.name: _array(data, start, entry, path) for entry in entries}, metadata
+
+
+def write_safetensors(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write the arrays, atomically, and one by one, so that at most one of them is copied (if it is not contiguous).
+
+    The same arrays and metadata give the same bytes: those of the reference writer, where that is deterministic (it
+    writes several metadata keys in random order; here they are sorted). ``"format": "pt"`` is added to the metadata,
+    because some readers insist on it. Raises CheckpointError if the file can't be written.
+    """
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    header = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
+    if "__metadata__" in arrays:
+        raise CheckpointError(f"{path}: an array can't be named __metadata__")
+    dtypes = {name: _dtype_name(name, array, path) for name, array in arrays.items()}
+    ordered = sorted(arrays, key=lambda name: (_ORDER[dtypes[name]], name))
+    end = 0
+    for name in ordered:
+        begin, end = end, end + arrays[name].nbytes
+        header[name] = {"dtype": dtypes[name], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    _check_header_length(len(encoded), 8 + len(encoded) + end, path)
+    try:
+        with atomic_write(path) as file:
+            file.write(len(encoded).to_bytes(8, "little"))
+            file.write(encoded)
+            for name in ordered:
+                array = np.ascontiguousarray(arrays[name], dtype=_DTYPES[dtypes[name]])
+                file.write(array.reshape(-1).view(np.uint8))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _map_file(path) -> mmap.mmap:
+    """The file as bytes that are loaded when they are looked at."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"{path}: not a regular file")
+            if os.fstat(file.fileno()).st_size < 8:
+                raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _open_without_waiting(path, flags):
+    """Open, but never wait for a writer, as opening a pipe would."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_header_length(length: int, file_bytes: int, path) -> None:
+    place = f"{path}: header length: {length:,} bytes"
+    if length > MAX_HEADER_BYTES or 8 + length > file_bytes:
+        raise CheckpointError(f"{place}, in a file of {file_bytes:,}: it is cut off, or not safetensors")
+    # A tensor takes about 100 bytes here. Parsed, JSON takes up to thirty times its size, so a header that is most of
+    # the file would be a cheap way to fill the memory.
+    if length > max(1_000_000, file_bytes // 10):
+        raise CheckpointError(f"{place} are too many for a file of {file_bytes:,}")
+
+
+def _parse_header(data: bytes, path) -> dict:
+    if not data.startswith(b"{"):
+        raise CheckpointError(f"{path}: header: it begins with {data[:1]!r} instead of {{, so this is not safetensors")
+    return parse_json(data, f"{path}: header")
+
+
+def _check_metadata(metadata, path) -> dict[str, str]:
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: __metadata__: an object was expected, not {reprlib.repr(metadata)}")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise CheckpointError(
+                f"{path}: __metadata__ {key[:100]!r}: a string was expected, not {reprlib.repr(value)}"
+            )
+        if not (_is_unicode(key) and _is_unicode(value)):
+            raise CheckpointError(f"{path}: __metadata__ {key[:100]!r}: half of a surrogate pair is not a character")
+    return metadata
+
+
+def _check_entry(name: str, entry, path) -> _Entry:
+    """Check all that can be said about one array by itself: fields, dtype, shape, and that they match the bytes."""
+    place = f"{path}: tensor {name[:200]!r}"
+    if not _is_unicode(name):
+        raise CheckpointError(f"{place}: half of a surrogate pair is not a character")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{place}: dtype, shape and data_offsets were expected, not {reprlib.repr(entry)}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise CheckpointError(f"{place}: dtype {reprlib.repr(dtype)} is not one of {', '.join(_DTYPES)}")
+    if not _is_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise CheckpointError(
+            f"{place}: shape: up to {MAX_DIMENSIONS} whole numbers of at least 0 were expected, "
+            f"not {reprlib.repr(shape)}"
+        )
+    if not _is_sizes(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{place}: data_offsets: [begin, end] was expected, not {reprlib.repr(offsets)}")
+    itemsize = _DTYPES[dtype].itemsize
+    if itemsize * prod(max(size, 1) for size in shape) >= 2**63:  # NumPy's limit, with an axis of size 0 too
+        raise CheckpointError(f"{place}: shape: {reprlib.repr(shape)} is too large")
+    begin, end = offsets
+    if end - begin != itemsize * prod(shape):
+        raise CheckpointError(
+            f"{place}: data_offsets: {reprlib.repr(offsets)} is {reprlib.repr(end - begin)} bytes, and {dtype} "
+            f"{reprlib.repr(shape)} takes {itemsize * prod(shape)}"
+        )
+    return _Entry(name, dtype, tuple(shape), begin, end)
+
+
+def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
+    """Check that the arrays follow one another from the first byte to the last: no hole, no overlap, nothing after."""
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            what = "leaves a hole" if entry.begin > position else "overlaps another"
+            raise CheckpointError(
+                f"{path}: tensor {entry.name[:200]!r}: data_offsets: it begins at {reprlib.repr(entry.begin)}, "
+                f"not at {position}, so it {what}"
+            )
+        position = entry.end
+    if position != data_bytes:
+        what = "cut off" if position > data_bytes else "longer than its header says"
+        raise CheckpointError(
+            f"{path}: data: {data_bytes:,} bytes, and the header describes {position:,}: it is {what}"
+        )
+
+
+def _array(data: mmap.mmap, start: int, entry: _Entry, path) -> np.ndarray:
+    """The array itself; everything about it is known to fit by now."""
+    dtype = _DTYPES[entry.dtype]
+    if entry.begin == entry.end:
+        array = np.empty(entry.shape, dtype)
+    else:
+        array = np.frombuffer(data, dtype, count=prod(entry.shape), offset=start + entry.begin).reshape(entry.shape)
+    if entry.dtype == "BOOL" and array.size and array.view(np.uint8).max() > 1:
+        raise CheckpointError(f"{path}: tensor {entry.name[:200]!r}: a BOOL that is neither 0 nor 1")
+    if entry.dtype == "BF16":  # bfloat16 is the upper half of a float32
+        bits = array.astype(np.uint32)
+        bits <<= 16
+        array = bits.view(np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def _dtype_name(name: str, array: np.ndarray, path) -> str:
+    dtype = array.dtype.newbyteorder("<")
+    if dtype not in _NAMES:
+        raise CheckpointError(f"{path}: tensor {name!r}: {array.dtype} can't be written as safetensors")
+    return _NAMES[dtype]
+
+
+def _is_sizes(values) -> bool:
+    """A list of whole numbers of at least 0; true and false, which Python counts as 1 and 0, are not."""
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair, which JSON can spell ("\\ud800") and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
