@@ -1,0 +1,131 @@
+"""A Hugging Face GPT-2 folder: config.json and model.safetensors, as transformers' ``save_pretrained`` writes them.
+
+The parameters carry the names and shapes that npgpt uses, after the prefix ``transformer.``, which GPT2LMHeadModel
+saves and the public gpt2 file does not have. The work is in config.json: every setting that transformers'
+modeling_gpt2.py computes with is taken over or must have the one value that npgpt computes; otherwise it is refused by
+name. All other keys there (summary_type, id2label, torch_dtype, ...) do not change what the language model computes.
+"""
+
+import re
+import reprlib
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.checkpoints.safetensors import read_safetensors
+from npgpt.checkpoints.strict_json import read_json_object
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError, ConfigError
+
+# GPTConfig's field, its key in config.json, and the default of transformers' GPT2Config, taken when the key is missing.
+_FIELDS = (
+    ("vocab_size", "vocab_size", 50257),
+    ("block_size", "n_positions", 1024),
+    ("n_layer", "n_layer", 12),
+    ("n_head", "n_head", 12),
+    ("n_embd", "n_embd", 768),
+    ("n_inner", "n_inner", None),
+    ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
+    ("scale_attn_by_inverse_layer_idx", "scale_attn_by_inverse_layer_idx", False),
+    ("tie_weights", "tie_word_embeddings", True),
+)
+# The names that all of transformers' models share; GPT2Config reads them as its own (its attribute_map).
+_SYNONYMS = {
+    "n_positions": "max_position_embeddings",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+}
+_ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
+_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+# Settings with one value that npgpt computes, which is also their default. (reorder_and_upcast_attn is not among them:
+# it changes the order of two multiplications for the sake of float16, not the result.)
+_REQUIRED = {
+    "model_type": "gpt2",
+    "scale_attn_weights": True,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+# Constants that old versions of transformers saved with the weights: the causal mask and its fill value.
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+
+
+def read_huggingface(folder: str | Path) -> tuple[GPTConfig, dict[str, np.ndarray]]:
+    """Return the configuration, and the parameters under npgpt's names (views of the file; see read_safetensors).
+
+    Raises CheckpointError, which names the file and the setting or tensor.
+    """
+    config_file, weights_file = Path(folder) / "config.json", Path(folder) / "model.safetensors"
+    config = config_from_huggingface(read_json_object(config_file), str(config_file))
+    stored, _ = read_safetensors(weights_file)
+    arrays = {}
+    for stored_name, array in stored.items():
+        name = stored_name.removeprefix("transformer.")
+        if _BUFFER.fullmatch(name):
+            continue
+        if name in arrays:
+            raise CheckpointError(f"{weights_file}: tensor {name!r} is there twice, with and without 'transformer.'")
+        arrays[name] = array
+    if config.tie_weights and "lm_head.weight" in arrays and "wte.weight" in arrays:
+        if not _equal(arrays["lm_head.weight"], arrays["wte.weight"]):
+            # transformers 4 uses wte.weight for both here, transformers 5 uses each: only the owner knows the right one
+            raise CheckpointError(
+                f"{weights_file}: tensor 'lm_head.weight' differs from 'wte.weight', and tie_word_embeddings says that "
+                f"they are one; set it to false in {config_file} to use both"
+            )
+        del arrays["lm_head.weight"]
+    return config, arrays
+
+
+def config_from_huggingface(values: dict, source: str) -> GPTConfig:
+    """Map the contents of a config.json. ``source`` (its path) begins every message.
+
+    GPTConfig has one dropout where GPT-2 has three (residual, embedding, attention weights); they must be equal, as
+    they are in all the released models. A missing key takes the default that transformers gives it. Raises
+    CheckpointError.
+    """
+    if "model_type" not in values and "n_embd" not in values:  # files from before 2020 have no model_type
+        raise CheckpointError(f"{source}: neither model_type nor n_embd is there, so it is not a GPT-2's configuration")
+    for key, wanted in _REQUIRED.items():
+        value = values.get(key, wanted)
+        if type(value) is not type(wanted) or value != wanted:
+            raise CheckpointError(f"{source}: {key} is {reprlib.repr(value)}, and npgpt computes only {wanted!r}")
+
+    fields = {field: _setting(values, key, default, source) for field, key, default in _FIELDS}
+
+    activation = values.get("activation_function", "gelu_new")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"{source}: activation_function is {reprlib.repr(activation)}, and npgpt has {', '.join(_ACTIVATIONS)}"
+        )
+    dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
+    if not dropouts[0] == dropouts[1] == dropouts[2]:
+        found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
+        raise CheckpointError(f"{source}: {found}, and npgpt has one dropout for the three: make them equal there")
+
+    try:
+        return GPTConfig(**fields, activation=_ACTIVATIONS[activation], dropout=dropouts[0])
+    except ConfigError as error:
+        field, rest = str(error)[:300].split(" ", 1)  # cut, because it quotes the value, which may be a long one
+        keys = {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS}
+        raise CheckpointError(f"{source}: {keys.get(field, field)} {rest}") from None
+
+
+def _setting(values: dict, key: str, default, source: str):
+    synonym = _SYNONYMS.get(key)
+    if key == "n_positions" and not {key, synonym} & set(values):
+        synonym = "n_ctx"  # in old files beside n_positions; transformers reads only that one, if there is one
+    if synonym not in values:
+        return values.get(key, default)
+    if key in values and values[key] != values[synonym]:
+        raise CheckpointError(f"{source}: {key} and {synonym} mean the same, and have different values")
+    return values[synonym]
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Piece by piece, because comparing two embeddings of 40 million numbers at once would take another 40 MB."""
+    flat_a, flat_b, piece = a.reshape(-1), b.reshape(-1), 2**20
+    return a.shape == b.shape and all(
+        np.array_equal(flat_a[start : start + piece], flat_b[start : start + piece])
+        for start in range(0, a.size, piece)
+    )
