@@ -1,0 +1,183 @@
+"""Our own runs: the folder that training fills, ``runs/NAME/``.
+
+    config.json         the model's configuration and the training's settings; what makes the folder a run
+    tokenizer.json      the tokenizer that made the training's tokens
+    metrics.jsonl       one JSON object for each log line
+    last.safetensors    everything that training goes on from: weights, optimizer, state
+    best.safetensors    the weights alone, from the best evaluation so far
+
+last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
+different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
+holds the model's configuration and the state as JSON. Both files are ordinary safetensors, which other tools open too.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.checkpoints.atomic import write_json
+from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.checkpoints.strict_json import parse_json, read_json_object
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+METRICS_FILE = "metrics.jsonl"
+LAST_FILE = "last.safetensors"
+BEST_FILE = "best.safetensors"
+
+_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
+_OPTIMIZER = "optimizer."
+_CONFIG_KEY, _STATE_KEY = "npgpt_config", "npgpt_state"  # in the metadata of the safetensors files
+
+
+def create_run(out: str | Path, exact: bool = False) -> Path:
+    """Make a new folder for a run and return it; a folder that is already there is never used again.
+
+    If ``out`` is taken, ``out-2``, ``out-3``, ... are tried; mkdir decides, so two runs that start together get two
+    folders. With ``exact`` (the user named the folder), it is that one or a ConfigError; it may be there if it is
+    empty. Raises ConfigError if the folder can't be made.
+    """
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if exact:
+            out.mkdir(exist_ok=True)
+            if any(out.iterdir()):
+                raise ConfigError(
+                    f"{out} is not empty: name a new folder, or --resume {out} to go on with the run in it"
+                )
+            return out
+        number = 1
+        while True:
+            run = out if number == 1 else out.with_name(f"{out.name}-{number}")
+            try:
+                run.mkdir()
+                return run
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise ConfigError(f"{out}: a folder can't be made there: {error.strerror}") from None
+
+
+def newest_run(root: str | Path = "runs") -> Path:
+    """The run in ``root`` whose last.safetensors was written most recently. Raises CheckpointError if there is none."""
+    root = Path(root)
+    written = [(file.stat().st_mtime_ns, file.parent) for file in root.glob(f"*/{LAST_FILE}")]
+    if not written:
+        raise CheckpointError(
+            f"there is no run in {root}/ (a folder with a {LAST_FILE}): train one first, or name a model"
+        )
+    return max(written)[1]
+
+
+def write_run_config(run: str | Path, config: GPTConfig, training: dict) -> None:
+    """Write config.json: the model's configuration and the training's settings (anything that JSON can hold)."""
+    path = Path(run) / CONFIG_FILE
+    try:
+        write_json(path, {"format": _FORMAT, "model": config.to_dict(), "training": training})
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def read_run_config(run: str | Path) -> tuple[GPTConfig, dict]:
+    """Return what ``write_run_config`` wrote: the model's configuration and the training's settings."""
+    path = Path(run) / CONFIG_FILE
+    values = read_json_object(path)
+    if values.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: format is not {_FORMAT!r}, so the folder is not a run of npgpt")
+    for key in ("model", "training"):
+        if not isinstance(values.get(key), dict):
+            raise CheckpointError(f"{path}: {key}: a JSON object was expected")
+    return _config(values["model"], f"{path}: model"), values["training"]
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
+    return read_json_object(Path(folder) / CONFIG_FILE).get("format") == _FORMAT
+
+
+def save_weights(path: str | Path, weights: dict[str, np.ndarray], config: GPTConfig) -> None:
+    """Write the weights alone, atomically; ``load`` opens the file. Raises CheckpointError."""
+    write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict())})
+
+
+def save_checkpoint(
+    path: str | Path,
+    weights: dict[str, np.ndarray],
+    optimizer: dict[str, np.ndarray],
+    state: dict,
+    config: GPTConfig,
+) -> None:
+    """Write, atomically, everything that training goes on from.
+
+    Arrays come back bit for bit. ``state`` comes back equal: strings, whole numbers up to 4,300 digits, floats
+    including infinity, true, false, None, and lists and dicts of them with string keys. Anything else (a tuple, a key
+    that is a number) is a TypeError now, rather than a difference later. NaN is a CheckpointError: it equals nothing,
+    and a run that has come to it has nothing to go on from. Raises CheckpointError too if the file can't be written.
+    """
+    text = json.dumps(state)
+    if _parse_state(text, path) != state:
+        raise TypeError("state holds something that JSON changes, such as a tuple or a key that is not a string")
+    arrays = {**weights, **{_OPTIMIZER + name: array for name, array in optimizer.items()}}
+    write_safetensors(path, arrays, {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text})
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict]:
+    """Return the weights, optimizer and state that ``save_checkpoint`` wrote; the arrays are views of the file."""
+    arrays, metadata = read_safetensors(path)
+    if _STATE_KEY not in metadata:
+        raise CheckpointError(f"{path}: __metadata__ has no {_STATE_KEY}, so training can't go on from this file")
+    optimizer = {name.removeprefix(_OPTIMIZER): array for name, array in arrays.items() if name.startswith(_OPTIMIZER)}
+    return _weights(arrays), optimizer, _parse_state(metadata[_STATE_KEY], path)
+
+
+def read_weights(path: str | Path) -> tuple[GPTConfig, dict[str, np.ndarray]]:
+    """Return configuration and weights from a last.safetensors or best.safetensors, whatever its name is now."""
+    arrays, metadata = read_safetensors(path)
+    if _CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt; "
+            f"if it belongs to a Hugging Face folder, name the folder"
+        )
+    source = f"{path}: __metadata__ {_CONFIG_KEY}"
+    values = parse_json(metadata[_CONFIG_KEY], source)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{source}: a JSON object was expected")
+    return _config(values, source), _weights(arrays)
+
+
+def weights_file(run: str | Path, which: str = "best") -> Path:
+    """The run's best.safetensors if ``which`` is "best" and it is there, else its last.safetensors."""
+    run = Path(run)
+    names = (BEST_FILE, LAST_FILE) if which == "best" else (LAST_FILE,)
+    for name in names:
+        if (run / name).exists():
+            return run / name
+    raise CheckpointError(f"{run}: no {' and no '.join(names)}: the run has not saved anything yet")
+
+
+def read_run(run: str | Path, which: str = "best") -> tuple[GPTConfig, dict[str, np.ndarray]]:
+    """Return configuration and weights of a run, from the file that ``weights_file`` finds."""
+    return read_weights(weights_file(run, which))
+
+
+def _weights(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in arrays.items() if not name.startswith(_OPTIMIZER)}
+
+
+def _config(values: dict, source: str) -> GPTConfig:
+    try:
+        return GPTConfig.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {str(error)[:300]}") from None
+
+
+def _parse_state(text: str, path) -> dict:
+    source = f"{path}: __metadata__ {_STATE_KEY}"
+    state = parse_json(text, source, infinity=True)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{source}: a JSON object was expected")
+    return state

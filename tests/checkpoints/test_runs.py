@@ -1,0 +1,273 @@
+"""Run folders: names that are never used again, checkpoints that come back exactly, and a kill at any moment."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError, ConfigError
+
+CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
+
+
+def arrays(seed: int, dtype=np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"wte.weight": rng.standard_normal((11, 8)).astype(dtype), "ln_f.bias": rng.standard_normal(8).astype(dtype)}
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
+    assert sorted(found) == sorted(expected)
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+# Folders
+
+
+def test_a_folder_that_is_there_is_never_used_again(tmp_path):
+    out = tmp_path / "runs" / "the-verdict"
+    assert [runs.create_run(out).name for _ in range(3)] == ["the-verdict", "the-verdict-2", "the-verdict-3"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["the-verdict", "the-verdict-2", "the-verdict-3"]
+    (out.parent / "x.v1").touch()  # a file is in the way too, and the name's dot is no suffix
+    assert runs.create_run(out.parent / "x.v1").name == "x.v1-2"
+
+
+def test_runs_that_start_together_get_different_folders(tmp_path):
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(runs.create_run(tmp_path / "a"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 20
+
+
+def test_a_folder_that_the_user_named(tmp_path):
+    out = tmp_path / "a" / "b"
+    assert runs.create_run(out, exact=True) == out
+    assert runs.create_run(out, exact=True) == out  # it is empty
+    (out / "config.json").touch()
+    with pytest.raises(ConfigError, match=r"b is not empty: name a new folder, or --resume .*b to go on"):
+        runs.create_run(out, exact=True)
+    with pytest.raises(ConfigError, match=r"config\.json: a folder can't be made there: File exists"):
+        runs.create_run(out / "config.json", exact=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_folder_that_can_not_be_made(tmp_path, exact):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/a: a folder can't be made there"):
+        runs.create_run(tmp_path / "file" / "a", exact)
+    with pytest.raises(ConfigError, match=r"a folder can't be made there: File name too long"):
+        runs.create_run(tmp_path / ("x" * 300), exact)
+
+
+def test_the_newest_run_is_that_of_the_newest_last_file(tmp_path):
+    for root in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError, match=f"there is no run in {re.escape(str(root))}/"):
+            runs.newest_run(root)
+    for number, name in enumerate(["b", "a", "c"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.safetensors").touch()
+        os.utime(tmp_path / name / "last.safetensors", ns=(0, 10**9 + number))
+    (tmp_path / "d").mkdir()  # newer, but nothing in it
+    (tmp_path / "file").touch()
+    assert runs.newest_run(tmp_path) == tmp_path / "c"
+    os.utime(tmp_path / "b" / "last.safetensors", ns=(0, 2 * 10**9))
+    assert runs.newest_run(tmp_path) == tmp_path / "b"
+
+
+def test_config(tmp_path):
+    training = {"lr": 3e-4, "texts": ["a.txt", "é.txt"], "patience": None, "seed": 2**70}
+    runs.write_run_config(tmp_path, CONFIG, training)
+    assert runs.read_run_config(tmp_path) == (CONFIG, training)
+    assert runs.is_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert not runs.is_run(tmp_path)
+    with pytest.raises(CheckpointError, match="can't be written"):
+        runs.write_run_config(tmp_path / "none", CONFIG, training)
+
+
+BAD_CONFIGS = {
+    "empty": (b"", "not JSON at character 0"),
+    "not UTF-8": (b"\xff", "not UTF-8 at byte 0"),
+    "of another program": ({"model_type": "gpt2"}, "format is not 'npgpt run'"),
+    "format a list": ({"format": ["npgpt run"]}, "format is not 'npgpt run'"),
+    "no model": ({"format": "npgpt run", "training": {}}, "model: a JSON object was expected"),
+    "model a list": ({"format": "npgpt run", "model": [], "training": {}}, "model: a JSON object was expected"),
+    "no training": ({"format": "npgpt run", "model": {}}, "training: a JSON object was expected"),
+    "unknown field": (
+        {"format": "npgpt run", "model": {"n_experts": 8}, "training": {}},
+        "model: unknown setting .*n_exp",
+    ),
+    "bad field": ({"format": "npgpt run", "model": {"n_head": 5}, "training": {}}, "model: n_embd must be divisible"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_bad_configs(tmp_path, case):
+    content, place = BAD_CONFIGS[case]
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(CheckpointError, match=place) as caught:
+        runs.read_run_config(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+# Checkpoints
+
+STATE = {
+    "step": 1234,
+    "best_loss": math.inf,
+    "worst": -math.inf,
+    "lr": 0.1 + 0.2,
+    "tiny": 5e-324,
+    "zero": -0.0,
+    "rng": {"bit_generator": "PCG64", "state": {"state": 2**127 + 1, "inc": -(2**200)}, "has_uint32": 0},
+    "whole": 1.0,
+    "text": 'é " \\ \n \x00 😀 \ud800',
+    "list": [1, [], {}, None, True],
+    "": {},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_checkpoint_comes_back_exactly(tmp_path, dtype):
+    path = tmp_path / "last.safetensors"
+    weights = arrays(0, dtype)
+    optimizer = {f"m.{name}": array for name, array in arrays(1, dtype).items()} | {"step": np.array(7)}
+    runs.save_checkpoint(path, weights, optimizer, STATE, CONFIG)
+    found_weights, found_optimizer, state = runs.load_checkpoint(path)
+    assert_same(found_weights, weights)
+    assert_same(found_optimizer, optimizer)
+    assert repr(state) == repr(STATE)  # == would not tell 1 from 1.0 and True, nor 0.0 from -0.0
+    config, only_weights = runs.read_weights(path)
+    assert config == CONFIG
+    assert_same(only_weights, weights)
+    assert read_safetensors(path)[1]["format"] == "pt"
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, [(1,)], {"a": {None: 1}}])
+def test_a_state_that_json_would_change_is_refused(tmp_path, value):
+    with pytest.raises(TypeError, match="state holds something that JSON changes"):
+        runs.save_checkpoint(tmp_path / "a", arrays(0), {}, {"value": value}, CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_with_nan_is_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a"
+    runs.save_checkpoint(path, arrays(0), {}, {"loss": 1.5}, CONFIG)
+    with pytest.raises(CheckpointError, match="npgpt_state: NaN is there"):
+        runs.save_checkpoint(path, arrays(0), {}, {"loss": math.nan}, CONFIG)
+    assert runs.load_checkpoint(path)[2] == {"loss": 1.5}
+
+
+def test_a_file_that_can_not_be_written(tmp_path):
+    with pytest.raises(CheckpointError, match="none/last: can't be written: No such file"):
+        runs.save_checkpoint(tmp_path / "none" / "last", arrays(0), {}, {}, CONFIG)
+
+
+def test_best_if_it_is_there_else_last(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no best\.safetensors and no last\.safetensors: the run has not saved"):
+        runs.read_run(tmp_path)
+    runs.save_checkpoint(tmp_path / "last.safetensors", arrays(0), {"m": np.zeros(3)}, {}, CONFIG)
+    assert_same(runs.read_run(tmp_path)[1], arrays(0))
+    runs.save_weights(tmp_path / "best.safetensors", arrays(1), CONFIG)
+    config, best = runs.read_run(tmp_path)
+    assert config == CONFIG
+    assert_same(best, arrays(1))
+    assert_same(runs.read_run(tmp_path, "last")[1], arrays(0))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: __metadata__ has no npgpt_state, so training can't"):
+        runs.load_checkpoint(tmp_path / "best.safetensors")
+    (tmp_path / "last.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no last\.safetensors"):
+        runs.read_run(tmp_path, "last")
+
+
+BAD_METADATA = {
+    "config not JSON": ({"npgpt_config": "{"}, "__metadata__ npgpt_config: not JSON at character 1"),
+    "config a list": ({"npgpt_config": "[]"}, "__metadata__ npgpt_config: a JSON object was expected"),
+    "config with NaN": ({"npgpt_config": '{"dropout": NaN}'}, "__metadata__ npgpt_config: NaN"),
+    "config with Infinity": ({"npgpt_config": '{"dropout": Infinity}'}, "__metadata__ npgpt_config: Infinity"),
+    "config unknown": ({"npgpt_config": '{"x": 1}'}, "__metadata__ npgpt_config: unknown setting of a model: x"),
+    "config bad": ({"npgpt_config": '{"n_layer": 0}'}, "__metadata__ npgpt_config: n_layer must be a whole number"),
+    "config twice": ({"npgpt_config": '{"n_layer": 1, "n_layer": 2}'}, "__metadata__ npgpt_config: the key 'n_layer'"),
+    "no config": ({}, "__metadata__ has no npgpt_config, so it is not a file of npgpt"),
+}
+BAD_STATES = {
+    "state not JSON": ({"npgpt_state": ""}, "__metadata__ npgpt_state: not JSON at character 0"),
+    "state a list": ({"npgpt_state": "[]"}, "__metadata__ npgpt_state: a JSON object was expected"),
+    "state with NaN": ({"npgpt_state": '{"a": NaN}'}, "__metadata__ npgpt_state: NaN"),
+    "state deep": ({"npgpt_state": "[" * 10**5}, "__metadata__ npgpt_state: the JSON is nested too deeply"),
+    "no state": ({}, "__metadata__ has no npgpt_state"),
+}
+
+
+@pytest.mark.parametrize("case", [*BAD_METADATA, *BAD_STATES])
+def test_bad_metadata(tmp_path, case):
+    read = runs.read_weights if case in BAD_METADATA else runs.load_checkpoint
+    metadata, place = (BAD_METADATA | BAD_STATES)[case]
+    path = tmp_path / "last.safetensors"
+    write_safetensors(path, arrays(0), metadata)
+    with pytest.raises(CheckpointError, match=place) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+# A kill at any moment. The killer forks the writers itself: NumPy is imported once, in a process without threads.
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+from npgpt.checkpoints.runs import load_checkpoint, save_checkpoint
+from npgpt.config import GPTConfig
+
+path = Path(sys.argv[1])
+rng = random.Random(0)
+
+def save(step):
+    filled = np.full(200_000, step, np.float32)
+    save_checkpoint(path, {"w": filled}, {"m": filled}, {"step": step}, GPTConfig())
+
+save(0)
+steps = []
+for _ in range(12):
+    child = os.fork()
+    if child == 0:
+        step = steps[-1] if steps else 0
+        while True:
+            step += 1
+            save(step)
+    time.sleep(rng.uniform(0.01, 0.15))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    weights, optimizer, state = load_checkpoint(path)
+    assert (weights["w"] == state["step"]).all() and (optimizer["m"] == state["step"]).all(), "steps are mixed"
+    assert len(list(path.parent.iterdir())) <= 2, "leftovers pile up"
+    steps.append(state["step"])
+assert steps == sorted(steps) and steps[-1] > 12, steps
+save(0)
+assert os.listdir(path.parent) == [path.name], "a leftover stays"
+print(*steps)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, as POSIX does")
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    root = Path(runs.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path / "last.safetensors")], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
