@@ -61,8 +61,9 @@ class Module:
             ("has, and the model has no place for,", arrays.keys() - parameters.keys()),
         ):
             if names:
+                shown = ", ".join(repr(name[:100]) for name in sorted(names)[:3])  # a stranger's names: quoted, cut
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                raise CheckpointError(f"{source} {problem} the tensor {', '.join(sorted(names)[:3])}{more}")
+                raise CheckpointError(f"{source} {problem} the tensor {shown}{more}")
         for name, parameter in parameters.items():
             check_fits(name, parameter.shape, arrays[name], source)
         for name, parameter in parameters.items():

@@ -53,17 +53,24 @@ def load(path: str | Path, dtype=np.float32) -> GPT:
 
     Raises CheckpointError if there is none, it is damaged, or the weights are not those of the configuration.
     """
-    checkpoint = open_checkpoint(path)
-    _check_size(checkpoint)
-    model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
-    model.load_state_dict(checkpoint.arrays, source=str(checkpoint.source))
-    return model
+    return _make_model(open_checkpoint(path), dtype)
 
 
-def open_checkpoint(path: str | Path, which: str = "best") -> Checkpoint:
+def load_with_tokenizer(path: str | Path, which: str = "last", dtype=np.float32):
+    """The model stored at ``path`` and the tokenizer that belongs to it. Raises CheckpointError, also without one."""
+    checkpoint = open_checkpoint(path, which)
+    if checkpoint.tokenizer is None:
+        raise CheckpointError(
+            f"{path}: there is no {TOKENIZER_FILE} beside the weights, and a vocabulary of "
+            f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
+        )
+    return _make_model(checkpoint, dtype), checkpoint.tokenizer
+
+
+def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
     """Open a run's folder, a Hugging Face GPT-2 folder, or a single .safetensors file of a run.
 
-    ``which``: of a run, take the "best" weights (the last ones if there was no evaluation) or the "last".
+    ``which``: of a run, take the "last" weights, or the "best", those with the lowest validation loss.
     The weights are not copied yet, so this is quick. Raises CheckpointError.
     """
     path = Path(path)
@@ -89,6 +96,13 @@ def _open_file(path: Path) -> Checkpoint:
     config, arrays = read_weights(path)
     tokenizer_file = path.with_name(TOKENIZER_FILE)
     return Checkpoint(config, arrays, path, tokenizer_file if tokenizer_file.exists() else None)
+
+
+def _make_model(checkpoint: Checkpoint, dtype) -> GPT:
+    _check_size(checkpoint)
+    model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
+    model.load_state_dict(checkpoint.arrays, source=str(checkpoint.source))
+    return model
 
 
 def _check_size(checkpoint: Checkpoint) -> None:

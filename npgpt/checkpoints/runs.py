@@ -12,6 +12,7 @@ holds the model's configuration and the state as JSON. Both files are ordinary s
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,7 @@ def create_run(out: str | Path, exact: bool = False) -> Path:
         if exact:
             out.mkdir(exist_ok=True)
             if any(out.iterdir()):
-                raise ConfigError(
-                    f"{out} is not empty: name a new folder, or --resume {out} to go on with the run in it"
-                )
+                raise ConfigError(_taken(out))
             return out
         number = 1
         while True:
@@ -60,6 +59,23 @@ def create_run(out: str | Path, exact: bool = False) -> Path:
                 number += 1
     except OSError as error:
         raise ConfigError(f"{out}: a folder can't be made there: {error.strerror}") from None
+
+
+def check_can_create(out: str | Path, exact: bool) -> None:
+    """Raise the ConfigError that ``create_run`` would, without making anything: before the work, not after it."""
+    out = Path(out)
+    if exact and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(_taken(out))
+    above = out.parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out}: a folder can't be made there: {above} is not a folder that you may write to")
+
+
+def _taken(out: Path) -> str:
+    resume = f", or --resume {out} to go on with the run in it" if out.is_dir() else ""
+    return f"{out} is there already: name a new folder{resume}"
 
 
 def newest_run(root: str | Path = "runs") -> Path:
@@ -149,19 +165,14 @@ def read_weights(path: str | Path) -> tuple[GPTConfig, dict[str, np.ndarray]]:
     return _config(values, source), _weights(arrays)
 
 
-def weights_file(run: str | Path, which: str = "best") -> Path:
-    """The run's best.safetensors if ``which`` is "best" and it is there, else its last.safetensors."""
+def weights_file(run: str | Path, which: str) -> Path:
+    """The run's last.safetensors or best.safetensors, as ``which`` says; the other one if only that is there."""
     run = Path(run)
-    names = (BEST_FILE, LAST_FILE) if which == "best" else (LAST_FILE,)
+    names = (BEST_FILE, LAST_FILE) if which == "best" else (LAST_FILE, BEST_FILE)
     for name in names:
         if (run / name).exists():
             return run / name
     raise CheckpointError(f"{run}: no {' and no '.join(names)}: the run has not saved anything yet")
-
-
-def read_run(run: str | Path, which: str = "best") -> tuple[GPTConfig, dict[str, np.ndarray]]:
-    """Return configuration and weights of a run, from the file that ``weights_file`` finds."""
-    return read_weights(weights_file(run, which))
 
 
 def _weights(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

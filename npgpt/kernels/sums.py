@@ -1,4 +1,4 @@
-"""Two sums that training needs over large arrays: over rows (a bias's gradient), and of squares (the gradient's norm)."""
+"""Two sums over large arrays that training needs: over rows (a bias's gradient), of squares (the gradient's norm)."""
 
 import numpy as np
 from numba import prange

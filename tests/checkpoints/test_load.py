@@ -40,17 +40,17 @@ def assert_same_model(model, config, seed):
 
 
 def test_a_run(run):
-    for path in (run, str(run), run / "best.safetensors"):
-        assert_same_model(load(path), CONFIG, seed=2)
-    assert_same_model(load(run / "last.safetensors"), CONFIG, seed=1)
-    (run / "best.safetensors").unlink()
-    assert_same_model(load(run), CONFIG, seed=1)
-    assert_same_model(npgpt.load(run), CONFIG, seed=1)
+    for path in (run, str(run), run / "last.safetensors"):
+        assert_same_model(load(path), CONFIG, seed=1)
+        assert_same_model(npgpt.load(path), CONFIG, seed=1)
+    assert_same_model(load(run / "best.safetensors"), CONFIG, seed=2)
+    (run / "last.safetensors").unlink()
+    assert_same_model(load(run), CONFIG, seed=2)
 
 
 def test_best_or_last(run):
-    assert open_checkpoint(run).source == run / "best.safetensors"
-    assert open_checkpoint(run, "last").source == run / "last.safetensors"
+    assert open_checkpoint(run, "best").source == run / "best.safetensors"
+    assert open_checkpoint(run).source == open_checkpoint(run, "last").source == run / "last.safetensors"
     assert not any(name.startswith("optimizer.") for name in open_checkpoint(run, "last").arrays)
 
 
@@ -128,7 +128,7 @@ def test_folders_that_are_something_else(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: model_type is 'bert'"):
         load(tmp_path)
     runs.write_run_config(tmp_path, CONFIG, {})
-    with pytest.raises(CheckpointError, match=r"no best\.safetensors and no last\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no last\.safetensors and no best\.safetensors"):
         load(tmp_path)
 
 

@@ -1,0 +1,32 @@
+"""Ending a text where a given string appears."""
+
+
+class TextUntil:
+    """Passes text on up to, and without, the first appearance of ``stop``.
+
+    What could be the beginning of ``stop`` is held back until it is clear that it isn't, so a ``stop`` that is spread
+    over several tokens is never printed in part. ``stop`` None passes everything on.
+    """
+
+    def __init__(self, stop: str | None):
+        self.stop = stop
+        self.found = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that can be printed now. ``found`` says whether the end has come."""
+        if self.stop is None:
+            return text
+        text = self._held + text
+        place = text.find(self.stop)
+        if place >= 0:
+            self.found, self._held = True, ""
+            return text[:place]
+        keep = max((n for n in range(1, len(self.stop)) if text.endswith(self.stop[:n])), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held

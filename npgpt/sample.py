@@ -1,0 +1,110 @@
+"""python -m npgpt.sample : continue a text with a trained model."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from npgpt.commandline import Parser, choice, count, flag, number, run, use_threads
+from npgpt.errors import ConfigError, DataError
+
+MODEL, TEXT, CHOICE = "model", "text", "choice of the next token"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What ``python -m npgpt.sample`` can be told."""
+
+    model: str | None = flag(
+        None, str, "a run, a Hugging Face folder or a .safetensors file (default: the newest run)", MODEL, "PATH"
+    )
+    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
+    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", MODEL)
+
+    prompt: str | None = flag(None, str, "the text to continue (default: as in training)", TEXT, "TEXT", ("start",))
+    prompt_file: str | None = flag(None, str, "a file with the text to continue; - for standard input", TEXT, "PATH")
+    num_samples: int = flag(1, count(), "how many texts", TEXT)
+    max_new_tokens: int = flag(200, count(), "tokens to add to each", TEXT)
+    stop: str | None = flag(None, str, "end a text where this appears; it is not printed", TEXT, "TEXT")
+
+    temperature: float = flag(0.8, number("X", 0), "below 1 the likely gets likelier; 0 is greedy", CHOICE)
+    top_k: int | None = flag(None, count(), "only the N likeliest tokens (default: all)", CHOICE)
+    top_p: float | None = flag(
+        None, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
+    )
+    greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
+    seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "for the same text again", CHOICE)
+
+    def __post_init__(self):
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ConfigError("--prompt and --prompt-file both say what to continue: give one")
+        if self.stop == "":
+            raise ConfigError("--stop needs a text that is not empty")
+
+
+def main() -> int:
+    parser = Parser("sample", "Continue a text with a trained model; it is printed as it is made.")
+    parser.add_flags(SampleSettings)
+    settings = SampleSettings(**vars(parser.parse_args()))
+    use_threads(settings.threads)
+    prompt = _read_prompt(settings)
+
+    from npgpt.checkpoints import load_with_tokenizer
+    from npgpt.checkpoints.runs import newest_run
+    from npgpt.generation import Sampling
+
+    path = Path(settings.model) if settings.model else newest_run()
+    model, tokenizer = load_with_tokenizer(path, settings.checkpoint)
+    if prompt is None:
+        prompt = _prompt_of_training(path)
+    ids = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
+    sampling = Sampling(0.0 if settings.greedy else settings.temperature, settings.top_k, settings.top_p)
+    for i in range(settings.num_samples):
+        seed = None if settings.seed is None else settings.seed + i
+        if i:
+            print("\n" + "-" * 40)
+        _print_text(model, tokenizer, ids, sampling, settings, seed, prompt)
+    return 0
+
+
+def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
+    from npgpt.generation import TextUntil, stream
+
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    decoder, until = tokenizer.stream(), TextUntil(settings.stop)
+    for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
+        if new[0] == tokenizer.end_of_text:
+            break
+        sys.stdout.write(until.push(decoder.push(int(new[0]))))
+        sys.stdout.flush()
+        if until.found:
+            break
+    sys.stdout.write(until.finish() + "\n")
+    sys.stdout.flush()
+
+
+def _read_prompt(settings) -> str | None:
+    if settings.prompt_file is None:
+        return settings.prompt
+    source = sys.stdin.buffer if settings.prompt_file == "-" else None
+    try:
+        data = source.read() if source else Path(settings.prompt_file).read_bytes()
+        return data.decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{settings.prompt_file}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{settings.prompt_file}: not UTF-8 text at byte {error.start}") from None
+
+
+def _prompt_of_training(path: Path) -> str:
+    """What the run's own samples began with; nothing if it isn't a run."""
+    from npgpt.checkpoints.runs import is_run, read_run_config
+
+    if not (path.is_dir() and is_run(path)):
+        return ""
+    prompt = read_run_config(path)[1].get("sample_prompt")
+    return prompt if isinstance(prompt, str) else ""
+
+
+if __name__ == "__main__":
+    run(main)
