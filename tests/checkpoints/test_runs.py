@@ -58,7 +58,7 @@ def test_a_folder_that_the_user_named(tmp_path):
     assert runs.create_run(out, exact=True) == out
     assert runs.create_run(out, exact=True) == out  # it is empty
     (out / "config.json").touch()
-    with pytest.raises(ConfigError, match=r"b is not empty: name a new folder, or --resume .*b to go on"):
+    with pytest.raises(ConfigError, match=r"b is there already: name a new folder, or --resume .*b to go on"):
         runs.create_run(out, exact=True)
     with pytest.raises(ConfigError, match=r"config\.json: a folder can't be made there: File exists"):
         runs.create_run(out / "config.json", exact=True)
