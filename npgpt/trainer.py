@@ -122,7 +122,10 @@ class Trainer:
         held_out = "" if validation is None else f" ({len(validation):,} for validation)"
         per_epoch = len(windows) / (self.settings.batch_size * self.settings.grad_accum)
         log(f"text:  {characters}{len(train) + (0 if validation is None else len(validation)):,} tokens{held_out}")
-        log(f"       {len(windows):,} windows of {self.settings.context:,} tokens, {per_epoch:,.1f} steps an epoch")
+        log(
+            f"       {len(windows):,} windows of {self.settings.context:,} tokens, {per_epoch:,.1f} steps an epoch, "
+            f"{self.max_steps:,} steps"
+        )
         c = self.model.config
         log(f"model: {self.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide")
 

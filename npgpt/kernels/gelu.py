@@ -19,7 +19,7 @@ from npgpt.kernels.jit import parallel_jit
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
-_LARGEST_SQUARE = 1e30  # beyond it x^2 could overflow, and infinity times a slope of zero would be NaN
+_SATURATED = 100.0  # from here on tanh u is 1 to the last bit; a larger x could overflow, and infinity times 0 is NaN
 _CHUNK = 4096  # numbers for a thread at a time
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -27,15 +27,15 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def gelu_tanh_forward_numpy(x):
     """x (...) -> y (...)"""
-    square = np.minimum(x * x, x.dtype.type(_LARGEST_SQUARE))
-    return 0.5 * x * (1 + np.tanh(_TWICE_ROOT / 2 * x * (1 + _CUBIC * square)))
+    t = np.clip(x, -_SATURATED, _SATURATED)
+    return 0.5 * x * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
 
 
 def gelu_tanh_backward_numpy(dy, x):
     """dy, x (...) -> dx (...)"""
-    square = np.minimum(x * x, x.dtype.type(_LARGEST_SQUARE))
-    s = 0.5 * (1 + np.tanh(_TWICE_ROOT / 2 * x * (1 + _CUBIC * square)))
-    return dy * (s + x * (s * (1 - s)) * (_TWICE_ROOT * (1 + 3 * _CUBIC * square)))
+    t = np.clip(x, -_SATURATED, _SATURATED)
+    s = 0.5 * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
+    return dy * (s + t * (s * (1 - s)) * (_TWICE_ROOT * (1 + 3 * _CUBIC * t * t)))
 
 
 def gelu_forward_numpy(x):
@@ -78,14 +78,14 @@ def gelu_tanh_backward_numba(dy, x):
 @parallel_jit
 def _tanh_backward(dy, x, dx):
     number = x.dtype.type
-    a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_LARGEST_SQUARE)
+    a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_SATURATED)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
             v = x[i]
-            square = v * v
-            square = limit if square > limit else square
-            s = one / (one + exp(-v * (a + b * square)))
-            dx[i] = dy[i] * (s + v * (s * (one - s)) * (a + number(3) * b * square))
+            v = limit if v > limit else v
+            v = -limit if v < -limit else v
+            s = one / (one + exp(-v * (a + b * v * v)))
+            dx[i] = dy[i] * (s + v * (s * (one - s)) * (a + number(3) * b * v * v))
 
 
 def gelu_forward_numba(x):
