@@ -4,7 +4,7 @@ Three parts: the record (``from_op``), the walk back through it (``backward``), 
 syntax for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
 """
 
-from contextlib import ContextDecorator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import numpy as np
@@ -14,15 +14,14 @@ from npgpt import kernels
 _recording = ContextVar("npgpt_recording", default=True)
 
 
-class no_grad(ContextDecorator):
+@contextmanager
+def no_grad():
     """``with no_grad():`` nothing is recorded, so no memory is kept for a backward pass. Also a decorator."""
-
-    def __enter__(self):
-        self._outer = [*getattr(self, "_outer", []), _recording.set(False)]
-        return self
-
-    def __exit__(self, *exception):
-        _recording.reset(self._outer.pop())
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
 
 
 def is_grad_enabled() -> bool:
