@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str):
         super().__init__(prog=f"python -m npgpt.{command}", description=description, allow_abbrev=False)
         self.groups = {}
+        self.spellings = set()  # of the flags in the groups
 
     def add_flags(self, settings: type) -> None:
         """A flag for every field of a dataclass that was made with ``flag``. Only what is typed is in the result."""
@@ -35,27 +36,31 @@ class Parser(argparse.ArgumentParser):
             shown = "" if f.default is None else f" (default: {f.default})"
             if kind is not bool:
                 how["metavar"] = f.metadata["metavar"] or getattr(kind, "metavar", "X")
-            where.add_argument(*spellings, dest=name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how)
+            action = where.add_argument(
+                *spellings, dest=name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how
+            )
+            self.spellings.update(action.option_strings)
 
     def parse_args(self, arguments=None):
         arguments = list(sys.argv[1:] if arguments is None else arguments)
-        return super().parse_args([_kebab(a) for a in arguments])
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return super().parse_args([*map(self._kebab, arguments[:end]), *arguments[end:]])
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the flags.\n")
 
-
-def _kebab(argument: str) -> str:
-    """--batch_size=12 -> --batch-size=12"""
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+    def _kebab(self, argument: str) -> str:
+        """--batch_size=12 -> --batch-size=12; what is not a flag (a prompt, say) stays as it is."""
+        name, equals, value = argument.partition("=")
+        kebab = name.replace("_", "-")
+        return kebab + equals + value if name.startswith("--") and kebab in self.spellings else argument
 
 
 def number(name: str, low: float, high: float = float("inf"), whole: bool = False, open_low=False, open_high=False):
     """A kind of flag: a number within bounds; its error says which."""
-    bounds = f"{'above' if open_low else 'at least'} {low:g}"
+    bounds = f"{'above' if open_low else 'at least'} {low:,}"
     if high != float("inf"):
-        bounds += f" and {'below' if open_high else 'at most'} {high:g}"
+        bounds += f" and {'below' if open_high else 'at most'} {high:,}"
     wanted = f"a {'whole ' if whole else ''}number, {bounds}"
 
     def parse(text):
@@ -65,12 +70,22 @@ def number(name: str, low: float, high: float = float("inf"), whole: bool = Fals
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
         inside = value > low if open_low else value >= low
         inside = inside and (value < high if open_high else value <= high)
-        if not (isfinite(value) and inside):
+        if not (inside and isfinite(value)):
             raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
         return value
 
     parse.metavar = name
     return parse
+
+
+def pathname(text):
+    """A kind of flag: the name of a file or folder. Empty, it would be the working folder, which nobody means by it."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+pathname.metavar = "PATH"
 
 
 def choice(*names: str):

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.commandline import Parser, choice, count, flag, number, run, use_threads
+from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.errors import ConfigError, DataError
 
 MODEL, TEXT, CHOICE = "model", "text", "choice of the next token"
@@ -15,13 +15,13 @@ class SampleSettings:
     """What ``python -m npgpt.sample`` can be told."""
 
     model: str | None = flag(
-        None, str, "a run, a Hugging Face folder or a .safetensors file (default: the newest run)", MODEL, "PATH"
+        None, pathname, "a run, a Hugging Face folder or a .safetensors file (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", MODEL)
 
     prompt: str | None = flag(None, str, "the text to continue (default: as in training)", TEXT, "TEXT", ("start",))
-    prompt_file: str | None = flag(None, str, "a file with the text to continue; - for standard input", TEXT, "PATH")
+    prompt_file: str | None = flag(None, pathname, "a file with the text to continue; - for standard input", TEXT)
     num_samples: int = flag(1, count(), "how many texts", TEXT)
     max_new_tokens: int = flag(200, count(), "tokens to add to each", TEXT)
     stop: str | None = flag(None, str, "end a text where this appears; it is not printed", TEXT, "TEXT")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 
-from npgpt.commandline import choice, count, flag, number
+from npgpt.commandline import choice, count, flag, number, pathname
 from npgpt.config import ACTIVATIONS, POSITIONS, PRESETS
 from npgpt.errors import ConfigError
 
@@ -11,6 +11,7 @@ DATA, MODEL, STEPS, OPTIMIZER, RUN = "data", "model", "how long", "optimizer", "
 _fraction = number("X", 0, 1, open_high=True)
 _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
+_epochs = number("X", 0, 10**6, open_low=True)
 
 # A run that goes on may be told otherwise about these: they don't touch the data, the model or what came before.
 CHANGEABLE = (
@@ -45,10 +46,10 @@ class TrainSettings:
     tie_weights: bool | None = flag(None, bool, "one matrix for embedding and head (default: yes)", MODEL)
     position: str | None = flag(None, choice(*POSITIONS), "kind of positions (default: learned)", MODEL)
     activation: str | None = flag(None, choice(*ACTIVATIONS), "in the MLP (default: gelu_new)", MODEL)
-    init_from: str | None = flag(None, str, "start from the weights in this run or Hugging Face folder", MODEL, "PATH")
+    init_from: str | None = flag(None, pathname, "start from the weights in this run or Hugging Face folder", MODEL)
 
     max_steps: int | None = flag(None, count(), "steps of the optimizer (default: 300)", STEPS, "N", ("max_iters",))
-    epochs: float | None = flag(None, _positive, "instead of --max-steps: times through the text", STEPS)
+    epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)
     patience: int | None = flag(None, count(), "stop after N evaluations without a better validation loss", STEPS)
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)
 
@@ -66,7 +67,7 @@ class TrainSettings:
     beta2: float = flag(0.95, _fraction, "decay of its running mean square", OPTIMIZER)
     seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of weights, order and dropout", OPTIMIZER)
 
-    out: str | None = flag(None, str, "the run's folder, a new one (default: runs/ and the text's name)", RUN, "PATH")
+    out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
     log_every: int = flag(10, count(), "steps from log line to log line", RUN, "N", ("log_interval",))
     eval_every: int | None = flag(
         None, count(), "steps from evaluation to evaluation (default: a tenth)", RUN, "N", ("eval_interval",)

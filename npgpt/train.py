@@ -3,16 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.commandline import Parser, run, use_threads
+from npgpt.commandline import Parser, pathname, run, use_threads
 from npgpt.errors import ConfigError
 from npgpt.settings import CHANGEABLE, TrainSettings
+
+NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
     parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="files or folders to train on")
+    parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN", help="go on with this run, or with the newest one in runs/"
+        "--resume",
+        nargs="?",
+        const=NEWEST,
+        type=pathname,
+        metavar="RUN",
+        help="go on with this run, or with the newest one in runs/",
     )
     parser.add_flags(TrainSettings)
     given = vars(parser.parse_args())
@@ -21,7 +28,7 @@ def main() -> int:
         if not texts:
             parser.error("what should it train on? Name a text file, as in: python -m npgpt.train data/the-verdict.txt")
         return _start(TrainSettings(texts=tuple(texts), **given))
-    if texts and not resume:
+    if texts and resume is NEWEST:
         raise ConfigError("--resume goes on with a run's own text: leave out the text, or name the run after --resume")
     if texts:
         raise ConfigError("--resume goes on with the run's own text: leave out the text")
@@ -35,14 +42,14 @@ def _start(settings: TrainSettings) -> int:
     return Trainer.start(settings).run()
 
 
-def _resume(name: str, given: dict) -> int:
+def _resume(name, given: dict) -> int:
     fixed = sorted(set(given) - set(CHANGEABLE))
     if fixed:
         flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
         raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
     from npgpt.checkpoints.runs import newest_run, read_run_config
 
-    folder = Path(name) if name else newest_run()
+    folder = newest_run() if name is NEWEST else Path(name)
     _, training = read_run_config(folder)
     settings = TrainSettings.from_dict(training)
     for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
