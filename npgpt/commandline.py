@@ -114,7 +114,11 @@ def use_threads(threads: int | None) -> None:
 
 
 def run(main) -> None:
-    """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake."""
+    """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake.
+
+    What the machine refuses (a full disk, no more memory) gets a message too: a traceback would explain nothing.
+    """
+    sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
     try:
         code = main()
         sys.stdout.flush()
@@ -127,4 +131,10 @@ def run(main) -> None:
     except BrokenPipeError:  # whoever read our output (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except MemoryError as error:
+        print(f"error: not enough memory. {error}", file=sys.stderr)
+        code = 2
     sys.exit(code)
