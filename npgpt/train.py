@@ -47,18 +47,20 @@ def _resume(name, given: dict) -> int:
     if fixed:
         flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
         raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
-    from npgpt.checkpoints.runs import newest_run, read_run_config
+    use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
+    from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
+    from npgpt.trainer import Trainer
 
     folder = newest_run() if name is NEWEST else Path(name)
     _, training = read_run_config(folder)
-    settings = TrainSettings.from_dict(training)
+    try:
+        settings = TrainSettings.from_dict(training)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: training: {error}") from None
     for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
         if one in given and other not in given:
             given[other] = None
     settings = replace(settings, **given)
-    use_threads(settings.threads)
-    from npgpt.trainer import Trainer
-
     return Trainer.resume(folder, settings).run()
 
 
