@@ -26,7 +26,7 @@ class TrainSettings:
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str = flag("gpt2", choice("gpt2", "char", "byte"), "how text becomes tokens", DATA)
+    tokenizer: str | None = flag(None, choice("gpt2", "char", "byte"), "how text becomes tokens (default: gpt2)", DATA)
     context: int | None = flag(
         None, count(), "tokens a window, also of a new model (default: the preset's)", DATA, "N", ("block_size",)
     )
@@ -83,6 +83,8 @@ class TrainSettings:
             raise ConfigError("--max-steps and --epochs both say how long to train: give one")
         if self.init_from is not None and self.preset is not None:
             raise ConfigError("--init-from brings the model's size with it: leave out --preset")
+        if self.init_from is not None and self.tokenizer is not None:
+            raise ConfigError("--init-from brings the model's tokenizer with it: leave out --tokenizer")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
         if self.val_fraction == 0 and self.patience is not None:

@@ -300,7 +300,7 @@ class Trainer:
 def _model_to_train(settings):
     """-> config, the weights to start from or None, where they came from, tokenizer"""
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer, texts(settings.texts))
+        tokenizer = make_tokenizer(settings.tokenizer or "gpt2", texts(settings.texts))
         config = GPTConfig.preset(
             settings.preset or "mini", vocab_size=tokenizer.vocab_size, **settings.model_changes()
         )
