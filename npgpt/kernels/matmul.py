@@ -44,6 +44,7 @@ def matmul_numba(a, b, bias=None):
 
     The tiles depend on the shape alone, so the result doesn't depend on the number of threads.
     """
+    _check(a, b, bias)
     (M, K), N = a.shape, b.shape[1]
     if M * N * K <= SMALL:
         return matmul_numpy(a, b, bias)
@@ -55,6 +56,15 @@ def matmul_numba(a, b, bias=None):
     with one_blas_thread():
         _multiply_tiles(transpose_a, transpose_b, K, a.ctypes.data, lda, b.ctypes.data, ldb, with_bias, bias, c)
     return c
+
+
+def _check(a, b, bias):
+    """``gemm`` is given addresses, so what doesn't fit would be read, or written, beyond its end."""
+    biases = [] if bias is None else [bias]
+    if a.shape[1] != b.shape[0] or any(x.shape != b.shape[1:] for x in biases):
+        raise ValueError(f"matmul: the shapes {[x.shape for x in (a, b, *biases)]} don't fit")
+    if any(x.dtype != a.dtype for x in (b, *biases)):
+        raise TypeError(f"matmul: the dtypes {[str(x.dtype) for x in (a, b, *biases)]} are not the same")
 
 
 @parallel_jit
