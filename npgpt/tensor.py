@@ -198,8 +198,8 @@ class Tensor:
         """A constant power: d(x^n) = n x^(n - 1) dx"""
         if not isinstance(exponent, int | float):
             raise TypeError("the exponent must be a number")
-        x = self.data
-        return Tensor.from_op(x**exponent, (self,), lambda dy: (dy * (exponent * x ** (exponent - 1)),))
+        x, n = self.data, float(exponent)  # NumPy's own float64 would turn a float32 result into float64
+        return Tensor.from_op(x**n, (self,), lambda dy: (dy * (n * x ** (n - 1)) if n else np.zeros_like(x),))
 
     def __neg__(self):
         return Tensor.from_op(-self.data, (self,), lambda dy: (-dy,))
@@ -322,7 +322,10 @@ def _constant(other, like) -> Tensor:
         if other.dtype != like.dtype:
             raise TypeError(f"operands are {like.dtype} and {other.dtype}; make them the same")
         return other
-    return Tensor(np.asarray(other).astype(like.dtype))
+    array = np.asarray(other)
+    if array.dtype.kind not in "biuf":  # None would become NaN
+        raise TypeError(f"a Tensor can't be combined with {type(other).__name__}")
+    return Tensor(array.astype(like.dtype))
 
 
 def _topological_order(result):
