@@ -26,6 +26,7 @@ def matmul_numpy(a, b, bias=None):
 
 def matmul_blocked(a, b, bias=None):
     """The same by ``add_product`` alone, rows in parallel: no BLAS."""
+    _check(a, b, bias)
     M, N = a.shape[0], b.shape[1]
     c = np.zeros((M, N), a.dtype) if bias is None else np.broadcast_to(bias, (M, N)).copy()
     _add_product_by_rows(a, b, c)
@@ -59,7 +60,7 @@ def matmul_numba(a, b, bias=None):
 
 
 def _check(a, b, bias):
-    """``gemm`` is given addresses, so what doesn't fit would be read, or written, beyond its end."""
+    """Compiled code doesn't look: what doesn't fit would be read, or written, beyond its end."""
     biases = [] if bias is None else [bias]
     if a.shape[1] != b.shape[0] or any(x.shape != b.shape[1:] for x in biases):
         raise ValueError(f"matmul: the shapes {[x.shape for x in (a, b, *biases)]} don't fit")
