@@ -70,7 +70,7 @@ class Trainer:
         self.best_step = None
         self.evaluations_without_progress = 0
         self.seconds = 0.0  # spent training before this process
-        self._describe(corpus, windows, train, validation)
+        self.description = self._describe(corpus, windows, train, validation)
 
     # Beginning
 
@@ -121,18 +121,19 @@ class Trainer:
         characters = "" if corpus.characters is None else f"{corpus.characters:,} characters, "
         held_out = "" if validation is None else f" ({len(validation):,} for validation)"
         per_epoch = len(windows) / (self.settings.batch_size * self.settings.grad_accum)
-        log(f"text:  {characters}{len(train) + (0 if validation is None else len(validation)):,} tokens{held_out}")
-        log(
-            f"       {len(windows):,} windows of {self.settings.context:,} tokens, {per_epoch:,.1f} steps an epoch, "
-            f"{self.max_steps:,} steps"
-        )
         c = self.model.config
-        log(f"model: {self.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide")
+        return (
+            f"text:  {characters}{len(train) + (0 if validation is None else len(validation)):,} tokens{held_out}\n"
+            f"       {len(windows):,} windows of {self.settings.context:,} tokens, {per_epoch:,.1f} steps an epoch, "
+            f"{self.max_steps:,} steps\n"
+            f"model: {self.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"
+        )
 
     # The loop
 
     def run(self) -> int:
         """Train to the end, or until Ctrl-C or SIGTERM. Returns the process's exit code, 0 in both cases."""
+        log(self.description)
         self.metrics = Metrics(self.folder / runs.METRICS_FILE)
         self.began = self.saved_at = self.logged_at = time.monotonic()
         self.logged_step = self.step
