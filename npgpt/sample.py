@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
-from npgpt.errors import ConfigError, DataError
+from npgpt.errors import CheckpointError, ConfigError, DataError
 
 MODEL, TEXT, CHOICE = "model", "text", "choice of the next token"
 
@@ -58,11 +58,14 @@ def main() -> int:
         prompt = _prompt_of_training(path)
     ids = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
     sampling = Sampling(0.0 if settings.greedy else settings.temperature, settings.top_k, settings.top_p)
-    for i in range(settings.num_samples):
-        seed = None if settings.seed is None else settings.seed + i
-        if i:
-            print("\n" + "-" * 40)
-        _print_text(model, tokenizer, ids, sampling, settings, seed, prompt)
+    try:
+        for i in range(settings.num_samples):
+            seed = None if settings.seed is None else settings.seed + i
+            if i:
+                print("\n" + "-" * 40)
+            _print_text(model, tokenizer, ids, sampling, settings, seed, prompt)
+    except FloatingPointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     return 0
 
 

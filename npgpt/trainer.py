@@ -168,15 +168,17 @@ class Trainer:
             loss += part.item()
         norm = clip_grad_norm([p for _, p in model.named_parameters()], s.grad_clip or math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ConfigError(
-                f"step {self.step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}: training has diverged.\n"
-                f"Try a lower --lr, or a longer --warmup. The last good checkpoint in {self.folder} is kept."
-            )
+            raise self._diverged(f"step {self.step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}")
         self.optimizer.lr = lr
         self.optimizer.step()
         self.step += 1
         if self.step % s.log_every == 0 or self.step in (1, self.max_steps):
             self._log_step(loss, lr, norm)
+
+    def _diverged(self, what):
+        saved = any((self.folder / name).exists() for name in (runs.LAST_FILE, runs.BEST_FILE))
+        kept = f" {self.folder} keeps what was saved before." if saved else ""
+        return ConfigError(f"{what}: training has diverged.\nTry a lower --lr, or a longer --warmup.{kept}")
 
     def _log_step(self, loss, lr, norm):
         s, now = self.settings, time.monotonic()
@@ -209,6 +211,8 @@ class Trainer:
             losses[name] = self._mean_loss(batches, stop)
             if losses[name] is None:
                 return False
+            if not math.isfinite(losses[name]):
+                raise self._diverged(f"after step {self.step}: the {name} loss is {losses[name]:g}")
         self.evaluated_at = self.step
         self.metrics.write({"kind": "eval", "step": self.step, **{f"{k}_loss": v for k, v in losses.items()}})
         log(f"{self._progress()}  " + "  ".join(f"{name} loss {loss:.4f}" for name, loss in losses.items()))
