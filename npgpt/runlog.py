@@ -35,14 +35,18 @@ class Metrics:
         except OSError as error:
             raise CheckpointError(f"{self.path} can't be written: {error.strerror}") from None
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was written after ``step`` by a run that then lost it: what follows writes it again."""
+    def forget_after(self, step: int, looked: bool) -> None:
+        """Drop what was written after ``step`` by a run that then lost it: what follows writes it again.
+
+        looked      whether the run had evaluated or sampled after this step when it was saved, and won't do so again
+        """
         if not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] <= step:
+                values = json.loads(line)
+                if values["step"] < step or (values["step"] == step and (looked or values["kind"] == "train")):
                     kept.append(line)
             except (ValueError, KeyError, TypeError):  # a line that a kill cut short
                 continue

@@ -65,7 +65,7 @@ class Trainer:
         )
         self.fingerprint = corpus.fingerprint
         self.step = 0  # steps done
-        self.evaluated_at = -1  # the step before which the last evaluation was
+        self.looked_at = -1  # the step after which the last evaluation or sample was
         self.best = math.inf  # the lowest validation loss
         self.best_step = None
         self.evaluations_without_progress = 0
@@ -104,12 +104,12 @@ class Trainer:
         model.load_state_dict(weights, str(path))
         trainer = cls(settings, model, tokenizer, corpus, folder)
         trainer._restore(state, moments, path)
-        if trainer.step >= trainer.max_steps:
+        if trainer.finished or trainer.step > trainer.max_steps:
             raise ConfigError(
-                f"{folder} is finished: it has done its {trainer.step:,} steps.\n"
+                f"{folder} is finished: it has done {trainer.step:,} steps, and was to do {trainer.max_steps:,}.\n"
                 f"To train on, say how far: --resume {folder} --max-steps {trainer.step * 2}"
             )
-        Metrics(folder / runs.METRICS_FILE).forget_after(trainer.step)
+        Metrics(folder / runs.METRICS_FILE).forget_after(trainer.step, looked=trainer.looked_at == trainer.step)
         trainer._write_config()
         log(f"going on with {folder} at step {trainer.step:,}")
         return trainer
@@ -139,22 +139,22 @@ class Trainer:
         self.logged_step = self.step
         stopped_early = False
         with StopRequest() as stop:
-            while True:
-                if self._evaluation_is_due() and not stop.requested:
-                    stopped_early = self._evaluate(stop)
-                if stop.requested or stopped_early or self.step == self.max_steps:
-                    break
-                self._train_one_step()
+            while not (self.finished or stopped_early or stop.requested):
+                if self._look_is_due():
+                    stopped_early = self._look(stop)
+                else:
+                    self._train_one_step()
         self._save()
-        if stop.requested:
-            log(f"stopped after step {self.step:,}; go on with: python -m npgpt.train --resume {self.folder}")
-        else:
+        if self.finished or stopped_early:
             self._report(stopped_early)
+        else:
+            log(f"stopped after step {self.step:,}; go on with: python -m npgpt.train --resume {self.folder}")
         return 0
 
-    def _evaluation_is_due(self):
-        due = self.step % self.eval_every == 0 or self.step == self.max_steps
-        return due and self.evaluated_at != self.step
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, and the look at the model after the last one."""
+        return self.step >= self.max_steps and self.looked_at == self.step
 
     def _train_one_step(self):
         s, model = self.settings, self.model
@@ -203,38 +203,48 @@ class Trainer:
 
     # Looking at the model
 
-    def _evaluate(self, stop) -> bool:
-        """Both splits' losses, perhaps a sample, and a checkpoint. Returns whether training should end early."""
+    def _look_is_due(self) -> bool:
+        return self.looked_at != self.step and (self._due(self.eval_every) or self._due(self.sample_every))
+
+    def _due(self, every: int) -> bool:
+        """Whether now is a time for what happens every so many steps and at the end; 0 means never."""
+        return every > 0 and (self.step % every == 0 or self.step == self.max_steps)
+
+    def _look(self, stop) -> bool:
+        """An evaluation or a sample, or both, and a checkpoint. Returns whether training should end early."""
         began = time.monotonic()
-        losses = {}
-        for name, batches in self.splits.items():
-            losses[name] = self._mean_loss(batches, stop)
-            if losses[name] is None:
+        enough = False
+        if self._due(self.eval_every):
+            losses = self._losses(stop)
+            if losses is None:
                 return False
-            if not math.isfinite(losses[name]):
-                raise self._diverged(f"after step {self.step}: the {name} loss is {losses[name]:g}")
-        self.evaluated_at = self.step
-        self.metrics.write({"kind": "eval", "step": self.step, **{f"{k}_loss": v for k, v in losses.items()}})
-        log(f"{self._progress()}  " + "  ".join(f"{name} loss {loss:.4f}" for name, loss in losses.items()))
-        enough = self._note_progress(losses.get("val"))
-        if self.sample_every and (self.step % self.sample_every == 0 or self.step == self.max_steps):
+            self.metrics.write({"kind": "eval", "step": self.step, **{f"{k}_loss": v for k, v in losses.items()}})
+            log(f"{self._progress()}  " + "  ".join(f"{name} loss {loss:.4f}" for name, loss in losses.items()))
+            enough = self._note_progress(losses.get("val"))
+        if self._due(self.sample_every):
             self._log_sample()
+        self.looked_at = self.step
         if time.monotonic() - self.saved_at > SAVE_AFTER:
             self._save()
         self.logged_at += time.monotonic() - began  # speed is that of training
         return enough
 
     @no_grad()
-    def _mean_loss(self, batches, stop) -> float | None:
-        """The mean over all targets of some batches, dropout off; None if a stop is requested meanwhile."""
+    def _losses(self, stop) -> dict[str, float] | None:
+        """The mean over all targets of each split's batches, dropout off; None if a stop is requested meanwhile."""
         self.model.eval()
-        total = count = 0
-        for ids, targets in batches:
-            if stop.requested:
-                return None
-            total += self.model.loss(ids, targets).item() * targets.size
-            count += targets.size
-        return total / count
+        losses = {}
+        for name, batches in self.splits.items():
+            total = count = 0
+            for ids, targets in batches:
+                if stop.requested:
+                    return None
+                total += self.model.loss(ids, targets).item() * targets.size
+                count += targets.size
+            losses[name] = total / count
+            if not math.isfinite(losses[name]):
+                raise self._diverged(f"after step {self.step}: the {name} loss is {losses[name]:g}")
+        return losses
 
     def _note_progress(self, loss: float | None) -> bool:
         """Keep the best weights. Returns whether there have been --patience evaluations without progress."""
@@ -266,7 +276,7 @@ class Trainer:
     def _save(self):
         state = {
             "step": self.step,
-            "evaluated_at": self.evaluated_at,
+            "looked_at": self.looked_at,
             "best": self.best,
             "best_step": self.best_step,
             "evaluations_without_progress": self.evaluations_without_progress,
@@ -286,7 +296,7 @@ class Trainer:
             )
         try:
             self.step = state["step"]
-            self.evaluated_at = state["evaluated_at"]
+            self.looked_at = state["looked_at"]
             self.best, self.best_step = state["best"], state["best_step"]
             self.evaluations_without_progress = state["evaluations_without_progress"]
             self.seconds = state["seconds"]
