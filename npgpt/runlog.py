@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import unicodedata
 from pathlib import Path
 
 from npgpt.checkpoints.atomic import atomic_write
@@ -12,6 +13,12 @@ from npgpt.errors import CheckpointError
 def log(line: str) -> None:
     """Progress goes to stderr; results go to stdout."""
     print(line, file=sys.stderr, flush=True)
+
+
+def log_text(text: str) -> None:
+    """Log a text that the model made, indented, without control characters: a terminal would obey them."""
+    shown = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    log("    | " + shown.replace("\n", "\n    | "))
 
 
 def minutes(seconds: float) -> str:
@@ -43,11 +50,11 @@ class Metrics:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028 and the like
             try:
                 values = json.loads(line)
                 if values["step"] < step or (values["step"] == step and (looked or values["kind"] == "train")):
-                    kept.append(line)
+                    kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):  # a line that a kill cut short
                 continue
         with atomic_write(self.path) as file:

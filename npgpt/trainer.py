@@ -21,7 +21,7 @@ from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
-from npgpt.runlog import Metrics, StopRequest, log, minutes
+from npgpt.runlog import Metrics, StopRequest, log, log_text, minutes
 from npgpt.settings import TrainSettings
 from npgpt.tensor import no_grad
 from npgpt.tokenizers import load_tokenizer, make_tokenizer
@@ -58,8 +58,8 @@ class Trainer:
         self.eval_every = settings.eval_every or max(1, self.max_steps // 10)
         self.sample_every = self.eval_every if settings.sample_every is None else settings.sample_every
         if settings.sample_prompt is None:
-            self.settings = settings = replace(settings, sample_prompt=tokenizer.decode(train[:4]))
-        self.prompt = tokenizer.encode(settings.sample_prompt)
+            self.settings = settings = replace(settings, sample_prompt=_beginning(train, tokenizer))
+        self.prompt = tokenizer.encode(settings.sample_prompt) if settings.sample_prompt else [tokenizer.end_of_text]
         self.optimizer = AdamW(
             model.named_parameters(), settings.lr, (settings.beta1, settings.beta2), weight_decay=settings.weight_decay
         )
@@ -261,12 +261,14 @@ class Trainer:
         return patience is not None and self.evaluations_without_progress >= patience
 
     def _log_sample(self):
-        ids = np.asarray(self.prompt, np.int64)[None]
-        sampling = Sampling(temperature=0.8, top_k=50)
-        new = [int(i[0]) for i in stream(self.model, ids, self.settings.sample_tokens, sampling, seed=self.step)]
-        text = self.tokenizer.decode([*ids[0].tolist(), *new])
+        sampling, decoder = Sampling(temperature=0.8, top_k=50), self.tokenizer.stream()
+        new = stream(self.model, [self.prompt], self.settings.sample_tokens, sampling, seed=self.step)
+        try:
+            text = self.settings.sample_prompt + "".join(decoder.push(int(id)) for (id,) in new)
+        except FloatingPointError:
+            raise self._diverged(f"after step {self.step}: a sample's logits are not finite") from None
         self.metrics.write({"kind": "sample", "step": self.step, "text": text})
-        log("    | " + text.replace("\n", "\n    | "))
+        log_text(text)
 
     # Stopping and going on
 
@@ -338,6 +340,16 @@ def _model_to_train(settings):
             f"is not GPT-2's"
         )
     return replace(checkpoint.config, dropout=dropout), checkpoint.arrays, str(checkpoint.source), tokenizer
+
+
+def _beginning(tokens, tokenizer) -> str:
+    """The text of a document's first tokens, without what may be there of a further character."""
+    decoder, text = tokenizer.stream(), ""
+    for id in tokens[:4].tolist():
+        if id == tokenizer.end_of_text:
+            break
+        text += decoder.push(id)
+    return text
 
 
 def _name_of(text: str) -> str:
