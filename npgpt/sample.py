@@ -92,7 +92,7 @@ def _read_prompt(settings) -> str | None:
     source = sys.stdin.buffer if settings.prompt_file == "-" else None
     try:
         data = source.read() if source else Path(settings.prompt_file).read_bytes()
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # a byte-order mark is no part of the text, as in training
     except OSError as error:
         raise DataError(f"{settings.prompt_file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ so stopping and going on gives the same weights, bit for bit, as never having st
 """
 
 import math
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +108,7 @@ class Trainer:
         if trainer.finished or trainer.step > trainer.max_steps:
             raise ConfigError(
                 f"{folder} is finished: it has done {trainer.step:,} steps, and was to do {trainer.max_steps:,}.\n"
-                f"To train on, say how far: --resume {folder} --max-steps {trainer.step * 2}"
+                f"To train on, say how far: --resume {_quoted(folder)} --max-steps {trainer.step * 2}"
             )
         Metrics(folder / runs.METRICS_FILE).forget_after(trainer.step, looked=trainer.looked_at == trainer.step)
         trainer._write_config()
@@ -148,7 +149,7 @@ class Trainer:
         if self.finished or stopped_early:
             self._report(stopped_early)
         else:
-            log(f"stopped after step {self.step:,}; go on with: python -m npgpt.train --resume {self.folder}")
+            log(f"stopped after step {self.step:,}; go on with: python -m npgpt.train --resume {_quoted(self.folder)}")
         return 0
 
     @property
@@ -294,7 +295,7 @@ class Trainer:
         if state.get("fingerprint") != self.fingerprint:
             raise DataError(
                 f"{', '.join(self.settings.texts)}: the text is not the one that this run began with.\n"
-                f"Put that text back, or start a new run from these weights with --init-from {self.folder}"
+                f"Put that text back, or start a new run from these weights with --init-from {_quoted(self.folder)}"
             )
         try:
             self.step = state["step"]
@@ -311,7 +312,7 @@ class Trainer:
         best = "" if self.best_step is None else f"; best validation loss {self.best:.4f} after step {self.best_step:,}"
         why = f", without progress in {self.evaluations_without_progress} evaluations" if stopped_early else ""
         print(f"trained {self.step:,} steps in {minutes(self._seconds_so_far())}{why}{best}")
-        print(f"saved in {self.folder}; continue a text with: python -m npgpt.sample --model {self.folder}")
+        print(f"saved in {self.folder}; continue a text with: python -m npgpt.sample --model {_quoted(self.folder)}")
 
 
 def _model_to_train(settings):
@@ -357,9 +358,14 @@ def _name_of(text: str) -> str:
     return Path(text).resolve().stem or "run"
 
 
+def _quoted(path: Path) -> str:
+    """As it must be typed: runs/my text -> 'runs/my text'"""
+    return shlex.quote(str(path))
+
+
 def _short(number: float) -> str:
-    """61440 -> 61k"""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= 10 * size or (number >= size and unit != "k"):
+    """Three digits, four below 10k: 61440 -> 61.4k"""
+    for unit, size, least in (("G", 1e9, 999.5e6), ("M", 1e6, 999.5e3), ("k", 1e3, 9999.5)):
+        if number >= least:  # which rounds to 1.00 of the unit, to 10.0 of k
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
