@@ -35,7 +35,9 @@ class TrainSettings:
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
     split_by: str = flag("tokens", choice("tokens", "documents"), "cut it off anywhere, or between files", DATA)
 
-    preset: str | None = flag(None, choice(*PRESETS), "a named size (default: mini)", MODEL)
+    preset: str | None = flag(
+        None, choice(*PRESETS), f"a named size: {', '.join(PRESETS)} (default: mini)", MODEL, "NAME"
+    )
     n_layer: int | None = flag(None, count(), "blocks", MODEL)
     n_head: int | None = flag(None, count(), "heads of attention; must divide --n-embd", MODEL)
     n_embd: int | None = flag(None, count(), "width", MODEL)

@@ -196,7 +196,7 @@ class Trainer:
         )  # fmt: skip
         log(
             f"{self._progress()}  loss {loss:.4f}  lr {lr:.1e}  norm {norm:.2f}  "
-            f"{_short(self.step * tokens_a_step)} tok  {_short(speed * tokens_a_step)} tok/s  {minutes(left)} left"
+            f"{_short(self.step * tokens_a_step)} tok, {_short(speed * tokens_a_step)}/s  {minutes(left)} left"
         )
 
     def _progress(self):
