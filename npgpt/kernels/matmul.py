@@ -14,7 +14,7 @@ from npgpt.kernels.blocked_product import add_product
 from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.machine.gemm import NO_TRANSPOSE, TRANSPOSE, gemm, one_blas_thread
 
-TILE = 512
+SHORTEST_TILE, MOST_TILES = 256, 16
 SMALL = 64**3  # below so many multiplications NumPy's call is quicker than starting threads, and BLAS uses one thread
 
 
@@ -41,9 +41,11 @@ def _add_product_by_rows(a, b, c):
 
 
 def matmul_numba(a, b, bias=None):
-    """The product in tiles of about 512 x 512, which Numba's threads share out; each tile is one call of ``gemm``.
+    """The product in up to 16 tiles, which Numba's threads share out; each tile is one call of ``gemm``.
 
-    The tiles depend on the shape alone, so the result doesn't depend on the number of threads.
+    Each call packs its part of a and b anew. Cutting only the longer side of c makes the parts that are packed more
+    than once the smaller ones, and was faster than square tiles. The tiles depend on the shape alone, so the result
+    doesn't depend on the number of threads.
     """
     _check(a, b, bias)
     (M, K), N = a.shape, b.shape[1]
@@ -72,12 +74,15 @@ def _check(a, b, bias):
 def _multiply_tiles(transpose_a, transpose_b, K, a, lda, b, ldb, with_bias, bias, c):
     M, N = c.shape
     size = c.itemsize
-    tiles_m, tiles_n = (M + TILE - 1) // TILE, (N + TILE - 1) // TILE
-    for t in prange(tiles_m * tiles_n):
-        # equal tiles rather than full ones and a remainder, so that the threads finish together
-        row, column = t % tiles_m, t // tiles_m
-        i0, i1 = row * M // tiles_m, (row + 1) * M // tiles_m
-        j0, j1 = column * N // tiles_n, (column + 1) * N // tiles_n
+    tiles = 1  # a power of two, and all of one size, so that the threads finish together
+    while tiles < MOST_TILES and max(M, N) >= 2 * tiles * SHORTEST_TILE:
+        tiles *= 2
+    for t in prange(tiles):
+        i0, i1, j0, j1 = 0, M, 0, N
+        if M >= N:
+            i0, i1 = t * M // tiles, (t + 1) * M // tiles
+        else:
+            j0, j1 = t * N // tiles, (t + 1) * N // tiles
         a_tile = a + size * (i0 * lda if transpose_a == NO_TRANSPOSE else i0)
         b_tile = b + size * (j0 if transpose_b == NO_TRANSPOSE else j0 * ldb)
         c_tile = c.ctypes.data + size * (i0 * N + j0)
