@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -22,12 +23,12 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self):
-        if not (isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k must be a whole number of at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not (_is(Real, self.temperature) and isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature!r}")
+        if self.top_k is not None and not (_is(Integral, self.top_k) and self.top_k >= 1):
+            raise ConfigError(f"top_k must be a whole number of at least 1, not {self.top_k!r}")
+        if self.top_p is not None and not (_is(Real, self.top_p) and 0 < self.top_p <= 1):
+            raise ConfigError(f"top_p must be a number above 0 and at most 1, not {self.top_p!r}")
 
     def next_tokens(self, logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """logits (B, V) -> ids (B,). Raises FloatingPointError if the logits are not finite numbers."""
@@ -60,3 +61,7 @@ class Sampling:
             p = np.where(kept, p, 0)
             p /= p.sum(axis=-1, keepdims=True)
         return p
+
+
+def _is(kind, value) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
