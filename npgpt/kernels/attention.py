@@ -4,7 +4,8 @@ For one head, with q (Tq, D), k and v (Tk, D). The queries are the last Tq of th
 position i + Tk - Tq (Tq = Tk while training; Tq = 1 for a new token whose predecessors' k and v are kept in a cache).
 
     S = scale q k^T               scores, -inf where j > i + Tk - Tq or where position j is padding
-    P = softmax of each row of S  a row that may look at nothing is all zeros, and so are its output and its gradients
+    P = exp(S - m) / z            softmax of each row of S: m is the row's largest score, z the sum of its exp(S - m).
+                                  A row that may look at nothing is all zeros (m = 0, z = 1), and so is what follows
     M = keep / (1 - p)            dropout of the weights while training, all ones otherwise
     y = (P * M) v
 
@@ -15,8 +16,8 @@ Derivation, from the last line to the first (* is elementwise):
     dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
     dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
 
-P is not kept for the backward pass. Each row's lse = log sum_j exp(S_ij) is, and P = exp(S - lse) is made again: T
-numbers a head instead of T x T (Dao et al. 2022).
+P is not kept for the backward pass. Each row's m and z are, and P is made again from them: 2 T numbers a head instead
+of T x T (Dao et al. 2022). m + log z would be one number, but it is rounded like m, and P would be off by as much.
 """
 
 import numpy as np
@@ -31,20 +32,20 @@ ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and o
 
 
 def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
-    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) False for padding -> y (B, Tq, H, D), lse (B, H, Tq)"""
+    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) False for padding -> y (B, Tq, H, D), mz (2, B, H, Tq)"""
     S, blind = _scores(q, k, scale, real)
     m = np.where(blind, 0, S.max(axis=-1, keepdims=True)).astype(q.dtype)
-    total = np.exp(S - m).sum(axis=-1, keepdims=True)
-    lse = m + np.log(np.where(blind, 1, total)).astype(q.dtype)
-    P = np.exp(S - lse)
-    y = (P * _dropout_factors(P, dropout, seed)) @ v.transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(y.transpose(0, 2, 1, 3)), np.where(blind, -np.inf, lse).astype(q.dtype)[..., 0]
+    e = np.exp(S - m)
+    z = np.where(blind, 1, e.sum(axis=-1, keepdims=True)).astype(q.dtype)
+    y = (e / z * _dropout_factors(e, dropout, seed)) @ v.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(y.transpose(0, 2, 1, 3)), np.stack([m, z])[..., 0]
 
 
-def attention_backward_numpy(dy, q, k, v, lse, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
-    """dy (B, Tq, H, D), the forward pass's inputs and lse -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
-    S, blind = _scores(q, k, scale, real)
-    P = np.exp(S - np.where(blind, 0, lse[..., None]).astype(q.dtype))
+def attention_backward_numpy(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
+    """dy (B, Tq, H, D), the forward pass's inputs and mz -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
+    S, _ = _scores(q, k, scale, real)
+    m, z = mz[..., None]
+    P = np.exp(S - m) / z
     M = _dropout_factors(P, dropout, seed)
     heads_first = (0, 2, 1, 3)
     q, k, v, dy = (x.transpose(heads_first) for x in (q, k, v, dy))
@@ -72,17 +73,17 @@ def _dropout_factors(P, dropout, seed):
 def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
     """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
-    y, lse = np.empty((B, Tq, H, D), q.dtype), np.empty((B, H, Tq), q.dtype)
+    y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
     with one_blas_thread():
         _forward_heads(
             *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-            *_dropout_arguments(q.dtype, dropout, seed), y, lse
+            *_dropout_arguments(q.dtype, dropout, seed), y, mz
         )  # fmt: skip
-    return y, lse
+    return y, mz
 
 
 @parallel_jit
-def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y, lse):
+def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y, mz):
     B, Tq, H, D = q.shape
     Tk = k.shape[1]
     zero = q.dtype.type(0)
@@ -99,8 +100,12 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
             for i in range(i0, i1):
                 row = S[i - i0]
                 seen = i + Tk - Tq + 1
-                lse[b, h, i] = _log_sum_exp(row, seen, scale, has_padding, real[b])
-                _weights(row, seen, keys, scale, lse[b, h, i], has_padding, real[b])
+                _scale_and_mask(row, seen, keys, scale, has_padding, real[b])
+                m = _largest(row, seen, has_padding, real[b])
+                z = _exponentials(row, keys, m)
+                mz[0, b, h, i], mz[1, b, h, i] = m, z
+                for j in range(keys):
+                    row[j] = row[j] / z
                 if threshold > 0:
                     first = np.uint64((head * Tq + i) * Tk)
                     for j in range(seen):
@@ -111,19 +116,19 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
             )  # fmt: skip
 
 
-def attention_backward_numba(dy, q, k, v, lse, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
+def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
     """Heads in parallel, each by blocks of 64 queries; a head's dk and dv grow from block to block on one thread."""
     B, Tk = k.shape[:2]
     dy, q, k, v = _with_contiguous_heads(dy, q, k, v)
     with one_blas_thread():
         _backward_heads(
-            dy, q, k, v, np.ascontiguousarray(lse), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+            dy, q, k, v, np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
             *_dropout_arguments(q.dtype, dropout, seed), dq, dk, dv
         )  # fmt: skip
 
 
 @parallel_jit
-def _backward_heads(dy, q, k, v, lse, scale, has_padding, real, threshold, factor, seed, dq, dk, dv):
+def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor, seed, dq, dk, dv):
     B, Tq, H, D = q.shape
     Tk = k.shape[1]
     zero = q.dtype.type(0)
@@ -149,7 +154,11 @@ def _backward_heads(dy, q, k, v, lse, scale, has_padding, real, threshold, facto
             for i in range(i0, i1):
                 p, dp = P[i - i0], dP[i - i0]
                 seen = i + Tk - Tq + 1
-                _weights(p, seen, keys, scale, lse[b, h, i], has_padding, real[b])
+                _scale_and_mask(p, seen, keys, scale, has_padding, real[b])
+                _exponentials(p, keys, mz[0, b, h, i])
+                z = mz[1, b, h, i]
+                for j in range(keys):
+                    p[j] = p[j] / z
                 first = np.uint64((head * Tq + i) * Tk)
                 if threshold > 0:
                     for j in range(seen):
@@ -170,39 +179,42 @@ def _backward_heads(dy, q, k, v, lse, scale, has_padding, real, threshold, facto
 
 
 @jit
-def _log_sum_exp(row, seen, scale, has_padding, real):
-    """log of the sum of exp(scale row[j]) over the real positions j < seen; -inf if there is none."""
-    largest = row.dtype.type(-np.inf)
-    anything = not has_padding
-    if has_padding:
-        for j in range(seen):
-            if real[j]:
-                anything = True
-            else:
-                row[j] = -np.inf
+def _scale_and_mask(row, seen, keys, scale, has_padding, real):
+    """row[j] = scale row[j]; -inf where j is padding, and from ``seen`` up to ``keys``."""
+    hidden = row.dtype.type(-np.inf)
     for j in range(seen):
-        if row[j] > largest:
-            largest = row[j]
-    if not anything:
-        return row.dtype.type(-np.inf)
-    total = row.dtype.type(0)
-    for j in range(seen):
-        total += exp(scale * (row[j] - largest))
-    return scale * largest + np.log(total)
-
-
-@jit
-def _weights(row, seen, keys, scale, lse, has_padding, real):
-    """row[j] = exp(scale row[j] - lse) for real j < seen, zero for the others up to ``keys``."""
-    zero = row.dtype.type(0)
-    for j in range(seen):
-        row[j] = exp(scale * row[j] - lse)
+        row[j] = scale * row[j]
     for j in range(seen, keys):
-        row[j] = zero
+        row[j] = hidden
     if has_padding:
         for j in range(seen):
             if not real[j]:
-                row[j] = zero
+                row[j] = hidden
+
+
+@jit
+def _largest(row, seen, has_padding, real):
+    """m: the largest of the scores that are seen; 0 if none is."""
+    anything = not has_padding
+    if has_padding:
+        for j in range(seen):
+            anything |= real[j]
+    largest = row.dtype.type(-np.inf)
+    for j in range(seen):
+        if row[j] > largest:  # false for NaN, which then comes out of exp(NaN - m)
+            largest = row[j]
+    return largest if anything else row.dtype.type(0)
+
+
+@jit
+def _exponentials(row, keys, m):
+    """row[j] = exp(row[j] - m) -> z, their sum; 1 if nothing is seen."""
+    z = row.dtype.type(0)
+    for j in range(keys):
+        e = exp(row[j] - m)
+        row[j] = e
+        z += e
+    return z if z != 0 else row.dtype.type(1)  # where anything is seen, the largest contributes exp(0) = 1
 
 
 @jit

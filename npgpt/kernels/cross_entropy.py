@@ -1,9 +1,13 @@
 """Cross-entropy of rows of logits with one right class each.
 
-    lse_n  = log sum_j exp(x_nj) = m + log sum_j exp(x_nj - m),  m = max_j x_nj
-    loss_n = -log softmax(x_n)[t_n] = lse_n - x_n[t_n]
+    m_n    = max_j x_nj,  z_n = sum_j exp(x_nj - m_n)           so softmax(x_n)_j = exp(x_nj - m_n) / z_n
+    loss_n = -log softmax(x_n)[t_n] = log z_n - (x_n[t_n] - m_n)
 
-Derivation. d lse / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j, and the second term takes 1 from the right class:
+m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one number, but it is rounded like m,
+and a softmax made from it is off by as much: by 5e-4 of itself where logits are around 10,000.
+
+Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j, and the other term takes 1 from the
+right class:
 
     dx_nj = dloss_n (softmax(x_n)_j - 1[j = t_n])
 
@@ -14,22 +18,24 @@ import numpy as np
 from numba import prange
 
 from npgpt.kernels.exp import exp
-from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.jit import exact_jit, parallel_jit
 
 
 def cross_entropy_forward_numpy(logits, targets, ignore_index):
-    """logits (N, V), targets (N,) -> losses (N,), lse (N,)"""
-    m = logits.max(axis=-1, keepdims=True)
-    lse = (m + np.log(np.exp(logits - m).sum(axis=-1, keepdims=True)))[:, 0]
+    """logits (N, V), targets (N,) -> losses (N,), mz (2, N): m and z of each row"""
+    m = logits.max(axis=-1)
+    z = np.exp(logits - m[:, None]).sum(axis=-1)
     counted = targets != ignore_index
     right = logits[np.arange(len(targets)), np.where(counted, targets, 0)]
-    return np.where(counted, lse - right, logits.dtype.type(0)), lse
+    return np.where(counted, np.log(z) - (right - m), logits.dtype.type(0)), np.stack([m, z])
 
 
-def cross_entropy_backward_numpy(dlosses, logits, targets, lse, ignore_index, out=None):
-    """dlosses (N,), logits (N, V), targets (N,), lse (N,) -> dlogits (N, V), in ``out`` (it may be logits)"""
+def cross_entropy_backward_numpy(dlosses, logits, targets, mz, ignore_index, out=None):
+    """dlosses (N,), logits (N, V), targets (N,), mz (2, N) -> dlogits (N, V), in ``out`` (it may be logits)"""
     counted = targets != ignore_index
-    dlogits = np.exp(logits - lse[:, None], out=out)
+    m, z = mz
+    dlogits = np.exp(logits - m[:, None], out=out)
+    dlogits /= z[:, None]
     dlogits[np.arange(len(targets)), np.where(counted, targets, 0)] -= 1
     dlogits *= dlosses[:, None]
     dlogits[~counted] = 0
@@ -39,13 +45,13 @@ def cross_entropy_backward_numpy(dlosses, logits, targets, lse, ignore_index, ou
 def cross_entropy_forward_numba(logits, targets, ignore_index):
     """Rows in parallel, each read twice: its maximum, then the sum of exponentials."""
     N = logits.shape[0]
-    losses, lse = np.empty(N, logits.dtype), np.empty(N, logits.dtype)
-    _forward_rows(np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64), ignore_index, losses, lse)
-    return losses, lse
+    losses, mz = np.empty(N, logits.dtype), np.empty((2, N), logits.dtype)
+    _forward_rows(np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64), ignore_index, losses, mz)
+    return losses, mz
 
 
 @parallel_jit
-def _forward_rows(logits, targets, ignore_index, losses, lse):
+def _forward_rows(logits, targets, ignore_index, losses, mz):
     N, V = logits.shape
     number = logits.dtype.type
     for n in prange(N):
@@ -56,20 +62,25 @@ def _forward_rows(logits, targets, ignore_index, losses, lse):
         total = number(0)
         for j in range(V):
             total += exp(logits[n, j] - largest)
-        lse[n] = largest + np.log(total)
-        losses[n] = lse[n] - logits[n, targets[n]] if targets[n] != ignore_index else number(0)
+        mz[0, n], mz[1, n] = largest, total
+        losses[n] = _loss(largest, total, logits[n, targets[n]]) if targets[n] != ignore_index else number(0)
 
 
-def cross_entropy_backward_numba(dlosses, logits, targets, lse, ignore_index, out=None):
+@exact_jit
+def _loss(m, z, right):
+    return np.log(z) - (right - m)  # in this order: (log z + m) - right would be rounded like m
+
+
+def cross_entropy_backward_numba(dlosses, logits, targets, mz, ignore_index, out=None):
     """Rows in parallel, one pass."""
     logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64)
     out = np.empty_like(logits) if out is None else out
-    _backward_rows(np.ascontiguousarray(dlosses), logits, targets, lse, ignore_index, out)
+    _backward_rows(np.ascontiguousarray(dlosses), logits, targets, mz, ignore_index, out)
     return out
 
 
 @parallel_jit
-def _backward_rows(dlosses, logits, targets, lse, ignore_index, dlogits):
+def _backward_rows(dlosses, logits, targets, mz, ignore_index, dlogits):
     N, V = logits.shape
     for n in prange(N):
         if targets[n] == ignore_index:
@@ -77,5 +88,5 @@ def _backward_rows(dlosses, logits, targets, lse, ignore_index, dlogits):
                 dlogits[n, j] = 0
         else:
             for j in range(V):
-                dlogits[n, j] = exp(logits[n, j] - lse[n]) * dlosses[n]
+                dlogits[n, j] = exp(logits[n, j] - mz[0, n]) * (dlosses[n] / mz[1, n])
             dlogits[n, targets[n]] -= dlosses[n]

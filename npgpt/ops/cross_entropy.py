@@ -20,12 +20,12 @@ def cross_entropy(logits: Tensor, targets, ignore_index: int = -100) -> Tensor:
     V = logits.shape[-1]
     x = logits.data.reshape(-1, V)
     targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
-    losses, lse = kernels.cross_entropy_forward(x, targets, ignore_index)
+    losses, mz = kernels.cross_entropy_forward(x, targets, ignore_index)
     shape = logits.shape
 
     def backward(dloss):
         dlosses = np.full(len(targets), dloss / max(count, 1), x.dtype)
-        return (kernels.cross_entropy_backward(dlosses, x, targets, lse, ignore_index).reshape(shape),)
+        return (kernels.cross_entropy_backward(dlosses, x, targets, mz, ignore_index).reshape(shape),)
 
     return Tensor.from_op(mean_loss(losses, count), (logits,), backward)
 

@@ -11,7 +11,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     x (..., C), weight (V, C), targets (...) of whole numbers from 0 to V - 1, or ignore_index -> ()
 
     Forward     logits = x W^T                                          (N, V), the largest array of a training step
-                loss = 1/n sum_i (lse_i - logits_i[t_i])                over the n targets that count
+                loss = -1/n sum_i log softmax(logits_i)[t_i]            over the n targets that count
     Backward    dlogits = dloss / n (softmax(logits) - onehot(targets))
                 dx = dlogits W,     dW = dlogits^T x
 
@@ -25,12 +25,12 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     targets, count = check_targets(targets, x.shape[:-1], V, ignore_index)
     rows, W, shape = x.data.reshape(-1, C), weight.data, x.shape
     logits = kernels.matmul(rows, W.T)
-    losses, lse = kernels.cross_entropy_forward(logits, targets, ignore_index)
+    losses, mz = kernels.cross_entropy_forward(logits, targets, ignore_index)
     loss = mean_loss(losses, count)
     if not (is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return Tensor(loss)
     weights = np.full(len(targets), 1 / max(count, 1), rows.dtype)
-    dlogits = kernels.cross_entropy_backward(weights, logits, targets, lse, ignore_index, out=logits)
+    dlogits = kernels.cross_entropy_backward(weights, logits, targets, mz, ignore_index, out=logits)
 
     def backward(dloss):
         dx = kernels.matmul(dlogits, W)
