@@ -26,12 +26,12 @@ def dropout_threshold(p):
 
 def keep_mask_numpy(shape, p, seed):
     """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0."""
-    i = np.arange(1, np.prod(shape, dtype=np.int64) + 1, dtype=np.uint64).reshape(shape)
+    i = np.arange(1, np.prod(shape, dtype=np.int64) + 1, dtype=np.uint64)
     z = _u(seed) + i * _GAMMA  # whole numbers modulo 2^64
     z = (z ^ (z >> _u(30))) * _MIX1
     z = (z ^ (z >> _u(27))) * _MIX2
     z = z ^ (z >> _u(31))
-    return (z >> _u(32)) >= dropout_threshold(p)
+    return ((z >> _u(32)) >= dropout_threshold(p)).reshape(shape)
 
 
 def dropout_numpy(x, p, seed):
@@ -51,7 +51,7 @@ def is_kept(seed, i, threshold):
 
 def dropout_numba(x, p, seed):
     """Chunks in parallel."""
-    x = np.ascontiguousarray(x)
+    x = np.asarray(x, order="C")
     y = np.empty_like(x)
     _drop(x.reshape(-1), x.dtype.type(1 / (1 - p)), _u(seed), dropout_threshold(p), y.reshape(-1))
     return y

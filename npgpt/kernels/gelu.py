@@ -51,7 +51,7 @@ def gelu_backward_numpy(dy, x):
 
 def gelu_tanh_forward_numba(x):
     """One pass, chunks in parallel, by the form with one exponential."""
-    x = np.ascontiguousarray(x)
+    x = np.asarray(x, order="C")
     y = np.empty_like(x)
     _tanh_forward(x.reshape(-1), y.reshape(-1))
     return y
@@ -69,7 +69,7 @@ def _tanh_forward(x, y):
 
 def gelu_tanh_backward_numba(dy, x):
     """One pass, chunks in parallel; s is computed again rather than kept."""
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
     dx = np.empty_like(x)
     _tanh_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
     return dx
@@ -90,7 +90,7 @@ def _tanh_backward(dy, x, dx):
 
 def gelu_forward_numba(x):
     """One pass, chunks in parallel."""
-    x = np.ascontiguousarray(x)
+    x = np.asarray(x, order="C")
     y = np.empty_like(x)
     _exact_forward(x.reshape(-1), y.reshape(-1))
     return y
@@ -106,7 +106,7 @@ def _exact_forward(x, y):
 
 def gelu_backward_numba(dy, x):
     """One pass, chunks in parallel."""
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
     dx = np.empty_like(x)
     _exact_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
     return dx
