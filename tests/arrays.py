@@ -1,0 +1,87 @@
+"""Arrays for Hypothesis to draw: number formats, kinds of values, and ways to lie in memory."""
+
+import ctypes
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
+
+dtypes = st.sampled_from([np.float32, np.float64])
+seeds = st.integers(0, 2**32 - 1)
+
+# Sizes around those at which vector loops, and the blocks of 64, begin another piece.
+sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 70, 129]))
+small_sizes = st.integers(1, 9)
+shapes = st.lists(st.integers(1, 9), max_size=3).map(tuple) | st.tuples(st.integers(1, 3), st.integers(60, 70))
+leading = st.lists(st.integers(1, 4), max_size=3).map(tuple)  # B, T ...: the axes before the one that is worked along
+
+
+@st.composite
+def values(draw, shape, dtype, largest=1e4):
+    """An array of one of the kinds of numbers that calculations go wrong on; none much above ``largest``."""
+    rng = np.random.default_rng(draw(seeds))
+    kind = draw(st.sampled_from(["normal", "normal", "large", "tiny", "wide", "constant rows", "whole numbers"]))
+    x = rng.standard_normal(shape)
+    if kind == "large":
+        x *= largest
+    elif kind == "tiny":
+        x *= 1e-6
+    elif kind == "wide":  # large and small numbers side by side
+        x *= np.exp(rng.uniform(np.log(1e-6), np.log(largest), shape))
+    elif kind == "constant rows":
+        x = np.broadcast_to(x[..., :1], shape) * 1.0
+    elif kind == "whole numbers":  # many of them equal, many zero
+        x = np.round(x)
+    return np.clip(x, -largest, largest).astype(dtype)
+
+
+def lay_out(x, layout):
+    """The same numbers at other addresses. Between them lies NaN, which shows if a kernel reads it."""
+    if layout == "contiguous":
+        return np.ascontiguousarray(x)
+    if layout == "reversed":
+        backwards = (slice(None, None, -1),) * x.ndim
+        return np.ascontiguousarray(x[backwards])[backwards]
+    if layout == "slice":  # of a wider array, as q, k and v are slices of qkv
+        wide = np.full((*x.shape[:-1], x.shape[-1] + 3), np.nan, x.dtype)
+        wide[..., 1:-2] = x
+        return wide[..., 1:-2]
+    if layout == "every second":
+        spread = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype)
+        spread[..., ::2] = x
+        return spread[..., ::2]
+    if layout == "transposed":  # and a slice, so that it isn't contiguous in either order
+        return lay_out(x.T, "slice").T
+    raise ValueError(layout)
+
+
+VIEWS = ["reversed", "slice", "every second", "transposed"]
+layouts = st.sampled_from(["contiguous", *VIEWS])
+
+
+@st.composite
+def arrays(draw, shape, dtype, largest=1e4, layouts=layouts):
+    """``values`` in one of the ``layouts``."""
+    return lay_out(draw(values(shape, dtype, largest)), draw(layouts))
+
+
+def copy_of(x):
+    """A copy of an array, with its strides and what lies between its numbers. Anything else as it is."""
+    if not isinstance(x, np.ndarray) or x.size == 0:
+        return x
+    low, high = byte_bounds(x)
+    memory = np.frombuffer(bytearray(ctypes.string_at(low, high - low)), x.dtype)
+    return as_strided(memory[(x.ctypes.data - low) // x.itemsize :], x.shape, x.strides)
+
+
+def as_dtype(x, dtype):
+    """A floating-point array in another precision, anything else as it is."""
+    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+
+@st.composite
+def normal(draw, shape):
+    """float32 from a normal distribution of one of three sizes, for comparisons with torch."""
+    x = np.random.default_rng(draw(seeds)).standard_normal(shape) * draw(st.sampled_from([0.01, 1, 5]))
+    return x.astype(np.float32)

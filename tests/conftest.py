@@ -1,0 +1,52 @@
+"""What all tests share: how many cases Hypothesis draws, the slow tests, and a fresh Python to run things in.
+
+pytest                              the default: the same cases every time
+HYPOTHESIS_PROFILE=thorough pytest  1,000 cases for each property
+pytest --slow                       also the tests that take minutes
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("default", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, which take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def python():
+    """python(code, NAME="value" ...) runs code in a fresh interpreter with these environment variables.
+
+    -> subprocess.CompletedProcess with text in stdout and stderr. A variable that is None is taken away.
+    """
+
+    def run(code, **environment):
+        environment = {**os.environ, **environment}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={name: value for name, value in environment.items() if value is not None},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from arrays import VIEWS, arrays, dtypes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from versions import Case, versions_agree
+
+from npgpt.kernels import KERNELS
+
+VERSIONS = KERNELS["matmul"]
+sides = st.sampled_from([1, 1, 2, 3, 5, 8, 16, 63, 64, 65, 100, 129])
+
+
+@st.composite
+def arguments(draw, sides=sides):
+    dtype, (M, K, N) = draw(dtypes), (draw(sides) for _ in range(3))
+    # Both plain, or both views of any kind: Numba compiles the blocked version for each pair of layouts.
+    layouts = draw(st.sampled_from([st.just("contiguous"), st.sampled_from(VIEWS)]))
+    a, b = draw(arrays((M, K), dtype, 1e3, layouts)), draw(arrays((K, N), dtype, 1e3, layouts))
+    return a, b, draw(st.none() | arrays((N,), dtype, 1e3))
+
+
+def bounds(a, b, bias):
+    return [(a.shape[1], np.abs(a) @ np.abs(b) + (0 if bias is None else np.abs(bias)))]
+
+
+def large(rng, dtype):
+    """More than one tile of 512 each way."""
+    return tuple(rng.standard_normal(shape).astype(dtype) for shape in ((601, 257), (257, 530), (530,)))
+
+
+CASES = {"matmul": Case(arguments(), large, bounds)}
+
+
+@settings(max_examples=20)
+@given(arguments=arguments(st.sampled_from([65, 70, 129, 200, 520])))
+def test_tiles_of_any_layout(arguments):
+    """Above 64^3 multiplications, where the product is made by the tiles' own code: transposed, sliced, with bias."""
+    versions_agree("matmul", CASES["matmul"], arguments, versions=["numba"])
+
+
+@pytest.mark.parametrize("multiply", VERSIONS.values(), ids=VERSIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_numbers_come_out_exactly(multiply, dtype):
+    """No rounding, so nothing to allow for: every product counts once, at every place of the blocks and tiles."""
+    rng = np.random.default_rng(0)
+    for M, K, N in ((1, 1, 1), (3, 4, 5), (65, 257, 66), (520, 9, 515), (1, 300, 1030)):
+        a, b, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (N,)))
+        arrays = [x.astype(dtype) for x in (a, b, bias)]
+        np.testing.assert_array_equal(multiply(*arrays), a @ b + bias)
+        np.testing.assert_array_equal(multiply(*arrays[:2]), a @ b)
+
+
+@pytest.mark.parametrize("multiply", VERSIONS.values(), ids=VERSIONS)
+def test_a_sum_over_nothing_is_the_bias(multiply):
+    a, b = np.ones((2, 0)), np.ones((0, 3))
+    np.testing.assert_array_equal(multiply(a, b), np.zeros((2, 3)))
+    np.testing.assert_array_equal(multiply(a, b, np.arange(3.0)), [[0, 1, 2]] * 2)

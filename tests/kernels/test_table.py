@@ -1,0 +1,103 @@
+"""What holds of every kernel in the table. Each kernel's own file says on what it is tried, in CASES."""
+
+import importlib
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from versions import large_arguments, not_a_number_comes_out, run, versions_agree
+
+from npgpt.kernels import KERNELS
+
+CASES = {}
+for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    if path != Path(__file__):
+        CASES |= getattr(importlib.import_module(f"{__package__}.{path.stem}"), "CASES", {})
+
+each_kernel = pytest.mark.parametrize("name", CASES)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def test_every_kernel_is_tried():
+    assert CASES.keys() == KERNELS.keys()
+
+
+def test_every_kernel_has_a_plain_version_and_a_compiled_one():
+    for name, versions in KERNELS.items():
+        assert {"numpy", "numba"} <= versions.keys(), name
+        for version, function in versions.items():
+            assert function.__name__ == f"{name}_{version}"
+
+
+@pytest.mark.parametrize(("value", "backend"), [(None, "numba"), ("numba", "numba"), ("numpy", "numpy")])
+def test_the_environment_chooses_the_versions(python, value, backend):
+    done = python(
+        "from npgpt import kernels\n"
+        "for name, versions in kernels.KERNELS.items():\n"
+        "    assert getattr(kernels, name) is versions[kernels.BACKEND], name\n"
+        "print(kernels.BACKEND)",
+        NPGPT_KERNELS=value,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{backend}\n", "")
+
+
+def test_the_plain_versions_compile_nothing(python, tmp_path):
+    """On an empty cache, so that compiling would be announced."""
+    done = python(
+        "from npgpt import Tensor, ops; import numpy as np\n"
+        "x = Tensor(np.ones((2, 3, 12)), requires_grad=True)\n"
+        "ops.gelu_tanh(ops.causal_self_attention(x, 2, dropout=0.1)).sum().backward()\n"
+        "print(x.grad.shape)",
+        NPGPT_KERNELS="numpy",
+        NUMBA_CACHE_DIR=str(tmp_path),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(2, 3, 12)\n", "")
+
+
+@pytest.mark.parametrize("value", ["cuda", "", "NUMBA"])
+def test_a_wrong_choice_is_named(python, value):
+    done = python("import npgpt.kernels", NPGPT_KERNELS=value)
+    assert done.returncode == 1
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line == f"npgpt.errors.ConfigError: NPGPT_KERNELS must be numpy or numba, not {value!r}"
+
+
+@each_kernel
+@given(data=st.data())
+def test_versions_agree(name, data):
+    versions_agree(name, CASES[name], data.draw(CASES[name].arguments))
+
+
+@each_kernel
+@each_dtype
+def test_versions_agree_on_several_blocks(name, dtype):
+    versions_agree(name, CASES[name], large_arguments(CASES[name], dtype))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.nan_exactly])
+@each_dtype
+def test_not_a_number_comes_out(name, dtype):
+    not_a_number_comes_out(name, CASES[name], large_arguments(CASES[name], dtype))
+
+
+@each_kernel
+@each_dtype
+def test_the_number_of_threads_changes_no_bit(name, dtype):
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("Numba has one thread here (one core, or NUMBA_NUM_THREADS=1)")
+    arguments = large_arguments(CASES[name], dtype)
+    for version, function in KERNELS[name].items():
+        if version == "numpy":
+            continue
+        results = []
+        before = numba.get_num_threads()
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            try:
+                results.append([x.tobytes() for x in run(function, CASES[name], arguments)])
+            finally:
+                numba.set_num_threads(before)
+        assert results[0] == results[1], f"{name}, {version}"
