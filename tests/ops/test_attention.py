@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from against_torch import check, check_stored, requires_torch, stored_cases
+from arrays import normal, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt import Tensor, ops
+
+
+@pytest.mark.parametrize("case", stored_cases("causal_self_attention"))
+def test_stored(case):
+    check_stored(case)
+
+
+@st.composite
+def arguments(draw, lengths):
+    """Padding is anywhere, also all that a position could see."""
+    B, T, H, D = draw(st.integers(1, 3)), draw(lengths), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8]))
+    options = {"n_head": H}
+    padding = draw(st.sampled_from([None, None, 0.2, 0.9, 1.0]))
+    if padding is not None:
+        options["padding_mask"] = np.random.default_rng(draw(seeds)).random((B, T)) >= padding
+    if draw(st.booleans()):
+        options["scale"] = draw(st.sampled_from([0.05, 2.0]))
+    if draw(st.booleans()):
+        options |= {"dropout": draw(st.sampled_from([0.1, 0.7])), "seed": draw(seeds)}
+    return draw(normal((B, T, 3 * H * D))), options
+
+
+@requires_torch
+@given(arguments(st.integers(1, 9)))
+def test_against_torch(drawn):
+    qkv, options = drawn
+    check("causal_self_attention", {"qkv": qkv}, options)
+
+
+@requires_torch
+@given(arguments(st.sampled_from([63, 64, 65, 130])))
+def test_several_blocks_of_queries_against_torch(drawn):
+    qkv, options = drawn
+    check("causal_self_attention", {"qkv": qkv}, options)
+
+
+def test_a_position_that_sees_nothing_gets_zeros():
+    qkv = Tensor(np.random.default_rng(0).standard_normal((2, 4, 12)), requires_grad=True)
+    mask = np.array([[False, False, True, True], [True, True, True, False]])
+    y = ops.causal_self_attention(qkv, 2, padding_mask=mask)
+    np.testing.assert_array_equal(y.data[0, :2], 0)
+    y.sum().backward()
+    np.testing.assert_array_equal(qkv.grad[0, :2], 0)
+    assert np.isfinite(qkv.grad).all()
+
+
+def test_shapes_that_do_not_fit():
+    qkv = Tensor(np.ones((2, 4, 12)))
+    for wrong in (Tensor(np.ones((4, 12))), Tensor(np.ones((2, 4, 13)))):
+        with pytest.raises(ValueError, match="attention: qkv"):
+            ops.causal_self_attention(wrong, 2)
+    with pytest.raises(ValueError, match="divisible by 5 heads"):
+        ops.causal_self_attention(qkv, 5)
+    for mask in (np.ones((2, 5), bool), np.ones((2, 4)), np.ones((4,), bool), np.ones((2, 4), int)):
+        with pytest.raises(ValueError, match="padding mask"):
+            ops.causal_self_attention(qkv, 2, padding_mask=mask)

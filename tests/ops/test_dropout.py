@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from against_torch import check, check_stored, requires_torch, stored_cases
+from arrays import normal, shapes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt import Tensor, ops
+
+
+@pytest.mark.parametrize("case", stored_cases("dropout"))
+def test_stored(case):
+    """The stored case also holds the mask fast: another one would break resumed runs without a word."""
+    check_stored(case)
+
+
+@requires_torch
+@given(shapes.flatmap(normal), st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.integers(0, 2**64 - 1))
+def test_against_torch(x, p, seed):
+    """With our mask, in forward and backward pass."""
+    check("dropout", {"x": x}, {"p": p, "seed": seed})
+
+
+def test_the_expectation_stays():
+    x = Tensor(np.ones(1 << 16), requires_grad=True)
+    y = ops.dropout(x, 0.25, 0)
+    # The mean of n independent numbers of deviation sqrt(p / (1 - p)); five times that.
+    assert abs(y.data.mean() - 1) < 5 * (0.25 / 0.75 / y.size) ** 0.5
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, y.data)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_p_that_cannot_be(p):
+    with pytest.raises(ValueError, match="dropout"):
+        ops.dropout(Tensor(np.ones(3)), p, 0)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from against_torch import check, check_stored, requires_torch, stored_cases
+from arrays import leading, normal, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt import Tensor, ops
+
+
+@pytest.mark.parametrize("case", stored_cases("embedding"))
+def test_stored(case):
+    check_stored(case)
+
+
+@requires_torch
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 70)).flatmap(normal),
+    leading,
+    seeds,
+    st.sampled_from([np.int64, np.int32, np.uint16]),
+)
+def test_against_torch(weight, shape, seed, dtype):
+    """Few rows and many ids, so most are repeated."""
+    ids = np.random.default_rng(seed).integers(len(weight), size=shape).astype(dtype)
+    check("embedding", {"weight": weight}, {"ids": ids})
+
+
+def test_lists_and_no_ids_at_all():
+    weight = Tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+    np.testing.assert_array_equal(ops.embedding([2, 0], weight).data, [[4, 5], [0, 1]])
+    nothing = ops.embedding(np.zeros((2, 0), np.int64), weight)
+    assert nothing.shape == (2, 0, 2)
+    nothing.sum().backward()
+    np.testing.assert_array_equal(weight.grad, np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 2**40])
+def test_an_id_outside_the_table(wrong):
+    """A negative one would count from the end without a word."""
+    with pytest.raises(IndexError, match=f"token id {wrong} is outside the vocabulary of 3"):
+        ops.embedding(np.array([[0, wrong]]), Tensor(np.ones((3, 2))))
+
+
+@pytest.mark.parametrize("ids", [np.array([0.0, 1.0]), np.array([True]), [0.5]])
+def test_ids_that_are_not_whole_numbers(ids):
+    with pytest.raises(TypeError, match="whole numbers"):
+        ops.embedding(ids, Tensor(np.ones((3, 2))))

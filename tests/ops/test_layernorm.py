@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+from against_torch import check, check_stored, requires_torch, stored_cases
+from arrays import leading, normal, sizes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt import Tensor, ops
+
+
+@pytest.mark.parametrize("case", stored_cases("layernorm"))
+def test_stored(case):
+    check_stored(case)
+
+
+@requires_torch
+@given(st.data(), leading, sizes, st.booleans(), st.sampled_from([1e-5, 1e-3]))
+def test_against_torch(data, rows, C, with_bias, eps):
+    C += 1  # of a row of one number dx is 0, and what cancels to it is rounded by luck; see the kernel's own test
+    x, weight = data.draw(normal((*rows, C))), data.draw(normal((C,)))
+    bias = data.draw(normal((C,))) if with_bias else None
+    check("layernorm", {"x": x, "weight": weight, "bias": bias}, {"eps": eps})
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias"), [((2, 3), (2,), None), ((2, 3), (3,), (2,)), ((2, 3), (2, 3), None), ((), (1,), None)]
+)
+def test_shapes_that_do_not_fit(x, weight, bias):
+    x, weight, bias = (None if shape is None else Tensor(np.ones(shape)) for shape in (x, weight, bias))
+    with pytest.raises(ValueError, match="layernorm"):
+        ops.layernorm(x, weight, bias)

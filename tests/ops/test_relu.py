@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+from against_torch import check, check_stored, requires_torch, stored_cases
+from arrays import normal, shapes
+from hypothesis import given
+
+from npgpt import Tensor, ops
+
+
+@pytest.mark.parametrize("case", stored_cases("relu"))
+def test_stored(case):
+    check_stored(case)
+
+
+@requires_torch
+@given(shapes.flatmap(normal))
+def test_against_torch(x):
+    check("relu", {"x": np.where(np.abs(x) < 0.1, 0, x)})
+
+
+def test_not_a_number_comes_out():
+    x = Tensor(np.array([np.nan, np.inf, -np.inf, -1]))
+    np.testing.assert_array_equal(ops.relu(x).data, [np.nan, np.inf, 0, 0])
