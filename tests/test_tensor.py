@@ -1,0 +1,600 @@
+"""Tensor: the record, the walk back through it, and the operators."""
+
+import gc
+import operator
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from against_torch import requires_torch
+from arrays import seeds
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+from tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, FLOAT64_GRADIENT, FLOAT64_VALUE
+
+from npgpt import Tensor, no_grad
+from npgpt.tensor import is_grad_enabled, unbroadcast
+
+
+def leaf(x, dtype=np.float64):
+    return Tensor(np.array(x, dtype), requires_grad=True)
+
+
+# The walk
+
+
+def test_a_result_that_is_used_twice_is_passed_once():
+    """The docstring's example: a walk that went on at the first share would give 6, or 8."""
+    a = leaf(1.0)
+    b = a + a
+    c = b + b
+    c.backward()
+    assert a.grad == 4
+
+
+def test_paths_of_different_lengths_all_count():
+    x = leaf(3.0)
+    y = x * x
+    (x + y * x + (y * 2) * (y - x) + y).backward()
+    assert x.grad == 1 + 3 * 3**2 + (8 * 3**3 - 6 * 3**2) + 2 * 3  # of x + x^3 + 2 x^4 - 2 x^3 + x^2
+
+
+@pytest.mark.parametrize("depth", [10_000, 100_000])
+def test_depth_has_no_limit(depth):
+    """Forward, backward, and letting go of a graph that was never walked: none of them recurses."""
+    x = leaf(1.0)
+    for walk in (True, False):
+        y = x
+        for _ in range(depth):
+            y = y + 1
+        assert y.item() == depth + 1
+        if walk:
+            y.backward()
+            assert x.grad == 1
+        del y
+
+
+def test_a_wide_graph():
+    x = leaf(np.ones(3))
+    y = x
+    for _ in range(2000):
+        y = y + x
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, [2001] * 3)
+
+
+@requires_torch
+@given(seeds, st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=10))
+def test_any_graph_against_torch(seed, program):
+    """Each line of the program takes two of the results so far, which are used any number of times, or never."""
+    import torch
+
+    lines = [lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / (b * b + 1)]
+    inputs = np.random.default_rng(seed).uniform(-1, 1, (3, 4))
+    gradients = []
+    for leaves in ([leaf(x) for x in inputs], [torch.tensor(x, requires_grad=True) for x in inputs]):
+        results = list(leaves)
+        for line, i, j in program:
+            results.append(lines[line](results[i % len(results)], results[j % len(results)]))
+        sum(results[3:]).sum().backward()
+        gradients.append([np.zeros(4) if x.grad is None else np.asarray(x.grad) for x in leaves])
+    for ours, theirs in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=FLOAT64_GRADIENT * max(1, np.abs(theirs).max()))
+
+
+def test_gradients_add_up_over_passes_until_they_are_taken_away():
+    x = leaf([1.0, 2.0])
+    for expected in ([3, 3], [6, 6]):
+        (x * 3).sum().backward()
+        np.testing.assert_array_equal(x.grad, expected)
+    x.grad = None
+    (x * 5).sum().backward()
+    np.testing.assert_array_equal(x.grad, [5, 5])
+
+
+def test_a_leaf_is_its_own_result():
+    x = leaf([1.0, 2.0])
+    given_gradient = np.array([5.0, 7.0])
+    x.backward(given_gradient)
+    np.testing.assert_array_equal(x.grad, [5, 7])
+    assert not np.shares_memory(x.grad, given_gradient)
+
+
+def test_only_what_wants_a_gradient_gets_one():
+    x, constant = leaf([1.0, 2.0]), Tensor(np.array([3.0, 4.0]))
+    y = x * constant
+    assert y.requires_grad
+    y.sum().backward()
+    assert constant.grad is None
+    assert y.grad is None
+    assert not (constant * 2).requires_grad
+
+
+def test_the_gradient_of_a_leaf_is_nobody_elses():
+    """It is added to in place in the next pass: dy, a view of it, or an array for two parents would change with it."""
+    ways = {
+        "dy for both": lambda a, b: a + b,
+        "views": lambda a, b: a.reshape(4).reshape(2, 2).T + b.transpose(1, 0),
+        "repeated": lambda a, b: a.sum() + b.sum(axis=0, keepdims=True),
+        "one array for two": lambda a, b: Tensor.from_op(a.data + b.data, (a, b), lambda dy: (d := dy * 1, d)),
+        "a view and its base": lambda a, b: Tensor.from_op(a.data + b.data, (a, b), lambda dy: (d := dy * 1, d[:])),
+    }
+    for name, way in ways.items():
+        a, b = leaf(np.ones((2, 2))), leaf(np.ones((2, 2)))
+        y = way(a, b)
+        dy = np.ones(y.shape)
+        y.backward(dy)
+        arrays = [a.grad, b.grad, dy, a.data, b.data]
+        for i, one in enumerate(arrays):
+            for other in arrays[i + 1 :]:
+                assert not np.shares_memory(one, other), name
+        before = a.grad.copy(), b.grad.copy()
+        (a * 2).sum().backward()
+        np.testing.assert_array_equal(a.grad, before[0] + 2, err_msg=name)
+        np.testing.assert_array_equal(b.grad, before[1], err_msg=name)
+        np.testing.assert_array_equal(dy, 1, err_msg=name)
+        assert a.grad.flags.writeable
+
+
+# Memory
+
+
+class Recorded:
+    """A chain of operations, each of which keeps an array of its own for the backward pass."""
+
+    def __init__(self, length):
+        self.kept, self.alive = [], []
+        self.x = leaf(np.ones(100))
+        y = self.x
+        for _ in range(length):
+            y = self.step(y)
+        self.result = y.sum()
+
+    def step(self, x):
+        factor = np.full(100, 2.0)
+        self.kept.append(weakref.ref(factor))
+
+        def backward(dy):
+            self.alive.append(sum(ref() is not None for ref in self.kept))
+            return (dy * factor,)
+
+        return Tensor.from_op(x.data * factor, (x,), backward)
+
+
+def test_memory_is_given_back_during_the_backward_pass():
+    graph = Recorded(5)
+    graph.result.backward()
+    assert graph.alive == [5, 4, 3, 2, 1]
+    assert all(ref() is None for ref in graph.kept)
+    np.testing.assert_array_equal(graph.x.grad, 2.0**5)
+
+
+def test_gradients_on_the_way_are_given_back_too():
+    """Of a long chain, only the gradient that is handed on is there, not one for each step."""
+    gradients, most = [], 0
+
+    def step(x):
+        def backward(dy):
+            nonlocal most
+            gradients.append(weakref.ref(dy))
+            most = max(most, sum(ref() is not None for ref in gradients))
+            return (dy * 2,)
+
+        return Tensor.from_op(x.data * 2, (x,), backward)
+
+    y = x = leaf(np.ones(100))
+    for _ in range(50):
+        y = step(y)
+    y.backward(np.ones(100))
+    assert len(gradients) == 50
+    assert most <= 2
+    np.testing.assert_array_equal(x.grad, 2.0**50)
+
+
+@pytest.mark.parametrize("walked", [True, False])
+def test_nothing_refers_to_itself(walked):
+    """What is dropped goes at once; no array waits for the garbage collector."""
+    gc.disable()
+    try:
+        graph = Recorded(5)
+        middle = graph.x * 3
+        result = (middle.exp() + middle).sum() + graph.result
+        if walked:
+            result.backward()
+        refs = [weakref.ref(t) for t in (middle, result, graph.result)] + [weakref.ref(middle.data)]
+        del middle, result
+        graph.result = None
+        assert all(ref() is None for ref in refs + graph.kept)
+    finally:
+        gc.enable()
+
+
+# no_grad
+
+
+def test_no_grad_records_nothing():
+    x = leaf([1.0])
+    with no_grad():
+        assert not is_grad_enabled()
+        with no_grad():
+            y = x * 2
+        assert not is_grad_enabled()
+        z = x * 2
+    assert is_grad_enabled()
+    for result in (y, z):
+        assert not result.requires_grad
+        with pytest.raises(RuntimeError, match="depends on nothing with requires_grad"):
+            result.backward()
+    assert (x * 2).requires_grad
+
+
+def test_no_grad_ends_with_an_exception():
+    with pytest.raises(ZeroDivisionError), no_grad():
+        raise ZeroDivisionError
+    assert is_grad_enabled()
+
+
+def test_no_grad_as_a_decorator():
+    @no_grad()
+    def depth(n):
+        """Calls itself, so that one decorator is entered several times."""
+        assert not is_grad_enabled()
+        return n if n == 0 else depth(n - 1)
+
+    assert depth(3) == 0
+    assert depth.__name__ == "depth"
+    assert is_grad_enabled()
+
+
+def test_no_grad_is_for_one_thread():
+    """Two threads are inside at once and leave in the order in which they came; a third one still records."""
+    first_inside, second_inside, first_left = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    @no_grad()
+    def inside(entered, wait_for):
+        entered.set()
+        assert wait_for.wait(10)
+        seen.append(is_grad_enabled())
+
+    def run(entered, wait_for, left):
+        inside(entered, wait_for)
+        seen.append(is_grad_enabled())
+        left.set()
+
+    threads = [
+        threading.Thread(target=run, args=(first_inside, second_inside, first_left)),
+        threading.Thread(target=run, args=(second_inside, first_left, threading.Event())),
+    ]
+    threads[0].start()
+    assert first_inside.wait(10)
+    threads[1].start()
+    assert is_grad_enabled()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [False, True, False, True]
+
+
+# What is refused
+
+
+def test_a_graph_is_walked_once():
+    x = leaf([1.0, 2.0])
+    middle = x * 2
+    y = middle.sum()
+    y.backward()
+    for again in (y, middle.sum()):
+        with pytest.raises(RuntimeError, match="has been through this graph already"):
+            again.backward()
+    np.testing.assert_array_equal(x.grad, [2, 2])
+
+
+def test_backward_needs_something_to_walk_and_a_gradient_that_fits():
+    x = leaf(np.ones((2, 3)))
+    with pytest.raises(RuntimeError, match="depends on nothing with requires_grad"):
+        Tensor(1.0).backward()
+    with pytest.raises(ValueError, match=r"needs a single number, not an array \(2, 3\)"):
+        (x * 2).backward()
+    with pytest.raises(ValueError, match=r"the gradient has shape \(3,\), and the tensor \(2, 3\)"):
+        (x * 2).backward(np.ones(3))
+    assert x.grad is None
+
+
+def test_an_operation_with_a_wrong_gradient_is_named():
+    def wrong(*gradients):
+        def operation(x):
+            def backward(dy):
+                return gradients
+
+            return Tensor.from_op(x.data * 2, (x,), backward)
+
+        return operation(leaf(np.ones((2, 3)))).sum()
+
+    named = r"operation\.<locals>\.backward returned"
+    with pytest.raises(
+        RuntimeError, match=named + r" a gradient \(3,\) float64 for its input 0, which is \(2, 3\) float64"
+    ):
+        wrong(np.ones(3)).backward()
+    with pytest.raises(RuntimeError, match=named + r" a gradient \(2, 3\) float32 for its input 0"):
+        wrong(np.ones((2, 3), np.float32)).backward()
+    with pytest.raises(RuntimeError, match=named + " 2 gradients for 1 parents"):
+        wrong(np.ones((2, 3)), np.ones((2, 3))).backward()
+
+
+@pytest.mark.parametrize("other", [None, "2", 1j, [None], {}, np.array(["a"])], ids=repr)
+@pytest.mark.parametrize(
+    "operation", [operator.add, operator.sub, operator.mul, operator.truediv], ids=lambda f: f.__name__
+)
+def test_what_is_not_a_number_is_refused(operation, other):
+    for operands in ((leaf([1.0]), other), (other, leaf([1.0]))):
+        with pytest.raises(TypeError):
+            operation(*operands)
+
+
+def test_other_wrong_operands():
+    x = leaf(np.ones((2, 3)))
+    with pytest.raises(TypeError, match="exponent must be a number"):
+        x ** Tensor(2.0)
+    with pytest.raises(TypeError, match="not with a Tensor"):
+        x[Tensor(1.0)]
+    for wrong in (np.ones(3), np.float64(2)):
+        with pytest.raises(ValueError, match="@ takes matrices"):
+            x @ wrong
+    for big in (1, 100):  # too large for a sum in Python, too: NumPy's product and the compiled one
+        with pytest.raises(ValueError, match=r"don't fit|mismatch"):
+            Tensor(np.ones((2 * big, 3 * big))) @ Tensor(np.ones((4 * big, big)))
+    with pytest.raises(ValueError, match="broadcast"):
+        x + np.ones(4)
+    with pytest.raises(TypeError, match="a Tensor is one already"):
+        Tensor(x)
+
+
+# Number formats
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        (1, np.float32),
+        (1.5, np.float32),
+        ([1, 2.5], np.float32),
+        (True, np.float32),
+        ([], np.float32),
+        (np.arange(3), np.float32),
+        (np.float32(1), np.float32),
+        (np.float64(1), np.float64),
+        (np.ones(2, np.float32), np.float32),
+        (np.ones(2), np.float64),
+    ],
+    ids=repr,
+)
+def test_dtype_of_a_new_tensor(data, dtype):
+    assert Tensor(data).dtype == dtype
+
+
+@pytest.mark.parametrize("data", [np.ones(2, np.float16), 1j, np.ones(2, complex), "1", None, [None]], ids=repr)
+def test_other_dtypes_are_refused(data):
+    with pytest.raises(TypeError, match="a Tensor holds float32 or float64"):
+        Tensor(data)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "other", [2, 2.5, [1, 2], np.float64(3), np.float32(3), np.arange(2), np.ones(2), True], ids=repr
+)
+def test_a_constant_takes_the_tensors_dtype(dtype, other):
+    x = leaf([1.0, 2.0], dtype)
+    for result in (x + other, other + x, x * other, other * x, x - other, other - x, x / (x + other), other / x):
+        assert result.dtype == dtype
+        assert isinstance(result, Tensor)
+        result.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_operation_keeps_the_dtype(dtype):
+    x = leaf([[1.0, 2.0], [3.0, 4.0]], dtype)
+    results = [x**2, x**0.5, x ** np.float64(2), -x, x.exp(), x.log(), x @ x, x @ np.ones((2, 2))]
+    results += [x.sum(), x.sum(axis=0), x.mean(), x.reshape(4), x.T, x[0], x[0, 0], x.detach() * x]
+    for result in results:
+        assert result.dtype == dtype
+        result.sum().backward()
+        assert x.grad.dtype == dtype
+
+
+def test_two_tensors_of_different_dtypes_are_refused():
+    for operation in (operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul):
+        with pytest.raises(TypeError, match="float64 and float32"):
+            operation(Tensor(np.ones((2, 2))), Tensor(np.ones((2, 2), np.float32)))
+
+
+# The operators against torch and against central differences. The functions are written in syntax that our tensors and
+# torch's have in common.
+
+
+def same_as_torch(function, *arrays):
+    import torch
+
+    ours, theirs = [leaf(x) for x in arrays], [torch.tensor(x, requires_grad=True) for x in arrays]
+    y, right = function(*ours), function(*theirs)
+    np.testing.assert_allclose(y.data, right.detach().numpy(), rtol=FLOAT64_VALUE, atol=FLOAT64_VALUE)
+    dy = np.random.default_rng(0).standard_normal(y.shape)
+    y.backward(dy)
+    right.backward(torch.tensor(dy))
+    for x, expected in zip(ours, theirs, strict=True):
+        assert x.grad.shape == x.shape
+        np.testing.assert_allclose(x.grad, expected.grad.numpy(), rtol=FLOAT64_GRADIENT, atol=FLOAT64_GRADIENT)
+
+
+def same_as_central_differences(function, *arrays):
+    """Every derivative of a weighted sum of the results."""
+    tensors = [leaf(x) for x in arrays]
+    y = function(*tensors)
+    dy = np.random.default_rng(0).standard_normal(y.shape)
+    y.backward(dy)
+    h = CENTRAL_DIFFERENCE_STEP
+    for tensor in tensors:
+        for i in np.ndindex(tensor.shape):
+            sums = []
+            for step in (h, -h):
+                before = tensor.data[i]
+                tensor.data[i] = before + step
+                sums.append((function(*tensors).data * dy).sum())
+                tensor.data[i] = before
+            assert abs((sums[0] - sums[1]) / (2 * h) - tensor.grad[i]) < CENTRAL_DIFFERENCE, f"{tensor.shape}, {i}"
+
+
+def numbers(seed, shape):
+    """From 0.5 to 2, of both signs: nowhere near a pole."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.5, 2, shape) * rng.choice([-1, 1], shape)
+
+
+two = pytest.mark.parametrize(
+    "function",
+    [operator.add, operator.sub, operator.mul, operator.truediv],
+    ids=lambda f: f.__name__,
+)
+broadcastable = mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3).map(lambda s: s.input_shapes)
+
+
+@two
+@requires_torch
+@given(broadcastable, seeds)
+def test_broadcasting_against_torch(function, shapes, seed):
+    same_as_torch(function, *(numbers(seed + i, shape) for i, shape in enumerate(shapes)))
+
+
+@two
+@given(broadcastable, seeds)
+@example(((3, 1), (2,)), 0)
+@example(((), (2, 1, 2)), 0)
+@example(((2, 1, 3), (2, 1)), 0)
+def test_broadcasting_against_central_differences(function, shapes, seed):
+    same_as_central_differences(function, *(numbers(seed + i, shape) for i, shape in enumerate(shapes)))
+
+
+ONE = {
+    "-x": lambda x: -x,
+    "3 + x": lambda x: 3 + x,
+    "x + 3": lambda x: x + 3,
+    "3 - x": lambda x: 3 - x,
+    "x - 3": lambda x: x - 3,
+    "3 * x": lambda x: 3 * x,
+    "3 / x": lambda x: 3 / x,
+    "x / 3": lambda x: x / 3,
+    "x ** 3": lambda x: x**3,
+    "x ** 2.5": lambda x: (x * x) ** 2.5,
+    "x ** -1": lambda x: x**-1,
+    "x ** 0": lambda x: x**0,
+    "exp": lambda x: x.exp(),
+    "log": lambda x: (x * x).log(),
+    "x * x": lambda x: x * x,
+    "sum": lambda x: x.sum(),
+    "sum, axis 0": lambda x: x.sum(axis=0),
+    "sum, last axis kept": lambda x: x.sum(axis=-1, keepdims=True),
+    "sum, axes 0 and -1": lambda x: x.sum(axis=(0, -1)),
+    "mean": lambda x: x.mean(),
+    "mean, axis 1": lambda x: x.mean(axis=1),
+    "mean, axis 1 kept": lambda x: x.mean(axis=1, keepdims=True),
+    "reshape": lambda x: x.reshape(4, 6) * x.reshape((4, -1)),
+    "transpose": lambda x: x.reshape(6, 4).T,
+    "x[1]": lambda x: x[1],
+    "x[..., 1:, ::2]": lambda x: x[..., 1:, ::2],
+    "x[None, 0, :, -1]": lambda x: x[None, 0, :, -1],
+    "x[:, 1, 1] + x[:, 2, 1]": lambda x: x[:, 1, 1] + x[:, 2, 1],
+    "repeated rows": lambda x: x[[0, 1, 0, 0]],
+    "repeated pairs": lambda x: x[[0, 0, 1], [2, 2, 1]],
+    "mask": lambda x: x[np.arange(24).reshape(2, 3, 4) % 3 == 0],
+}
+one = pytest.mark.parametrize("name", ONE)
+
+
+@one
+@requires_torch
+def test_one_operand_against_torch(name):
+    same_as_torch(ONE[name], numbers(1, (2, 3, 4)))
+
+
+@one
+def test_one_operand_against_central_differences(name):
+    same_as_central_differences(ONE[name], numbers(1, (2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((2, 3), (3, 4)),
+        ((1, 1), (1, 1)),
+        ((5, 2, 3), (3, 4)),
+        ((5, 2, 3), (5, 3, 4)),
+        ((5, 1, 2, 3), (6, 3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((1, 2, 3), (5, 3, 4)),
+    ],
+)
+def test_matrix_products(a, b):
+    same_as_central_differences(operator.matmul, numbers(0, a), numbers(1, b))
+    left, right = numbers(0, a), numbers(1, b)
+    np.testing.assert_allclose((left @ Tensor(right)).data, left @ right, rtol=FLOAT64_VALUE, atol=FLOAT64_VALUE)
+
+
+@requires_torch
+@given(st.sampled_from([((70, 65), (65, 80)), ((3, 40, 65), (65, 80)), ((2, 70, 65), (2, 65, 70))]), seeds)
+def test_large_matrix_products_against_torch(shapes, seed):
+    """Through the compiled product, with transposed views in the backward pass."""
+    same_as_torch(operator.matmul, *(numbers(seed + i, shape) for i, shape in enumerate(shapes)))
+
+
+@given(st.permutations(range(4)), seeds)
+def test_axes_in_any_order(axes, seed):
+    x = leaf(numbers(seed, (1, 2, 3, 4)))
+    for y in (x.transpose(*axes), x.transpose(axes), x.transpose(*(a - 4 for a in axes))):
+        np.testing.assert_array_equal(y.data, x.data.transpose(axes))
+        dy = numbers(seed + 1, y.shape)
+        x.grad = None
+        y.backward(dy)
+        for i in np.ndindex(x.shape):
+            assert x.grad[i] == dy[tuple(i[a] for a in axes)]
+
+
+@given(mutually_broadcastable_shapes(num_shapes=1, max_dims=4, max_side=3, base_shape=(2, 3, 1)))
+def test_unbroadcast_is_the_transpose_of_broadcasting(shapes):
+    """<broadcast(x), y> = <x, unbroadcast(y)> for all x and y."""
+    (shape,), wide = shapes
+    x, y = numbers(0, shape), numbers(1, wide)
+    back = unbroadcast(y, shape)
+    assert back.shape == shape
+    np.testing.assert_allclose(
+        (np.broadcast_to(x, wide) * y).sum(), (x * back).sum(), rtol=0, atol=1e-12
+    )  # 4 x 3^4 terms
+
+
+# The rest
+
+
+def test_what_a_tensor_says_of_itself():
+    x = leaf([[1.0, 2.0, 3.0]], np.float32)
+    assert (x.shape, x.ndim, x.size, len(x), x.dtype) == ((1, 3), 2, 3, 1, np.float32)
+    assert x.numpy() is x.data
+    assert repr(x) == "Tensor(array([[1., 2., 3.]], dtype=float32), requires_grad=True)"
+    assert repr(Tensor(np.ones(2))) == "Tensor(array([1., 1.]))"
+    assert Tensor(2.5).item() == 2.5
+    assert [row.data.tolist() for row in x.T] == [[1], [2], [3]]
+
+
+def test_detach_leaves_the_record():
+    x = leaf([1.0])
+    y = (x * 3).detach()
+    assert not y.requires_grad
+    (y * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [3])
+
+
+def test_empty_tensors():
+    x = leaf(np.ones((0, 3)))
+    (x * 2).sum().backward()
+    assert x.grad.shape == (0, 3)
+    assert np.isnan(x.mean().item())
