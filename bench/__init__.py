@@ -1,0 +1,1 @@
+"""Measurements: README.md says what each one measures and how to repeat it. Nothing in npgpt imports this."""

@@ -1,0 +1,74 @@
+"""What the commands here share: flags, peers, errors, tables and JSON files."""
+
+import json
+import os
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.processes import ProcessFailed, say
+from npgpt import commandline
+from npgpt.errors import ConfigError
+
+
+class Parser(commandline.Parser):
+    """npgpt's own, for ``python -m bench.NAME``."""
+
+    def __init__(self, name: str, description: str):
+        super().__init__(name, description)
+        self.prog = f"python -m bench.{name}"
+
+
+def run(main) -> None:
+    """Run a command's ``main`` and leave: 0, 1 if the measurement failed or is void, 2 if the user made a mistake.
+
+    SIGTERM is taken as Ctrl-C, so that then, too, measured processes end and temporary folders go.
+    """
+
+    def guarded():
+        try:
+            return main()
+        except ProcessFailed as error:
+            say(f"error: {error}")
+            return 1
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    commandline.run(guarded)
+
+
+def check_peer(name: str) -> None:
+    """Raise ConfigError unless the packages that the peer needs are there."""
+    if name != "none" and not (find_spec("torch") and find_spec("safetensors")):
+        raise ConfigError(
+            f"--peer {name} needs torch and safetensors: pip install -e '.[reference]'\n"
+            "To measure npgpt alone: --peer none"
+        )
+
+
+def check_json_path(path: str | None) -> None:
+    """Raise ConfigError, before the work and not after it, if the results couldn't be written there."""
+    if path is None:
+        return
+    existed = os.path.exists(path)
+    try:
+        with open(path, "a"):
+            pass
+        if not existed:
+            os.unlink(path)
+    except OSError as error:
+        raise ConfigError(f"--json {path}: can't be written: {error.strerror}") from None
+
+
+def write_json(path: str | None, results: dict) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, its columns aligned: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rules = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+             for row in (header, *rows)]  # fmt: skip
+    lines.insert(1, rules)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,31 @@
+"""python -m bench.npgpt_train_step JOB : npgpt's side of bench.train_step."""
+
+import json
+import sys
+
+import numba
+
+from bench.step_timing import time_steps
+from npgpt import AdamW, load
+from npgpt.optim import clip_grad_norm
+
+
+def main():
+    job = json.loads(sys.argv[1])
+    model = load(job["weights"]).train()
+    optimizer = AdamW(model.named_parameters(), **job["optimizer"])
+    parameters = [p for _, p in model.named_parameters()]
+
+    def step(ids, targets):
+        optimizer.zero_grad()
+        loss = model.loss(ids, targets)
+        loss.backward()
+        clip_grad_norm(parameters, job["grad_clip"])
+        optimizer.step()
+        return loss.item()
+
+    print(json.dumps({"threads": numba.get_num_threads(), **time_steps(step, job)}))
+
+
+if __name__ == "__main__":
+    main()

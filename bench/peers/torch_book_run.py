@@ -1,0 +1,83 @@
+"""python -m bench.peers.torch_book_run PLAN_FOLDER OUT : torch's side of bench.book_run, a whole run as one process.
+
+Initial weights, windows and their order, learning rates, evaluations and samples are those of npgpt.train, by
+bench.book_plan and npgpt's own modules for text and batches, which need neither Numba nor time. The checkpoints that
+npgpt.train writes on its way once a minute are left out.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from bench.peers.torch_gpt import adamw, from_npgpt
+from npgpt.config import GPTConfig
+from npgpt.corpus import read_corpus, split
+from npgpt.data import Batches, Windows, evaluation_batches
+from npgpt.tokenizers import GPT2Tokenizer
+
+
+def main():
+    plan_folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    plan = json.loads((plan_folder / "plan.json").read_text())
+    s = plan["settings"]
+    tokenizer = GPT2Tokenizer()
+    train, validation = split(read_corpus(s["texts"], tokenizer), s["val_fraction"], s["split_by"])
+    batches = Batches(Windows(train, s["context"], s["stride"]), s["batch_size"], s["seed"])
+    splits = {
+        f"{name}_loss": evaluation_batches(Windows(tokens, s["context"]), s["batch_size"], s["eval_batches"])
+        for name, tokens in (("train", train), ("val", validation))
+    }
+    model = from_npgpt(GPTConfig.from_dict(plan["model"]), load_file(plan_folder / "weights.safetensors"))
+    optimizer = adamw(model, lr=s["lr"], betas=(s["beta1"], s["beta2"]), eps=1e-8, weight_decay=s["weight_decay"])
+    prompt = torch.tensor([plan["prompt"]])
+    torch.manual_seed(s["seed"])
+
+    steps = len(plan["learning_rates"])
+    evaluations, samples, best = [], 0, float("inf")
+    for step in range(steps + 1):
+        if step % plan["eval_every"] == 0 or step == steps:
+            losses = {name: mean_loss(model, parts) for name, parts in splits.items()}
+            evaluations.append({"step": step, **losses})
+            log(f"{step}/{steps}  {losses}")
+            if step and losses["val_loss"] < best:
+                best = losses["val_loss"]
+                torch.save(model.state_dict(), out / "best.pt")
+            if plan["sample_every"] and (step % plan["sample_every"] == 0 or step == steps):
+                ids = model.generate(prompt, s["sample_tokens"], temperature=0.8, top_k=50)
+                log(tokenizer.decode(ids[0].tolist()))
+                samples += 1
+        if step < steps:
+            loss = train_one_step(model, optimizer, plan["learning_rates"][step], batches.batch(step), s["grad_clip"])
+            if (step + 1) % s["log_every"] == 0:
+                log(f"{step + 1}/{steps}  loss {loss:.4f}")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, out / "last.pt")
+    print(json.dumps({"threads": torch.get_num_threads(), "evaluations": evaluations, "samples": samples}))
+
+
+def train_one_step(model, optimizer, lr, batch, grad_clip):
+    optimizer.zero_grad()
+    loss = model.loss(*map(torch.from_numpy, batch))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return loss.item()
+
+
+@torch.inference_mode()
+def mean_loss(model, batches):
+    """Over all targets."""
+    total = sum(model.loss(*map(torch.from_numpy, batch)).item() * batch[1].size for batch in batches)
+    return total / sum(targets.size for _, targets in batches)
+
+
+def log(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Processes that are measured: each one is fresh, and all get the same threads on the same cores."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from time import perf_counter
+
+from bench.machine import ROOT, cores
+from npgpt.commandline import use_threads
+from npgpt.errors import ConfigError
+
+
+class ProcessFailed(Exception):
+    """A measured process ended otherwise than it should."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    output: str  # what it printed on stdout
+    seconds: float  # from before it was started until it was gone
+    peak_memory: int  # bytes: the most that was in memory at a time (ru_maxrss)
+
+
+def prepare(threads: int | None) -> int:
+    """Settle, for this process and all that it starts: threads (None: one a core), cores, and where to import from.
+
+    Returns the number of threads. What libraries read about it when they are imported is in a process's environment
+    before it begins. Raises ConfigError if there are fewer cores.
+    """
+    if threads is None:
+        threads = cores()
+    if threads > cores():
+        raise ConfigError(f"--threads {threads}: there are {cores()} cores")
+    use_threads(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if os.getloadavg()[0] > 0.5:
+        say(f"the load average is {os.getloadavg()[0]:.1f}: if something else is running, the figures are worthless")
+    return threads
+
+
+def start(module: str, *arguments: str, folder=ROOT, environment: dict[str, str] | None = None, **pipes):
+    """``python -m module arguments...`` in ``folder``, with variables added to the environment -> its Popen."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, **(environment or {})}, **pipes)
+
+
+def run_module(module: str, *arguments: str, **where) -> Finished:
+    """As ``start``, and wait for its end. What it says on stderr passes through. Raises ProcessFailed."""
+    began = perf_counter()
+    process = start(module, *arguments, stdout=subprocess.PIPE, **where)
+    with process:
+        try:
+            output = process.stdout.read().decode()
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = perf_counter() - began
+    if process.returncode:
+        raise ProcessFailed(f"python -m {module} ended with exit code {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Finished(output, seconds, usage.ru_maxrss * unit)
+
+
+def say(line: str) -> None:
+    print(f"bench: {line}", file=sys.stderr, flush=True)

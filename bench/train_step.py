@@ -1,0 +1,219 @@
+"""python -m bench.train_step : a training step of npgpt and of a peer.
+
+A step is: gradients to zero, forward, backward, clip them to norm 1, AdamW. Each side runs in a process of its own, one
+after the other, several rounds. If the losses differ, they have not done the same work, and the timing is void.
+"""
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.commandline import Parser, check_json_path, check_peer, run, table, write_json
+from bench.machine import describe, summary
+from bench.processes import ProcessFailed, prepare, run_module, say
+from npgpt import config
+from npgpt.commandline import choice, count, flag
+from npgpt.config import GPTConfig
+
+PRESETS = {
+    **config.PRESETS,
+    # nanoGPT's README, "I only have a macbook": Shakespeare's 65 characters
+    "nanogpt-cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "vocab_size": 65, "bias": False},
+}
+
+OPTIMIZER = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """module does the work in a process of its own; tolerance is how far, relatively, its losses may be from ours.
+
+    In float32 they stay within 1e-5 for a hundred steps; leaving out the clipping shows as 2e-3 after 25.
+    """
+
+    module: str
+    tolerance: float
+
+
+PEERS = {"torch": Peer("bench.peers.torch_train_step", 1e-3)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    preset: str = flag("gpt2", choice(*PRESETS), "a model's size", "model")
+    n_layer: int | None = flag(None, count(), "blocks (default: the preset's, as for the next three)", "model")
+    n_head: int | None = flag(None, count(), "heads of attention", "model")
+    n_embd: int | None = flag(None, count(), "width", "model")
+    vocab_size: int | None = flag(None, count(), "tokens that there are", "model")
+    batch_size: int | None = flag(None, count(), "windows a batch (default: 4; 12 for nanogpt-cpu)", "work")
+    context: int | None = flag(None, count(), "tokens a window (default: 256, or the preset's if less)", "work")
+    steps: int = flag(20, count(), "counted steps a process", "work")
+    warmup: int = flag(5, count(), "steps before them, which compile and are not counted", "work")
+    rounds: int = flag(3, count(), "processes a side", "work")
+    threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
+    peer: str = flag("torch", choice(*PEERS, "none"), "whom to compare with", "work")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+
+    def model(self) -> GPTConfig:
+        """Raises ConfigError on sizes that can't be."""
+        said = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
+        sizes = {**PRESETS[self.preset], **{name: value for name, value in said.items() if value is not None}}
+        model = GPTConfig(**sizes)
+        return GPTConfig(**{**sizes, "block_size": max(model.block_size, self.context or 1)})
+
+    def job(self) -> dict:
+        """What the measured processes are told."""
+        model = self.model()
+        return {
+            "model": model.to_dict(),
+            "batch_size": self.batch_size or (12 if self.preset == "nanogpt-cpu" else 4),
+            "context": self.context or min(256, model.block_size),
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "seed": SEED,
+            "optimizer": OPTIMIZER,
+            "grad_clip": 1.0,
+        }
+
+
+def matrix_parameters(model: GPTConfig) -> int:
+    """N: the weights that every token is multiplied with. The vocabulary head counts, tied or not; looking up an
+    embedding multiplies nothing, and biases and layer norms hardly matter."""
+    C = model.n_embd
+    return model.n_layer * (4 * C * C + 2 * C * model.inner_size) + model.vocab_size * C
+
+
+def step_flops(model: GPTConfig, B: int, T: int) -> int:
+    """Floating-point operations of the products in a training step; a multiplication and an addition are two.
+
+    Weights     2 N a token forward, twice that backward (for the input and for the weight): 6 N
+    Attention   two products forward, q k^T and P v, four backward, of 2 T C a token and layer each, of which the causal
+                mask leaves half: 6 n_layer T C
+
+    Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B, which doesn't halve for the mask.
+    """
+    return (6 * matrix_parameters(model) + 6 * model.n_layer * T * model.n_embd) * B * T
+
+
+def largest_difference(ours: list[float], theirs: list[float]) -> float:
+    """Of two courses of the loss, relative to theirs. Infinite if one is shorter or holds a number that isn't one."""
+    if len(ours) != len(theirs) or not all(map(math.isfinite, [*ours, *theirs])):
+        return math.inf
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def main() -> int:
+    parser = Parser("train_step", "Time a training step of npgpt, and of a peer beside it.")
+    parser.add_flags(Settings)
+    settings = Settings(**vars(parser.parse_args()))
+    job = settings.job()
+    check_peer(settings.peer)
+    check_json_path(settings.json)
+    machine = describe()
+    threads = prepare(settings.threads)
+    results = {"benchmark": "train_step", "machine": machine, "threads": threads, "job": job}
+
+    rounds = _measure(settings, job, threads)
+
+    model, B, T = GPTConfig.from_dict(job["model"]), job["batch_size"], job["context"]
+    results["matrix_parameters"], results["flops_per_step"] = matrix_parameters(model), step_flops(model, B, T)
+    results["sides"] = {side: _summary(runs, B * T, results["flops_per_step"]) for side, runs in rounds.items()}
+    void = False
+    if settings.peer != "none":
+        results["comparison"] = compare(rounds["npgpt"], rounds[settings.peer], PEERS[settings.peer].tolerance)
+        void = results["comparison"]["void"]
+    write_json(settings.json, results)
+    _print(results, settings.peer, settings.rounds)
+    return 1 if void else 0
+
+
+def _measure(settings, job, threads) -> dict[str, list[dict]]:
+    """-> {side: what each of its processes reported}"""
+    modules = {"npgpt": "bench.npgpt_train_step"}
+    if settings.peer != "none":
+        modules[settings.peer] = PEERS[settings.peer].module
+    rounds = {side: [] for side in modules}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "weights.safetensors")
+        run_module("bench.initial_weights", json.dumps(job["model"]), weights)
+        for i in range(settings.rounds):
+            for side, module in modules.items():
+                finished = run_module(module, json.dumps({**job, "weights": weights}))
+                report = {**json.loads(finished.output), "peak_memory": finished.peak_memory}
+                if report["threads"] != threads:
+                    raise ProcessFailed(f"{side} ran with {report['threads']} threads instead of {threads}")
+                say(f"round {i + 1} of {settings.rounds}: {side} {median(report['seconds']):.4g} s a step")
+                rounds[side].append(report)
+    return rounds
+
+
+def _summary(runs, tokens, flops) -> dict:
+    seconds = median([s for run in runs for s in run["seconds"]])
+    return {
+        "seconds_per_step": seconds,
+        "tokens_per_second": tokens / seconds,
+        "gflops_per_second": flops / seconds / 1e9,
+        "peak_memory": max(run["peak_memory"] for run in runs),
+        "first_loss": runs[0]["losses"][0],
+        "last_loss": runs[0]["losses"][-1],
+        "rounds": runs,
+    }
+
+
+def compare(ours: list[dict], theirs: list[dict], tolerance: float) -> dict:
+    """Reports of the same number of rounds -> how much faster ours is, or, if the losses differ, void."""
+    difference = max(largest_difference(a["losses"], b["losses"]) for a, b in zip(ours, theirs, strict=True))
+    if difference > tolerance:
+        return {"void": True, "largest_loss_difference": difference, "tolerance": tolerance}
+    ratios = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(ours, theirs, strict=True)]
+    all_ours, all_theirs = ([s for run in runs for s in run["seconds"]] for runs in (ours, theirs))
+    return {
+        "void": False,
+        "largest_loss_difference": difference,
+        "tolerance": tolerance,
+        "ratio": median(all_theirs) / median(all_ours),
+        "lowest_ratio": min(ratios),
+        "highest_ratio": max(ratios),
+    }
+
+
+def _print(results, peer, rounds):
+    job = results["job"]
+    print(summary(results["machine"]))
+    print(
+        f"batch {job['batch_size']}, context {job['context']}, {results['threads']} threads, float32; "
+        f"{results['flops_per_step'] / 1e9:.4g} GFLOP a step, with N = {results['matrix_parameters']:,}\n"
+    )
+    comparison = results.get("comparison", {})
+    if comparison.get("void"):
+        print(
+            f"VOID: this was not the same work: the losses of npgpt and {peer} differ by "
+            f"{comparison['largest_loss_difference']:.2g} of their size, and may by {comparison['tolerance']:g}"
+        )
+        return
+    rows = [
+        [
+            side,
+            f"{s['seconds_per_step']:.4g}",
+            f"{s['tokens_per_second']:,.0f}",
+            f"{s['gflops_per_second']:.3g}",
+            f"{s['peak_memory'] / 1e9:.2f} GB",
+            f"{s['first_loss']:.4f} to {s['last_loss']:.4f}",
+        ]
+        for side, s in results["sides"].items()
+    ]
+    print(table(["", "s/step", "tokens/s", "GFLOP/s", "peak memory", "loss"], rows))
+    if comparison:
+        print(
+            f"\nnpgpt is {comparison['ratio']:.2f} times as fast as {peer} "
+            f"({comparison['lowest_ratio']:.2f} to {comparison['highest_ratio']:.2f} over {rounds} rounds); "
+            f"the losses differ by at most {comparison['largest_loss_difference']:.1g} of their size"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
