@@ -53,7 +53,7 @@ class Trainer:
             self.max_steps = 300
             if settings.epochs is not None:
                 batches = math.ceil(round(settings.epochs * len(windows), 6) / settings.batch_size)
-                self.max_steps = math.ceil(batches / settings.grad_accum)
+                self.max_steps = max(1, math.ceil(batches / settings.grad_accum))
         self.warmup = self.max_steps // 20 if settings.warmup is None else settings.warmup
         self.min_lr = settings.lr / 10 if settings.min_lr is None else settings.min_lr
         self.eval_every = settings.eval_every or max(1, self.max_steps // 10)

@@ -14,13 +14,16 @@
 import hashlib
 import sys
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 
 import numba
+import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+ENOUGH_FOR_THREADS = 1 << 15  # numbers in all arrays of a call: some 20 microseconds of work
 
 _FOLDER = Path(__file__).parent
 
@@ -31,8 +34,26 @@ def jit(function):
 
 
 def parallel_jit(function):
-    """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads."""
-    return _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+    """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads.
+
+    With little to do it runs on one thread. Starting and awaiting the others takes longer than they would save, and on
+    a machine that is busy with something else a thousand times longer.
+    """
+    kernel = _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+
+    @wraps(function)
+    def launch(*arguments):
+        if sum(x.size for x in arguments if isinstance(x, np.ndarray)) >= ENOUGH_FOR_THREADS:
+            return kernel(*arguments)
+        threads = numba.get_num_threads()
+        numba.set_num_threads(1)
+        try:
+            return kernel(*arguments)
+        finally:
+            numba.set_num_threads(threads)
+
+    launch.dispatcher = kernel
+    return launch
 
 
 def exact_jit(function):
