@@ -121,7 +121,6 @@ class Tensor:
                     source.grad += dy
             else:
                 _hand_back(source, dy, gradients)
-            del source, dy  # or the next node's work would find them in memory
 
     # The shape of things
 
