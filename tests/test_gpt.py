@@ -1,0 +1,381 @@
+"""GPT: its parameters, its initial weights, and what must hold of its results without others to compare them with."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import with_random_parameters
+from tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP
+
+from npgpt import Tensor, no_grad
+from npgpt.config import POSITIONS, GPTConfig
+from npgpt.errors import CheckpointError
+from npgpt.gpt import GPT
+
+TINY = GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=8)
+
+
+def random_model(config=TINY, seed=0):
+    return with_random_parameters(GPT(config, seed=None, dtype=np.float64), seed)
+
+
+def random_ids(*shape, seed=0, vocab_size=TINY.vocab_size):
+    return np.random.default_rng(seed).integers(vocab_size, size=shape)
+
+
+def shapes(config):
+    return {name: p.shape for name, p in GPT(config, seed=None).named_parameters()}
+
+
+# Parameters
+
+PUBLIC = {  # the names and shapes in the public checkpoint, without the prefix "transformer.", for V, T, C = 13, 6, 8
+    "wte.weight": (13, 8),
+    "wpe.weight": (6, 8),
+    "h.0.ln_1.weight": (8,),
+    "h.0.ln_1.bias": (8,),
+    "h.0.attn.c_attn.weight": (8, 24),
+    "h.0.attn.c_attn.bias": (24,),
+    "h.0.attn.c_proj.weight": (8, 8),
+    "h.0.attn.c_proj.bias": (8,),
+    "h.0.ln_2.weight": (8,),
+    "h.0.ln_2.bias": (8,),
+    "h.0.mlp.c_fc.weight": (8, 32),
+    "h.0.mlp.c_fc.bias": (32,),
+    "h.0.mlp.c_proj.weight": (32, 8),
+    "h.0.mlp.c_proj.bias": (8,),
+    "ln_f.weight": (8,),
+    "ln_f.bias": (8,),
+}
+ONE_BLOCK = replace(TINY, n_layer=1)
+
+
+def test_names_shapes_and_order_are_those_of_the_public_checkpoint():
+    assert list(shapes(ONE_BLOCK).items()) == list(PUBLIC.items())
+
+
+def test_a_second_block_is_named_like_the_first():
+    second = {name.replace("h.0.", "h.1."): shape for name, shape in PUBLIC.items() if name.startswith("h.0.")}
+    assert shapes(TINY) == PUBLIC | second
+
+
+def without(*endings):
+    return {name: shape for name, shape in PUBLIC.items() if not name.endswith(endings)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tie_weights": False}, PUBLIC | {"lm_head.weight": (13, 8)}),
+        ({"position": "sinusoidal"}, without("wpe.weight")),
+        ({"position": "rotary"}, without("wpe.weight")),
+        ({"bias": False}, without("bias")),
+        ({"qkv_bias": False}, without("c_attn.bias")),
+        ({"bias": False, "qkv_bias": True}, without("bias") | {"h.0.attn.c_attn.bias": (24,)}),
+        (
+            {"n_inner": 5},
+            PUBLIC | {"h.0.mlp.c_fc.weight": (8, 5), "h.0.mlp.c_fc.bias": (5,), "h.0.mlp.c_proj.weight": (5, 8)},
+        ),
+    ],
+)
+def test_parameters_of_the_options(changes, expected):
+    assert shapes(replace(ONE_BLOCK, **changes)) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_and_results_have_the_models_dtype(dtype):
+    model = GPT(replace(TINY, position="sinusoidal", tie_weights=False), dtype=dtype)
+    assert {p.dtype for _, p in model.named_parameters()} == {np.dtype(dtype)}
+    loss = model.loss(random_ids(2, 6), random_ids(2, 6))
+    loss.backward()
+    assert {loss.dtype, model(random_ids(2, 6)).dtype} == {np.dtype(dtype)}
+    assert {p.grad.dtype for _, p in model.named_parameters()} == {np.dtype(dtype)}
+
+
+def test_a_models_arrays_make_another_the_same():
+    one, other = random_model(), GPT(TINY, seed=1, dtype=np.float64)
+    other.load_state_dict(one.state_dict())
+    np.testing.assert_array_equal(one(random_ids(2, 6)).data, other(random_ids(2, 6)).data)
+
+
+def test_arrays_of_another_architecture_are_refused():
+    model = GPT(TINY, seed=0)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    for changes in ({"n_layer": 1}, {"n_layer": 3}, {"tie_weights": False}, {"block_size": 7}, {"n_embd": 16}):
+        with pytest.raises(CheckpointError):
+            model.load_state_dict(GPT(replace(TINY, **changes), seed=0).state_dict())
+        for name, array in model.state_dict().items():
+            np.testing.assert_array_equal(array, before[name])
+
+
+# Initial weights
+
+LARGE_ENOUGH = GPTConfig(vocab_size=301, block_size=64, n_layer=8, n_head=2, n_embd=64, tie_weights=False)
+
+
+def test_initial_weights_are_those_of_gpt2():
+    for name, p in GPT(LARGE_ENOUGH, seed=0).named_parameters():
+        if p.ndim == 1:
+            assert (p.data == (1 if name.endswith("weight") else 0)).all(), name
+        else:
+            # a sum of 2 n_layer = 16 branches makes the residual stream: 0.02 / sqrt(16)
+            deviation = 0.005 if name.endswith("c_proj.weight") else 0.02
+            allowed = 5 * deviation / math.sqrt(2 * p.size)  # five standard deviations of a standard deviation
+            assert abs(p.data.std() - deviation) < allowed, name
+            assert abs(p.data.mean()) < 5 * deviation / math.sqrt(p.size), name
+            # normal: a share of 0.0455 is further out than two deviations
+            outside = (np.abs(p.data) > 2 * deviation).mean()
+            assert abs(outside - 0.0455) < 5 * math.sqrt(0.0455 * 0.9545 / p.size), name
+
+
+def test_no_two_initial_matrices_are_alike():
+    matrices = [p.data for _, p in GPT(TINY, seed=0).named_parameters() if p.ndim == 2]
+    assert len({matrix.flat[0] for matrix in matrices}) == len(matrices)
+
+
+def test_the_seed_decides_the_initial_weights():
+    one, same, other = (GPT(TINY, seed=seed).state_dict() for seed in (3, 3, 4))
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, same[name])
+        assert array.ndim == 1 or not (array == other[name]).any(), name
+
+
+def test_a_float64_model_begins_with_the_values_of_the_float32_model():
+    in_float32 = GPT(TINY, seed=0).state_dict()
+    for name, array in GPT(TINY, seed=0, dtype=np.float64).state_dict().items():
+        np.testing.assert_allclose(array, in_float32[name], rtol=2 * np.finfo(np.float32).eps, err_msg=name)
+
+
+def test_a_new_model_is_about_as_good_as_guessing():
+    model = GPT(TINY, seed=0)
+    assert abs(model.loss(random_ids(4, 6), random_ids(4, 6, seed=1)).item() - math.log(13)) < 0.05
+
+
+# Dropout
+
+DROPPING = replace(TINY, dropout=0.2)
+
+
+def losses(model, n):
+    with no_grad():
+        return [model.loss(random_ids(2, 6), random_ids(2, 6, seed=1)).item() for _ in range(n)]
+
+
+def test_dropout_is_on_while_training_only():
+    with_dropout, without = random_model(DROPPING), random_model(TINY)
+    assert losses(with_dropout, 2) == losses(without, 2)
+    with_dropout.train()
+    first, second = losses(with_dropout, 2)
+    assert len({first, second, *losses(without, 1)}) == 3
+    with_dropout.eval()
+    assert losses(with_dropout, 1) == losses(without, 1)
+
+
+def test_the_seed_decides_dropout_and_its_state_continues():
+    model, same, other = (GPT(DROPPING, seed=seed).train() for seed in (0, 0, 1))
+    first = losses(model, 4)
+    assert first[:2] == losses(same, 2)
+    state = same.rng.bit_generator.state
+    other.load_state_dict(model.state_dict())
+    assert losses(other, 1) != first[:1]
+    other.rng.bit_generator.state = state
+    assert losses(other, 2) == first[2:]
+
+
+def test_dropout_is_at_the_embeddings_and_three_times_in_each_block():
+    """Of the attention weights, of attention's result and of the MLP's: each draws one seed."""
+    model = GPT(DROPPING, seed=0).train()
+    generator = np.random.default_rng()
+    generator.bit_generator.state = model.rng.bit_generator.state
+    losses(model, 1)
+    generator.integers(2**64, size=1 + 3 * DROPPING.n_layer, dtype=np.uint64)
+    assert model.rng.bit_generator.state == generator.bit_generator.state
+
+
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.2}, {"position": "sinusoidal"}, {"position": "rotary"}])
+def test_gradients_are_the_slopes_of_the_loss(changes):
+    """Along a random direction of all parameters, by central differences, with the same random numbers for dropout."""
+    model = random_model(replace(TINY, **changes)).train()
+    parameters = [p for _, p in model.named_parameters()]
+    state = model.rng.bit_generator.state
+
+    def loss():
+        model.rng.bit_generator.state = state
+        return model.loss(random_ids(2, 6), random_ids(2, 6, seed=1))
+
+    def loss_at(step):
+        for p, start, direction in zip(parameters, starts, directions, strict=True):
+            p.data[...] = start + step * direction
+        return loss().item()
+
+    loss().backward()
+    rng = np.random.default_rng(5)
+    starts = [p.data.copy() for p in parameters]
+    directions = [rng.standard_normal(p.shape) / 10 for p in parameters]
+    h = CENTRAL_DIFFERENCE_STEP
+    expected = (loss_at(h) - loss_at(-h)) / (2 * h)
+    found = sum((p.grad * direction).sum() for p, direction in zip(parameters, directions, strict=True))
+    assert abs(found - expected) <= CENTRAL_DIFFERENCE * max(1, abs(expected))
+
+
+# The loss
+
+
+@pytest.mark.parametrize("padding_mask", [None, np.arange(18).reshape(3, 6) % 4 > 0])
+def test_the_loss_is_the_mean_cross_entropy_of_the_targets_that_count(padding_mask):
+    model = random_model()
+    ids, targets = random_ids(3, 6), random_ids(3, 6, seed=1)
+    targets[0, :4] = targets[2] = -100
+    logits = model(ids, padding_mask).data
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = [-math.log(probabilities[b, t, v]) for (b, t), v in np.ndenumerate(targets) if v != -100]
+    assert len(expected) == 8
+    assert abs(model.loss(ids, targets, padding_mask).item() - np.mean(expected)) < 1e-13
+
+
+def test_the_gradient_of_a_tied_matrix_is_the_sum_of_both_its_uses():
+    tied = random_model(TINY)
+    untied = GPT(replace(TINY, tie_weights=False), seed=None, dtype=np.float64)
+    untied.load_state_dict({**tied.state_dict(), "lm_head.weight": tied.head.data})
+    ids, targets = random_ids(2, 6), random_ids(2, 6, seed=1)
+    for model in (tied, untied):
+        model.loss(ids, targets).backward()
+    for name, p in untied.named_parameters():
+        if name == "wte.weight":
+            assert tied.wte.weight is tied.head
+            np.testing.assert_allclose(tied.head.grad, p.grad + untied.head.grad, rtol=1e-12)
+        elif name != "lm_head.weight":
+            np.testing.assert_allclose(dict(tied.named_parameters())[name].grad, p.grad, rtol=1e-12, atol=1e-16)
+
+
+def test_gradients_of_several_batches_add_up_to_those_of_one():
+    model = random_model()
+    ids, targets = random_ids(4, 6), random_ids(4, 6, seed=1)
+
+    def gradients(*batches):
+        for _, p in model.named_parameters():
+            p.grad = None
+        for batch in batches:
+            (model.loss(ids[batch], targets[batch]) / len(batches)).backward()
+        return np.concatenate([p.grad.ravel() for _, p in model.named_parameters()])
+
+    whole, halves = gradients(slice(0, 4)), gradients(slice(0, 2), slice(2, 4))
+    np.testing.assert_allclose(halves, whole, rtol=1e-10, atol=1e-14)
+
+
+# What must hold of logits, without a reference
+
+models = st.builds(
+    lambda position, n_head, seed: random_model(replace(TINY, position=position, n_head=n_head), seed),
+    st.sampled_from(POSITIONS),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 2**32),
+)
+batches = st.builds(
+    lambda B, T, seed: random_ids(B, T, seed=seed), st.integers(1, 3), st.integers(1, 6), st.integers(0, 2**32)
+)
+
+
+@given(model=models, ids=batches, t=st.integers(0, 5))
+def test_later_tokens_leave_earlier_logits_as_they_are(model, ids, t):
+    t %= ids.shape[1]
+    logits = model(ids).data
+    changed = ids.copy()
+    changed[:, t] = (ids[:, t] + 1) % TINY.vocab_size
+    after = model(changed).data
+    np.testing.assert_array_equal(after[:, :t], logits[:, :t])
+    assert not np.isclose(after[:, t:], logits[:, t:], rtol=1e-7).all(-1).any()  # and all others see it
+    np.testing.assert_allclose(model(ids[:, : t + 1]).data, logits[:, : t + 1], atol=1e-13)
+
+
+@given(model=models, ids=batches)
+def test_texts_of_a_batch_know_nothing_of_each_other(model, ids):
+    logits = model(ids).data
+    np.testing.assert_allclose(model(ids[::-1]).data, logits[::-1], atol=1e-13)
+    for row, alone in zip(logits, ids, strict=True):
+        np.testing.assert_allclose(model(alone[None]).data[0], row, atol=1e-13)
+
+
+@given(model=models, ids=batches)
+def test_another_numbering_of_the_vocabulary_renumbers_the_logits(model, ids):
+    logits = model(ids).data
+    numbering = np.random.default_rng(0).permutation(TINY.vocab_size)
+    model.wte.weight.data[...] = model.wte.weight.data[numbering]  # id v now means what numbering[v] meant
+    np.testing.assert_allclose(model(np.argsort(numbering)[ids]).data, logits[..., numbering], atol=1e-13)
+
+
+def test_sinusoidal_positions_are_added_to_the_tokens():
+    """(T, C) of sin(t / 10000^(2i / C)) and cos(the same), for C = 4: angles t and t / 100."""
+    model = random_model(replace(TINY, position="sinusoidal", n_embd=4))
+    expected = [[math.sin(t), math.cos(t), math.sin(t / 100), math.cos(t / 100)] for t in range(6)]
+    x = model.wte.weight.data[[3, 1, 4]] + expected[:3]
+    for block in model.h:
+        x = block(Tensor(x.reshape(1, 3, 4))).data
+    np.testing.assert_allclose(model.features([[3, 1, 4]]).data, model.ln_f(Tensor(x)).data, atol=1e-13)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_order_matters(position):
+    """The last position sees the same tokens in another order: only their positions differ."""
+    model = random_model(replace(TINY, position=position, n_layer=1))
+    one, other = model([[1, 2, 3, 4], [2, 1, 3, 4]]).data[:, -1]
+    assert np.abs(one - other).max() > 1e-3
+
+
+# Padding
+
+
+@given(model=models, ids=batches, seed=st.integers(0, 2**32))
+def test_nobody_looks_at_padding(model, ids, seed):
+    rng = np.random.default_rng(seed)
+    real = rng.random(ids.shape) < 0.6
+    logits = model(ids, padding_mask=real).data
+    assert np.isfinite(logits).all()
+    others = np.where(real, ids, rng.integers(TINY.vocab_size, size=ids.shape))
+    np.testing.assert_array_equal(model(others, padding_mask=real).data[real], logits[real])
+
+
+@given(model=models, ids=batches)
+def test_padding_at_the_end_is_what_comes_later_anyway(model, ids):
+    B, T = ids.shape
+    lengths = np.random.default_rng(0).integers(1, T + 1, size=B)
+    real = np.arange(T) < lengths[:, None]
+    np.testing.assert_allclose(model(ids, padding_mask=real).data[real], model(ids).data[real], atol=1e-13)
+    np.testing.assert_array_equal(model(ids, padding_mask=np.ones((B, T), bool)).data, model(ids).data)
+
+
+@given(ids=batches.filter(lambda ids: ids.shape[1] > 1), seed=st.integers(0, 2**32))
+def test_rotary_positions_are_distances_so_padding_in_front_changes_nothing(ids, seed):
+    model = random_model(replace(TINY, position="rotary"), seed)
+    real = np.arange(ids.shape[1]) >= 1
+    logits = model(ids, padding_mask=np.broadcast_to(real, ids.shape)).data
+    np.testing.assert_allclose(logits[:, 1:], model(ids[:, 1:]).data, atol=1e-12)
+
+
+# What is refused
+
+
+def test_ids_that_are_refused():
+    model = GPT(TINY, seed=0)
+    with pytest.raises(ValueError, match=r"\(B, T\).*\(3,\)"):
+        model([1, 2, 3])
+    with pytest.raises(ValueError, match=r"7 tokens.*block_size is 6"):
+        model(random_ids(1, 7))
+    for wrong in (13, -1):
+        with pytest.raises(IndexError, match=rf"{wrong} .*vocabulary of 13"):
+            model([[0, wrong]])
+        with pytest.raises(IndexError, match=rf"{wrong} .*vocabulary of 13"):
+            model.loss([[0, 1]], [[0, wrong]])
+    with pytest.raises(TypeError, match="whole numbers"):
+        model([[0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(2, 4\)|\(2, 4\).*\(2, 3\)"):
+        model.loss(random_ids(2, 4), random_ids(2, 3))
+    with pytest.raises(ValueError, match=r"padding mask.*\(1, 2\)"):
+        model([[0, 1]], padding_mask=np.ones((2, 2), bool))
+
+
+def test_a_text_as_long_as_the_context_is_taken():
+    assert GPT(TINY, seed=0)(random_ids(2, 6)).shape == (2, 6, 13)

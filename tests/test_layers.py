@@ -1,0 +1,296 @@
+"""The parts of a model, each against a plain version, and how parameters are named, listed, saved and loaded."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from models import with_random_parameters
+
+from npgpt import Tensor
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError
+from npgpt.layers import MLP, Block, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear, Module
+
+CONFIG = GPTConfig(vocab_size=11, block_size=5, n_layer=2, n_head=3, n_embd=6, n_inner=7)
+B, T, C = 2, 5, 6
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+# Module: names, modes, state
+
+
+class Leaf(Module):
+    def __init__(self, bias=True):
+        self.size = 3
+        self.weight = Tensor(np.ones((2, 3)), requires_grad=True)
+        self.bias = Tensor(np.zeros(3), requires_grad=True) if bias else None
+
+
+class Tree(Module):
+    def __init__(self):
+        self.first = Leaf()
+        self.scale = Tensor(np.full(1, 2.0), requires_grad=True)
+        self.h = [Leaf(), Leaf(bias=False)]
+        self.others = ["not a module", 1]
+
+
+def test_names_are_paths_of_attributes_and_indices():
+    assert [name for name, _ in Tree().named_parameters()] == [
+        "scale", "first.weight", "first.bias", "h.0.weight", "h.0.bias", "h.1.weight"
+    ]  # fmt: skip
+    assert [name for name, _ in Tree().children()] == ["first", "h.0", "h.1"]
+    assert [name for name, _ in Leaf().named_parameters("a.")] == ["a.weight", "a.bias"]
+
+
+def test_train_and_eval_reach_all_parts():
+    tree = Tree()
+    parts = [tree, tree.first, *tree.h]
+    assert not any(part.training for part in parts)
+    assert tree.train() is tree
+    assert all(part.training for part in parts)
+    assert tree.eval() is tree
+    assert not any(part.training for part in parts)
+
+
+def test_state_dict_holds_the_parameters_own_arrays():
+    tree = Tree()
+    state = tree.state_dict()
+    assert list(state) == [name for name, _ in tree.named_parameters()]
+    assert all(state[name] is p.data for name, p in tree.named_parameters())
+
+
+def test_load_state_dict_copies_what_state_dict_gave():
+    source, target = with_random_parameters(Tree(), seed=1), Tree()
+    arrays = source.state_dict()
+    before = dict(target.named_parameters())
+    target.load_state_dict(arrays)
+    for name, p in target.named_parameters():
+        assert p is before[name]
+        assert p.data is not arrays[name]
+        np.testing.assert_array_equal(p.data, arrays[name])
+    target.scale.data[...] = 7
+    assert source.scale.data != 7
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_load_state_dict_converts_to_the_parameters_dtype(dtype):
+    tree = Tree()
+    tree.load_state_dict({name: np.full(p.shape, 0.5, dtype) for name, p in tree.named_parameters()})
+    for _, p in tree.named_parameters():
+        assert p.dtype == np.float64
+        assert (p.data == 0.5).all()
+
+
+def without(name):
+    return lambda arrays: arrays.pop(name)
+
+
+def replaced(name, array):
+    return lambda arrays: arrays.update({name: array})
+
+
+UNFIT = {
+    "missing": (without("h.0.bias"), r"some\.file lacks the tensor 'h\.0\.bias'"),
+    "missing, the first parameter": (without("scale"), r"lacks the tensor 'scale'"),
+    "unexpected": (replaced("h.2.weight", np.ones((2, 3))), r"some\.file .*no place for.* 'h\.2\.weight'"),
+    "shape": (replaced("h.1.weight", np.ones((3, 2))), r"some\.file.* h\.1\.weight .*\(2, 3\).*\(3, 2\)"),
+    "shape that would broadcast": (replaced("h.1.weight", np.ones((1, 3))), r"h\.1\.weight .*\(2, 3\).*\(1, 3\)"),
+    "scalar": (replaced("first.bias", np.float64(1)), r"first\.bias .*\(3,\).*\(\)"),
+    "whole numbers": (replaced("h.1.weight", np.ones((2, 3), np.int64)), r"h\.1\.weight .*int64"),
+    "bool": (replaced("h.1.weight", np.ones((2, 3), bool)), r"h\.1\.weight .*bool"),
+    "complex": (replaced("h.1.weight", np.ones((2, 3), np.complex64)), r"h\.1\.weight .*complex64"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), UNFIT.values(), ids=UNFIT.keys())
+def test_arrays_that_do_not_fit_change_nothing(change, message):
+    arrays = {name: array + 1 for name, array in Tree().state_dict().items()}
+    change(arrays)
+    tree = Tree()
+    with pytest.raises(CheckpointError, match=message):
+        tree.load_state_dict(arrays, "some.file")
+    for name, array in Tree().state_dict().items():
+        np.testing.assert_array_equal(tree.state_dict()[name], array)
+
+
+def test_of_many_missing_names_three_are_told_and_the_others_counted():
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'first.bias', 'first.weight', 'h.0.bias' and 3 more$"):
+        Tree().load_state_dict({})
+
+
+# The parts, with random parameters in float64, against plain versions of what each does
+
+
+def part(made):
+    return with_random_parameters(made, seed=3)
+
+
+def test_linear_multiplies_rows_from_the_left():
+    layer = part(Linear(4, 3, True, np.float64))
+    x = random(2, 5, 4)
+    assert (layer.weight.shape, layer.bias.shape) == ((4, 3), (3,))
+    np.testing.assert_allclose(
+        layer(Tensor(x)).data, np.einsum("bti,io->bto", x, layer.weight.data) + layer.bias.data, atol=1e-14
+    )
+
+
+def test_layer_norm_adds_epsilon_to_the_variance():
+    layer = part(LayerNorm(4, True, 0.5, np.float64))
+    x = random(2, 4)
+    centred = x - x.mean(-1, keepdims=True)
+    xhat = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(layer(Tensor(x)).data, xhat * layer.weight.data + layer.bias.data, atol=1e-14)
+
+
+def test_without_bias_there_is_no_such_parameter():
+    assert [name for name, _ in Linear(4, 3, False, np.float64).named_parameters()] == ["weight"]
+    assert [name for name, _ in LayerNorm(4, False, 1e-5, np.float64).named_parameters()] == ["weight"]
+
+
+def test_embedding_looks_up_rows():
+    table = part(Embedding(4, 3, np.float64))
+    np.testing.assert_array_equal(table([[3, 0], [1, 1]]).data, table.weight.data[[[3, 0], [1, 1]]])
+
+
+@pytest.mark.parametrize("layer", [Linear(2, 3, True, np.float64), LayerNorm(2, True, 1e-5, np.float64)])
+def test_parameters_want_gradients(layer):
+    assert all(p.requires_grad and p.grad is None for _, p in layer.named_parameters())
+
+
+def plain_attention(x, attention, n_head, scale):
+    """One query, one head, one batch row at a time."""
+    q, k, v = np.split(x @ attention.c_attn.weight.data + attention.c_attn.bias.data, 3, axis=-1)
+    y = np.zeros_like(x)
+    D = x.shape[-1] // n_head
+    for b in range(x.shape[0]):
+        for h in range(n_head):
+            head = slice(h * D, (h + 1) * D)
+            for t in range(x.shape[1]):
+                scores = k[b, : t + 1, head] @ q[b, t, head] * scale
+                weights = np.exp(scores - scores.max())
+                y[b, t, head] = weights @ v[b, : t + 1, head] / weights.sum()
+    return y @ attention.c_proj.weight.data + attention.c_proj.bias.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "layer", "scale"),
+    [
+        ({}, 0, 1 / math.sqrt(2)),
+        ({}, 1, 1 / math.sqrt(2)),
+        ({"n_head": 1}, 1, 1 / math.sqrt(6)),
+        ({"scale_attn_by_inverse_layer_idx": True}, 0, 1 / math.sqrt(2)),
+        ({"scale_attn_by_inverse_layer_idx": True}, 1, 1 / math.sqrt(2) / 2),
+    ],
+)
+def test_attention(changes, layer, scale):
+    config = dataclasses.replace(CONFIG, **changes)
+    attention = part(CausalSelfAttention(config, layer, np.random.default_rng(0), np.float64))
+    x = random(B, T, C)
+    np.testing.assert_allclose(
+        attention(Tensor(x)).data, plain_attention(x, attention, config.n_head, scale), atol=1e-13
+    )
+
+
+ACTIVATION_OF_A_NUMBER = {
+    "relu": lambda x: max(x, 0.0),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_new": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATION_OF_A_NUMBER)
+def test_mlp(activation):
+    config = dataclasses.replace(CONFIG, activation=activation)
+    mlp = part(MLP(config, np.random.default_rng(0), np.float64))
+    x = random(B, T, C)
+    inner = x @ mlp.c_fc.weight.data + mlp.c_fc.bias.data
+    assert inner.shape == (B, T, 7)
+    inner = np.vectorize(ACTIVATION_OF_A_NUMBER[activation])(inner)
+    expected = inner @ mlp.c_proj.weight.data + mlp.c_proj.bias.data
+    np.testing.assert_allclose(mlp(Tensor(x)).data, expected, atol=1e-13)
+
+
+def test_a_block_adds_to_the_residual_stream_what_its_halves_make_of_its_normalised_values():
+    block = part(Block(CONFIG, 0, np.random.default_rng(0), np.float64))
+    x = Tensor(random(B, T, C))
+    middle = x.data + block.attn(block.ln_1(x)).data
+    after = middle + block.mlp(block.ln_2(Tensor(middle))).data
+    np.testing.assert_allclose(block(x).data, after, atol=1e-13)
+
+
+# Dropout
+
+
+def dropout(p, training=True, seed=0):
+    return Dropout(p, np.random.default_rng(seed)).train(training)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_a_share_p_and_scales_the_others(p):
+    n = 100_000
+    y = dropout(p)(Tensor(np.full(n, 3.0))).data
+    dropped = y == 0
+    np.testing.assert_allclose(y[~dropped], 3 / (1 - p), rtol=1e-15)
+    assert abs(dropped.mean() - p) < 5 * math.sqrt(p * (1 - p) / n)  # five standard deviations
+    # neighbours are independent: a run of two is dropped p^2 of the time
+    both = (dropped[1:] & dropped[:-1]).mean()
+    assert abs(both - p * p) < 5 * math.sqrt(3 * p * p / n)  # overlapping pairs: at most three times the variance
+
+
+def test_dropout_passes_the_gradient_of_what_it_kept():
+    x = Tensor(np.ones(1000), requires_grad=True)
+    y = dropout(0.3)(x)
+    y.backward(np.full(1000, 2.0))
+    np.testing.assert_allclose(x.grad, 2 * y.data, rtol=1e-15)
+
+
+def test_each_use_of_dropout_is_another_and_the_seed_repeats_all_of_them():
+    x = Tensor(np.ones(1000))
+    one, other = dropout(0.5), dropout(0.5)
+    uses = [one(x).data for _ in range(3)]
+    assert not (uses[0] == uses[1]).all()
+    assert not (uses[1] == uses[2]).all()
+    np.testing.assert_array_equal(uses, [other(x).data for _ in range(3)])
+    assert not (uses[0] == dropout(0.5, seed=1)(x).data).all()
+
+
+def test_the_generators_state_is_all_there_is_to_save():
+    x = Tensor(np.ones(1000))
+    one = dropout(0.5)
+    one(x)
+    state = one.rng.bit_generator.state
+    later = one(x).data
+    other = dropout(0.5, seed=5)
+    other.rng.bit_generator.state = state
+    np.testing.assert_array_equal(other(x).data, later)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.5, False), (0.0, True), (0.0, False)])
+def test_dropout_that_is_off_draws_nothing_and_changes_nothing(p, training):
+    layer = dropout(p, training)
+    state = layer.rng.bit_generator.state
+    x = Tensor(random(10))
+    assert layer(x) is x
+    assert layer.rng.bit_generator.state == state
+
+
+def test_attention_drops_weights_and_then_its_result():
+    """With values that are all 1 and an output layer that changes nothing, what comes out is the sum of the weights."""
+    N, T, p = 2000, 8, 0.25
+    config = GPTConfig(block_size=T, n_layer=1, n_head=1, n_embd=1, dropout=p)
+    attention = CausalSelfAttention(config, 0, np.random.default_rng(0), np.float64).train()
+    attention.c_attn.bias.data[...] = [0, 0, 1]  # queries and keys are 0, so the weights of t + 1 positions are equal
+    attention.c_proj.weight.data[...] = 1
+    y = attention(Tensor(np.zeros((N, T, 1)))).data[..., 0]
+    dropped = y == 0
+    # either dropout can zero the first position, which has one weight; the last one's eight are hardly all dropped
+    assert abs(dropped[:, 0].mean() - (1 - (1 - p) ** 2)) < 5 * math.sqrt(0.25 / N)
+    assert abs(dropped[:, -1].mean() - p) < 5 * math.sqrt(p * (1 - p) / N)
+    # what is left is scaled up twice: y = (weights kept) / (t + 1) / (1 - p)^2
+    weights_kept = y * (1 - p) ** 2 * np.arange(1, T + 1)
+    np.testing.assert_allclose(weights_kept, np.round(weights_kept), atol=1e-12)
+    assert abs(y.mean() - 1) < 5 * y.std() / math.sqrt(N)
