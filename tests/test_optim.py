@@ -1,0 +1,310 @@
+"""AdamW and clipping against torch's and against their formulas; the learning rate's course at hand-computed places."""
+
+import math
+
+import numpy as np
+import pytest
+from tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
+
+from npgpt import Tensor
+from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+
+# "a" to "d" are matrices, embeddings or stacks, which decay; the others have one dimension or none.
+SHAPES = {"a.weight": (3, 5), "b.weight": (1, 4), "c": (2, 3, 2), "d": (200, 100), "bias": (5,), "scale": ()}
+DECAYING = {"a.weight", "b.weight", "c", "d"}
+SETTINGS = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.3}
+
+
+def arrays(dtype, seed=0, shapes=SHAPES):
+    """Numbers of all sizes from 1e-4 to 1e2, so that eps matters for some."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.asarray(rng.standard_normal(shape) * 10 ** rng.uniform(-4, 2, shape), dtype)
+        for name, shape in shapes.items()
+    }
+
+
+def optimizer_of(dtype=np.float64, seed=0, **settings):
+    parameters = {name: Tensor(array, requires_grad=True) for name, array in arrays(dtype, seed).items()}
+    return AdamW(parameters.items(), **{**SETTINGS, **settings})
+
+
+def give_gradients(optimizer, step):
+    dtype = optimizer.parameters["bias"].dtype
+    for name, gradient in arrays(dtype, seed=100 + step).items():
+        optimizer.parameters[name].grad = gradient
+
+
+# AdamW
+
+
+def test_the_first_step_by_hand():
+    """m / (1 - beta1) is the gradient g and v / (1 - beta2) is g^2, so a weight moves by lr g / (|g| + eps)."""
+    p = {"w": Tensor(np.array([[2.0, -3.0]]), requires_grad=True), "b": Tensor(np.array([5.0]), requires_grad=True)}
+    optimizer = AdamW(p.items(), lr=0.1, betas=(0.9, 0.99), eps=1.0, weight_decay=0.5)
+    p["w"].grad, p["b"].grad = np.array([[4.0, -0.5]]), np.array([0.0])
+    optimizer.step()
+    np.testing.assert_allclose(p["w"].data, [[2 * 0.95 - 0.1 * 4 / 5, -3 * 0.95 + 0.1 * 0.5 / 1.5]], rtol=1e-15)
+    assert p["b"].data == 5  # no gradient and, having one dimension, no decay
+
+
+def test_the_defaults_are_torchs_but_for_the_learning_rate():
+    optimizer = AdamW([])
+    assert (optimizer.lr, optimizer.betas, optimizer.eps, optimizer.weight_decay) == (3e-4, (0.9, 0.999), 1e-8, 0.01)
+
+
+STEPS = 25
+RATES = 0.01 * np.random.default_rng(1).uniform(0.1, 2, STEPS)
+
+
+def torch_steps(dtype):
+    """-> {name: array} after all steps of torch's AdamW in float32 or float64, on numbers of float32."""
+    torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
+    parameters = {name: torch.from_numpy(array.astype(dtype)) for name, array in arrays(np.float32).items()}
+    groups = [
+        {"params": [p], "weight_decay": SETTINGS["weight_decay"] if name in DECAYING else 0.0}
+        for name, p in parameters.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=SETTINGS["betas"], eps=SETTINGS["eps"])
+    for step, rate in enumerate(RATES):
+        for name, gradient in arrays(np.float32, seed=100 + step).items():
+            parameters[name].grad = torch.from_numpy(gradient.astype(dtype))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return {name: p.numpy() for name, p in parameters.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_25_steps_against_torch(dtype):
+    """The learning rate changes from step to step."""
+    parameters = {name: Tensor(a.astype(dtype), requires_grad=True) for name, a in arrays(np.float32).items()}
+    optimizer = AdamW(parameters.items(), **SETTINGS)
+    for step, rate in enumerate(RATES):
+        for name, gradient in arrays(np.float32, seed=100 + step).items():
+            parameters[name].grad = gradient.astype(dtype)
+        optimizer.lr = rate
+        optimizer.step()
+    expected, in_float32 = torch_steps(np.float64), torch_steps(np.float32)
+    for name, p in parameters.items():
+        error, largest = np.abs(p.data - expected[name]).max(), np.abs(expected[name]).max()
+        if dtype == np.float64:
+            assert error <= FLOAT64_VALUE * largest, name
+        else:
+            torchs_error = np.abs(in_float32[name] - expected[name]).max()
+            assert error <= FLOAT32_TIMES_TORCH * torchs_error + FLOAT32_EXTRA * largest, name
+
+
+def test_decay_is_for_matrices_only():
+    """Without gradients that pull, a step is p (1 - lr weight_decay) where there is decay, and nothing elsewhere."""
+    optimizer = optimizer_of()
+    before = {name: p.data.copy() for name, p in optimizer.parameters.items()}
+    for p in optimizer.parameters.values():
+        p.grad = np.zeros_like(p.data)
+    optimizer.step()
+    for name, p in optimizer.parameters.items():
+        kept = 1 - 0.01 * 0.3 if name in DECAYING else 1
+        np.testing.assert_allclose(p.data, before[name] * kept, rtol=1e-15, err_msg=name)
+
+
+def test_steps_are_counted_from_zero():
+    optimizer = optimizer_of()
+    assert optimizer.steps == 0
+    for step in range(3):
+        give_gradients(optimizer, step)
+        optimizer.step()
+    assert optimizer.steps == 3
+
+
+def test_a_parameter_without_a_gradient_is_left_alone():
+    optimizer = optimizer_of()
+    for step in range(2):
+        give_gradients(optimizer, step)
+        optimizer.step()
+    give_gradients(optimizer, 2)
+    optimizer.parameters["d"].grad = None
+    p = optimizer.parameters["d"].data
+    before = p.copy(), optimizer.mean["d"].copy(), optimizer.mean_square["d"].copy()
+    optimizer.step()
+    for array, old in zip((p, optimizer.mean["d"], optimizer.mean_square["d"]), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_parameters_are_changed_in_place_and_gradients_not_at_all():
+    optimizer = optimizer_of()
+    data = {name: p.data for name, p in optimizer.parameters.items()}
+    give_gradients(optimizer, 0)
+    optimizer.step()
+    for name, gradient in arrays(np.float64, seed=100).items():
+        p = optimizer.parameters[name]
+        assert p.data is data[name]
+        np.testing.assert_array_equal(p.grad, gradient)
+
+
+def test_zero_grad_forgets_the_gradients():
+    optimizer = optimizer_of()
+    give_gradients(optimizer, 0)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in optimizer.parameters.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_loaded_state_goes_on_exactly_like_the_saved_one(dtype):
+    unbroken, stopped = optimizer_of(dtype), optimizer_of(dtype)
+    for step in range(6):
+        give_gradients(unbroken, step)
+        unbroken.step()
+    for step in range(3):
+        give_gradients(stopped, step)
+        stopped.step()
+    saved = {name: array.copy() for name, array in stopped.state_dict().items()}
+    weights = {name: p.data.copy() for name, p in stopped.parameters.items()}
+
+    resumed = AdamW(((name, Tensor(w, requires_grad=True)) for name, w in weights.items()), **SETTINGS)
+    resumed.load_state_dict(saved, steps=3)
+    for step in range(3, 6):
+        give_gradients(resumed, step)
+        resumed.step()
+    assert resumed.steps == 6
+    for name, p in unbroken.parameters.items():
+        assert resumed.parameters[name].data.tobytes() == p.data.tobytes(), name
+    for name, array in unbroken.state_dict().items():
+        assert resumed.state_dict()[name].tobytes() == array.tobytes(), name
+
+
+def test_the_state_is_named_after_the_parameters():
+    optimizer = optimizer_of(np.float32)
+    state = optimizer.state_dict()
+    assert list(state) == [f"{kind}.{name}" for kind in ("mean", "mean_square") for name in SHAPES]
+    for name, p in optimizer.parameters.items():
+        for array in (state[f"mean.{name}"], state[f"mean_square.{name}"]):
+            assert (array.shape, array.dtype) == (p.shape, p.dtype)
+            assert not array.any()
+    assert state["mean.bias"] is optimizer.mean["bias"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("mean.bias"), "mean.bias"),
+        (lambda state: state.update({"mean.other": np.ones(3)}), "mean.other"),
+        (lambda state: state.update({"mean_square.bias": np.ones((5, 1))}), r"mean_square.bias .*\(5, 1\).*\(5,\)"),
+        (lambda state: state.update({"mean_square.bias": np.ones(())}), r"mean_square.bias .*\(\).*\(5,\)"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
+    optimizer = optimizer_of()
+    state = {name: array + 1 for name, array in optimizer.state_dict().items()}
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state, steps=7)
+    assert optimizer.steps == 0
+    assert not any(array.any() for array in optimizer.state_dict().values())
+
+
+# Clipping
+
+
+def with_gradients(dtype=np.float64, seed=0):
+    """Parameters with gradients, and one that has none."""
+    parameters = [Tensor(np.zeros_like(g), requires_grad=True) for g in arrays(dtype, seed).values()]
+    for p, g in zip(parameters, arrays(dtype, seed).values(), strict=True):
+        p.grad = g
+    return [*parameters, Tensor(np.zeros(3, dtype), requires_grad=True)]
+
+
+def norm(parameters):
+    return math.sqrt(sum(np.square(p.grad, dtype=np.float64).sum() for p in parameters if p.grad is not None))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("max_norm", [1e-3, 1.0, 100.0])
+def test_clipped_gradients_have_the_norm_and_the_direction(dtype, max_norm):
+    parameters = with_gradients(dtype)
+    before = [p.grad.copy() for p in parameters[:-1]]
+    length = norm(parameters)
+    assert clip_grad_norm(parameters, max_norm) == pytest.approx(length, rel=1e-12)
+    assert norm(parameters) == pytest.approx(max_norm, rel=rounding(dtype))
+    for p, g in zip(parameters, before, strict=False):
+        assert p.grad.dtype == dtype
+        np.testing.assert_allclose(p.grad, g * (max_norm / length), rtol=rounding(dtype))
+    assert parameters[-1].grad is None
+
+
+def test_clipping_against_torch():
+    torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
+    for max_norm in (0.5, 50.0, 1e9):
+        ours = with_gradients()
+        theirs = [torch.zeros(p.shape, dtype=torch.float64) for p in ours]
+        for p, q in zip(theirs, ours, strict=True):
+            p.grad = None if q.grad is None else torch.from_numpy(q.grad.copy())
+        length = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+        assert clip_grad_norm(ours, max_norm) == pytest.approx(length, rel=1e-12)
+        for p, q in zip(theirs[:-1], ours, strict=False):
+            np.testing.assert_allclose(q.grad, p.grad.numpy(), rtol=2e-6 / length)  # torch divides by the norm + 1e-6
+
+
+def test_a_norm_within_the_limit_leaves_gradients_untouched():
+    parameters = with_gradients()
+    before = [p.grad.copy() for p in parameters[:-1]]
+    length = norm(parameters)
+    for max_norm in (length * (1 + 1e-12), 2 * length, math.inf):
+        assert clip_grad_norm(parameters, max_norm) == pytest.approx(length, rel=1e-12)
+        for p, g in zip(parameters, before, strict=False):
+            np.testing.assert_array_equal(p.grad, g)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_norm_that_is_no_number_leaves_gradients_untouched_and_shows(number):
+    parameters = with_gradients()
+    parameters[0].grad[1, 2] = number
+    before = [p.grad.copy() for p in parameters[:-1]]
+    assert not math.isfinite(clip_grad_norm(parameters, 1.0))
+    for p, g in zip(parameters, before, strict=False):
+        np.testing.assert_array_equal(p.grad, g)
+
+
+def test_clipping_nothing():
+    assert clip_grad_norm([Tensor(np.zeros(3), requires_grad=True)], 1.0) == 0
+    parameters = with_gradients()
+    for p in parameters[:-1]:
+        p.grad[...] = 0
+    assert clip_grad_norm(parameters, 1.0) == 0
+    assert norm(parameters) == 0
+
+
+# The learning rate
+
+COURSE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.25),  # the first step already learns
+        (1, 0.5),
+        (3, 1.0),
+        (4, 1.0),  # the cosine begins at its top
+        (6, 0.2 + 0.4 * (1 + math.sqrt(0.5))),  # a quarter of the way: cos(45 degrees)
+        (8, 0.6),  # half way down
+        (10, 0.2 + 0.4 * (1 - math.sqrt(0.5))),
+        (12, 0.2),
+        (13, 0.2),
+        (10_000, 0.2),
+    ],
+)
+def test_warm_up_and_cosine(step, expected):
+    assert warmup_cosine(step, **COURSE) == pytest.approx(expected, rel=1e-14)
+
+
+def test_the_learning_rate_rises_and_then_falls():
+    course = [warmup_cosine(step, **COURSE) for step in range(15)]
+    assert all(np.diff(course[:4]) > 0)
+    assert all(np.diff(course[4:13]) < 0)
+
+
+def test_courses_without_a_part():
+    assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=10) == 1.0
+    assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=1) == 1.0
+    assert [warmup_cosine(step, 1.0, 0.1, warmup=2, max_steps=2) for step in range(3)] == [0.5, 1.0, 0.1]
+    assert [warmup_cosine(step, 1.0, 1.0, warmup=1, max_steps=4) for step in range(5)] == [1.0] * 5
