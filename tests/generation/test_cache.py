@@ -1,0 +1,80 @@
+"""Through the cache, piece by piece, comes what the model makes of the whole text at once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import with_random_parameters
+from tolerances import rounding
+
+from npgpt.config import POSITIONS, GPTConfig
+from npgpt.generation import KeyValueCache
+from npgpt.gpt import GPT
+
+CONFIG = GPTConfig(vocab_size=13, block_size=7, n_layer=2, n_head=2, n_embd=8)
+
+
+def random_model(dtype=np.float64, **changes):
+    return with_random_parameters(GPT(replace(CONFIG, **changes), seed=None, dtype=dtype))
+
+
+def random_ids(B, T):
+    return np.random.default_rng(1).integers(CONFIG.vocab_size, size=(B, T))
+
+
+options = st.fixed_dictionaries(
+    {
+        "position": st.sampled_from(POSITIONS),
+        "n_head": st.sampled_from([1, 2, 4]),
+        "scale_attn_by_inverse_layer_idx": st.booleans(),
+    }
+)
+pieces = st.lists(st.integers(1, 4), min_size=1, max_size=7).filter(lambda sizes: sum(sizes) <= CONFIG.block_size)
+
+
+@given(options, pieces, st.integers(1, 3), st.sampled_from([np.float32, np.float64]))
+def test_pieces_give_what_the_whole_gives(options, pieces, B, dtype):
+    model = random_model(dtype, **options)
+    ids = random_ids(B, sum(pieces))
+    cache = KeyValueCache(model.config, B, dtype)
+    found, first = [], 0
+    for size in pieces:
+        assert cache.length == first
+        found.append(model.features(ids[:, first : first + size], cache=cache).data)
+        first += size
+    assert cache.length == first
+    found = np.concatenate(found, axis=1)
+    assert found.dtype == dtype
+    # a feature is a layer norm's result, of a size around 1, after a few sums of some 30 terms each
+    np.testing.assert_allclose(found, model.features(ids).data, rtol=0, atol=10 * rounding(dtype, 30))
+
+
+def test_logits_through_the_cache():
+    model = random_model()
+    ids = random_ids(2, 7)
+    cache = KeyValueCache(model.config, 2, np.float64)
+    logits = model(ids).data
+    for t in range(7):
+        features = model.features(ids[:, t : t + 1], cache=cache)
+        np.testing.assert_allclose((features @ model.head.T).data[:, 0], logits[:, t], atol=1e-13)
+
+
+def test_a_full_cache_takes_no_more():
+    model = random_model()
+    cache = KeyValueCache(model.config, 1, np.float64)
+    model.features(random_ids(1, 5), cache=cache)
+    with pytest.raises(ValueError, match=r"8 tokens.*block_size is 7"):
+        model.features(random_ids(1, 3), cache=cache)
+    assert cache.length == 5
+
+
+def test_two_caches_are_separate():
+    model = random_model()
+    one, other = (KeyValueCache(model.config, 1, np.float64) for _ in range(2))
+    model.features([[1, 2]], cache=one)
+    model.features([[3]], cache=other)
+    assert (one.length, other.length) == (2, 1)
+    expected = model.features([[1, 2, 4]]).data[:, -1]
+    np.testing.assert_allclose(model.features([[4]], cache=one).data[:, -1], expected, atol=1e-13)

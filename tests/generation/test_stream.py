@@ -1,0 +1,184 @@
+"""The loop that makes text: the same tokens with and without the cache, and what it leaves as it was."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from models import with_random_parameters
+
+from npgpt.config import POSITIONS, GPTConfig
+from npgpt.errors import ConfigError
+from npgpt.generation import Sampling, generate, stream
+from npgpt.gpt import GPT
+from npgpt.tensor import is_grad_enabled
+
+CONFIG = GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=8)
+
+
+def random_model(seed=0, dtype=np.float64, **changes):
+    return with_random_parameters(GPT(replace(CONFIG, **changes), seed=0, dtype=dtype), seed)
+
+
+def random_ids(B, T):
+    return np.random.default_rng(1).integers(CONFIG.vocab_size, size=(B, T))
+
+
+def plain_greedy(model, ids, n):
+    """The likeliest token after the last block_size ones, n times."""
+    for _ in range(n):
+        logits = model(ids[:, -model.config.block_size :]).data[:, -1]
+        ids = np.concatenate([ids, logits.argmax(-1)[:, None]], axis=1)
+    return ids
+
+
+# Greedy text
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("block_size", [1, 2, 6])
+@pytest.mark.parametrize("T", [1, 2, 5, 6, 7, 15])
+def test_greedy_text_with_and_without_the_cache_within_and_past_the_window(position, block_size, T):
+    model = random_model(position=position, block_size=block_size)
+    ids = random_ids(3, T)
+    expected = plain_greedy(model, ids, 10)
+    assert expected.shape == (3, T + 10)
+    np.testing.assert_array_equal(model.generate(ids, 10, temperature=0), expected)
+    np.testing.assert_array_equal(model.generate(ids, 10, temperature=0, use_cache=False), expected)
+    for row, alone in zip(expected, ids, strict=True):
+        np.testing.assert_array_equal(model.generate(alone[None], 10, temperature=0)[0], row)
+
+
+def test_greedy_texts_are_not_all_the_same_token():
+    """Or the test above would say little."""
+    model = random_model()
+    assert len(np.unique(model.generate(random_ids(3, 5), 10, temperature=0)[:, 5:])) > 4
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_float32_text_with_and_without_the_cache(position):
+    model = random_model(dtype=np.float32, position=position)
+    with_cache, without = (model.generate(random_ids(2, 3), 12, temperature=0, use_cache=use) for use in (True, False))
+    np.testing.assert_array_equal(with_cache, without)
+
+
+def test_the_cache_saves_work_until_the_window_slides():
+    model = random_model()
+    lengths = []
+    features = model.features
+    model.features = lambda ids, **named: lengths.append(ids.shape[1]) or features(ids, **named)
+    model.generate(random_ids(2, 3), 7)
+    assert lengths == [3, 1, 1, 1, 6, 6, 6]
+    lengths.clear()
+    model.generate(random_ids(2, 3), 7, use_cache=False)
+    assert lengths == [3, 4, 5, 6, 6, 6, 6]
+
+
+# Drawn text
+
+
+def test_the_seed_decides_the_text():
+    model = random_model()
+    text = model.generate(random_ids(2, 3), 20, seed=1)
+    np.testing.assert_array_equal(text, model.generate(random_ids(2, 3), 20, seed=1))
+    np.testing.assert_array_equal(text, model.generate(random_ids(2, 3), 20, seed=1, use_cache=False))
+    assert (text != model.generate(random_ids(2, 3), 20, seed=2)).any()
+    assert (text[0] != text[1]).any()
+
+
+@pytest.mark.parametrize("one_choice", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-9}])
+def test_sampling_rules_reach_the_loop(one_choice):
+    model = random_model()
+    greedy = model.generate(random_ids(2, 3), 10, temperature=0)
+    np.testing.assert_array_equal(model.generate(random_ids(2, 3), 10, seed=0, **one_choice), greedy)
+    assert (model.generate(random_ids(2, 3), 10, seed=0) != greedy).any()
+
+
+def test_texts_of_equal_prompts_are_drawn_separately():
+    texts = random_model().generate(np.zeros((4, 2), int), 20, seed=0)
+    assert len({tuple(text) for text in texts}) == 4
+
+
+# What comes out, and when
+
+
+def test_the_prompt_stands_in_front_and_is_not_changed():
+    ids = random_ids(2, 4)
+    before = ids.copy()
+    text = random_model().generate(ids, 5, seed=0)
+    assert text.shape == (2, 9)
+    assert text.dtype.kind == "i"
+    np.testing.assert_array_equal(text[:, :4], before)
+    np.testing.assert_array_equal(ids, before)
+    np.testing.assert_array_equal(random_model().generate(ids.tolist(), 5, seed=0), text)
+
+
+def test_no_new_tokens():
+    np.testing.assert_array_equal(random_model().generate([[1, 2]], 0), [[1, 2]])
+
+
+def test_stream_yields_what_generate_joins_one_token_at_a_time():
+    model = random_model()
+    made = []
+    features = model.features
+    model.features = lambda ids, **named: made.append(1) or features(ids, **named)
+    tokens = stream(model, random_ids(2, 3), 9, Sampling(0.8, 5), seed=3)
+    first = next(tokens)
+    assert (first.shape, len(made)) == ((2,), 1)
+    rest = list(tokens)
+    assert len(rest) == 8
+    expected = generate(model, random_ids(2, 3), 9, temperature=0.8, top_k=5, seed=3)
+    np.testing.assert_array_equal(np.stack([first, *rest], axis=1), expected[:, 3:])
+
+
+# What it leaves as it was
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_meanwhile_and_then_as_it_was(training):
+    model, without = random_model(dropout=0.5).train(training), random_model()
+    state = model.rng.bit_generator.state
+    np.testing.assert_array_equal(model.generate([[1, 2]], 9, seed=0), without.generate([[1, 2]], 9, seed=0))
+    assert model.rng.bit_generator.state == state
+    assert model.training is training
+    assert model.h[1].mlp.dropout.training is training
+
+
+def test_the_mode_is_restored_after_an_error():
+    model = random_model().train()
+    with pytest.raises(IndexError):
+        model.generate([[1, 99]], 3)
+    assert model.training
+    assert is_grad_enabled()
+
+
+def test_nothing_is_recorded_for_gradients_but_between_tokens_all_is():
+    model = random_model()
+    recording = []
+    features = model.features
+    model.features = lambda ids, **named: recording.append(is_grad_enabled()) or features(ids, **named)
+    for _ in stream(model, [[1]], 3, Sampling()):
+        assert is_grad_enabled()
+    assert recording == [False] * 3
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["wte.weight", "h.1.attn.c_proj.bias", "ln_f.weight"])
+def test_damaged_weights_show(name, temperature):
+    model = random_model()
+    dict(model.named_parameters())[name].data[...] = np.nan
+    with pytest.raises(FloatingPointError, match="weights are damaged"):
+        model.generate([[1, 2]], 3, temperature=temperature)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[]], [[[1]]], 1])
+def test_prompts_that_are_refused(ids):
+    with pytest.raises(ValueError, match=r"\(B, T\) with at least one token"):
+        random_model().generate(np.array(ids, int), 3)
+
+
+def test_wrong_sampling_is_refused():
+    with pytest.raises(ConfigError, match="top_p"):
+        random_model().generate([[1, 2]], 3, top_p=2.0)
