@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Numba and torch each have a pool of threads, and on a few cores they wait for each other: waiting must not keep a core
+# busy. This is read when the pools are made.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=60)

@@ -1,0 +1,285 @@
+"""python -m npgpt.sample: which model, which prompt, which token next, and how the text comes out."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import with_random_parameters
+from test_commandline import Ended, command
+
+import npgpt.generation
+from npgpt import GPT, GPTConfig
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.atomic import write_json
+from npgpt.tokenizers import ByteTokenizer, CharTokenizer
+
+CONFIG = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=2, n_embd=8)
+LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
+
+
+def make_run(folder, seed=0, tokenizer=None, training=None):
+    """A run with a model that was never trained, but makes another text for each seed; of letters, if not told.
+
+    -> model, tokenizer
+    """
+    tokenizer = tokenizer or CharTokenizer("".join(sorted(LETTERS)))
+    config = GPTConfig(**{**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
+    folder.mkdir(parents=True)
+    runs.write_run_config(folder, config, training or {})
+    write_json(folder / "tokenizer.json", tokenizer.to_dict())
+    model = with_random_parameters(GPT(config), seed)
+    model.wte.weight.data[tokenizer.end_of_text] = 0  # a logit of 0, well below the largest
+    runs.save_weights(folder / "last.safetensors", model.state_dict(), config)
+    return model, tokenizer
+
+
+def saved(run, hour):
+    os.utime(run / "last.safetensors", (hour * 3600, hour * 3600))
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A working folder with runs/a, the newer one, and runs/b."""
+    for name, seed, hour in (("a", 1, 11), ("b", 2, 10)):
+        make_run(tmp_path / "runs" / name, seed)
+        saved(tmp_path / "runs" / name, hour)
+    return tmp_path
+
+
+def sample(work, *arguments, **options) -> str:
+    ended = command("sample", *arguments, cwd=work, **options)
+    assert (ended.code, ended.err) == (0, ""), ended
+    return ended.out
+
+
+GREEDY = ("--greedy", "--max-new-tokens", 12, "--prompt", "the ")
+DRAWN = ("--max-new-tokens", 12, "--prompt", "the ", "--seed", 1)
+
+
+# Which model
+
+
+def test_the_newest_run_unless_told_otherwise(work):
+    a, b = (sample(work, *GREEDY, "--model", f"runs/{name}") for name in "ab")
+    assert a != b
+    assert sample(work, *GREEDY) == a
+    saved(work / "runs" / "b", 12)
+    assert sample(work, *GREEDY) == b
+    (work / "runs" / "c").mkdir()  # a run that hasn't saved anything yet
+    assert sample(work, *GREEDY) == b
+
+
+def test_the_best_weights_by_name_or_by_file(work):
+    best, last = work / "runs" / "a" / "best.safetensors", work / "runs" / "a" / "last.safetensors"
+    a, b = (sample(work, *GREEDY, "--model", f"runs/{name}") for name in "ab")
+    assert sample(work, *GREEDY, "--checkpoint", "best") == a  # there is none
+    best.write_bytes((work / "runs" / "b" / "last.safetensors").read_bytes())
+    assert sample(work, *GREEDY, "--checkpoint", "best") == b
+    assert sample(work, *GREEDY, "--checkpoint", "last") == sample(work, *GREEDY) == a
+    assert sample(work, *GREEDY, "--model", best) == b
+    assert sample(work, *GREEDY, "--model", last) == a
+
+
+# Which prompt
+
+
+def test_prompts(work):
+    expected = sample(work, *GREEDY)
+    assert expected.startswith("the ")
+    (work / "prompt.txt").write_bytes(b"the ")
+    (work / "with a mark.txt").write_bytes(b"\xef\xbb\xbfthe ")  # as Notepad writes UTF-8
+    rest = GREEDY[:3]
+    assert sample(work, *rest, "--prompt-file", "prompt.txt") == expected
+    assert sample(work, *rest, "--prompt-file", "with a mark.txt") == expected
+    assert sample(work, *rest, "--prompt-file", "-", stdin=b"the ") == expected
+    assert sample(work, *rest, "--start=the ") == expected
+
+
+def test_without_a_prompt_the_text_begins_as_the_samples_in_training(tmp_path):
+    make_run(tmp_path / "runs" / "a", training={"sample_prompt": "the "})
+    assert sample(tmp_path, *GREEDY[:3]) == sample(tmp_path, *GREEDY)
+
+
+def test_without_any_prompt_it_begins_after_the_end_of_a_text(work):
+    model, tokenizer = make_run(work / "runs" / "c", seed=5)
+    expected = model.generate([[tokenizer.end_of_text]], 12, temperature=0)[0, 1:]
+    assert sample(work, *GREEDY[:3], "--model", "runs/c") == tokenizer.decode(expected) + "\n"
+    assert sample(work, *GREEDY[:3], "--model", "runs/c", "--prompt", "") == tokenizer.decode(expected) + "\n"
+
+
+@pytest.mark.parametrize("prompt", ["a_b", "--a_b", "-a", "--seed_1=2", "é\n", "%s"])
+def test_a_prompt_arrives_as_it_was_typed(tmp_path, prompt):
+    make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
+    assert sample(tmp_path, f"--prompt={prompt}", "--max-new-tokens", 1, "--greedy").startswith(prompt)
+
+
+def test_a_prompt_that_is_longer_than_the_context(work):
+    model, tokenizer = make_run(work / "runs" / "c", seed=5)
+    prompt = "a prompt that is longer than what the model sees at once "
+    ids = [tokenizer.encode(prompt)]
+    expected = model.generate(ids, 30, temperature=0, use_cache=False)[0]
+    typed = ("--model", "runs/c", "--prompt", prompt, "--greedy", "--max-new-tokens", 30)
+    assert sample(work, *typed) == tokenizer.decode(expected) + "\n"
+
+
+# Which token
+
+
+def test_the_seed(work):
+    texts = {seed: sample(work, *DRAWN, "--seed", seed) for seed in range(5)}
+    assert len(set(texts.values())) == 5
+    assert sample(work, *DRAWN, "--seed", 3) == texts[3]
+    several = sample(work, *DRAWN, "--seed", 1, "--num-samples", 3).split("\n\n" + "-" * 40 + "\n")
+    assert several[:2] == [texts[1][:-1], texts[2][:-1]]
+    assert several[2] == texts[3]
+
+
+def test_without_a_seed_it_is_another_text_each_time(work):
+    typed = ("--max-new-tokens", 40, "--prompt", "the ", "--temperature", 2)
+    assert sample(work, *typed) != sample(work, *typed)
+
+
+def test_the_ways_to_be_greedy(work):
+    expected = sample(work, *GREEDY)
+    assert sample(work, *DRAWN, "--temperature", 0) == expected
+    assert sample(work, *DRAWN, "--top-k", 1) == expected
+    assert sample(work, *DRAWN, "--top-p", 1e-9) == expected
+    assert sample(work, *DRAWN, "--temperature", 1e-9) == expected
+    assert sample(work, *GREEDY, "--temperature", 2, "--seed", 9) == expected
+    assert sample(work, *DRAWN, "--no-greedy") != expected
+
+
+def test_the_settings_of_sampling_arrive(work):
+    model, tokenizer = make_run(work / "runs" / "c", seed=5)
+    settings = {"temperature": 1.5, "top_k": 9, "top_p": 0.7}
+    expected = model.generate([tokenizer.encode("the ")], 12, seed=1, **settings)[0]
+    typed = ("--temperature", 1.5, "--top-k", 9, "--top-p", 0.7)
+    text = sample(work, *DRAWN, "--model", "runs/c", *typed)
+    assert text == tokenizer.decode(expected) + "\n"
+    for left_out in range(0, 6, 2):
+        assert sample(work, *DRAWN, "--model", "runs/c", *typed[:left_out], *typed[left_out + 2 :]) != text
+    assert sample(work, *DRAWN, "--model", "runs/c", "--temperature", 0.8) == sample(work, *DRAWN, "--model", "runs/c")
+
+
+# How it comes out
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    """tokens(ids) lets the model make these, whatever it is asked."""
+
+    def script(ids):
+        monkeypatch.setattr(npgpt.generation, "stream", lambda *a, **k: ([id] for id in ids))
+
+    return script
+
+
+@pytest.mark.parametrize("stop", ["THE END", "END", "é", "D", "\n"])
+def test_a_stop_is_not_printed_however_many_tokens_it_takes(tmp_path, tokens, stop):
+    make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
+    tokens([*b"TH TEND THE E", *f"{stop} and more".encode()])
+    written = f"a TH TEND THE E{stop}".replace(stop, "\0")
+    assert sample(tmp_path, "--prompt", "a ", "--stop", stop) == written[: written.index("\0")] + "\n"
+
+
+def test_a_stop_that_only_begins(tmp_path, tokens):
+    make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
+    tokens(b"one two thr")
+    assert sample(tmp_path, "--prompt", "", "--stop", "three") == "one two thr\n"
+    tokens([*b"one thr", 256, *b"ee"])
+    assert sample(tmp_path, "--prompt", "", "--stop", "three") == "one thr\n"
+
+
+def test_a_text_ends_where_the_model_ends_it(tmp_path, tokens):
+    make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
+    tokens([*b"the end", 256, *b"another"])
+    assert sample(tmp_path, "--prompt", "this is ") == "this is the end\n"
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), st.integers(0, 3))
+def test_no_broken_character_at_the_end(tmp_path_factory, text, missing):
+    work = tmp_path_factory.getbasetemp() / "bytes"
+    if not work.exists():
+        make_run(work / "runs" / "a", tokenizer=ByteTokenizer())
+    ids = text.encode()
+    ids = ids[: max(1, len(ids) - missing)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npgpt.generation, "stream", lambda *a, **k: ([id] for id in ids))
+        printed = sample(work, "--prompt", "", "--max-new-tokens", 99)
+    assert printed == ids.decode(errors="ignore") + "\n"  # all there is of text is whole
+
+
+def start(work, *arguments, **options):
+    typed = [sys.executable, "-m", "npgpt.sample", *map(str, arguments)]
+    return subprocess.Popen(typed, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+ENDLESS = ("--prompt", "the ", "--max-new-tokens", 10**6, "--greedy")
+
+
+def test_text_streams(work):
+    """Whoever reads the output sees the prompt and each token while a text of a million tokens is in the making."""
+    with start(work, *ENDLESS) as sampling:
+        assert sampling.stdout.read(4) == b"the "
+        for _ in range(20):
+            assert len(sampling.stdout.read(1)) == 1
+        assert sampling.poll() is None
+        sampling.kill()
+
+
+def test_each_token_is_flushed(work, monkeypatch):
+    """One at a time, also those that complete no character or may be a stop: then there is nothing to write."""
+    written = []
+
+    class Terminal:
+        def write(self, text):
+            written.append(text)
+
+        def flush(self):
+            written.append("|")
+
+    make_run(work / "runs" / "c", tokenizer=ByteTokenizer())
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(npgpt.generation, "stream", lambda *a, **k: ([id] for id in "aé!.".encode()))
+    monkeypatch.setattr(sys, "argv", ["sample", "--model", "runs/c", "--prompt=the ", "--stop", "!!"])
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert npgpt.sample.main() == 0
+    assert "".join(written).replace("||", "|").replace("||", "|") == "the |a|é|!.|\n|"
+
+
+def test_output_into_head(work):
+    """The reader goes away; that is not an error."""
+    with start(work, *ENDLESS) as sampling:
+        sampling.stdout.read(10)
+        sampling.stdout.close()
+        assert sampling.stderr.read() == b""
+        assert sampling.wait(timeout=60) == 0
+
+
+def test_ctrl_c(work):
+    with start(work, *ENDLESS) as sampling:
+        sampling.stdout.read(10)
+        sampling.send_signal(signal.SIGINT)
+        _, err = sampling.communicate(timeout=60)
+        assert (sampling.returncode, err) == (130, b"stopped\n")
+
+
+def test_a_terminal_that_has_not_all_characters(tmp_path):
+    """It shows a question mark, rather than that the text breaks off with a traceback."""
+    make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with start(tmp_path, "--prompt", "née", "--max-new-tokens", 1, "--stop", "x", env=environment) as sampling:
+        out, err = sampling.communicate(timeout=60)
+    assert (sampling.returncode, err) == (0, b"")
+    assert out.startswith(b"n?e")
+
+
+def test_threads(work):
+    code = "from npgpt.sample import main; main(); import numba; print(numba.get_num_threads())"
+    typed = [sys.executable, "-c", code, *map(str, GREEDY), "--threads", "1"]
+    ended = subprocess.run(typed, cwd=work, capture_output=True, text=True)
+    assert Ended(ended.returncode, ended.stdout, ended.stderr) == (0, sample(work, *GREEDY) + "1\n", "")

@@ -1,0 +1,497 @@
+"""python -m npgpt.train: what a run makes, and that the same command makes it again, bit for bit."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import with_random_parameters
+from test_commandline import TEXT, TINY, command
+
+from npgpt import GPT, GPTConfig, load, trainer
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.data import Batches, Windows
+from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.settings import TrainSettings
+from npgpt.tokenizers import ByteTokenizer, load_tokenizer
+
+RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
+RUN += ("--sample-every", 0)
+TIMES = ("tokens_per_second", "seconds", "seconds_left")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path
+
+
+def train(folder, *arguments):
+    """A run to its end. -> its folder, what it printed"""
+    ended = command("train", *arguments, cwd=folder)
+    assert ended.code == 0, ended
+    name = ended.out.split("--model ")[1].strip()
+    return folder / name, ended
+
+
+def metrics(run, kind=None) -> list[dict]:
+    """metrics.jsonl without what differs from run to run: times. Of one kind, or all with their kinds."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    without = TIMES if kind is None else (*TIMES, "kind")
+    return [
+        {name: value for name, value in line.items() if name not in without}
+        for line in lines
+        if kind in (None, line["kind"])
+    ]
+
+
+def everything(run) -> dict:
+    """All that a run has written, without times and its own name."""
+    weights, optimizer, state = runs.load_checkpoint(run / "last.safetensors")
+    arrays = {**weights, **{f"optimizer {name}": array for name, array in optimizer.items()}}
+    config = json.loads((run / "config.json").read_text())
+    del state["seconds"], config["training"]["out"], config["training"]["threads"]
+    best = run / "best.safetensors"
+    return {
+        "arrays": {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()},
+        "state": state,
+        "config": config,
+        "metrics": metrics(run),
+        "tokenizer": (run / "tokenizer.json").read_bytes(),
+        "best": best.read_bytes() if best.exists() else None,
+    }
+
+
+def weights(run):
+    return runs.load_checkpoint(run / "last.safetensors")[0]
+
+
+# The same again
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run with dropout, to compare others with."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "text.txt").write_text(TEXT)
+    return train(folder, *RUN, "--dropout", 0.1)[0]
+
+
+def test_the_same_seed_gives_the_same_run(folder, first):
+    assert everything(train(folder, *RUN, "--dropout", 0.1, "--seed", 0)[0]) == everything(first)
+
+
+def test_so_it_does_in_other_processes_with_any_number_of_threads(folder, first):
+    """They load the kernels that were compiled for ``first``."""
+    code = (
+        "import os, sys; from npgpt.train import main; main(); import numba\n"
+        "print(numba.get_num_threads(), os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    for threads in (1, 2):
+        typed = [*map(str, RUN), "--dropout", "0.1", "--threads", str(threads)]
+        ended = subprocess.run([sys.executable, "-c", code, *typed], cwd=folder, capture_output=True, text=True)
+        assert ended.stdout.endswith(f"\n{threads} {threads}\n"), ended
+    assert everything(folder / "runs" / "text") == everything(folder / "runs" / "text-2")
+
+
+def test_another_seed_gives_another_run(folder, first):
+    run, _ = train(folder, *RUN, "--dropout", 0.1, "--seed", 1)
+    for name, array in weights(run).items():
+        assert not np.array_equal(array, weights(first)[name]), name
+    assert metrics(run)[0] != metrics(first)[0]  # the evaluation before the first step: other initial weights
+
+
+def test_a_run_is_the_loop_that_one_would_write(folder):
+    """Every setting of the optimizer and the order of the batches arrive where they should."""
+    run, _ = train(
+        folder,
+        *("text.txt", *TINY, "--max-steps", 5, "--grad-accum", 3, "--dropout", 0.2, "--seed", 7, "--stride", 5),
+        *("--lr", 0.01, "--min-lr", 0.001, "--warmup", 2, "--weight-decay", 0.3, "--beta1", 0.8, "--beta2", 0.9),
+        *("--grad-clip", 0.5, "--val-fraction", 0.25, "--eval-every", 2, "--sample-every", 1, "--log-every", 1),
+    )
+    config = GPTConfig(vocab_size=257, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
+    model = GPT(config, seed=7).train()
+    tokens = ByteTokenizer().encode(TEXT)
+    batches = Batches(Windows(tokens[: -round(0.25 * len(tokens))], 8, 5), 2, seed=7)
+    optimizer = AdamW(model.named_parameters(), betas=(0.8, 0.9), weight_decay=0.3)
+    lines = []
+    for step, lr in enumerate([0.005, 0.01, 0.01, 0.00775, 0.00325]):  # up to 0.01, then half a cosine to 0.001
+        optimizer.zero_grad()
+        losses = []
+        for part in range(3):
+            loss = model.loss(*batches.batch(3 * step + part)) * (1 / 3)
+            loss.backward()
+            losses.append(loss.item())
+        norm = clip_grad_norm([p for _, p in model.named_parameters()], 0.5)
+        optimizer.lr = lr
+        optimizer.step()
+        tokens = (step + 1) * 3 * 2 * 8
+        lines.append({"step": step + 1, "loss": sum(losses), "lr": lr, "grad_norm": norm, "tokens": tokens})
+    assert norm > 0.5  # so that there was something to clip
+    for line, expected in zip(metrics(run, "train"), lines, strict=True):
+        assert line == pytest.approx(expected, rel=1e-12)
+    for name, array in weights(run).items():
+        np.testing.assert_allclose(array, model.state_dict()[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_the_losses_of_an_evaluation(folder):
+    run, _ = train(folder, *RUN, "--dropout", 0.5, "--eval-batches", 2)
+    model, tokens = load(run), ByteTokenizer().encode(TEXT)
+    training, validation = tokens[:-47], tokens[-47:]
+    assert metrics(run, "eval")[-1] == {
+        "step": 4,
+        "train_loss": pytest.approx(mean_loss(model, training, 4), rel=1e-6),
+        "val_loss": pytest.approx(mean_loss(model, validation, 4), rel=1e-6),
+    }
+
+
+def mean_loss(model, tokens, count):
+    """Over ``count`` windows of 8, spread evenly."""
+    windows = Windows(tokens, 8)
+    return model.loss(*windows.batch(np.arange(count) * len(windows) // count)).item()
+
+
+def test_small_batches_whose_gradients_add_up_are_one_large_batch(folder):
+    # Without biases: those of the keys have no gradient but rounding, of which AdamW makes steps as large as any other.
+    same = ("text.txt", *TINY, "--no-bias", "--max-steps", 5, "--log-every", 1, "--sample-every", 0)
+    small, _ = train(folder, *same, "--batch-size", 2, "--grad-accum", 3)
+    large, _ = train(folder, *same, "--batch-size", 6)
+    for one, other in zip(metrics(small, "train"), metrics(large, "train"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for name, array in weights(small).items():
+        np.testing.assert_allclose(array, weights(large)[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+# How long
+
+
+@pytest.mark.parametrize(
+    ("epochs", "accumulated", "steps"), [(1, 1, 4), (2, 1, 7), (2, 3, 3), (0.5, 1, 2), (0.25, 1, 1), (1e-9, 1, 1)]
+)
+def test_epochs(folder, epochs, accumulated, steps):
+    """There are 53 windows, so 3.3 batches of 16."""
+    arguments = (*TINY, "--batch-size", 16, "--epochs", epochs, "--grad-accum", accumulated, "--sample-every", 0)
+    run, ended = train(folder, "text.txt", *arguments)
+    assert "       53 windows of 8 tokens" in ended.err
+    assert runs.load_checkpoint(run / "last.safetensors")[2]["step"] == steps
+    assert f"trained {steps:,} steps" in ended.out
+
+
+def test_evaluations_and_samples_have_each_their_own_times(folder):
+    def steps(kind, *arguments):
+        run, _ = train(folder, "text.txt", *TINY, "--max-steps", 7, "--sample-tokens", 2, *arguments)
+        return [line["step"] for line in metrics(run, kind)]
+
+    assert steps("eval", "--eval-every", 2, "--sample-every", 3) == [0, 2, 4, 6, 7]
+    assert steps("sample", "--eval-every", 2, "--sample-every", 3) == [0, 3, 6, 7]
+    assert steps("sample", "--eval-every", 3) == [0, 3, 6, 7]
+    assert steps("sample", "--eval-every", 3, "--sample-every", 0) == []
+    assert steps("train", "--log-every", 3) == [1, 3, 6, 7]
+    assert steps("eval") == [0, 1, 2, 3, 4, 5, 6, 7]  # a tenth of 7 steps, but not less than one
+
+
+@pytest.fixture
+def validation_losses(monkeypatch):
+    """Let evaluations find these validation losses."""
+
+    def script(*losses):
+        coming = iter(losses)
+        monkeypatch.setattr(trainer.Trainer, "_losses", lambda self, stop: {"train": 1.0, "val": next(coming)})
+
+    return script
+
+
+CONSTANT_LR = ("--lr", 1e-3, "--min-lr", 1e-3, "--warmup", 0)  # so that a longer run begins like a shorter one
+
+
+@pytest.mark.parametrize(
+    ("losses", "arguments", "steps", "best"),
+    [
+        ([9, 5, 4, 4.5, 4.2, 3], ["--patience", 2], 4, 2),
+        ([9, 5, 4, 4.5, 3.9, 4, 4, 3], ["--patience", 2], 6, 4),
+        ([9, 5, 4, 4, 3], ["--patience", 1], 3, 2),  # as good is not better
+        ([1, 5, 4, 3, 2, 1.5, 1.4, 1.3, 1.2], ["--patience", 1], 8, 8),  # the loss before the first step isn't one
+        ([9, 5, 4.5, 4.2, 4, 3], ["--patience", 2, "--min-delta", 0.6], 3, 3),  # better, but not by enough
+        ([9, 5, 4.5, 3.8, 3.7, 3.6, 1], ["--patience", 2, "--min-delta", 0.6], 5, 5),
+        ([9, 5, 6, 7, 8, 9, 10, 11, 12], [], 8, 1),  # no patience, no end
+    ],
+)
+def test_early_stopping_and_the_best_weights(folder, validation_losses, losses, arguments, steps, best):
+    common = ("text.txt", *TINY, *CONSTANT_LR, "--eval-every", 1, "--sample-every", 0)
+    validation_losses(*losses)
+    run, ended = train(folder, *common, "--max-steps", 8, *arguments)
+    _, _, state = runs.load_checkpoint(run / "last.safetensors")
+    assert (state["step"], state["best_step"], state["best"]) == (steps, best, losses[best])
+    assert f"best validation loss {losses[best]:.4f} after step {best}" in ended.out
+    assert ("without progress in" in ended.out) == (steps < 8)
+    validation_losses(*losses)
+    until_best, _ = train(folder, *common, "--max-steps", best)
+    for name, array in read_safetensors(run / "best.safetensors")[0].items():
+        np.testing.assert_array_equal(array, weights(until_best)[name], err_msg=name)
+
+
+def test_without_validation(folder):
+    run, ended = train(folder, *RUN, "--val-fraction", 0)
+    assert "472 tokens\n" in ended.err
+    assert all(set(line) == {"step", "train_loss"} for line in metrics(run, "eval"))
+    assert not (run / "best.safetensors").exists()
+    assert "best" not in ended.out
+
+
+# What it trains on
+
+
+def test_a_folder_a_file_and_its_tokens_give_the_same_weights(folder, first):
+    (folder / "texts").mkdir()
+    shutil.copy(folder / "text.txt", folder / "texts")
+    ByteTokenizer().encode(TEXT).astype("<u2").tofile(folder / "text.bin")
+    for text in ("texts", "text.bin"):
+        run, ended = train(folder, text, *RUN[1:], "--dropout", 0.1)
+        assert run.name == text.removesuffix(".bin")
+        assert ("characters" in ended.err) == (text == "texts")
+        found, expected = everything(run), everything(first)
+        assert found["config"]["training"].pop("texts") == [text]
+        del expected["config"]["training"]["texts"]
+        assert found == expected
+
+
+def test_a_folder_of_nanogpt(folder):
+    (folder / "data").mkdir()
+    tokens = ByteTokenizer().encode(TEXT).astype("<u2")
+    tokens[:400].tofile(folder / "data" / "train.bin")
+    tokens[100:].tofile(folder / "data" / "val.bin")
+    run, ended = train(folder, "data", *RUN[1:])
+    assert "text:  772 tokens (372 for validation)" in ended.err
+    assert metrics(run, "eval")[-1]["val_loss"] == pytest.approx(mean_loss(load(run), tokens[100:], 4), rel=1e-6)
+
+
+def test_splitting_between_documents(folder):
+    for name, length in (("a", 100), ("b", 200), ("c", 40)):
+        (folder / f"{name}.txt").write_text(name * length)
+    run, ended = train(folder, "a.txt", "b.txt", "c.txt", *RUN[1:], "--split-by", "documents")
+    assert "340 characters, 342 tokens (40 for validation)" in ended.err
+    assert metrics(run, "eval")[-1]["val_loss"] == pytest.approx(
+        mean_loss(load(run), np.full(40, ord("c")), 4), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "char", "byte"])
+def test_the_tokenizer_is_saved_with_the_run(folder, tokenizer):
+    run, _ = train(folder, *RUN, "--tokenizer", tokenizer)
+    saved = load_tokenizer(run / "tokenizer.json")
+    assert saved.name == tokenizer
+    assert saved.vocab_size == load(run).config.vocab_size
+    assert saved.decode(saved.encode(TEXT)) == TEXT
+
+
+# What it starts from
+
+
+def test_the_flags_of_the_model_arrive(folder):
+    run, ended = train(
+        folder,
+        *("text.txt", "--tokenizer", "byte", "--max-steps", 1, "--batch-size", 2, "--preset", "nano"),
+        *("--n-layer", 1, "--n-inner", 24, "--no-bias", "--qkv-bias", "--no-tie-weights", "--position", "rotary"),
+        *("--activation", "relu", "--context", 12, "--dropout", 0.25),
+    )
+    expected = GPTConfig(
+        vocab_size=257, block_size=12, n_layer=1, n_head=2, n_embd=64, n_inner=24, dropout=0.25, bias=False,
+        qkv_bias=True, tie_weights=False, position="rotary", activation="relu",
+    )  # fmt: skip
+    assert load(run).config == expected
+    assert f"model: {GPT(expected).num_parameters():,} parameters: 1 layers, 2 heads, 64 wide" in ended.err
+
+
+def test_starting_from_a_run(folder, first):
+    run, _ = train(folder, *RUN[:1], "--init-from", first, "--max-steps", 2, "--batch-size", 2, "--eval-batches", 2)
+    assert metrics(run, "eval")[0] == metrics(first, "eval")[-1] | {"step": 0}
+    assert (run / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    assert load(run).config == load(first).config
+    best, _ = train(folder, "text.txt", "--init-from", first / "best.safetensors", "--max-steps", 1, "--context", 4)
+    assert load(best).config.block_size == 8
+    assert "windows of 4 tokens" in command("train", "--resume", best, "--max-steps", 2, cwd=folder).err
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_starting_from_a_hugging_face_folder(folder, prefix):
+    config = GPTConfig(block_size=16, n_layer=2, n_head=2, n_embd=8)
+    model = with_random_parameters(GPT(config))
+    (folder / "theirs").mkdir()
+    written = {"model_type": "gpt2", "n_positions": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    (folder / "theirs" / "config.json").write_text(json.dumps(written | dropouts))
+    arrays = {prefix + name: array for name, array in model.state_dict().items()}
+    write_safetensors(folder / "theirs" / "model.safetensors", arrays)
+    arguments = ("--context", 8, "--max-steps", 2, "--batch-size", 2, "--eval-batches", 1, "--sample-tokens", 4)
+    run, _ = train(folder, "text.txt", "--init-from", "theirs", *arguments, "--dropout", 0.1)
+    tokens = load_tokenizer(run / "tokenizer.json").encode(TEXT)
+    tokens = tokens[: len(tokens) - round(0.1 * len(tokens))]
+    assert metrics(run, "eval")[0]["train_loss"] == pytest.approx(mean_loss(model, tokens, 2), rel=1e-6)
+    assert load(run).config.dropout == 0.1
+    assert not np.array_equal(load(run).wte.weight.data, model.wte.weight.data)
+
+
+# What it writes and says
+
+
+def test_a_new_run_never_takes_an_old_ones_folder(folder):
+    names = []
+    for _ in range(3):
+        run, _ = train(folder, *RUN)
+        names.append(str(run.relative_to(folder)))
+        before = run.stat().st_mtime_ns, (run / "last.safetensors").stat().st_mtime_ns
+        assert before == (run.stat().st_mtime_ns, (run / "last.safetensors").stat().st_mtime_ns)
+    assert names == ["runs/text", "runs/text-2", "runs/text-3"]
+    (folder / "empty folder").mkdir()
+    for out in ("deep/er/run", "empty folder"):
+        ended = command("train", *RUN, "--out", out, cwd=folder)
+        assert ended.code == 0
+        assert load(folder / out).config.n_embd == 8
+    assert ended.out.endswith("python -m npgpt.sample --model 'empty folder'\n")
+    assert sorted(path.name for path in folder.iterdir()) == ["deep", "empty folder", "runs", "text.txt"]
+
+
+def test_results_go_to_stdout_and_all_else_to_stderr(folder):
+    run, ended = train(folder, *RUN, "--max-steps", 20, "--log-every", 10, "--sample-every", 10, "--sample-tokens", 5)
+    trained, saved = ended.out.splitlines()
+    assert trained.startswith("trained 20 steps in 0:0")
+    best = metrics(run, "eval")[-1]["val_loss"]
+    assert f"; best validation loss {best:.4f} after step 20" in trained
+    assert saved == "saved in runs/text; continue a text with: python -m npgpt.sample --model runs/text"
+    lines = ended.err.splitlines()
+    assert lines[:3] == [
+        "text:  472 characters, 472 tokens (47 for validation)",
+        "       53 windows of 8 tokens, 26.5 steps an epoch, 20 steps",
+        f"model: {load(run).num_parameters():,} parameters: 1 layers, 2 heads, 8 wide",
+    ]
+    first = metrics(run)[0]
+    assert f" 0/20  train loss {first['train_loss']:.4f}  val loss {first['val_loss']:.4f}" in lines
+    step = metrics(run, "train")[1]
+    start = f"10/20  loss {step['loss']:.4f}  lr {step['lr']:.1e}  norm {step['grad_norm']:.2f}  160 tok, "
+    assert any(line.startswith(start) and line.endswith(" left") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_metrics(folder):
+    run, _ = train(folder, *RUN, "--sample-every", 2, "--sample-tokens", 3)
+    with open(run / "metrics.jsonl", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    fields = {
+        "train": {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "seconds_left"},
+        "eval": {"train_loss", "val_loss"},
+        "sample": {"text"},
+    }
+    for line in lines:
+        assert set(line) == {"kind", "step"} | fields[line["kind"]]
+        assert all(math.isfinite(v) and v >= 0 for v in line.values() if not isinstance(v, str))
+    assert [(line["step"], line["kind"]) for line in lines] == [
+        (0, "eval"), (0, "sample"), (1, "train"), (2, "train"), (2, "eval"), (2, "sample"),
+        (3, "train"), (4, "train"), (4, "eval"), (4, "sample"),
+    ]  # fmt: skip
+    assert [line["tokens"] for line in lines if line["kind"] == "train"] == [16, 32, 48, 64]
+    assert lines[-3]["seconds_left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "typed", "prompt"),
+    [
+        (TEXT, None, "The "),
+        (TEXT, "jury", "jury"),
+        (TEXT, "", ""),
+        ("αβγ " * 100, None, "αβ"),  # four bytes
+        ("字b " * 100, None, "字b"),
+        ("€字 " * 100, None, "€"),  # four bytes are one character and a third
+    ],
+)
+def test_what_samples_begin_with(folder, text, typed, prompt):
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    typed = [] if typed is None else ["--sample-prompt", typed]
+    run, _ = train(folder, *RUN, "--sample-every", 4, "--sample-tokens", 3, *typed)
+    for sample in metrics(run, "sample"):
+        assert sample["text"].startswith(prompt)
+        assert len(sample["text"]) <= len(prompt) + 3
+    assert json.loads((run / "config.json").read_text())["training"]["sample_prompt"] == prompt
+
+
+def test_the_first_document_may_be_shorter_than_the_prompt(folder):
+    (folder / "a.txt").write_text("Hi")
+    run, _ = train(folder, "a.txt", *RUN, "--tokenizer", "char", "--sample-every", 4)
+    assert metrics(run, "sample")[0]["text"].startswith("Hi")
+
+
+def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
+    monkeypatch.setattr(trainer, "stream", lambda *a, **k: ([byte] for byte in "né€".encode()[:-1]))
+    run, ended = train(folder, *RUN, "--sample-every", 4, "--sample-prompt", "a")
+    assert [sample["text"] for sample in metrics(run, "sample")] == ["ané", "ané"]
+    assert "    | ané\n" in ended.err
+
+
+@given(st.floats(0, 9.9e11))
+def test_short_numbers(number):
+    shown = trainer._short(number)
+    assert len(shown) <= 5
+    value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
+    assert value == pytest.approx(number, rel=0.0051, abs=0.5)
+
+
+@pytest.mark.parametrize("number", [999.4, 9999.4, 9999.6, 999_499, 999_600, 999_499_999, 999_600_000])
+def test_short_numbers_where_the_unit_changes(number):
+    test_short_numbers.hypothesis.inner_test(number)
+
+
+@pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])
+def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
+    run = trainer.Trainer.__new__(trainer.Trainer)
+    run.settings = TrainSettings(batch_size=tokens_a_step // 64, context=64)
+    run.step, run.max_steps, run.logged_step, run.seconds = step, 100_000 if step > 1000 else 1000, step - 10, 0.0
+    run.began = run.logged_at = trainer.time.monotonic() - 36
+    run.metrics = SimpleNamespace(write=lambda values: None)
+    run._log_step(loss, 6e-4, 1.234)
+    line = capsys.readouterr().err
+    assert len(line) <= 81, line
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize(("every", "words"), [(1, "after step 1: the train loss is"), (9, "step 2: the loss is")])
+def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, words):
+    monkeypatch.setattr(trainer, "SAVE_AFTER", 0)  # each evaluation saves
+    ended = command(
+        *("train", "text.txt", *TINY, "--lr", 1e6, "--warmup", 0, "--max-steps", 10, "--sample-every", 0),
+        *("--eval-every", every),
+        cwd=folder,
+    )
+    assert ended.code == 2
+    assert ended.out == ""
+    error, advice = ended.err.splitlines()[-2:]
+    assert error.startswith(f"error: {words}")
+    assert error.endswith("training has diverged.")
+    assert advice == "Try a lower --lr, or a longer --warmup. runs/text keeps what was saved before."
+    run = folder / "runs" / "text"
+    assert all(math.isfinite(v) for line in metrics(run) for v in line.values() if not isinstance(v, str))
+    kept, _, state = runs.load_checkpoint(run / "last.safetensors")
+    assert state["step"] == 0
+    for name, array in GPT(load(run).config, seed=0).state_dict().items():
+        np.testing.assert_array_equal(kept[name], array)
+
+
+def test_a_run_that_diverges_before_anything_is_saved(folder):
+    ended = command("train", "text.txt", *TINY, "--lr", 1e6, "--max-steps", 10, "--eval-every", 5, cwd=folder)
+    assert ended.code == 2
+    assert ended.err.endswith("training has diverged.\nTry a lower --lr, or a longer --warmup.\n")
+
+
+def test_a_sample_that_finds_out_that_a_run_has_diverged(folder):
+    ended = command(
+        "train", "text.txt", *TINY, "--lr", 1e6, "--max-steps", 9, "--eval-every", 9, "--sample-every", 1, cwd=folder
+    )
+    assert ended.code == 2
+    assert "after step 1: a sample's logits are not finite: training has diverged." in ended.err
