@@ -533,6 +533,14 @@ def test_one_operand_against_central_differences(name):
     same_as_central_differences(ONE[name], numbers(1, (2, 3, 4)))
 
 
+@pytest.mark.parametrize(("exponent", "slope"), [(0, 0), (1, 1), (2, 0), (3.5, 0)])
+def test_powers_of_zero(exponent, slope):
+    """n x^(n - 1), which for n = 0 would be 0 / 0."""
+    x = leaf([0.0])
+    (x**exponent).sum().backward()
+    np.testing.assert_array_equal(x.grad, [slope])
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [
