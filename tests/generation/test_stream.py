@@ -61,16 +61,34 @@ def test_float32_text_with_and_without_the_cache(position):
     np.testing.assert_array_equal(with_cache, without)
 
 
+def record(model, what):
+    """Call ``what(ids, cache)`` each time that the model computes features, and return the list of what it gave."""
+    results, features = [], model.features
+
+    def recorded(ids, cache=None):
+        results.append(what(ids, cache))
+        return features(ids, cache=cache)
+
+    model.features = recorded
+    return results
+
+
 def test_the_cache_saves_work_until_the_window_slides():
     model = random_model()
-    lengths = []
-    features = model.features
-    model.features = lambda ids, **named: lengths.append(ids.shape[1]) or features(ids, **named)
+    lengths = record(model, lambda ids, cache: ids.shape[1])
     model.generate(random_ids(2, 3), 7)
     assert lengths == [3, 1, 1, 1, 6, 6, 6]
     lengths.clear()
     model.generate(random_ids(2, 3), 7, use_cache=False)
     assert lengths == [3, 4, 5, 6, 6, 6, 6]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_cache_has_the_models_precision(dtype):
+    model = random_model(dtype=dtype)
+    dtypes = record(model, lambda ids, cache: {array.dtype for x in cache.layers for array in (x.keys, x.values)})
+    model.generate([[1, 2]], 2)
+    assert dtypes == [{np.dtype(dtype)}] * 2
 
 
 # Drawn text
@@ -118,12 +136,10 @@ def test_no_new_tokens():
 
 def test_stream_yields_what_generate_joins_one_token_at_a_time():
     model = random_model()
-    made = []
-    features = model.features
-    model.features = lambda ids, **named: made.append(1) or features(ids, **named)
+    calls = record(model, lambda ids, cache: ids)
     tokens = stream(model, random_ids(2, 3), 9, Sampling(0.8, 5), seed=3)
     first = next(tokens)
-    assert (first.shape, len(made)) == ((2,), 1)
+    assert (first.shape, len(calls)) == ((2,), 1)
     rest = list(tokens)
     assert len(rest) == 8
     expected = generate(model, random_ids(2, 3), 9, temperature=0.8, top_k=5, seed=3)
@@ -153,9 +169,7 @@ def test_the_mode_is_restored_after_an_error():
 
 def test_nothing_is_recorded_for_gradients_but_between_tokens_all_is():
     model = random_model()
-    recording = []
-    features = model.features
-    model.features = lambda ids, **named: recording.append(is_grad_enabled()) or features(ids, **named)
+    recording = record(model, lambda ids, cache: is_grad_enabled())
     for _ in stream(model, [[1]], 3, Sampling()):
         assert is_grad_enabled()
     assert recording == [False] * 3
