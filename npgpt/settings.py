@@ -50,7 +50,7 @@ class TrainSettings:
     activation: str | None = flag(None, choice(*ACTIVATIONS), "in the MLP (default: gelu_new)", MODEL)
     init_from: str | None = flag(None, pathname, "start from the weights in this run or Hugging Face folder", MODEL)
 
-    max_steps: int | None = flag(None, count(), "steps of the optimizer (default: 300)", STEPS, "N", ("max_iters",))
+    max_steps: int | None = flag(None, count(), "steps of the optimizer (default: 200)", STEPS, "N", ("max_iters",))
     epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)
     patience: int | None = flag(None, count(), "stop after N evaluations without a better validation loss", STEPS)
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)

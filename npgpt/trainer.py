@@ -50,7 +50,7 @@ class Trainer:
         }
         self.max_steps = settings.max_steps
         if self.max_steps is None:
-            self.max_steps = 300
+            self.max_steps = 200
             if settings.epochs is not None:
                 batches = math.ceil(round(settings.epochs * len(windows), 6) / settings.batch_size)
                 self.max_steps = max(1, math.ceil(batches / settings.grad_accum))
