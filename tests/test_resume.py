@@ -170,18 +170,6 @@ def wait_for(training, words):
 LONG = ("text.txt", *TINY, *CONSTANT_LR, "--dropout", 0.2, "--log-every", 1, "--eval-every", 2, "--sample-every", 0)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """All kernels of LONG are in Numba's cache.
-
-    Processes are compared with processes that load the same compiled kernels: what LLVM makes of a sum in the process
-    that compiles it may be in another order than in those that load it, and so differ in the last bit.
-    """
-    folder = tmp_path_factory.mktemp("compiled")
-    (folder / "text.txt").write_text(TEXT)
-    assert process("train", *LONG, "--max-steps", 2, cwd=folder).code == 0
-
-
 def goes_on_as_unbroken(folder, *changed):
     """runs/text, wherever it was left, two steps further is a run that was unbroken until there."""
     run = folder / "runs" / "text"
@@ -192,7 +180,7 @@ def goes_on_as_unbroken(folder, *changed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_process(folder, compiled, number):
+def test_a_signal_to_the_process(folder, number):
     training = start(folder, *LONG, "--max-steps", 10**6)
     wait_for(training, "  lr ")
     training.send_signal(number)
@@ -201,7 +189,7 @@ def test_a_signal_to_the_process(folder, compiled, number):
     goes_on_as_unbroken(folder)
 
 
-def test_a_second_signal_ends_at_once(folder, compiled):
+def test_a_second_signal_ends_at_once(folder):
     """While it writes a sample of a million tokens, so that there is time for it."""
     assert process("train", *LONG, "--max-steps", 2, cwd=folder).code == 0
     run = folder / "runs" / "text"
@@ -220,7 +208,7 @@ def test_a_second_signal_ends_at_once(folder, compiled):
 
 
 @pytest.mark.parametrize("line", [3, 20, 37])
-def test_kill(folder, compiled, line):
+def test_kill(folder, line):
     """A kill at any moment, most of them while it writes: every evaluation here saves a checkpoint."""
     code = "from npgpt import trainer; trainer.SAVE_AFTER = 0; from npgpt.train import main; main()"
     training = start(folder, *LONG, "--max-steps", 10**6, code=code)

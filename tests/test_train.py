@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_run(folder, first):
 
 
 def test_so_it_does_in_other_processes_with_any_number_of_threads(folder, first):
-    """They load the kernels that were compiled for ``first``."""
+    """With the kernels that were compiled for ``first``."""
     code = (
         "import os, sys; from npgpt.train import main; main(); import numba\n"
         "print(numba.get_num_threads(), os.environ['OPENBLAS_NUM_THREADS'])"

@@ -8,11 +8,10 @@
   an error: the kernels are compiled anew. Numba looks at a function's own file to see whether a cached one is out of
   date; a kernel that calls another file's function would miss that file's edits, so our stamp covers all the kernels'
   files.
-- The first time something must be compiled, a line on stderr says so.
+- The first time something must be compiled, a line on stderr says so. compiler.py says who compiles, and why.
 """
 
 import hashlib
-import sys
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -21,6 +20,8 @@ import numba
 import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
+
+from npgpt.kernels import compiler
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 ENOUGH_FOR_THREADS = 1 << 15  # numbers in all arrays of a call: some 20 microseconds of work
@@ -63,7 +64,7 @@ def exact_jit(function):
 
 def _cached(dispatcher):
     with suppress(RuntimeError, OSError):  # no folder that can be written: compile in each process
-        dispatcher._cache = _ForgivingCache(dispatcher.py_func)
+        dispatcher._cache = _SharedCache(dispatcher.py_func)
     return dispatcher
 
 
@@ -77,36 +78,36 @@ def _stamp_of_all_kernels():
 _STAMP = _stamp_of_all_kernels()
 
 
-class _ForgivingCache(FunctionCache):
-    """Numba's cache, for which a full disk or a damaged file is a miss and not an error."""
+class _SharedCache(FunctionCache):
+    """Numba's cache, filled by the process that compiles. A full disk or a damaged file is a miss and not an error."""
 
     def __init__(self, py_func):
         super().__init__(py_func)
         self._cache_file._source_stamp = _STAMP
 
-    def load_overload(self, sig, target_context):
+    def load_overload(self, signature, target_context):
+        found = self._stored(signature, target_context)
+        if found is None and compiler.compile_elsewhere(self._py_func, signature):
+            found = self._stored(signature, target_context)
+            if found is None:
+                compiler.compile_here()
+        return found
+
+    def _stored(self, signature, target_context):
         try:
-            return super().load_overload(sig, target_context)
+            return super().load_overload(signature, target_context)
         except Exception:  # a damaged file can raise anything while it is unpickled
             return None
 
-    def save_overload(self, sig, data):
-        try:
-            super().save_overload(sig, data)
-        except Exception:
-            return
+    def save_overload(self, signature, data):
+        with suppress(Exception):
+            super().save_overload(signature, data)
 
 
 class _Announce(event.Listener):
-    """Says once, on stderr, that compiling has begun."""
-
-    announced = False
-
     def on_start(self, event):
-        dispatcher = event.data["dispatcher"]
-        if not self.announced and dispatcher.py_func.__module__.startswith("npgpt."):
-            type(self).announced = True
-            print("npgpt: compiling kernels (once, under half a minute; cached for the next start)", file=sys.stderr)
+        if event.data["dispatcher"].py_func.__module__.startswith("npgpt."):
+            compiler.announce()
 
     def on_end(self, event):
         pass
