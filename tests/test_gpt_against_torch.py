@@ -6,6 +6,7 @@ constant must show.
 """
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def shapes(draw) -> dict:
     return {
         "vocab_size": draw(st.integers(1, 40)),
         "block_size": draw(st.integers(1, 9)),
-        "n_layer": draw(st.integers(1, 3)),
+        "n_layer": draw(st.integers(1, 3) | st.sampled_from([6, 12])),
         "n_head": n_head,
         "n_embd": n_head * draw(st.sampled_from([1, 2, 3, 8, 16, 65])),
         "n_inner": draw(st.none() | st.integers(1, 50)),
@@ -59,9 +60,9 @@ def options(draw) -> dict:
 class Problem:
     """Weights, ids and targets, some of which don't count, for a configuration."""
 
-    def __init__(self, config: GPTConfig, seed: int, with_padding=False):
+    def __init__(self, config: GPTConfig, seed: int, with_padding=False, shape=None):
         rng = np.random.default_rng(seed)
-        B, T = rng.integers(1, 4), rng.integers(1, config.block_size + 1)
+        B, T = shape or (rng.integers(1, 4), rng.integers(1, config.block_size + 1))
         self.config = config
         self.arrays = with_random_parameters(GPT(config, seed=None, dtype=np.float64), seed).state_dict()
         self.ids = rng.integers(config.vocab_size, size=(B, T))
@@ -135,6 +136,14 @@ def transformers_model(config: GPTConfig, arrays):
     return model, parameters
 
 
+def memory():
+    """Bytes that this machine has, as far as it says."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not Linux
+        return math.inf
+
+
 TINY = {"vocab_size": 19, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 6}
 
 
@@ -150,10 +159,19 @@ TINY = {"vocab_size": 19, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 
 @example({**TINY, "tie_weights": False}, 7)
 @example({**TINY, "layer_norm_epsilon": 1e-3}, 8)
 @example({**TINY, "scale_attn_by_inverse_layer_idx": True, "n_layer": 3}, 9)
+@example({**TINY, "n_layer": 12}, 14)
 @example({**TINY, "activation": "gelu"}, 10)
 @example({**TINY, "activation": "relu"}, 11)
 def test_the_model_equals_transformers(fields, seed):
     problem = Problem(GPTConfig(**fields), seed)
+    model, parameters = transformers_model(problem.config, problem.arrays)
+    problem.check(model(input_ids=torch.from_numpy(problem.ids)).logits, parameters)
+
+
+@pytest.mark.skipif(memory() < 10e9, reason="takes 6 GB of memory, and this machine has less than 10")
+def test_gpt2_124m_equals_transformers():
+    """With random weights, in its real size: 12 layers, 12 heads, 768 wide, 50,257 tokens."""
+    problem = Problem(GPTConfig(), seed=13, shape=(2, 24))
     model, parameters = transformers_model(problem.config, problem.arrays)
     problem.check(model(input_ids=torch.from_numpy(problem.ids)).logits, parameters)
 
