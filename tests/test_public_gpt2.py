@@ -66,7 +66,7 @@ def model():
 
 
 def test_the_loss_on_a_known_batch():
-    """PyTorch's loss of 5.270007 on 4 windows of 64 tokens is the first of those in llm.c's test_gpt2.c (Karpathy 2024).
+    """PyTorch's loss of 5.270007 on 4 windows of 64 tokens is the first one in llm.c's test_gpt2.c (Karpathy 2024).
 
     Each speech is a document of its own there, which begins with <|endoftext|>.
     """
@@ -84,6 +84,6 @@ def test_a_known_greedy_continuation():
     prompt = tokenizer.encode("Alan Turing theorized that computers would one day become")
     ids = model().generate(prompt[None], 40, temperature=0)[0, len(prompt) :]
     assert tokenizer.decode(ids).rstrip() == (
-        " the most powerful machines on the planet.\n\nThe computer is a machine that can perform complex calculations, "
-        "and it can perform these calculations in a way that is very similar to the human brain."
+        " the most powerful machines on the planet.\n\nThe computer is a machine that can perform complex calculations"
+        ", and it can perform these calculations in a way that is very similar to the human brain."
     )

@@ -76,6 +76,27 @@ def test_stopped_once_wherever_that_is(folder, interrupt, unbroken, place):
     assert everything(folder / "runs" / "text") == unbroken
 
 
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("longer")
+    (folder / "text.txt").write_text(TEXT)
+    return everything(train(folder, *LONGER)[0])
+
+
+LONGER = ("text.txt", *TINY, "--dropout", 0.2, "--max-steps", 21, "--eval-every", 21, "--eval-batches", 1)
+
+
+@pytest.mark.parametrize("step", range(1, 21))
+def test_stopped_after_each_step(folder, interrupt, longer, step):
+    interrupt(2 + step)  # after the first evaluation's two
+    ended = command("train", *LONGER, cwd=folder)
+    assert stopped(ended)
+    assert f"stopped after step {step};" in ended.err
+    interrupt(0)
+    assert command("train", "--resume", cwd=folder).code == 0
+    assert everything(folder / "runs" / "text") == longer
+
+
 @pytest.mark.parametrize("places", [5, 6, 7])
 def test_stopped_again_and_again(folder, interrupt, unbroken, places):
     """An evaluation takes the loss of four batches, so five places further there is always something done."""

@@ -78,8 +78,8 @@ def by_torch(dtype):
 def what_counts(name, array):
     """All of a parameter, but for the keys' part of c_attn's bias.
 
-    That adds the same to all scores of a query, so it changes nothing. Its gradient is nothing but rounding, which AdamW
-    divides by its own size and so moves the bias by.
+    That adds the same to all scores of a query, so it changes nothing. Its gradient is nothing but rounding, which
+    AdamW divides by its own size and so moves the bias by.
     """
     C = CONFIG.n_embd
     return np.delete(array, np.s_[C : 2 * C]) if name.endswith("c_attn.bias") else array

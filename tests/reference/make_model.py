@@ -1,8 +1,6 @@
-"""Write model.npz: what transformers' GPT-2 and torch's AdamW make of a tiny model, in float64.
+"""model.npz: what transformers' GPT-2 and torch's AdamW make of a tiny model, in float64.
 
-    python tests/reference/make_model.py
-
-It needs torch and transformers, and nothing of npgpt. The file lets a machine without them check the whole model:
+Nothing of npgpt is needed for it. The file lets a machine without them check the whole model:
 
 parameters.NAME     the weights to begin with, in float32, which float64 holds exactly
 ids, targets        (10, B, T), a batch for each step; a target of -100 doesn't count
@@ -74,6 +72,6 @@ def make() -> dict[str, np.ndarray]:
     return values | {f"trained.{name}": p.detach().numpy() for name, p in parameters.items()}
 
 
-if __name__ == "__main__":
+def write():
     np.savez_compressed(FILE, **make())
-    print(f"{FILE}: {FILE.stat().st_size:,} bytes")
+    return FILE
