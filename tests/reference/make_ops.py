@@ -2,9 +2,9 @@
 
 A case holds its inputs and options, and torch's result and gradients in float64 and in float32. The inputs are
 float32, so that both formats get the same numbers.
+"""
 
 import numpy as np
-
 from against_torch import STORED, by_torch
 
 
