@@ -17,7 +17,7 @@ _HOME = {
     "load": "checkpoints",
     "CheckpointError": "errors",
 }
-_MODULES = ("checkpoints", "data", "generation", "kernels", "layers", "ops", "optim", "tokenizers")
+_MODULES = ("checkpoints", "data", "generation", "gradcheck", "kernels", "layers", "ops", "optim", "tokenizers")
 
 __all__ = ["GPT", "AdamW", "CheckpointError", "GPTConfig", "Tensor", "load", "no_grad", "ops", "optim"]
 

@@ -23,8 +23,9 @@ ORDER = [
     ["generation"],
     ["gpt"],
     ["optim", "gpt2_bpe", "tokenizers", "text_files", "corpus", "data", "checkpoints"],
+    ["central_differences", "gradcheck_cases"],  # what the command gradcheck is made of
     ["commandline", "settings", "runlog", "trainer"],  # what the commands are made of
-    ["train", "sample"],
+    ["train", "sample", "gradcheck"],
 ]
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}

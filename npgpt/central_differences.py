@@ -1,0 +1,236 @@
+"""Is a gradient that was written by hand the slope of the function it belongs to? Central differences tell.
+
+    x   one of the inputs           y = f(x, ...)   the result, of any shape
+    dy  a gradient of y             s = sum of dy * y, one number
+    v   a direction, of x's shape   h   the step
+
+The backward pass gives dx = ds/dx = J^T dy, J being the Jacobian dy/dx. The same function's values give
+
+    slope along v = sum of dy * (f(x + h v) - f(x - h v)) / 2h          to be compared with         sum of dx * v
+
+for any v. A direction that is 1 at one element and 0 elsewhere compares that element of dx; a small input is compared
+element by element. A large one is compared along one direction in which every element moves: by 0.5 to 1.5 and of
+either sign, at random. A single wrong element then always shows, since it moves by 0.5 or more, and several would have
+to cancel by chance. Where the two disagree, halving the direction again and again leads to an element that is wrong.
+
+dy is random in the same way (0.5 to 2, of either sign). With ones it would miss a backward pass that forgets dy, and
+a softmax, whose rows always add up to 1, would have no slope at all.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from npgpt.tensor import Tensor, no_grad
+
+# Two things make the slope inexact. y is rounded: its values are wrong by eps |y|, so the slope is by eps |y| / h. And
+# of the series f(x + h) - f(x - h) = 2h f' + h^3 f''' / 3 + ... only the first term is wanted, so the slope is wrong
+# by h^2 f''' / 6. With |y| and f''' of one size the two are about equal at h = eps^(1/3), and then some
+# eps^(2/3) = 4e-11 of that size (Press et al., Numerical Recipes, section 5.7). A thousand times that leaves room for
+# what f rounds on the way and for the larger f''' of a whole model.
+STEP = float(np.finfo(np.float64).eps) ** (1 / 3)  # 6e-6
+TOLERANCE = 1000 * STEP**2  # 4e-8
+
+EACH_ELEMENT_UP_TO = 100  # elements of an input: each costs two calls of f
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One input's gradient beside the numerical one, where they differ most.
+
+    name, shape     of the input
+    ok              whether the error is within the tolerance
+    error           |by_hand - numerical| / the largest of |by_hand|, |numerical| and the root of the sum of (dy y)^2,
+                    whose rounding is in the numerical value (divided by |x| where that, and so the step, is larger than
+                    1); infinite if anything isn't finite
+    index           the element; None if what follows is along a direction: a large input is right, or wrong without any
+                    one element being so
+    by_hand         the backward pass's value there; None if it brought this input no gradient at all
+    numerical       the value by central differences
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    ok: bool
+    error: float
+    index: tuple[int, ...] | None
+    by_hand: float | None
+    numerical: float
+
+    def __str__(self):
+        place = str(list(self.index)) if self.index else ""
+        by_hand = "none" if self.by_hand is None else f"{self.by_hand:.5g}"
+        return f"d{self.name}{place}: by hand {by_hand}, numerically {self.numerical:.5g}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``gradcheck`` found: a Comparison for each input, and the dy that all of them are about."""
+
+    inputs: tuple[Comparison, ...]
+    dy: np.ndarray = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return all(comparison.ok for comparison in self.inputs)
+
+    @property
+    def error(self) -> float:
+        """The largest of the inputs'."""
+        return max(comparison.error for comparison in self.inputs)
+
+    def raise_if_wrong(self) -> None:
+        """Raises AssertionError, whose text is the report, unless all gradients are right."""
+        if not self.ok:
+            raise AssertionError(f"gradients differ\n{self}")
+
+    def __str__(self):
+        return "\n".join(f"{'ok   ' if c.ok else 'WRONG'}  {c}  (error {c.error:.1e})" for c in self.inputs)
+
+
+def gradcheck(
+    f: Callable[..., Tensor],
+    inputs: Sequence[np.ndarray | Tensor],
+    names: Sequence[str] | None = None,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Report:
+    """Compare the gradients of ``f(*inputs)`` with central differences, in float64.
+
+    f           takes one Tensor for each input and gives a Tensor of any shape. Whatever else it needs (None, token
+                ids, a mask, a seed) it has from its own surroundings: ``lambda x, w: ops.linear(x, w, None)``
+    inputs      float64 arrays of any shapes, of which f gets copies; or Tensors with requires_grad=True, such as a
+                model's parameters: f gets them themselves, and meanwhile they hold other values. Afterwards they have
+                their old data and grad
+    names       of the inputs, for the report; x0, x1 ... if left out
+    tolerance   the largest error (see ``Comparison``) that is right
+    seed        of the random numbers (dy and the directions)
+    -> Report   ``.ok``, ``.inputs``, ``.dy``; printed, a line for each input
+
+    The gradients compared are those of sum of dy * y, y being the result: what ``y.backward(report.dy)`` gives. An
+    input of up to 100 elements is compared element by element, a larger one along a random direction; the formulas
+    are at the top of npgpt/central_differences.py. NaN and infinity in a gradient are never right.
+
+    Take inputs without kinks near them (relu has one at 0: there is no slope), and not special ones: the slope of x^3
+    at 0 is 0, but over a step it isn't, and there is no size to measure the error by.
+
+    Raises TypeError on an input that is not float64, and if f doesn't give a Tensor of float64; ValueError without
+    inputs, on a Tensor that isn't a leaf with requires_grad=True, and if f's result is not finite, differs from call
+    to call (dropout: fix its seed) or f changes its inputs. What f and its backward pass raise passes through.
+
+    Source: random projections as in HIPS/autograd's test_util and the fast mode of torch.autograd.gradcheck.
+    """
+    leaves = [_leaf(i, x) for i, x in enumerate(inputs)]
+    if not leaves:
+        raise ValueError("gradcheck needs at least one input")
+    names = [f"x{i}" for i in range(len(leaves))] if names is None else list(names)
+    if len(names) != len(leaves):
+        raise ValueError(f"{len(names)} names for {len(leaves)} inputs")
+    kept = [(leaf, leaf.data, leaf.grad) for leaf in leaves]
+    rng = np.random.default_rng(seed)
+    try:
+        y, dy, gradients = _by_hand(f, leaves, rng)
+        size = float(np.linalg.norm(dy * y))
+
+        def compare(name, leaf, gradient):
+            x = leaf.data
+
+            def value(changed):
+                leaf.data = np.asarray(changed)
+                with no_grad():
+                    return f(*leaves).data
+
+            zeros = np.zeros_like(x)  # no gradient at all is right if f doesn't depend on the input
+            found = _worst(value, x, zeros if gradient is None else gradient, dy, size, tolerance, rng)
+            error, index, by_hand, numerical = found
+            leaf.data = x
+            by_hand = None if gradient is None else by_hand
+            return Comparison(name, x.shape, error <= tolerance, error, index, by_hand, numerical)
+
+        return Report(tuple(map(compare, names, leaves, gradients)), dy)
+    finally:
+        for leaf, data, grad in kept:
+            leaf.data, leaf.grad = data, grad
+
+
+def _leaf(i, x) -> Tensor:
+    if not isinstance(x, Tensor):
+        x = np.array(x)
+    elif not x.requires_grad or x._node is not None:
+        raise ValueError(f"input {i} is a Tensor, and must be a leaf with requires_grad=True")
+    if x.dtype != np.float64:
+        raise TypeError(f"input {i} is {x.dtype}: only in float64 are differences exact enough")
+    return x if isinstance(x, Tensor) else Tensor(x, requires_grad=True)
+
+
+def _by_hand(f, leaves, rng):
+    """-> y, dy and each leaf's gradient, None where the backward pass brought none"""
+    originals = [leaf.data for leaf in leaves]
+    for leaf in leaves:
+        leaf.data, leaf.grad = leaf.data.copy(), None
+
+    def check_inputs():
+        for i, (leaf, original) in enumerate(zip(leaves, originals, strict=True)):
+            if not np.array_equal(leaf.data, original, equal_nan=True):
+                raise ValueError(f"f, or its backward pass, changes input {i}")
+
+    y = f(*leaves)
+    if not isinstance(y, Tensor) or y.dtype != np.float64:
+        given = f"one of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"f must give a Tensor of float64, not {given}")
+    check_inputs()
+    values = y.data.copy()
+    if not np.isfinite(values).all():
+        raise ValueError("f's result is not finite, so there is nothing to compare")
+    with no_grad():
+        again = f(*leaves).data
+    # A difference d between two calls is one of d / h between slopes.
+    if np.abs(again - values).max(initial=0) > TOLERANCE * STEP * np.abs(values).max(initial=0):
+        raise ValueError("f gives another result when it is called again (dropout: fix its seed)")
+    dy = rng.uniform(0.5, 2, y.shape) * rng.choice([-1.0, 1.0], y.shape)
+    if y.requires_grad:
+        y.backward(dy)
+    check_inputs()
+    return values, dy, [leaf.grad for leaf in leaves]
+
+
+def _worst(value, x, gradient, dy, size, tolerance, rng):
+    """-> error, index, by hand, numerical, where the error is largest; index is None along a direction"""
+
+    def along(direction):
+        moved = direction != 0
+        h = STEP * max(1.0, np.abs(x[moved]).max())  # a step must not be lost in rounding beside a large x
+        difference = value(x + h * direction) - value(x - h * direction)
+        by_hand = float((gradient[moved] * direction[moved]).sum())
+        numerical = float((dy * difference).sum() / (2 * h))
+        return _error(by_hand, numerical, size * STEP / h), by_hand, numerical
+
+    def part(direction, elements):
+        only = np.zeros_like(x)
+        only.flat[elements] = direction.flat[elements]
+        return only
+
+    def at(i):
+        error, by_hand, numerical = along(part(np.ones_like(x), i))
+        return error, tuple(map(int, np.unravel_index(i, x.shape))), by_hand, numerical
+
+    if x.size <= EACH_ELEMENT_UP_TO:
+        return max(map(at, range(x.size)), key=lambda found: found[0], default=(0.0, None, 0.0, 0.0))
+    direction = rng.uniform(0.5, 1.5, x.shape) * rng.choice([-1.0, 1.0], x.shape)
+    error, by_hand, numerical = along(direction)
+    if error <= tolerance:
+        return error, None, by_hand, numerical
+    elements = np.arange(x.size)
+    while elements.size > 1:
+        elements = max(np.array_split(elements, 2), key=lambda half: along(part(direction, half))[0])
+    found = at(elements[0])
+    return found if found[0] > tolerance else (error, None, by_hand, numerical)
+
+
+def _error(by_hand, numerical, size) -> float:
+    if not np.isfinite([by_hand, numerical, size]).all():
+        return math.inf  # a comparison with NaN is false, and would let anything pass that asks "is it larger?"
+    largest = max(abs(by_hand), abs(numerical), size)
+    return abs(by_hand - numerical) / largest if largest else 0.0
