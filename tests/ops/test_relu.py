@@ -19,5 +19,8 @@ def test_against_torch(x):
 
 
 def test_not_a_number_comes_out():
-    x = Tensor(np.array([np.nan, np.inf, -np.inf, -1]))
-    np.testing.assert_array_equal(ops.relu(x).data, [np.nan, np.inf, 0, 0])
+    x = Tensor(np.array([np.nan, np.inf, -np.inf, -1, 1]), requires_grad=True)
+    y = ops.relu(x)
+    np.testing.assert_array_equal(y.data, [np.nan, np.inf, 0, 0, 1])
+    y.backward(np.array([1, np.inf, np.inf, np.nan, np.nan]))
+    np.testing.assert_array_equal(x.grad, [1, np.inf, 0, 0, np.nan])  # where nothing goes back, whatever dy is
