@@ -18,26 +18,29 @@ So what is removed from g is its mean and its part along xhat: moving x in those
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.jit import jit, parallel_jit
 
 COLUMNS = 64  # dweight and dbias are made by blocks of so many columns, each by one thread
 
 
 def layernorm_forward_numpy(x, weight, bias, eps):
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (...), rstd (...)"""
-    mean = x.mean(axis=-1)
+    C = max(x.shape[-1], 1)  # the mean of no numbers is taken to be 0, not 0 / 0
+    mean = x.sum(axis=-1) / x.dtype.type(C)
     centred = x - mean[..., None]
-    rstd = 1 / np.sqrt(np.square(centred).mean(axis=-1) + x.dtype.type(eps))
+    variance = np.square(centred, dtype=np.float64).sum(axis=-1) / C  # float32 can't hold a square above 3e38
+    rstd = (1 / np.sqrt(variance + eps)).astype(x.dtype)
     y = centred * rstd[..., None] * weight
     return (y if bias is None else y + bias), mean, rstd
 
 
 def layernorm_backward_numpy(dy, x, weight, mean, rstd):
     """dy, x (..., C), weight (C,), mean, rstd (...) -> dx (..., C), dweight (C,), dbias (C,)"""
+    C = x.dtype.type(max(x.shape[-1], 1))
     xhat = (x - mean[..., None]) * rstd[..., None]
     g = dy * weight
-    along = (g * xhat).mean(axis=-1, keepdims=True)
-    dx = rstd[..., None] * (g - g.mean(axis=-1, keepdims=True) - xhat * along)
+    along = (g * xhat).sum(axis=-1, keepdims=True) / C
+    dx = rstd[..., None] * (g - g.sum(axis=-1, keepdims=True) / C - xhat * along)
     rows = tuple(range(x.ndim - 1))
     return dx, (dy * xhat).sum(axis=rows), dy.sum(axis=rows)
 
@@ -58,15 +61,18 @@ def layernorm_forward_numba(x, weight, bias, eps):
 def _forward_rows(x, weight, bias, eps, y, mean, rstd):
     R, C = x.shape
     number = x.dtype.type
+    n = number(max(C, 1))
     for r in prange(R):
         total = number(0)
         for c in range(C):
             total += x[r, c]
-        m = total / number(C)
+        m = total / n
         squares = number(0)
         for c in range(C):
             squares += (x[r, c] - m) * (x[r, c] - m)
-        s = number(1) / np.sqrt(squares / number(C) + eps)
+        s = number(1) / np.sqrt(squares / n + eps)
+        if not squares < number(np.inf):  # too large for the format, which is rare; or NaN, which stays
+            s = number(_rstd_in_float64(x[r], m, eps))
         for c in range(C):
             y[r, c] = (x[r, c] - m) * s * weight[c] + bias[c]
         mean[r] = m
@@ -84,10 +90,20 @@ def layernorm_backward_numba(dy, x, weight, mean, rstd):
     return dx, dweight, dbias
 
 
+@jit
+def _rstd_in_float64(row, mean, eps):
+    squares = 0.0
+    for c in range(row.size):
+        distance = np.float64(row[c] - mean)
+        squares += distance * distance
+    return 1 / np.sqrt(squares / row.size + eps)
+
+
 @parallel_jit
 def _backward(dy, x, weight, mean, rstd, dx, dweight, dbias):
     R, C = x.shape
     number = x.dtype.type
+    n = number(max(C, 1))
     for r in prange(R):
         m, s = mean[r], rstd[r]
         total, along = number(0), number(0)
@@ -95,7 +111,7 @@ def _backward(dy, x, weight, mean, rstd, dx, dweight, dbias):
             g = dy[r, c] * weight[c]
             total += g
             along += g * ((x[r, c] - m) * s)
-        total, along = total / number(C), along / number(C)
+        total, along = total / n, along / n
         for c in range(C):
             dx[r, c] = s * (dy[r, c] * weight[c] - total - (x[r, c] - m) * s * along)
     for block in prange((C + COLUMNS - 1) // COLUMNS):
