@@ -2,7 +2,8 @@
 
     y_i = x_i keep_i / (1 - p),   keep_i = 1 with probability 1 - p, else 0
 
-The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy.
+The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy. It is a
+product also where keep_i is 0: NaN and infinity (0 * inf is NaN) come out and aren't dropped by chance.
 
 keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), which is a function of the
 seed and of i alone. So the backward pass makes the same mask again from the seed, no mask takes memory, and the result
@@ -36,7 +37,7 @@ def keep_mask_numpy(shape, p, seed):
 
 def dropout_numpy(x, p, seed):
     """x (...), 0 <= p < 1, seed from 0 to 2^64 - 1 -> y (...)"""
-    return np.where(keep_mask_numpy(x.shape, p, seed), x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
+    return x * (keep_mask_numpy(x.shape, p, seed) * x.dtype.type(1 / (1 - p)))
 
 
 @jit
@@ -61,4 +62,4 @@ def dropout_numba(x, p, seed):
 def _drop(x, scale, seed, threshold, y):
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            y[i] = x[i] * scale if is_kept(seed, _u(i), threshold) else x.dtype.type(0)
+            y[i] = x[i] * (scale if is_kept(seed, _u(i), threshold) else x.dtype.type(0))
