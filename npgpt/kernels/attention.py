@@ -16,6 +16,9 @@ Derivation, from the last line to the first (* is elementwise):
     dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
     dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
 
+A score that is hidden may be NaN and nobody learns of it. A value that is hidden has weight 0, and 0 times NaN is NaN:
+which hidden ones are multiplied by it at all is up to a version. Gradients of hidden scores are 0 and no product.
+
 P is not kept for the backward pass. Each row's m and z are, and P is made again from them: 2 T numbers a head instead
 of T x T (Dao et al. 2022). m + log z would be one number, but it is rounded like m, and P would be off by as much.
 """
@@ -33,8 +36,9 @@ ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and o
 
 def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
     """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) False for padding -> y (B, Tq, H, D), mz (2, B, H, Tq)"""
-    S, blind = _scores(q, k, scale, real)
-    m = np.where(blind, 0, S.max(axis=-1, keepdims=True)).astype(q.dtype)
+    S, hidden = _scores(q, k, scale, real)
+    blind = hidden.all(axis=-1, keepdims=True)
+    m = np.where(blind, 0, S.max(axis=-1, keepdims=True, initial=-np.inf)).astype(q.dtype)
     e = np.exp(S - m)
     z = np.where(blind, 1, e.sum(axis=-1, keepdims=True)).astype(q.dtype)
     y = (e / z * _dropout_factors(e, dropout, seed)) @ v.transpose(0, 2, 1, 3)
@@ -43,7 +47,7 @@ def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
 
 def attention_backward_numpy(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
     """dy (B, Tq, H, D), the forward pass's inputs and mz -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
-    S, _ = _scores(q, k, scale, real)
+    S, hidden = _scores(q, k, scale, real)
     m, z = mz[..., None]
     P = np.exp(S - m) / z
     M = _dropout_factors(P, dropout, seed)
@@ -51,19 +55,20 @@ def attention_backward_numpy(dy, q, k, v, mz, scale, dq, dk, dv, real=None, drop
     q, k, v, dy = (x.transpose(heads_first) for x in (q, k, v, dy))
     dP = (dy @ v.swapaxes(-1, -2)) * M
     dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True)) * q.dtype.type(scale)
+    dS[hidden] = 0  # P is 0 there already, but 0 times NaN would be NaN
     dq[...] = (dS @ k).transpose(heads_first)
     dk[...] = (dS.swapaxes(-1, -2) @ q).transpose(heads_first)
     dv[...] = ((P * M).swapaxes(-1, -2) @ dy).transpose(heads_first)
 
 
 def _scores(q, k, scale, real):
-    """-> S (B, H, Tq, Tk) with -inf for what a query may not see, and which queries see nothing at all (B, H, Tq, 1)"""
+    """-> S (B, H, Tq, Tk), -inf for what a query may not see, and where that is (B, H, Tq, Tk)"""
     Tq, Tk = q.shape[1], k.shape[1]
     S = q.transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1) * q.dtype.type(scale)
     hidden = np.arange(Tk) > np.arange(Tq)[:, None] + (Tk - Tq)
     if real is not None:
         hidden = hidden | ~real[:, None, None, :]
-    return np.where(hidden, q.dtype.type(-np.inf), S), hidden.all(axis=-1, keepdims=True)
+    return np.where(hidden, q.dtype.type(-np.inf), S), np.broadcast_to(hidden, S.shape)
 
 
 def _dropout_factors(P, dropout, seed):
@@ -109,7 +114,7 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
                 if threshold > 0:
                     first = np.uint64((head * Tq + i) * Tk)
                     for j in range(seen):
-                        row[j] = row[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                        row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             gemm(
                 np.int32(NO_TRANSPOSE), np.int32(NO_TRANSPOSE), i1 - i0, D, keys, S.ctypes.data, Tk,
                 v[b, :, h].ctypes.data, _step(v), np.int32(0), y[b, i0:, h].ctypes.data, _step(y), zero
@@ -162,17 +167,21 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
                 first = np.uint64((head * Tq + i) * Tk)
                 if threshold > 0:
                     for j in range(seen):
-                        dp[j] = dp[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                        dp[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
                 along = zero
                 for j in range(seen):
                     along += dp[j] * p[j]
                 for j in range(seen):
                     dp[j] = p[j] * (dp[j] - along) * scale
+                if has_padding:
+                    for j in range(seen):
+                        if not real[b, j]:
+                            dp[j] = zero
                 for j in range(seen, keys):
                     dp[j] = zero
                 if threshold > 0:
                     for j in range(seen):
-                        p[j] = p[j] * factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                        p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             gemm(no, no, n, D, keys, dP.ctypes.data, Tk, key, _step(k), np.int32(0), dquery, _step(dq), zero)
             gemm(yes, no, keys, D, n, dP.ctypes.data, Tk, query, _step(q), np.int32(1), dkey, _step(dk), zero)
             gemm(yes, no, keys, D, n, P.ctypes.data, Tk, dout, _step(dy), np.int32(1), dvalue, _step(dv), zero)

@@ -24,8 +24,8 @@ def causal_self_attention(
     Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't
     fit.
     """
-    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_head):
-        raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C divisible by {n_head} heads")
+    if qkv.ndim != 3 or n_head < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * n_head):
+        raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C > 0 divisible by {n_head} heads")
     B, T, C3 = qkv.shape
     C, D = C3 // 3, C3 // 3 // n_head
     scale = 1 / math.sqrt(D) if scale is None else scale
