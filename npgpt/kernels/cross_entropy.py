@@ -23,22 +23,23 @@ from npgpt.kernels.jit import exact_jit, parallel_jit
 
 def cross_entropy_forward_numpy(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), mz (2, N): m and z of each row"""
-    m = logits.max(axis=-1)
+    m = logits.max(axis=-1, initial=-np.inf)
     z = np.exp(logits - m[:, None]).sum(axis=-1)
-    counted = targets != ignore_index
-    right = logits[np.arange(len(targets)), np.where(counted, targets, 0)]
-    return np.where(counted, np.log(z) - (right - m), logits.dtype.type(0)), np.stack([m, z])
+    losses = np.zeros_like(m)
+    n = np.flatnonzero(targets != ignore_index)
+    losses[n] = np.log(z[n]) - (logits[n, targets[n]] - m[n])
+    return losses, np.stack([m, z])
 
 
 def cross_entropy_backward_numpy(dlosses, logits, targets, mz, ignore_index, out=None):
     """dlosses (N,), logits (N, V), targets (N,), mz (2, N) -> dlogits (N, V), in ``out`` (it may be logits)"""
-    counted = targets != ignore_index
     m, z = mz
+    n = np.flatnonzero(targets != ignore_index)
     dlogits = np.exp(logits - m[:, None], out=out)
     dlogits /= z[:, None]
-    dlogits[np.arange(len(targets)), np.where(counted, targets, 0)] -= 1
+    dlogits[n, targets[n]] -= 1
     dlogits *= dlosses[:, None]
-    dlogits[~counted] = 0
+    dlogits[targets == ignore_index] = 0
     return dlogits
 
 

@@ -16,7 +16,7 @@ def embedding_backward_numpy(dy, ids, rows):
     """dy (..., C), ids (...) of whole numbers below ``rows`` -> dweight (rows, C)"""
     C = dy.shape[-1]
     dweight = np.zeros((rows, C), dy.dtype)
-    np.add.at(dweight, ids.reshape(-1), dy.reshape(-1, C))
+    np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, C))
     return dweight
 
 
@@ -24,7 +24,8 @@ def embedding_backward_numba(dy, ids, rows):
     """Each thread owns a block of columns and walks through all ids, so none writes where another does."""
     C = dy.shape[-1]
     dweight = np.zeros((rows, C), dy.dtype)
-    _add_rows(np.ascontiguousarray(dy).reshape(-1, C), np.ascontiguousarray(ids, np.int64).reshape(-1), dweight)
+    dy = np.ascontiguousarray(dy).reshape(ids.size, C)
+    _add_rows(dy, np.ascontiguousarray(ids, np.int64).reshape(-1), dweight)
     return dweight
 
 

@@ -18,8 +18,8 @@ def cross_entropy(logits: Tensor, targets, ignore_index: int = -100) -> Tensor:
     vocabulary, ValueError on shapes that don't fit.
     """
     V = logits.shape[-1]
-    x = logits.data.reshape(-1, V)
     targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
+    x = logits.data.reshape(len(targets), V)
     losses, mz = kernels.cross_entropy_forward(x, targets, ignore_index)
     shape = logits.shape
 

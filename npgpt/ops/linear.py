@@ -1,3 +1,5 @@
+import math
+
 from npgpt import kernels
 from npgpt.tensor import Tensor
 
@@ -17,11 +19,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     I, O = weight.shape
     if x.shape[-1:] != (I,) or (bias is not None and bias.shape != (O,)):
         raise ValueError(f"linear: x {x.shape}, weight {weight.shape}, bias {None if bias is None else bias.shape}")
-    rows, W = x.data.reshape(-1, I), weight.data
     shape, wanted = x.shape, x.requires_grad
+    N = math.prod(shape[:-1])  # NumPy's -1 can't be worked out where I or O is 0
+    rows, W = x.data.reshape(N, I), weight.data
 
     def backward(dy):
-        dy = dy.reshape(-1, O)
+        dy = dy.reshape(N, O)
         dx = kernels.matmul(dy, W.T).reshape(shape) if wanted else None
         dW = kernels.matmul(rows.T, dy)
         return dx, dW, None if bias is None else kernels.sum_rows(dy)

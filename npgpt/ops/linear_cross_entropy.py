@@ -23,7 +23,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     if x.shape[-1:] != (C,):
         raise ValueError(f"linear_cross_entropy: x {x.shape}, weight {weight.shape}")
     targets, count = check_targets(targets, x.shape[:-1], V, ignore_index)
-    rows, W, shape = x.data.reshape(-1, C), weight.data, x.shape
+    rows, W, shape = x.data.reshape(len(targets), C), weight.data, x.shape
     logits = kernels.matmul(rows, W.T)
     losses, mz = kernels.cross_entropy_forward(logits, targets, ignore_index)
     loss = mean_loss(losses, count)

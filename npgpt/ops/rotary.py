@@ -16,15 +16,15 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's.
     """
     B, T, C3 = qkv.shape
-    cos, sin = _angles(T, C3 // 3 // n_head, first, qkv.dtype)
+    D = C3 // 3 // n_head
+    cos, sin = _angles(T, D, first, qkv.dtype)
 
     def turn(x, sin):
         y = x.copy()
-        before, after = (z.reshape(B, T, 3, n_head, -1)[:, :, :2] for z in (x, y))
-        half = before.shape[-1] // 2
-        a, b = before[..., :half], before[..., half:]
-        after[..., :half] = a * cos - b * sin
-        after[..., half:] = a * sin + b * cos
+        before, after = (z.reshape(B, T, 3, n_head, D)[:, :, :2] for z in (x, y))
+        a, b = before[..., : D // 2], before[..., D // 2 :]
+        after[..., : D // 2] = a * cos - b * sin
+        after[..., D // 2 :] = a * sin + b * cos
         return y
 
     return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy: (turn(np.ascontiguousarray(dy), -sin),))
