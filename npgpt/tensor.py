@@ -4,6 +4,7 @@ Three parts: the record (``from_op``), the walk back through it (``backward``), 
 syntax for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
 """
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -186,11 +187,11 @@ class Tensor:
         )
 
     def __truediv__(self, other):
-        """d(a / b) = da / b - a db / b^2"""
+        """d(a / b) = da / b - (a / b) db / b, in which, unlike in a / b^2, no square is too large or too small"""
         other = _constant(other, self)
         a, b = self.data, other.data
         return Tensor.from_op(
-            a / b, (self, other), lambda dy: (unbroadcast(dy / b, a.shape), unbroadcast(-dy * a / (b * b), b.shape))
+            a / b, (self, other), lambda dy: (unbroadcast(dy / b, a.shape), unbroadcast(-dy * (a / b) / b, b.shape))
         )
 
     def __pow__(self, exponent):
@@ -300,7 +301,8 @@ def _matmul(a, b):
     if a.ndim == 2 and b.ndim == 2:
         return kernels.matmul(a, b)
     if b.ndim == 2 and a.ndim > 2:  # a stack of matrices times one matrix is one tall matrix times it
-        return kernels.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+        rows = math.prod(a.shape[:-1])
+        return kernels.matmul(a.reshape(rows, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     return np.matmul(a, b)
 
 
