@@ -24,22 +24,22 @@ STORED = Path(__file__).parent / "reference" / "ops.npz"
 requires_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed: pip install torch")
 
 
-def by_npgpt(name, inputs, options, dtype) -> dict[str, np.ndarray]:
-    """{"y": the result, "dNAME": the gradient of each input}"""
+def by_npgpt(name, inputs, options, dtype, dy=None) -> dict[str, np.ndarray]:
+    """{"y": the result, "dNAME": the gradient of each input} for this dy, or for ``some_gradient``"""
     tensors = {k: Tensor(x.astype(dtype), requires_grad=True) for k, x in inputs.items()}
     y = getattr(ops, name)(**tensors, **options)
-    y.backward(some_gradient(y.shape, dtype))
+    y.backward(some_gradient(y.shape, dtype) if dy is None else dy)
     return {"y": y.data, **{f"d{k}": x.grad for k, x in tensors.items()}}
 
 
-def by_torch(name, inputs, options, dtype) -> dict[str, np.ndarray]:
+def by_torch(name, inputs, options, dtype, dy=None) -> dict[str, np.ndarray]:
     """The same of torch, which must be installed."""
     import torch
     import torch_ops
 
     tensors = {k: torch.tensor(x.astype(dtype), requires_grad=True) for k, x in inputs.items()}
     y = getattr(torch_ops, name)(**tensors, **options)
-    y.backward(torch.tensor(some_gradient(y.shape, dtype)))
+    y.backward(torch.tensor(some_gradient(y.shape, dtype) if dy is None else dy.astype(dtype)))
     return {"y": y.detach().numpy(), **{f"d{k}": x.grad.numpy() for k, x in tensors.items()}}
 
 

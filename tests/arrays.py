@@ -10,11 +10,22 @@ from numpy.lib.stride_tricks import as_strided
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
-# Sizes around those at which vector loops, and the blocks of 64, begin another piece.
-sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 70, 129]))
-small_sizes = st.integers(1, 9)
-shapes = st.lists(st.integers(1, 9), max_size=3).map(tuple) | st.tuples(st.integers(1, 3), st.integers(60, 70))
-leading = st.lists(st.integers(1, 4), max_size=3).map(tuple)  # B, T ...: the axes before the one that is worked along
+# An axis is empty now and then, and not so often that most arrays would be. Sizes are around those at which vector
+# loops, and the blocks of 64, begin another piece.
+few = st.sampled_from([1, 1, 2, 2, 3, 3, 4, 4, 0])
+small_sizes = st.integers(0, 9)
+positive_sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 70, 129]))
+sizes = st.one_of(small_sizes, positive_sizes)
+shapes = st.lists(small_sizes, max_size=3).map(tuple) | st.tuples(st.integers(1, 3), st.integers(60, 70))
+leading = st.lists(few, max_size=3).map(tuple)  # B, T ...: the axes before the one that is worked along
+
+
+@st.composite
+def rows(draw, sizes=positive_sizes):
+    """(..., N), now and then a few rows as long as a vocabulary."""
+    if draw(st.integers(0, 15)) == 15:
+        return draw(st.integers(1, 3)), 5000
+    return (*draw(leading), draw(sizes))
 
 
 @st.composite

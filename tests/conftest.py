@@ -1,6 +1,6 @@
 """What all tests share: how many cases Hypothesis draws, the slow tests, and a fresh Python to run things in.
 
-pytest                              the default: the same cases every time
+pytest                              the default: 200 cases for each property, the same ones every time
 HYPOTHESIS_PROFILE=thorough pytest  1,000 cases for each property
 pytest --slow                       also the tests that take minutes
 """
@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 
-settings.register_profile("default", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

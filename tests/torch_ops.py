@@ -48,7 +48,7 @@ def dropout(x, p, seed):
 
 def cross_entropy(logits, targets, ignore_index=-100):
     targets = torch.tensor(np.asarray(targets, np.int64).reshape(-1))
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets, ignore_index=ignore_index)
+    return F.cross_entropy(logits.reshape(len(targets), logits.shape[-1]), targets, ignore_index=ignore_index)
 
 
 def linear_cross_entropy(x, weight, targets, ignore_index=-100):
@@ -57,7 +57,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index=-100):
 
 def causal_self_attention(qkv, n_head, scale=None, padding_mask=None, dropout=0.0, seed=0):
     B, T, C3 = qkv.shape
-    q, k, v = (x.reshape(B, T, n_head, -1).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
+    q, k, v = (x.reshape(B, T, n_head, C3 // 3 // n_head).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
     visible = torch.ones(T, T, dtype=torch.bool).tril().expand(B, n_head, T, T)
     if padding_mask is not None:
         visible = visible & torch.tensor(padding_mask)[:, None, None, :]
@@ -72,8 +72,8 @@ def causal_self_attention(qkv, n_head, scale=None, padding_mask=None, dropout=0.
 def rotary(qkv, n_head, first=0):
     """Each pair as a complex number, times exp(i theta)."""
     B, T, C3 = qkv.shape
-    x = qkv.reshape(B, T, 3, n_head, 2, -1)
-    D = 2 * x.shape[-1]
+    D = C3 // 3 // n_head
+    x = qkv.reshape(B, T, 3, n_head, 2, D // 2)
     positions = torch.arange(first, first + T, dtype=torch.float64)
     theta = positions[:, None] * 10000.0 ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
     turn = torch.polar(torch.ones_like(theta), theta).to(qkv.dtype.to_complex())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import large_arguments, not_a_number_comes_out, run, versions_agree
+from versions import large_arguments, not_a_number_comes_out, places_for_nan, run, versions_agree
 
 from npgpt.kernels import KERNELS, jit
 
@@ -77,10 +77,26 @@ def test_versions_agree_on_several_blocks(name, dtype):
     versions_agree(name, CASES[name], large_arguments(CASES[name], dtype))
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.nan_exactly])
+@each_kernel
 @each_dtype
-def test_not_a_number_comes_out(name, dtype):
-    not_a_number_comes_out(name, CASES[name], large_arguments(CASES[name], dtype))
+def test_not_a_number_never_vanishes(name, dtype):
+    arguments = large_arguments(CASES[name], dtype)
+    for i in places_for_nan(CASES[name], arguments):
+        place = arguments[i].size * 3 // 4  # which isn't ignored, and not a query that sees nothing but padding
+        results = not_a_number_comes_out(name, CASES[name], arguments, i, place, np.nan)
+        assert any(np.isnan(x).any() for x in results), f"argument {i}"
+
+
+@each_kernel
+@given(data=st.data())
+def test_not_a_number_comes_out_where_the_plain_version_has_it(name, data):
+    """Whatever else is in the arguments, which may hide it: padding, an ignored target, a row that nobody read."""
+    arguments = data.draw(CASES[name].arguments)
+    if places := places_for_nan(CASES[name], arguments):
+        i = data.draw(st.sampled_from(places))
+        place = data.draw(st.integers(0, arguments[i].size - 1))
+        special = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+        not_a_number_comes_out(name, CASES[name], arguments, i, place, special)
 
 
 @each_kernel

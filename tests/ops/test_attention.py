@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import normal, seeds
+from arrays import few, normal, seeds, small_sizes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ def test_stored(case):
 @st.composite
 def arguments(draw, lengths):
     """Padding is anywhere, also all that a position could see."""
-    B, T, H, D = draw(st.integers(1, 3)), draw(lengths), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8]))
+    B, T, H, D = draw(few), draw(lengths), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8]))
     options = {"n_head": H}
     padding = draw(st.sampled_from([None, None, 0.2, 0.9, 1.0]))
     if padding is not None:
@@ -29,7 +29,7 @@ def arguments(draw, lengths):
 
 
 @requires_torch
-@given(arguments(st.integers(1, 9)))
+@given(arguments(small_sizes))
 def test_against_torch(drawn):
     qkv, options = drawn
     check("causal_self_attention", {"qkv": qkv}, options)
@@ -40,6 +40,14 @@ def test_against_torch(drawn):
 def test_several_blocks_of_queries_against_torch(drawn):
     qkv, options = drawn
     check("causal_self_attention", {"qkv": qkv}, options)
+
+
+@requires_torch
+@pytest.mark.parametrize("T", [1, 1024])
+def test_the_shortest_and_the_longest_text_against_torch(T):
+    rng = np.random.default_rng(0)
+    qkv = rng.standard_normal((2, T, 3 * 2 * 4)).astype(np.float32)
+    check("causal_self_attention", {"qkv": qkv}, {"n_head": 2, "padding_mask": rng.random((2, T)) < 0.9})
 
 
 def test_a_position_that_sees_nothing_gets_zeros():
@@ -54,11 +62,12 @@ def test_a_position_that_sees_nothing_gets_zeros():
 
 def test_shapes_that_do_not_fit():
     qkv = Tensor(np.ones((2, 4, 12)))
-    for wrong in (Tensor(np.ones((4, 12))), Tensor(np.ones((2, 4, 13)))):
+    for wrong in (Tensor(np.ones((4, 12))), Tensor(np.ones((2, 4, 13))), Tensor(np.ones((2, 4, 0)))):
         with pytest.raises(ValueError, match="attention: qkv"):
             ops.causal_self_attention(wrong, 2)
-    with pytest.raises(ValueError, match="divisible by 5 heads"):
-        ops.causal_self_attention(qkv, 5)
+    for heads in (5, 0):
+        with pytest.raises(ValueError, match=f"divisible by {heads} heads"):
+            ops.causal_self_attention(qkv, heads)
     for mask in (np.ones((2, 5), bool), np.ones((2, 4)), np.ones((4,), bool), np.ones((2, 4), int)):
         with pytest.raises(ValueError, match="padding mask"):
             ops.causal_self_attention(qkv, 2, padding_mask=mask)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import leading, normal, seeds, sizes
+from arrays import normal, rows, seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import rounding
 
 from npgpt import Tensor, ops
 
@@ -14,7 +15,7 @@ def test_stored(case):
 
 
 def draw_targets(draw, shape, V):
-    """With some of them ignored, but not all: then the loss is NaN, see below."""
+    """With some of them ignored, but not all: then the loss is NaN, see below. ``shape`` is not empty."""
     rng = np.random.default_rng(draw(seeds))
     ignore_index = draw(st.sampled_from([-100, -1, 0]))
     targets = rng.integers(V, size=shape)
@@ -27,10 +28,10 @@ def draw_targets(draw, shape, V):
 
 
 @requires_torch
-@given(st.data(), leading, sizes, st.sampled_from([1, 1e4]))
-def test_against_torch(data, rows, V, size):
-    logits = data.draw(normal((*rows, V))) * np.float32(size)
-    check("cross_entropy", {"logits": logits}, draw_targets(data.draw, rows, V))
+@given(st.data(), rows().filter(lambda shape: 0 not in shape), st.sampled_from([1, 1e4, 1e30]))
+def test_against_torch(data, shape, size):
+    logits = data.draw(normal(shape)) * np.float32(size)
+    check("cross_entropy", {"logits": logits}, draw_targets(data.draw, shape[:-1], shape[-1]))
 
 
 def test_an_even_guess_costs_log_V():
@@ -38,12 +39,32 @@ def test_an_even_guess_costs_log_V():
     np.testing.assert_allclose(loss.item(), np.log(50), rtol=1e-15)
 
 
-def test_nothing_to_predict_is_not_a_number_and_its_gradient_zero():
-    logits = Tensor(np.ones((2, 3)), requires_grad=True)
-    loss = ops.cross_entropy(logits, [-100, -100])
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1), (0, 3), (2, 0, 3), (2, 0), (0, 0)])
+def test_nothing_to_predict_is_not_a_number_and_its_gradient_zero(shape):
+    """All ignored; no rows at all; and no vocabulary, in which all that a target can be is ignored."""
+    logits = Tensor(np.ones(shape), requires_grad=True)
+    loss = ops.cross_entropy(logits, np.full(shape[:-1], -100))
     assert np.isnan(loss.item())
     loss.backward()
-    np.testing.assert_array_equal(logits.grad, np.zeros((2, 3)))
+    np.testing.assert_array_equal(logits.grad, np.zeros(shape))
+
+
+@given(st.data(), rows().filter(lambda shape: 0 not in shape), st.sampled_from([1e-3, 1, -50, 1e4, -1e4, 1e8]))
+def test_adding_to_all_logits_changes_nothing(data, shape, shift):
+    """Neither the loss nor the gradient, of which each row adds up to 0."""
+    x = data.draw(normal(shape)).astype(np.float64)
+    targets = draw_targets(data.draw, shape[:-1], shape[-1])
+    results = []
+    for logits in (Tensor(x, requires_grad=True), Tensor(x + shift, requires_grad=True)):
+        loss = ops.cross_entropy(logits, **targets)
+        loss.backward()
+        results.append((loss.data, logits.grad))
+    # A shifted logit is rounded by u (|x| + |shift|), which moves a loss by as much, and a probability relatively.
+    allowed = rounding(np.float64, shape[-1]) * (np.abs(x).max() + abs(shift) + 1)
+    (loss, gradient), (shifted_loss, shifted_gradient) = results
+    np.testing.assert_allclose(shifted_loss, loss, rtol=0, atol=allowed)
+    np.testing.assert_allclose(shifted_gradient, gradient, rtol=0, atol=allowed)
+    np.testing.assert_allclose(gradient.sum(axis=-1), 0, rtol=0, atol=allowed)
 
 
 def test_the_mean_of_many_losses_is_added_in_float64():

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import normal
+from arrays import few, normal, seeds, small_sizes
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import FLOAT64_VALUE
+from tolerances import FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, ops
+from npgpt.ops.attention import split_heads
 
 
 @pytest.mark.parametrize("case", stored_cases("rotary"))
@@ -15,7 +16,7 @@ def test_stored(case):
 
 
 @requires_torch
-@given(st.data(), st.integers(1, 3), st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2000))
+@given(st.data(), few, small_sizes, st.integers(1, 3), small_sizes, st.integers(0, 2000))
 def test_against_torch(data, B, T, H, half, first):
     check("rotary", {"qkv": data.draw(normal((B, T, 3 * H * 2 * half)))}, {"n_head": H, "first": first})
 
@@ -26,6 +27,19 @@ def test_values_and_position_0_stay():
     np.testing.assert_array_equal(y[:, :, 16:], qkv[:, :, 16:])
     np.testing.assert_array_equal(y[:, 0], qkv[:, 0])
     assert (y[:, 1:, :16] != qkv[:, 1:, :16]).all()
+
+
+@given(seeds, st.integers(1, 12), st.integers(1, 3), st.integers(1, 5), *[st.integers(0, 2000)] * 2)
+def test_where_a_text_begins_changes_no_score(seed, T, H, half, first, other_first):
+    """The scores, and what attention makes of them, are those of the same text at other positions."""
+    qkv = Tensor(np.random.default_rng(seed).standard_normal((1, T, 3 * H * 2 * half)))
+    one, other = (ops.rotary(qkv, H, first=f) for f in (first, other_first))
+    scores = [np.einsum("bihd,bjhd->bhij", *split_heads(turned.data, H)[:2]) for turned in (one, other)]
+    # An angle of up to 2000 is rounded by 2000 u, and turns a number by as much.
+    allowed = 2000 * rounding(np.float64, 2 * half) * np.square(qkv.data).max() * 2 * half
+    np.testing.assert_allclose(*scores, rtol=0, atol=allowed)
+    attended = [ops.causal_self_attention(turned, H).data for turned in (one, other)]
+    np.testing.assert_allclose(*attended, rtol=0, atol=2 * allowed * np.abs(qkv.data).max())
 
 
 def test_products_of_queries_and_keys_depend_on_the_distance_alone():
