@@ -13,6 +13,7 @@ from conftest import ROOT
 # what has a row of its own. A new module needs its place here.
 ORDER = [
     ["errors", "config"],
+    ["kernels.compiler"],
     ["kernels.jit"],
     ["kernels.exp", "kernels.blocked_product"],
     ["kernels.machine"],
