@@ -68,7 +68,10 @@ def _tanh_forward(x, y):
 
 
 def gelu_tanh_backward_numba(dy, x):
-    """One pass, chunks in parallel; s is computed again rather than kept."""
+    """One pass, chunks in parallel; s is computed again rather than kept.
+
+    With e = exp(-|2u|), s (1 - s) = e / (1 + e)^2: where s is nearly 1, 1 - s would be left with few of its digits.
+    """
     x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
     dx = np.empty_like(x)
     _tanh_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
@@ -84,8 +87,10 @@ def _tanh_backward(dy, x, dx):
             v = x[i]
             v = limit if v > limit else v
             v = -limit if v < -limit else v
-            s = one / (one + exp(-v * (a + b * v * v)))
-            dx[i] = dy[i] * (s + v * (s * (one - s)) * (a + number(3) * b * v * v))
+            e = exp(-abs(v) * (a + b * v * v))
+            r = one / (one + e)
+            s = r if v > 0 else e * r
+            dx[i] = dy[i] * (s + v * (e * r * r) * (a + number(3) * b * v * v))
 
 
 def gelu_forward_numba(x):
