@@ -465,7 +465,7 @@ def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
 def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, words):
     monkeypatch.setattr(trainer, "SAVE_AFTER", 0)  # each evaluation saves
     ended = command(
-        *("train", "text.txt", *TINY, "--lr", 1e6, "--warmup", 0, "--max-steps", 10, "--sample-every", 0),
+        *("train", "text.txt", *TINY, "--lr", 1e20, "--warmup", 0, "--max-steps", 10, "--sample-every", 0),
         *("--eval-every", every),
         cwd=folder,
     )
@@ -484,14 +484,14 @@ def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, wor
 
 
 def test_a_run_that_diverges_before_anything_is_saved(folder):
-    ended = command("train", "text.txt", *TINY, "--lr", 1e6, "--max-steps", 10, "--eval-every", 5, cwd=folder)
+    ended = command("train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 10, "--eval-every", 5, cwd=folder)
     assert ended.code == 2
     assert ended.err.endswith("training has diverged.\nTry a lower --lr, or a longer --warmup.\n")
 
 
 def test_a_sample_that_finds_out_that_a_run_has_diverged(folder):
     ended = command(
-        "train", "text.txt", *TINY, "--lr", 1e6, "--max-steps", 9, "--eval-every", 9, "--sample-every", 1, cwd=folder
+        "train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 9, "--eval-every", 9, "--sample-every", 1, cwd=folder
     )
     assert ended.code == 2
     assert "after step 1: a sample's logits are not finite: training has diverged." in ended.err
