@@ -1,0 +1,340 @@
+"""Do the tests notice when the code is wrong? Changes it in one place at a time, in a copy, and runs them.
+
+    python tests/mutants.py                 all changes, two at a time: some 20 minutes
+    python tests/mutants.py gelu optim      those with one of these words in their place or description
+    python tests/mutants.py --list          only say what they are
+
+Each change comes with the tests that should catch it. If they don't, all tests are run. What no test catches is printed
+as SURVIVED, and the exit code is 1: then a test is missing.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from time import monotonic
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 1200  # seconds for a change's tests; one that makes a loop endless is caught too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    path: str  # in npgpt/
+    old: str  # found there exactly once
+    new: str
+    tests: str  # in tests/, the ones that should catch it
+
+
+def table(path, tests, *changes):
+    return [Mutant(what, path, old, new, tests) for what, old, new in changes]
+
+
+MUTANTS = [
+    *table(
+        "tensor.py",
+        "test_tensor.py",
+        ("a leaf's gradient overwritten, not accumulated", "source.grad += dy", "source.grad = dy"),
+        ("a node's gradient overwritten by a second use", "gradients[id(parent)] += share", "gradients[id(parent)] = share"),
+        ("shared gradients not copied", "share.copy() if shared else share", "share"),
+        ("a node passed on before all its shares are in", "stack.append((source, True))", "order.append(source)"),
+        ("a - b: the sign of db", "unbroadcast(-dy, b)", "unbroadcast(dy, b)"),
+        ("a / b: db not squared", "-dy * (a / b) / b", "-dy * (a / b)"),
+        ("x ** n: the exponent of the derivative", "n * x ** (n - 1)", "n * x**n"),
+        ("log: the derivative", "lambda dy: (dy / x,)", "lambda dy: (dy * x,)"),
+        ("@: da without transposing b", "da = _matmul(dy, b.swapaxes(-1, -2))", "da = _matmul(dy, b)"),
+        ("mean: the count", "total.size / self.size", "1 / self.size"),
+        ("transpose: the permutation, not its inverse", "dy.transpose(np.argsort(axes))", "dy.transpose(axes)"),
+        ("an index twice: the gradient of one", "np.add.at(dx, index, dy)", "dx[index] = dy"),
+        ("unbroadcast: a stretched axis", "keepdims=True).reshape(shape)", "keepdims=True).reshape(shape) * 1.000001"),
+        ("no_grad doesn't", "token = _recording.set(False)", "token = _recording.set(True)"),
+        ("the graph kept after the walk", "node.parents, node.backward = (), _already_walked", "pass"),
+    ),
+    *table(
+        "kernels/gelu.py",
+        "kernels/test_gelu.py ops/test_gelu.py kernels/test_table.py",
+        ("a digit of GELU's constant", "_CUBIC = 0.044715", "_CUBIC = 0.044716"),
+        ("tanh form, backward, NumPy: 3 missing", "1 + 3 * _CUBIC * t * t", "1 + _CUBIC * t * t"),
+        ("tanh form, backward, Numba: 3 missing", "a + number(3) * b * v * v", "a + b * v * v"),
+        ("exact form, backward, NumPy: the density", "-0.5 * x * x) * (1", "-0.5 * x) * (1"),
+        ("exact form, forward, Numba: sqrt 2", "math.erf(x[i] * math.sqrt(0.5))", "math.erf(x[i])"),
+    ),
+    *table(
+        "kernels/softmax.py",
+        "kernels/test_softmax.py ops/test_softmax.py kernels/test_table.py",
+        ("backward, NumPy: the row sum missing", "dy - (dy * y).sum(axis=-1, keepdims=True)", "dy"),
+        ("backward, Numba: the row sum missing", "y[r, j] * (dy[r, j] - dot)", "y[r, j] * dy[r, j]"),
+        ("forward, NumPy: the maximum not subtracted", "x - x.max(axis=-1, keepdims=True, initial=-np.inf)", "x"),
+        ("forward, Numba: the maximum not subtracted", "exp(x[r, j] - largest)", "exp(x[r, j])"),
+        ("forward, Numba: the last number left out", "        for j in range(N):\n            e =", "        for j in range(N - 1):\n            e ="),
+    ),
+    *table(
+        "kernels/exp.py",
+        "kernels/test_exp.py",
+        ("a coefficient's last digits", "_f(1.6666665459e-1)", "_f(1.6666600000e-1)"),
+        ("NaN swallowed", "return y if x == x else x", "return y"),
+        ("overflow at the wrong place", "_OVERFLOW = _f(88.7228394)", "_OVERFLOW = _f(88.0)"),
+    ),
+    *table(
+        "kernels/layernorm.py",
+        "kernels/test_layernorm.py ops/test_layernorm.py kernels/test_table.py",
+        ("epsilon outside the root, NumPy", "1 / np.sqrt(variance + eps)", "1 / (np.sqrt(variance) + eps)"),
+        ("epsilon outside the root, Numba", "np.sqrt(squares / n + eps)", "(np.sqrt(squares / n) + eps)"),
+        ("backward, NumPy: the mean of g kept", "(g - g.sum(axis=-1, keepdims=True) / C - xhat * along)", "(g - xhat * along)"),
+        ("backward, Numba: the part along xhat kept", "dy[r, c] * weight[c] - total - (x[r, c] - m) * s * along", "dy[r, c] * weight[c] - total"),
+        ("backward, Numba: dweight without rstd", "dweight[c] += dy[r, c] * ((x[r, c] - m) * s)", "dweight[c] += dy[r, c] * (x[r, c] - m)"),
+        ("the variance of C - 1 numbers", "sum(axis=-1) / C  # float32", "sum(axis=-1) / max(C - 1, 1)  # float32"),
+    ),
+    *table(
+        "kernels/cross_entropy.py",
+        "kernels/test_cross_entropy.py ops/test_cross_entropy.py kernels/test_table.py",
+        ("backward, NumPy: the right class not subtracted", "dlogits[n, targets[n]] -= 1", "dlogits[n, targets[n]] -= 0"),
+        ("backward, Numba: the right class not subtracted", "dlogits[n, targets[n]] -= dlosses[n]", "pass"),
+        ("forward, NumPy: ignored targets counted", "    n = np.flatnonzero(targets != ignore_index)\n    losses", "    n = np.arange(len(targets))\n    losses"),
+        ("backward, Numba: an ignored row keeps what was there", "                dlogits[n, j] = 0\n", "                pass\n"),
+    ),
+    *table(
+        "kernels/attention.py",
+        "kernels/test_attention.py ops/test_attention.py kernels/test_table.py",
+        ("the mask off by one, NumPy", "np.arange(Tk) > np.arange(Tq)[:, None]", "np.arange(Tk) >= np.arange(Tq)[:, None]"),
+        ("the mask off by one, Numba, forward", "seen = i + Tk - Tq + 1\n                _scale_and_mask(row", "seen = i + Tk - Tq\n                _scale_and_mask(row"),
+        ("the mask off by one, Numba, backward", "seen = i + Tk - Tq + 1\n                _scale_and_mask(p", "seen = i + Tk - Tq\n                _scale_and_mask(p"),
+        ("padding looked at, Numba", "            if not real[j]:\n                row[j] = hidden", "            if not real[j]:\n                pass"),
+        ("backward, NumPy: the row sum missing", "(dP - (dP * P).sum(axis=-1, keepdims=True))", "dP"),
+        ("backward, Numba: the row sum missing", "p[j] * (dp[j] - along) * scale", "p[j] * dp[j] * scale"),
+        ("backward, Numba: scale missing in dS", "p[j] * (dp[j] - along) * scale", "p[j] * (dp[j] - along)"),
+        ("Q and K swapped in the gradients, NumPy", "dq[...] = (dS @ k)", "dq[...] = (dS @ q)"),
+        ("dv without dropout's factors, NumPy", "dv[...] = ((P * M)", "dv[...] = (P"),
+        ("dk of the last block only, Numba", "query, _step(q), np.int32(1), dkey", "query, _step(q), np.int32(0), dkey"),
+        ("the dropout of another position, Numba, backward", "first = np.uint64((head * Tq + i) * Tk)\n                if threshold", "first = np.uint64((head * Tq + i) * Tk + 1)\n                if threshold"),
+    ),
+    *table(
+        "kernels/matmul.py",
+        "kernels/test_matmul.py ops/test_linear.py kernels/test_table.py",
+        ("the bias left out, Numba", "                    c[i, j] = bias[j]", "                    c[i, j] = 0"),
+        ("a transposed layout read as it isn't", "return np.int32(TRANSPOSE), column_step // size, x", "return np.int32(NO_TRANSPOSE), column_step // size, x"),
+        ("the last tile's rest left out", "(t + 1) * M // tiles", "min(M, (t + 1) * (M // tiles))"),
+    ),
+    *table(
+        "kernels/embedding.py",
+        "kernels/test_embedding.py ops/test_embedding.py kernels/test_table.py",
+        ("a repeated id collects once, NumPy", "np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, C))", "dweight[ids.reshape(-1)] = dy.reshape(ids.size, C)"),
+        ("a repeated id collects once, Numba", "dweight[row, c] += dy[n, c]", "dweight[row, c] = dy[n, c]"),
+    ),
+    *table(
+        "kernels/dropout.py",
+        "kernels/test_dropout.py ops/test_dropout.py kernels/test_table.py",
+        ("what is kept isn't scaled up, NumPy", "(keep_mask_numpy(x.shape, p, seed) * x.dtype.type(1 / (1 - p)))", "keep_mask_numpy(x.shape, p, seed)"),
+        ("the mask of another generator", "z ^ (z >> _u(27))) * _MIX2\n    z = z ^ (z >> _u(31))\n    return ((z", "z ^ (z >> _u(28))) * _MIX2\n    z = z ^ (z >> _u(31))\n    return ((z"),
+    ),
+    *table(
+        "kernels/sums.py",
+        "kernels/test_sums.py kernels/test_table.py",
+        ("squares added up in float32", "np.float64(x[i]) * np.float64(x[i])", "x[i]"),
+        ("columns beyond 64 left out", "min(C, (block + 1) * COLUMNS)", "min(C, block * COLUMNS + COLUMNS - 1)"),
+    ),
+    *table(
+        "kernels/adamw.py",
+        "kernels/test_adamw.py test_optim.py kernels/test_table.py",
+        ("epsilon inside the root, NumPy", "(np.sqrt(v) * (1 / np.sqrt(1 - beta2**t)) + eps)", "np.sqrt(v / (1 - beta2**t) + eps)"),
+        ("epsilon inside the root, Numba", "(np.sqrt(v[i]) * root + eps)", "np.sqrt(v[i] * root * root + eps)"),
+        ("decay through the gradient's scale", "p *= 1 - lr * weight_decay", "p *= 1 - weight_decay"),
+        ("v without squares, Numba", "rest2 * (g[i] * g[i])", "rest2 * abs(g[i])"),
+    ),
+    *table(
+        "ops/cross_entropy.py",
+        "ops/test_cross_entropy.py test_gpt_stored.py",
+        ("the loss not divided by the count", "total / count if count else", "total if count else"),
+        ("the gradient divided by all targets", "dloss / max(count, 1)", "dloss / len(targets)"),
+    ),
+    *table(
+        "ops/linear_cross_entropy.py",
+        "ops/test_linear_cross_entropy.py test_gpt_stored.py",
+        ("dx without dloss", "        dx *= dloss\n", ""),
+        ("dW without dloss", "kernels.matmul(dlogits.T, rows * dloss)", "kernels.matmul(dlogits.T, rows)"),
+    ),
+    *table(
+        "ops/linear.py",
+        "ops/test_linear.py",
+        ("db of the first row only", "kernels.sum_rows(dy)", "dy[0]"),
+    ),
+    *table(
+        "ops/rotary.py",
+        "ops/test_rotary.py",
+        ("the gradient turned the same way", "np.ascontiguousarray(dy), -sin", "np.ascontiguousarray(dy), sin"),
+        ("frequencies of odd numbers", "-np.arange(0, D, 2) / D", "-np.arange(1, D + 1, 2) / D"),
+    ),
+    *table(
+        "ops/attention.py",
+        "ops/test_attention.py",
+        ("dropped 1/sqrt(d)", "1 / math.sqrt(D) if scale is None", "1.0 if scale is None"),
+        ("K and V swapped", "q, k, v = split_heads(qkv.data, n_head)", "q, v, k = split_heads(qkv.data, n_head)"),
+    ),
+    *table(
+        "layers.py",
+        "test_layers.py test_gpt_stored.py test_gpt.py generation/test_cache.py",
+        ("dropped 1/sqrt(d) in the model", "self.scale = 1 / math.sqrt(config.head_size)", "self.scale = 1 / math.sqrt(config.n_embd)"),
+        ("the layer's number from 0", "self.scale /= layer + 1", "self.scale /= max(1, layer)"),
+        ("no residual around attention", "x = x + self.attn(self.ln_1(x), padding_mask, cache)", "x = self.attn(self.ln_1(x), padding_mask, cache)"),
+        ("layer norm after the MLP", "return x + self.mlp(self.ln_2(x))", "return self.ln_2(x + self.mlp(x))"),
+        ("rotary positions not offset under the cache", "first=0 if cache is None else cache.length", "first=0"),
+        ("dropout while evaluating", "if self.training and self.p else x", "if self.p else x"),
+    ),
+    *table(
+        "gpt.py",
+        "test_gpt.py test_gpt_stored.py generation/test_cache.py test_layers.py",
+        ("learned positions not offset under the cache", "self.wpe(np.arange(first, first + T))", "self.wpe(np.arange(T))"),
+        ("a tied gradient from one side only", "self.features(ids, padding_mask), self.head, targets)", "self.features(ids, padding_mask), self.head.detach(), targets)"),
+        ("residual projections not scaled", "math.sqrt(2 * self.config.n_layer)", "math.sqrt(self.config.n_layer)"),
+        ("the last layer norm left out", "return self.ln_f(x)", "return x"),
+        ("sine and cosine swapped", "columns % 2 == 0, np.sin(angles), np.cos(angles)", "columns % 2 == 0, np.cos(angles), np.sin(angles)"),
+    ),
+    *table(
+        "generation/cache.py",
+        "generation/test_cache.py",
+        ("keys written over the old ones", "self.keys[:, self.length : end] = k", "self.keys[:, 0:T] = k"),
+    ),
+    *table(
+        "generation/sampling.py",
+        "generation/test_sampling.py",
+        ("top_k keeps k + 1", "np.partition(x, -self.top_k, axis=-1)[:, -self.top_k, None]", "np.partition(x, -self.top_k - 1, axis=-1)[:, -self.top_k - 1, None]"),
+        ("top_p leaves out the one that crosses the line", "before < self.top_p", "before + likeliest_first < self.top_p"),
+        ("temperature multiplied", "keepdims=True)) / self.temperature", "keepdims=True)) * self.temperature"),
+    ),
+    *table(
+        "optim.py",
+        "test_optim.py test_gpt_stored.py",
+        ("a bias correction off by one step", "self.steps += 1\n", "self.steps += 2 if self.steps == 0 else 1\n"),
+        ("decay on biases", "self.weight_decay if p.ndim >= 2 else 0.0", "self.weight_decay"),
+        ("clipping to twice the norm", "g *= max_norm / norm", "g *= 2 * max_norm / norm"),
+        ("the norm of one gradient at a time", "math.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))", "max(math.sqrt(kernels.sum_of_squares(g)) for g in gradients)"),
+        ("warm-up begins at 0", "lr * (step + 1) / warmup", "lr * step / warmup"),
+        ("a whole cosine", "math.cos(math.pi * progress)", "math.cos(2 * math.pi * progress)"),
+    ),
+    *table(
+        "data.py",
+        "test_data.py",
+        ("targets are the inputs", "tokens[:, :-1].copy(), tokens[:, 1:].copy()", "tokens[:, :-1].copy(), tokens[:, :-1].copy()"),
+        ("the last window left out", "(len(self.tokens) - self.context - 1) // self.stride + 1", "(len(self.tokens) - self.context - 1) // self.stride"),
+        ("the same order in each epoch", "default_rng([self.seed, epoch])", "default_rng([self.seed, 0])"),
+    ),
+    *table(
+        "trainer.py",
+        "test_train.py test_resume.py",
+        ("clipping after the step", "        norm = clip_grad_norm([p for _, p in model.named_parameters()], s.grad_clip or math.inf)\n", "        norm = clip_grad_norm([p for _, p in model.named_parameters()], math.inf)\n"),
+        ("micro-batches not averaged", "* (1 / s.grad_accum)", "* 1.0"),
+        ("a random state not saved", 'self.model.rng.bit_generator.state = state["dropout_rng"]', "pass"),
+        ("the optimizer's moments not restored", "self.optimizer.load_state_dict(moments, self.step)", "self.optimizer.steps = self.step"),
+        ("the same batch for each micro-batch", "self.step * s.grad_accum + i", "self.step * s.grad_accum"),
+        ("dropout in evaluations", "        self.model.eval()\n", ""),
+        ("gradients not set to zero", "        self.optimizer.zero_grad()\n", ""),
+    ),
+    *table(
+        "checkpoints/huggingface.py",
+        "checkpoints/test_huggingface.py",
+        ("the file's layer norm epsilon ignored", '("layer_norm_epsilon", "layer_norm_epsilon", 1e-5)', '("layer_norm_epsilon", "layer_norm_eps", 1e-5)'),
+    ),
+]  # fmt: skip
+
+
+class Checkout:
+    """A copy of the working tree to change and to test in."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        away = shutil.ignore_patterns(
+            ".git", "__pycache__", "runs", ".venv", ".hypothesis", ".pytest_cache", "*.egg-info"
+        )
+        shutil.copytree(ROOT, folder / "checkout", ignore=away)
+
+    def write(self, mutant: Mutant, text: str):
+        (self.folder / "checkout" / "npgpt" / mutant.path).write_text(text, encoding="utf-8")
+
+    def failure(self, tests: list[str], cache: str) -> str | None:
+        """The first test that fails, or None."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(self.folder / cache)}
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder / "checkout", env=environment, capture_output=True, text=True, timeout=LONGEST
+            )
+        except subprocess.TimeoutExpired:
+            return f"no end after {LONGEST} s"
+        if done.returncode == 0:
+            return None
+        found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        return found.group(1) if found else (done.stdout + done.stderr).strip().splitlines()[-1]
+
+    def try_out(self, mutant: Mutant) -> str | None:
+        """The test that catches it, or None."""
+        original = source(mutant)
+        # Kernels are compiled anew when one of them changes; what the unchanged ones compiled to is for the others.
+        cache = "changed" if mutant.path.startswith("kernels/") else "unchanged"
+        self.write(mutant, original.replace(mutant.old, mutant.new))
+        try:
+            return self.failure(paths(mutant), cache) or self.failure([], cache)
+        finally:
+            self.write(mutant, original)
+            shutil.rmtree(self.folder / "changed", ignore_errors=True)
+
+
+def source(mutant: Mutant) -> str:
+    return (ROOT / "npgpt" / mutant.path).read_text(encoding="utf-8")
+
+
+def paths(mutant: Mutant) -> list[str]:
+    return [f"tests/{path}" for path in mutant.tests.split()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Change the code in one place at a time and see whether a test fails.")
+    parser.add_argument("words", nargs="*", help="only changes with one of these in their path or description")
+    parser.add_argument("--list", action="store_true", help="print the changes and end")
+    parser.add_argument("--jobs", type=int, default=2, help="changes tried at a time (default: 2)")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTANTS if any(w in f"{m.path} {m.what}" for w in arguments.words or [""])]
+    for mutant in MUTANTS:
+        if source(mutant).count(mutant.old) != 1:
+            sys.exit(f"{mutant.path}: {mutant.old!r} is not there exactly once: adapt the change to the code")
+    if arguments.list or not chosen:
+        print("\n".join(f"{m.path:<30} {m.what}" for m in chosen) + f"\n{len(chosen)} changes")
+        return 0
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        checkouts = Queue()
+        for i in range(arguments.jobs):
+            checkouts.put(Checkout(Path(folder) / str(i)))
+        checkout = checkouts.get()
+        failure = checkout.failure(sorted({path for m in chosen for path in paths(m)}), "unchanged")
+        checkouts.put(checkout)
+        if failure:
+            sys.exit(f"{failure} fails in the unchanged code")
+
+        def try_out(mutant):
+            checkout, began = checkouts.get(), monotonic()
+            try:
+                caught_by = checkout.try_out(mutant)
+            finally:
+                checkouts.put(checkout)
+            print(
+                f"{'caught' if caught_by else 'SURVIVED':<8} {monotonic() - began:>5.0f} s  {mutant.path}: {mutant.what}\n"
+                f"                  {caught_by or ''}",
+                flush=True,
+            )
+            return bool(caught_by)
+
+        caught = sum(pool.map(try_out, chosen))
+    print(f"{caught} of {len(chosen)} changes caught")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
