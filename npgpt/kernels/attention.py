@@ -29,7 +29,7 @@ from numba import prange
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.machine.gemm import NO_TRANSPOSE, TRANSPOSE, gemm, one_blas_thread
+from npgpt.kernels.machine.product import add_product
 
 ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
 
@@ -79,11 +79,10 @@ def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
     """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
     y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
-    with one_blas_thread():
-        _forward_heads(
-            *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-            *_dropout_arguments(q.dtype, dropout, seed), y, mz
-        )  # fmt: skip
+    _forward_heads(
+        *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        *_dropout_arguments(q.dtype, dropout, seed), y, mz
+    )  # fmt: skip
     return y, mz
 
 
@@ -98,9 +97,9 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
         for i0 in range(0, Tq, ROWS):
             i1 = min(Tq, i0 + ROWS)
             keys = i1 + Tk - Tq  # the block's last query sees so many
-            gemm(
-                np.int32(NO_TRANSPOSE), np.int32(TRANSPOSE), i1 - i0, keys, D, q[b, i0:, h].ctypes.data, _step(q),
-                k[b, :, h].ctypes.data, _step(k), np.int32(0), S.ctypes.data, Tk, zero
+            add_product(  # S = q k^T
+                i1 - i0, keys, D, _place(q[b, i0:, h]), _step(q), 1, _place(k[b, :, h]), 1, _step(k),
+                0, 0, _place(S), Tk, zero
             )  # fmt: skip
             for i in range(i0, i1):
                 row = S[i - i0]
@@ -115,9 +114,9 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
                     first = np.uint64((head * Tq + i) * Tk)
                     for j in range(seen):
                         row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
-            gemm(
-                np.int32(NO_TRANSPOSE), np.int32(NO_TRANSPOSE), i1 - i0, D, keys, S.ctypes.data, Tk,
-                v[b, :, h].ctypes.data, _step(v), np.int32(0), y[b, i0:, h].ctypes.data, _step(y), zero
+            add_product(  # y = P v
+                i1 - i0, D, keys, _place(S), Tk, 1, _place(v[b, :, h]), _step(v), 1,
+                0, 0, _place(y[b, i0:, h]), _step(y), zero
             )  # fmt: skip
 
 
@@ -125,11 +124,10 @@ def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, drop
     """Heads in parallel, each by blocks of 64 queries; a head's dk and dv grow from block to block on one thread."""
     B, Tk = k.shape[:2]
     dy, q, k, v = _with_contiguous_heads(dy, q, k, v)
-    with one_blas_thread():
-        _backward_heads(
-            dy, q, k, v, np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-            *_dropout_arguments(q.dtype, dropout, seed), dq, dk, dv
-        )  # fmt: skip
+    _backward_heads(
+        dy, q, k, v, np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        *_dropout_arguments(q.dtype, dropout, seed), dq, dk, dv
+    )  # fmt: skip
 
 
 @parallel_jit
@@ -137,25 +135,20 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
     B, Tq, H, D = q.shape
     Tk = k.shape[1]
     zero = q.dtype.type(0)
-    no, yes = np.int32(NO_TRANSPOSE), np.int32(TRANSPOSE)
     for head in prange(B * H):
         b, h = head // H, head % H
         P = np.empty((min(ROWS, Tq), Tk), q.dtype)
         dP = np.empty((min(ROWS, Tq), Tk), q.dtype)
-        key, value, dkey, dvalue = (
-            k[b, :, h].ctypes.data,
-            v[b, :, h].ctypes.data,
-            dk[b, :, h].ctypes.data,
-            dv[b, :, h].ctypes.data,
-        )
+        key, value, dkey, dvalue = _place(k[b, :, h]), _place(v[b, :, h]), _place(dk[b, :, h]), _place(dv[b, :, h])
         dk[b, :, h] = zero
         dv[b, :, h] = zero
         for i0 in range(0, Tq, ROWS):
             i1 = min(Tq, i0 + ROWS)
             n, keys = i1 - i0, i1 + Tk - Tq
-            query, dquery, dout = q[b, i0:, h].ctypes.data, dq[b, i0:, h].ctypes.data, dy[b, i0:, h].ctypes.data
-            gemm(no, yes, n, keys, D, query, _step(q), key, _step(k), np.int32(0), P.ctypes.data, Tk, zero)
-            gemm(no, yes, n, keys, D, dout, _step(dy), value, _step(v), np.int32(0), dP.ctypes.data, Tk, zero)
+            query, dquery, dout = _place(q[b, i0:, h]), _place(dq[b, i0:, h]), _place(dy[b, i0:, h])
+            # S = q k^T, still in P, and dP = dy v^T
+            add_product(n, keys, D, query, _step(q), 1, key, 1, _step(k), 0, 0, _place(P), Tk, zero)
+            add_product(n, keys, D, dout, _step(dy), 1, value, 1, _step(v), 0, 0, _place(dP), Tk, zero)
             for i in range(i0, i1):
                 p, dp = P[i - i0], dP[i - i0]
                 seen = i + Tk - Tq + 1
@@ -182,9 +175,10 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
                 if threshold > 0:
                     for j in range(seen):
                         p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
-            gemm(no, no, n, D, keys, dP.ctypes.data, Tk, key, _step(k), np.int32(0), dquery, _step(dq), zero)
-            gemm(yes, no, keys, D, n, dP.ctypes.data, Tk, query, _step(q), np.int32(1), dkey, _step(dk), zero)
-            gemm(yes, no, keys, D, n, P.ctypes.data, Tk, dout, _step(dy), np.int32(1), dvalue, _step(dv), zero)
+            # dq = dS k; dk += dS^T q and dv += P^T dy
+            add_product(n, D, keys, _place(dP), Tk, 1, key, _step(k), 1, 0, 0, dquery, _step(dq), zero)
+            add_product(keys, D, n, _place(dP), 1, Tk, query, _step(q), 1, dkey, _step(dk), dkey, _step(dk), zero)
+            add_product(keys, D, n, _place(P), 1, Tk, dout, _step(dy), 1, dvalue, _step(dv), dvalue, _step(dv), zero)
 
 
 @jit
@@ -224,6 +218,12 @@ def _exponentials(row, keys, m):
         row[j] = e
         z += e
     return z if z != 0 else row.dtype.type(1)  # where anything is seen, the largest contributes exp(0) = 1
+
+
+@jit
+def _place(x):
+    """The address of the first element."""
+    return np.int64(x.ctypes.data)
 
 
 @jit

@@ -22,6 +22,7 @@ from numba.core import event
 from numba.core.caching import FunctionCache
 
 from npgpt.kernels import compiler
+from npgpt.kernels.machine.cpu import UNIT
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 ENOUGH_FOR_THREADS = 1 << 15  # numbers in all arrays of a call: some 20 microseconds of work
@@ -38,13 +39,16 @@ def parallel_jit(function):
     """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads.
 
     With little to do it runs on one thread. Starting and awaiting the others takes longer than they would save, and on
-    a machine that is busy with something else a thousand times longer.
+    a machine that is busy with something else a thousand times longer. What there is to do is taken to be as much as
+    there are numbers in the arrays that are handed over, unless ``work`` says otherwise.
     """
     kernel = _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 
     @wraps(function)
-    def launch(*arguments):
-        if sum(x.size for x in arguments if isinstance(x, np.ndarray)) >= ENOUGH_FOR_THREADS:
+    def launch(*arguments, work=None):
+        if work is None:
+            work = sum(x.size for x in arguments if isinstance(x, np.ndarray))
+        if work >= ENOUGH_FOR_THREADS:
             return kernel(*arguments)
         threads = numba.get_num_threads()
         numba.set_num_threads(1)
@@ -84,6 +88,9 @@ class _SharedCache(FunctionCache):
     def __init__(self, py_func):
         super().__init__(py_func)
         self._cache_file._source_stamp = _STAMP
+
+    def _index_key(self, signature, codegen):
+        return *super()._index_key(signature, codegen), UNIT.name  # which kernels are written for
 
     def load_overload(self, signature, target_context):
         found = self._stored(signature, target_context)

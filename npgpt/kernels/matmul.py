@@ -7,15 +7,16 @@ dC and the other factor that has the right shape; written out, dA[i, k] = sum ov
 over rows of dC. A transposed view costs nothing here: the kernels read it in place.
 """
 
+import numba
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.blocked_product import add_product
-from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.machine.gemm import NO_TRANSPOSE, TRANSPOSE, gemm, one_blas_thread
+from npgpt.kernels import blocked_product
+from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.product import add_product
 
-SHORTEST_TILE, MOST_TILES = 256, 16
 SMALL = 64**3  # below so many multiplications NumPy's call is quicker than starting threads, and BLAS uses one thread
+FEW_ROWS = 3  # fewer than half of a tile
 
 
 def matmul_numpy(a, b, bias=None):
@@ -25,7 +26,7 @@ def matmul_numpy(a, b, bias=None):
 
 
 def matmul_blocked(a, b, bias=None):
-    """The same by ``add_product`` alone, rows in parallel: no BLAS."""
+    """The same by ``blocked_product.add_product``, rows in parallel: the one to read."""
     _check(a, b, bias)
     M, N = a.shape[0], b.shape[1]
     c = np.zeros((M, N), a.dtype) if bias is None else np.broadcast_to(bias, (M, N)).copy()
@@ -37,27 +38,28 @@ def matmul_blocked(a, b, bias=None):
 def _add_product_by_rows(a, b, c):
     M = c.shape[0]
     for t in prange((M + 63) // 64):
-        add_product(a[t * 64 : min(M, t * 64 + 64)], b, c[t * 64 : min(M, t * 64 + 64)])
+        blocked_product.add_product(a[t * 64 : min(M, t * 64 + 64)], b, c[t * 64 : min(M, t * 64 + 64)])
 
 
 def matmul_numba(a, b, bias=None):
-    """The product in up to 16 tiles, which Numba's threads share out; each tile is one call of ``gemm``.
+    """Each of Numba's threads makes a part of C with ``add_product`` of kernels/machine/product.py.
 
-    Each call packs its part of a and b anew. Cutting only the longer side of c makes the parts that are packed more
-    than once the smaller ones, and was faster than square tiles. The tiles depend on the shape alone, so the result
-    doesn't depend on the number of threads.
+    The longer side of C is cut, so that what each thread copies into panels for itself is the shorter one.
     """
     _check(a, b, bias)
     (M, K), N = a.shape, b.shape[1]
     if M * N * K <= SMALL:
         return matmul_numpy(a, b, bias)
-    transpose_a, lda, a = _layout(a)
-    transpose_b, ldb, b = _layout(b)
     c = np.empty((M, N), a.dtype)
-    with_bias = bias is not None
-    bias = np.ascontiguousarray(bias) if with_bias else np.empty(0, a.dtype)
-    with one_blas_thread():
-        _multiply_tiles(transpose_a, transpose_b, K, a.ctypes.data, lda, b.ctypes.data, ldb, with_bias, bias, c)
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    a, a_row, a_column = _distances(a)
+    b, b_row, b_column = _distances(b)
+    addresses = a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, 0 if bias is None else bias.ctypes.data
+    if M <= FEW_ROWS:
+        c[...] = 0 if bias is None else bias
+        _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c)
+    else:
+        _multiply_parts(M, N, K, *addresses, c, numba.get_num_threads(), work=M * N * K // 16)
     return c
 
 
@@ -71,38 +73,52 @@ def _check(a, b, bias):
 
 
 @parallel_jit
-def _multiply_tiles(transpose_a, transpose_b, K, a, lda, b, ldb, with_bias, bias, c):
-    M, N = c.shape
-    size = c.itemsize
-    tiles = 1  # a power of two, and all of one size, so that the threads finish together
-    while tiles < MOST_TILES and max(M, N) >= 2 * tiles * SHORTEST_TILE:
-        tiles *= 2
-    for t in prange(tiles):
-        i0, i1, j0, j1 = 0, M, 0, N
-        if M >= N:
-            i0, i1 = t * M // tiles, (t + 1) * M // tiles
-        else:
-            j0, j1 = t * N // tiles, (t + 1) * N // tiles
-        a_tile = a + size * (i0 * lda if transpose_a == NO_TRANSPOSE else i0)
-        b_tile = b + size * (j0 if transpose_b == NO_TRANSPOSE else j0 * ldb)
-        c_tile = c.ctypes.data + size * (i0 * N + j0)
-        if with_bias:
-            for i in range(i0, i1):
-                for j in range(j0, j1):
-                    c[i, j] = bias[j]
-        gemm(
-            transpose_a, transpose_b, i1 - i0, j1 - j0, K, a_tile, lda, b_tile, ldb, np.int32(with_bias), c_tile, N,
-            bias.dtype.type(0)
-        )  # fmt: skip
+def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, bias, c, parts):
+    like, size = c.dtype.type(0), c.itemsize
+    side = M if M >= N else N
+    for part in prange(parts):
+        begin, end = _share(side, part, parts), _share(side, part + 1, parts)
+        i, j, m, n = (begin, 0, end - begin, N) if M >= N else (0, begin, M, end - begin)
+        if m and n:
+            add_product(
+                m, n, K, a + i * a_row * size, a_row, a_column, b + j * b_column * size, b_row, b_column,
+                bias + j * size if bias else 0, 0, np.int64(c.ctypes.data) + (i * N + j) * size, N, like
+            )  # fmt: skip
 
 
-def _layout(x):
-    """How BLAS is told to read a matrix in place: (transposed or not, elements from line to line, the array)."""
+@jit
+def _share(n, part, parts):
+    """Where a part begins: at a multiple of 96, where tiles of 4, 6, 8, 12, 16 and 32 rows or columns all end."""
+    return min(n, ((n + 95) // 96 * part // parts) * 96)
+
+
+def _distances(x):
+    """The array, copied if neither its rows nor its columns are contiguous; from row to row, from column to column."""
     size = x.itemsize
-    rows, columns = x.shape
-    row_step, column_step = x.strides
-    if column_step == size and row_step % size == 0 and row_step >= size * columns:
-        return np.int32(NO_TRANSPOSE), row_step // size, x
-    if row_step == size and column_step % size == 0 and column_step >= size * rows:
-        return np.int32(TRANSPOSE), column_step // size, x
-    return np.int32(NO_TRANSPOSE), columns, np.ascontiguousarray(x)
+    row, column = x.strides
+    if (column != size or row % size) and (row != size or column % size):
+        x = np.ascontiguousarray(x)
+        row, column = x.strides
+    return x, row // size, column // size
+
+
+@parallel_jit
+def _add_few_rows(a, b, by_rows, c):
+    """c += a @ b for a few rows of a, as when single tokens are generated: b is read once, and where it lies.
+
+    b (K, N) if ``by_rows``, else (N, K); columns of c in parallel.
+    """
+    M, N = c.shape
+    K = a.shape[1]
+    for block in prange((N + 63) // 64):
+        for i in range(M):
+            if by_rows:
+                for k in range(K):
+                    for j in range(block * 64, min(N, block * 64 + 64)):
+                        c[i, j] += a[i, k] * b[k, j]
+            else:
+                for j in range(block * 64, min(N, block * 64 + 64)):
+                    total = c.dtype.type(0)
+                    for k in range(K):
+                        total += a[i, k] * b[j, k]
+                    c[i, j] += total

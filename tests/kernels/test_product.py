@@ -1,0 +1,159 @@
+"""kernels/machine/product.py, which makes all large products, on each vector unit that this machine has."""
+
+import json
+
+import numba
+import numpy as np
+import pytest
+from arrays import lay_out
+from tolerances import rounding
+
+from npgpt import kernels
+from npgpt.kernels import jit
+from npgpt.kernels.machine import cpu
+from npgpt.kernels.machine.product import COLUMNS_OF_B, ROWS_OF_A, STEPS, add_product
+
+SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
+    (1, 1, 1),
+    (3, 5, 2),
+    (12, 16, 32),
+    (66, 70, 65),
+    (7, 300, 4),
+    (2 * ROWS_OF_A + 1, STEPS + 17, 9),
+    (13, 2 * STEPS, COLUMNS_OF_B + 33),
+]
+
+
+@numba.njit
+def multiply(a, a_row, a_column, b, b_row, b_column, start, start_row, c, M, N, K):
+    add_product(
+        M, N, K, np.int64(a.ctypes.data), a_row, a_column, np.int64(b.ctypes.data), b_row, b_column, start, start_row,
+        np.int64(c.ctypes.data), c.strides[0] // c.itemsize, c.dtype.type(0)
+    )  # fmt: skip
+
+
+def product(a, b, start, start_row, c):
+    steps = [step // x.itemsize for x in (a, b) for step in x.strides]
+    multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1])
+
+
+def check_all_ways():
+    """Raise AssertionError unless ``add_product`` is right: transposed or not, with every start, rows of any distance.
+
+    Whole numbers, so the result is exact. What is not to be read or not to be written is NaN.
+    """
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        for M, K, N in SHAPES:
+            a, b, before, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N), (N,)))
+            for a_given in (a, a.T):
+                for b_given in (b, b.T):
+                    A, B = (lay_out(x.astype(dtype), "slice") for x in (a_given, b_given))
+                    A, B = A if a_given is a else A.T, B if b_given is b else B.T
+                    for start in ("nothing", "c", "bias"):
+                        C = lay_out(before.astype(dtype), "slice")
+                        bias_given = bias.astype(dtype)
+                        right, address, row = {
+                            "nothing": (a @ b, 0, 0),
+                            "c": (a @ b + before, C.ctypes.data, C.strides[0] // C.itemsize),
+                            "bias": (a @ b + bias, bias_given.ctypes.data, 0),
+                        }[start]
+                        if start != "c":
+                            C[...] = np.nan
+                        product(A, B, address, row, C)
+                        np.testing.assert_array_equal(C, right, err_msg=f"{dtype} {M, K, N} {start}")
+                        beyond = np.delete(C.base, np.s_[1 : 1 + N], axis=1)
+                        assert np.isnan(beyond).all(), "written beside the matrix"
+
+
+def test_all_ways():
+    check_all_ways()
+
+
+@pytest.mark.parametrize("unit", cpu.available())
+def test_all_ways_on_each_vector_unit(python, unit):
+    done = python(
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from npgpt.kernels.machine.cpu import UNIT\n"
+        "from kernels.test_product import check_all_ways\n"
+        "check_all_ways(); print(UNIT.name)",
+        NPGPT_CPU=unit,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{unit}\n"), done.stderr
+
+
+@pytest.mark.parametrize("unit", ["amx", "avx513", ""])
+def test_a_unit_that_is_not_there(python, unit):
+    done = python("import npgpt.kernels", NPGPT_CPU=unit)
+    assert done.returncode == 1
+    assert f"NPGPT_CPU must be one of what this machine has, {', '.join(cpu.available())}, not '{unit}'" in done.stderr
+
+
+# What the next test runs, here and in processes with other vector units.
+BATTERY = """
+import json
+import numpy as np
+from npgpt import kernels
+
+results = {}
+for dtype in (np.float32, np.float64):
+    rng = np.random.default_rng(0)
+    a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((150, 90), (90, 140), (140,)))
+    for name, (x, y) in {"plain": (a, b), "transposed": (b.T, a.T), "sliced": (a[:, 5:80], b[5:80])}.items():
+        results[f"{name} {np.dtype(dtype)}"] = kernels.matmul(x, y, bias if name == "plain" else None)
+    qkv, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((2, 70, 3, 2, 8), (2, 70, 2, 8)))
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    real = np.arange(70) >= np.array([[0], [3]])
+    y, mz = kernels.attention_forward(q, k, v, 0.3, real, 0.1, 5)
+    dq, dk, dv = (np.empty_like(dy) for _ in range(3))
+    kernels.attention_backward(dy, q, k, v, mz, 0.3, dq, dk, dv, real, 0.1, 5)
+    for name, x in {"y": y, "mz": mz, "dq": dq, "dk": dk, "dv": dv}.items():
+        results[f"{name} {np.dtype(dtype)}"] = x
+"""
+
+
+@pytest.mark.parametrize("unit", [unit for unit in cpu.available() if unit != cpu.UNIT.name])
+def test_other_vector_units_give_the_same(python, unit):
+    done = python(
+        BATTERY + "print(json.dumps({name: x.ravel().tolist() for name, x in results.items()}))", NPGPT_CPU=unit
+    )
+    assert done.returncode == 0, done.stderr
+    there, here = json.loads(done.stdout), {}
+    exec(BATTERY, here)
+    for name, right in here["results"].items():
+        # Sums of up to 140 products of normal numbers, whose absolute values add up to less than 140; in attention's
+        # backward pass, two such sums in a row.
+        np.testing.assert_allclose(
+            np.reshape(there[name], right.shape), right, rtol=0, atol=140 * rounding(right.dtype, 140), err_msg=name
+        )
+
+
+def test_nan_and_infinity_stay_in_their_row_and_column():
+    """Whatever lies in the same tile."""
+    a, b = np.ones((40, 70), np.float32), np.ones((70, 100), np.float32)
+    a[7, 3], b[60, 33] = np.nan, np.inf
+    c = kernels.matmul(a, b)
+    right = np.full((40, 100), 70.0)
+    right[:, 33], right[7] = np.inf, np.nan
+    np.testing.assert_array_equal(c, right)
+
+
+def test_the_bits_of_a_part_are_those_of_the_whole():
+    """However C is shared out among threads: by rows, by columns."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((230, 1000), np.float32), rng.standard_normal((1000, 300), np.float32)
+    whole = kernels.matmul(a, b)
+    for i, j in ((0, 0), (96, 0), (13, 130), (200, 200)):
+        np.testing.assert_array_equal(kernels.matmul(a[i : i + 30], b[:, j : j + 90]), whole[i : i + 30, j : j + 90])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows(rows, dtype, monkeypatch):
+    """They have a way of their own, which reads b where it lies."""
+    monkeypatch.setattr(jit, "ENOUGH_FOR_THREADS", 0)
+    rng = np.random.default_rng(0)
+    a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((rows, 1000), (1000, 300), (300,)))
+    for B in (b, np.asfortranarray(b), lay_out(b, "slice"), lay_out(b, "every second")):
+        np.testing.assert_array_equal(kernels.matmul(a, B, bias), a @ b + bias)
+        np.testing.assert_array_equal(kernels.matmul(a, B), a @ b)
