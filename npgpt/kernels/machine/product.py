@@ -65,6 +65,7 @@ def add_product(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_ro
                             k, panels_a + i * k * size, panels_b + j * k * size, m - i, n - j, from_, begin_row,
                             c + ((i0 + i) * c_row + j0 + j) * size, c_row, like
                         )  # fmt: skip
+    memory[0] = 0  # Numba gives an array back after its last use, and an address is none: so this is the last
 
 
 @jit
