@@ -7,11 +7,13 @@ import numba
 
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
+from npgpt.commandline import keep_freed_memory
 from npgpt.optim import clip_grad_norm
 
 
 def main():
     job = json.loads(sys.argv[1])
+    keep_freed_memory()  # as npgpt.train does
     model = load(job["weights"]).train()
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
     parameters = [p for _, p in model.named_parameters()]
