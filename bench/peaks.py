@@ -1,0 +1,59 @@
+"""python -m bench.peaks : the most that this machine does, of what limits kernels. Measured with npgpt's own means."""
+
+import json
+from time import perf_counter
+
+import numba
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.machine.tile import ROWS, columns, multiply_tile
+
+K, TIMES = 256, 4000
+NUMBERS = 1 << 26  # 256 MB, more than any cache holds
+
+
+@numba.njit(parallel=True)
+def _tiles(memory, threads):
+    """Products from registers and the first-level cache alone: on each thread, the same tile again and again."""
+    for thread in prange(threads):
+        here = np.int64(memory[thread].ctypes.data)
+        B = here + (here % -64) + 64 + 4 * ROWS * K  # A is before it, and the tile of C after it
+        for _ in range(TIMES):
+            W = columns(np.float32(0))
+            multiply_tile(K, B - 4 * ROWS * K, B, ROWS, W, 0, 0, B + 4 * W * K, W, np.float32(0))
+
+
+@numba.njit(parallel=True, fastmath={"reassoc"})
+def _read(x):
+    total = np.float32(0)
+    for i in prange(x.size):
+        total += x[i]
+    return total
+
+
+def measure() -> dict[str, float]:
+    """{"gflops": float32 products, "gbytes": reading memory}, each the best of ten"""
+    threads = numba.get_num_threads()
+    memory = np.ones((threads, 1 << 18), np.float32)
+    W = numba.njit(lambda: columns(np.float32(0)))()
+    x = np.ones(NUMBERS, np.float32)
+    flops = 2 * ROWS * W * K * TIMES * threads
+    return {
+        "gflops": flops / _best(lambda: _tiles(memory, threads)) / 1e9,
+        "gbytes": x.nbytes / _best(lambda: _read(x)) / 1e9,
+    }
+
+
+def _best(function):
+    function()
+    times = []
+    for _ in range(10):
+        began = perf_counter()
+        function()
+        times.append(perf_counter() - began)
+    return min(times)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
