@@ -93,7 +93,10 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         "GELU backward": arrays("gelu_backward", (N, F), (N, F), results=N * F),
         "dropout": arrays("dropout", (N, C), also=(0.1, 7), results=N * C),
         "embedding backward": Case(
-            "embedding_backward", lambda rng: (_normal(rng, (N, C)), rng.integers(V, size=N), V), bytes=4 * C * (N + V)
+            "embedding_backward",
+            lambda rng: (_normal(rng, (N, C)), rng.integers(V, size=N), np.zeros((V, C), np.float32)),
+            bytes=12 * N * C,
+            written=(2,),
         ),
         "bias gradient": arrays("sum_rows", (N, F)),
         "gradient's norm": arrays("sum_of_squares", (V, C)),

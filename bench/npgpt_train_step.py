@@ -7,7 +7,7 @@ import numba
 
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
-from npgpt.commandline import keep_freed_memory
+from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.optim import clip_grad_norm
 
 

@@ -113,24 +113,6 @@ def use_threads(threads: int | None) -> None:
             os.environ[variable] = str(threads)
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep memory that this process lets go of: the next step takes as much again.
-
-    Memory that goes back to the operating system comes anew a page at a time, each filled with zeros, which takes a
-    tenth of a training step. Only glibc has this to set; elsewhere nothing happens.
-    """
-    import ctypes
-
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # their numbers in glibc's malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library; Windows
-        return
-    mallopt(mmap_max, 0)  # large arrays come from the heap, too
-    mallopt(trim_threshold, -1)  # whose end is never given back
-    mallopt(top_pad, 64 << 20)
-
-
 def run(main) -> None:
     """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake.
 

@@ -69,8 +69,9 @@ class Tensor:
 
         parents     the tensors it was made from; None for an optional one that is absent
         backward    a function of dy, the gradient of ``data``, that returns one gradient for each parent (None where
-                    there is none). The arrays that it captures are what stays in memory until the backward pass has
-                    come by
+                    there is none). A gradient that is zero nearly everywhere may be a function that adds it to an array
+                    of the parent's shape. The arrays that backward captures are what stays in memory until the backward
+                    pass has come by
         """
         result = cls(data)
         if _recording.get() and any(p is not None and p.requires_grad for p in parents):
@@ -275,17 +276,13 @@ class Tensor:
 
     def __getitem__(self, index):
         """A selection. Back: each share goes to where it was taken from; what was taken twice collects twice."""
-        x = self.data
-        shape, dtype = x.shape, x.dtype
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
 
         def backward(dy):
-            dx = np.zeros(shape, dtype)
-            np.add.at(dx, index, dy)
-            return (dx,)
+            return (lambda dx: np.add.at(dx, index, dy),)
 
-        return Tensor.from_op(np.asarray(x[index]), (self,), backward)
+        return Tensor.from_op(np.asarray(self.data[index]), (self,), backward)
 
 
 def unbroadcast(gradient: np.ndarray, shape: tuple) -> np.ndarray:
@@ -348,11 +345,16 @@ def _hand_back(node, dy, gradients):
     """Ask one node for its parents' shares and add them to ``gradients``, {id of a source: array}."""
     parents, backward = node.parents, node.backward
     node.parents, node.backward = (), _already_walked
-    shares = [None if share is None else np.asarray(share) for share in backward(dy)]
+    shares = [share if share is None or callable(share) else np.asarray(share) for share in backward(dy)]
     if len(shares) != len(parents):
         raise RuntimeError(f"{backward.__qualname__} returned {len(shares)} gradients for {len(parents)} parents")
     for i, (parent, share) in enumerate(zip(parents, shares, strict=True)):
         if parent is None or share is None:
+            continue
+        if callable(share):
+            if id(parent) not in gradients:
+                gradients[id(parent)] = np.zeros(parent.shape, parent.dtype)
+            share(gradients[id(parent)])
             continue
         if share.shape != parent.shape or share.dtype != parent.dtype:
             raise RuntimeError(

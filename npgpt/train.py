@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.commandline import Parser, keep_freed_memory, pathname, run, use_threads
+from npgpt.commandline import Parser, pathname, run, use_threads
 from npgpt.errors import ConfigError
 from npgpt.settings import CHANGEABLE, TrainSettings
 
@@ -37,9 +37,10 @@ def main() -> int:
 
 def _start(settings: TrainSettings) -> int:
     use_threads(settings.threads)
-    keep_freed_memory()
+    from npgpt.kernels.machine.memory import keep_freed_memory
     from npgpt.trainer import Trainer
 
+    keep_freed_memory()
     return Trainer.start(settings).run()
 
 
@@ -49,10 +50,11 @@ def _resume(name, given: dict) -> int:
         flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
         raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
     use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
-    keep_freed_memory()
     from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
+    from npgpt.kernels.machine.memory import keep_freed_memory
     from npgpt.trainer import Trainer
 
+    keep_freed_memory()
     folder = newest_run() if name is NEWEST else Path(name)
     _, training = read_run_config(folder)
     try:

@@ -182,6 +182,25 @@ def test_memory_is_given_back_during_the_backward_pass():
     np.testing.assert_array_equal(graph.x.grad, 2.0**5)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0,), (0, 0)])
+@pytest.mark.parametrize("of_a_leaf", [True, False])
+def test_a_gradient_that_adds_itself(order, of_a_leaf):
+    """Alone, or before, after and beside one that is an array."""
+    x = leaf(np.ones(3))
+    y = x if of_a_leaf else x * 1.0
+
+    def adds(dx, dy):
+        dx[1:2] += 10 * dy
+
+    uses = (
+        lambda: Tensor.from_op(y.data[1:2] * 10, (y,), lambda dy: (lambda dx: adds(dx, dy),)),
+        lambda: y * 2.0,
+    )
+    total = sum((uses[use]().sum() for use in order), start=Tensor(np.float64(0)))
+    total.backward()
+    np.testing.assert_array_equal(x.grad, [2 * (1 in order), 10 * order.count(0) + 2 * (1 in order), 2 * (1 in order)])
+
+
 def test_gradients_on_the_way_are_given_back_too():
     """Of a long chain, only the gradient that is handed on is there, not one for each step."""
     gradients, most = [], 0

@@ -12,21 +12,15 @@ from npgpt.kernels.jit import parallel_jit
 COLUMNS = 64
 
 
-def embedding_backward_numpy(dy, ids, rows):
-    """dy (..., C), ids (...) of whole numbers below ``rows`` -> dweight (rows, C)"""
-    C = dy.shape[-1]
-    dweight = np.zeros((rows, C), dy.dtype)
-    np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, C))
-    return dweight
+def embedding_backward_numpy(dy, ids, dweight):
+    """dy (..., C), ids (...) of whole numbers below V -> adds to dweight (V, C)"""
+    np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dweight.shape[1]))
 
 
-def embedding_backward_numba(dy, ids, rows):
+def embedding_backward_numba(dy, ids, dweight):
     """Each thread owns a block of columns and walks through all ids, so none writes where another does."""
-    C = dy.shape[-1]
-    dweight = np.zeros((rows, C), dy.dtype)
-    dy = np.ascontiguousarray(dy).reshape(ids.size, C)
-    _add_rows(dy, np.ascontiguousarray(ids, np.int64).reshape(-1), dweight)
-    return dweight
+    dy = np.ascontiguousarray(dy).reshape(ids.size, dweight.shape[1])
+    _add_rows(dy, np.ascontiguousarray(ids, np.int64).reshape(-1), dweight, work=dy.size)
 
 
 @parallel_jit

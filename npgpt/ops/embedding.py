@@ -13,14 +13,16 @@ def embedding(ids, weight: Tensor) -> Tensor:
     Backward    dweight[v] = sum of dy[n] over all n with ids[n] = v
 
     It is the product of a one-hot matrix with the table, and the backward pass that of its transpose with dy; neither
-    is ever made. Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
+    is ever made. Nor is dweight, zero but for a few rows, where there is a gradient to add them to: a tied head's.
+
+    Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
     """
     ids = np.asarray(ids)
     V, C = weight.shape
     check_ids(ids, V)
 
     def backward(dy):
-        return (kernels.embedding_backward(dy, ids, V),)
+        return (lambda dweight: kernels.embedding_backward(dy, ids, dweight),)
 
     return Tensor.from_op(weight.data[ids].reshape(*ids.shape, C), (weight,), backward)
 
