@@ -141,7 +141,7 @@ MUTANTS = [
     *table(
         "kernels/embedding.py",
         "kernels/test_embedding.py ops/test_embedding.py kernels/test_table.py",
-        ("a repeated id collects once, NumPy", "np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, C))", "dweight[ids.reshape(-1)] = dy.reshape(ids.size, C)"),
+        ("a repeated id collects once, NumPy", "np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dweight.shape[1]))", "dweight[ids.reshape(-1)] += dy.reshape(ids.size, dweight.shape[1])"),
         ("a repeated id collects once, Numba", "dweight[row, c] += dy[n, c]", "dweight[row, c] = dy[n, c]"),
     ),
     *table(
