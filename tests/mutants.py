@@ -121,7 +121,7 @@ MUTANTS = [
         "kernels/test_matmul.py ops/test_linear.py kernels/test_table.py",
         ("the bias left out, Numba", "bias + j * size if bias else 0", "0"),
         ("rows and columns of a swapped", "return x, row // size, column // size", "return x, column // size, row // size"),
-        ("few rows: the last of b's columns left out", "min(N, block * 64 + 64)):\n                    total", "min(N - 1, block * 64 + 64)):\n                    total"),
+        ("few rows: the last of b's columns left out", "for j in range(begin, end):\n                    total", "for j in range(begin, end - 1):\n                    total"),
         ("the last part's rest left out", "(n + 95) // 96 * part // parts", "n // 96 * part // parts"),
     ),
     *table(
