@@ -294,8 +294,8 @@ def test_kernels_that_differ_are_found():
     def sample(*numbers):
         return {"shape": [2], "largest": 10.0, "numbers": list(numbers)}
 
-    assert kernels.same([sample(1, 2)], [sample(1.009, 2), sample(0, 0)])
-    assert not kernels.same([sample(1, 2)], [sample(1.011, 2)])
+    assert kernels.same([sample(1, 2)], [sample(1.0009, 2), sample(0, 0)])
+    assert not kernels.same([sample(1, 2)], [sample(1.0011, 2)])
     assert not kernels.same([sample(1, math.nan)], [sample(1, 2)])
     report = {"x": {"results": [sample(1, 2)], "seconds": [0.2, 0.1, 0.3]}}
     other = {"x": {"results": [sample(9, 2)], "seconds": [0.1]}}

@@ -80,7 +80,7 @@ KERNELS = {
         lambda dy, ids, dweight: tensors(dy, ids, dweight),
     ),
     "sum_rows": (forward(lambda x: x.sum(0)), tensors),
-    "sum_of_squares": (forward(lambda x: torch.linalg.vector_norm(x) ** 2), tensors),
+    "sum_of_squares": (forward(lambda x: torch.linalg.vector_norm(x, dtype=torch.float64) ** 2), tensors),
     "adamw_step": (lambda step: step(), lambda *arguments: (adamw(*tensors(*arguments[:4]), *arguments[4:]),)),
 }
 
