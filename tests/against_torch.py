@@ -48,15 +48,18 @@ def some_gradient(shape, dtype) -> np.ndarray:
     return ((np.arange(math.prod(shape)) * 37 + 11) % 101 / 32 - 50 / 32).reshape(shape).astype(dtype)
 
 
-def check(name, inputs, options=None) -> None:
-    """Both formats against torch, which must be installed. An input may be None; float32 must hold its numbers."""
+def check(name, inputs, options=None, condition=1.0) -> None:
+    """Both formats against torch, which must be installed. An input may be None; float32 must hold its numbers.
+
+    condition: by how much a rounding error on the way to the results grows, relatively, until it is there
+    """
     inputs = {k: x for k, x in inputs.items() if x is not None}
     options = options or {}
     torch64, torch32 = (by_torch(name, inputs, options, dtype) for dtype in (np.float64, np.float32))
-    compare(name, inputs, options, torch64, torch32)
+    compare(name, inputs, options, torch64, torch32, condition)
 
 
-def compare(name, inputs, options, torch64, torch32) -> None:
+def compare(name, inputs, options, torch64, torch32, condition=1.0) -> None:
     ours64, ours32 = (by_npgpt(name, inputs, options, dtype) for dtype in (np.float64, np.float32))
     assert ours64.keys() == ours32.keys() == torch64.keys()
     for key, exact in torch64.items():
@@ -69,7 +72,7 @@ def compare(name, inputs, options, torch64, torch32) -> None:
         allowed = largest * (FLOAT64_VALUE if key == "y" else FLOAT64_GRADIENT)
         assert error <= allowed, f"{name}, {key}, float64: off by {error:.3g}, {allowed:.3g} is allowed"
         error, torchs = (np.abs(x[key] - exact).max(initial=0) for x in (ours32, torch32))
-        allowed = FLOAT32_TIMES_TORCH * torchs + FLOAT32_EXTRA * largest
+        allowed = FLOAT32_TIMES_TORCH * torchs + FLOAT32_EXTRA * largest * condition
         assert error <= allowed, f"{name}, {key}, float32: off by {error:.3g}, torch by {torchs:.3g}"
 
 
