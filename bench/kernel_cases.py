@@ -70,7 +70,7 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
 
     def adamw(rng):
         p, g, m, v = (_normal(rng, (V, C)) for _ in range(4))
-        return p, g, m, v * v, 1e-3, 0.9, 0.95, 1e-8, 0.1, 10
+        return [p], [g], [m], [v * v], 1e-3, 0.9, 0.95, 1e-8, [0.1], 10
 
     half = T * (T + 1) // 2 * D * B * H  # pairs that the mask leaves, times D
     return {
@@ -99,7 +99,7 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
             written=(2,),
         ),
         "bias gradient": arrays("sum_rows", (N, F)),
-        "gradient's norm": arrays("sum_of_squares", (V, C)),
+        "gradient's norm": Case("sum_of_squares", lambda rng: ([_normal(rng, (V, C))],), bytes=4 * V * C),
         "AdamW": Case("adamw_step", adamw, bytes=28 * V * C, written=(0, 2, 3)),
     }
 

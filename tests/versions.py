@@ -20,6 +20,7 @@ class Case:
                     of another
     bounds          float64 arguments -> for each result (terms, magnitude), as ``tolerances.rounding`` takes them
     writes          which arguments are written to, for a kernel that returns nothing
+    lists           which arguments a kernel takes as lists of arrays; they are drawn as single ones
     nan_somewhere   results in which a version may have NaN in other places than the NumPy version, but in some place
     """
 
@@ -27,6 +28,7 @@ class Case:
     large: Callable
     bounds: Callable
     writes: tuple[int, ...] = ()
+    lists: tuple[int, ...] = ()
     nan_somewhere: tuple[int, ...] = ()
 
 
@@ -34,7 +36,7 @@ def run(function, case, arguments) -> list[np.ndarray]:
     """The results of a version, on copies of the arguments. Those that aren't for writing must stay as they were."""
     own = [copy_of(x) for x in arguments]
     with np.errstate(all="ignore"):  # NumPy warns of the infinities that some tests are about
-        returned = function(*own)
+        returned = function(*([x] if i in case.lists else x for i, x in enumerate(own)))
     for i, (before, after) in enumerate(zip(arguments, own, strict=True)):
         if isinstance(before, np.ndarray) and i not in case.writes:
             np.testing.assert_array_equal(after, before, err_msg=f"{function.__name__} changed its argument {i}")

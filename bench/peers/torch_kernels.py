@@ -38,7 +38,8 @@ def attention(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
-def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
+def adamw(p, g, m, v, lr, beta1, beta2, eps, decays, t):
+    (weight_decay,) = decays
     parameter = torch.nn.Parameter(p)
     parameter.grad = g
     optimizer = torch.optim.AdamW([parameter], lr, (beta1, beta2), eps, weight_decay, fused=True)
@@ -80,8 +81,14 @@ KERNELS = {
         lambda dy, ids, dweight: tensors(dy, ids, dweight),
     ),
     "sum_rows": (forward(lambda x: x.sum(0)), tensors),
-    "sum_of_squares": (forward(lambda x: torch.linalg.vector_norm(x, dtype=torch.float64) ** 2), tensors),
-    "adamw_step": (lambda step: step(), lambda *arguments: (adamw(*tensors(*arguments[:4]), *arguments[4:]),)),
+    "sum_of_squares": (
+        forward(lambda x: torch.linalg.vector_norm(x, dtype=torch.float64) ** 2),
+        lambda arrays: tensors(*arrays),
+    ),
+    "adamw_step": (
+        lambda step: step(),
+        lambda *arguments: (adamw(*tensors(*(x for (x,) in arguments[:4])), *arguments[4:]),),
+    ),
 }
 
 

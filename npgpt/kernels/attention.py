@@ -29,6 +29,7 @@ from numba import prange
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.largest import largest
 from npgpt.kernels.machine.product import add_product
 
 ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
@@ -202,11 +203,7 @@ def _largest(row, seen, has_padding, real):
     if has_padding:
         for j in range(seen):
             anything |= real[j]
-    largest = row.dtype.type(-np.inf)
-    for j in range(seen):
-        if row[j] > largest:  # false for NaN, which then comes out of exp(NaN - m)
-            largest = row[j]
-    return largest if anything else row.dtype.type(0)
+    return largest(row[:seen]) if anything else row.dtype.type(0)
 
 
 @jit

@@ -19,6 +19,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import exact_jit, parallel_jit
+from npgpt.kernels.largest import largest
 
 
 def cross_entropy_forward_numpy(logits, targets, ignore_index):
@@ -56,15 +57,11 @@ def _forward_rows(logits, targets, ignore_index, losses, mz):
     N, V = logits.shape
     number = logits.dtype.type
     for n in prange(N):
-        largest = number(-np.inf)
+        m, z = largest(logits[n]), number(0)
         for j in range(V):
-            if logits[n, j] > largest:  # false for NaN, which then comes out of exp(NaN - largest)
-                largest = logits[n, j]
-        total = number(0)
-        for j in range(V):
-            total += exp(logits[n, j] - largest)
-        mz[0, n], mz[1, n] = largest, total
-        losses[n] = _loss(largest, total, logits[n, targets[n]]) if targets[n] != ignore_index else number(0)
+            z += exp(logits[n, j] - m)
+        mz[0, n], mz[1, n] = m, z
+        losses[n] = _loss(m, z, logits[n, targets[n]]) if targets[n] != ignore_index else number(0)
 
 
 @exact_jit
@@ -88,6 +85,7 @@ def _backward_rows(dlosses, logits, targets, mz, ignore_index, dlogits):
             for j in range(V):
                 dlogits[n, j] = 0
         else:
+            m, share = mz[0, n], dlosses[n] / mz[1, n]
             for j in range(V):
-                dlogits[n, j] = exp(logits[n, j] - mz[0, n]) * (dlosses[n] / mz[1, n])
+                dlogits[n, j] = exp(logits[n, j] - m) * share
             dlogits[n, targets[n]] -= dlosses[n]

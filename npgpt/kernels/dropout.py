@@ -13,11 +13,11 @@ doesn't depend on which thread does which part.
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.chunks import CHUNK, chunks, part
+from npgpt.kernels.jit import exact_jit, parallel_jit
 
 _u = np.uint64
 _GAMMA, _MIX1, _MIX2 = _u(0x9E3779B97F4A7C15), _u(0xBF58476D1CE4E5B9), _u(0x94D049BB133111EB)
-_CHUNK = 4096
 
 
 def dropout_threshold(p):
@@ -40,7 +40,7 @@ def dropout_numpy(x, p, seed):
     return x * (keep_mask_numpy(x.shape, p, seed) * x.dtype.type(1 / (1 - p)))
 
 
-@jit
+@exact_jit
 def is_kept(seed, i, threshold):
     """keep_i of the above for one element; all three are uint64."""
     z = seed + (i + _u(1)) * _GAMMA
@@ -60,6 +60,7 @@ def dropout_numba(x, p, seed):
 
 @parallel_jit
 def _drop(x, scale, seed, threshold, y):
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            y[i] = x[i] * (scale if is_kept(seed, _u(i), threshold) else x.dtype.type(0))
+    for chunk in prange(chunks(x.size)):
+        x_part, y_part, first = part(x, chunk), part(y, chunk), _u(chunk * CHUNK)
+        for i in range(x_part.size):
+            y_part[i] = x_part[i] * (scale if is_kept(seed, first + _u(i), threshold) else x.dtype.type(0))

@@ -9,7 +9,7 @@ from numba import prange
 
 from npgpt.kernels.jit import parallel_jit
 
-COLUMNS = 64
+COLUMNS = 128
 
 
 def embedding_backward_numpy(dy, ids, dweight):
@@ -29,6 +29,6 @@ def _add_rows(dy, ids, dweight):
     for block in prange((C + COLUMNS - 1) // COLUMNS):
         start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
         for n in range(ids.size):
-            row = ids[n]
-            for c in range(start, stop):
-                dweight[row, c] += dy[n, c]
+            row, share = dweight[ids[n], start:stop], dy[n, start:stop]
+            for c in range(share.size):
+                row[c] += share[c]

@@ -1,14 +1,17 @@
 """The exponential, in a form that the compiler can vectorise.
 
 Numba calls the C library's exp once per element. This one is branch-free arithmetic, so a loop over a row becomes
-vector instructions and runs about five times as fast. float64 is for checking, so it keeps the C library's.
+vector instructions and runs several times as fast. float64 is for checking, so it keeps the C library's.
 
-    x = n ln 2 + r,  |r| <= ln 2 / 2        n = floor(x / ln 2 + 1/2)
+    x = n ln 2 + r,  |r| <= ln 2 / 2        n = x / ln 2, rounded
     exp(x) = 2^n exp(r)                     exp(r) = 1 + r + r^2 p(r), p of degree 5
 
 ln 2 is split in two so that n * LN2_HIGH is exact and r keeps its low bits (Cody & Waite 1980); the coefficients of p
-are those of the Cephes library's expf (Moshier). 2^n is made by writing n into the exponent bits, in two halves so that
-the largest and the subnormal results come out too. The error is below 1.1 units in the last place.
+are those of the Cephes library's expf (Moshier). The error is below 1.1 units in the last place.
+
+n is rounded by adding 1.5 * 2^23: a number of that size has no bits left for a fraction, and its last bits are n as a
+whole number. 2^n is made by writing n into the exponent bits, in two halves, n // 2 and the rest, so that the largest
+and the subnormal results come out too. Beyond [-104, 89] the result is 0 or infinity and the same for all.
 """
 
 import math
@@ -17,34 +20,34 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npgpt.kernels.jit import FASTMATH, exact_jit
+from npgpt.kernels.jit import INLINED, exact_jit
 
-_f = np.float32
+_f, _i = np.float32, np.int32
 _LOG2_E = _f(1.44269504)
 _LN2_HIGH = _f(0.693145752)
 _LN2_LOW = _f(1.42860677e-6)
-_OVERFLOW = _f(88.7228394)
-_UNDERFLOW = _f(-103.972084)
+_LOWEST, _HIGHEST = _f(-104), _f(89)
 _P5, _P4, _P3 = _f(1.9875691500e-4), _f(1.3981999507e-3), _f(8.3334519073e-3)
 _P2, _P1, _P0 = _f(4.1665795894e-2), _f(1.6666665459e-1), _f(5.0000001201e-1)
+_ROUNDER = _f(1.5 * 2**23)
+_ROUNDER_BITS = _i(_ROUNDER.view(_i))
+_ONE_BITS = _i(_f(1).view(_i))
 
 
 @exact_jit
 def _exp_float32(x):
-    clamped = x if x > _UNDERFLOW else _UNDERFLOW  # NaN goes to the bound here and is put back at the end
-    clamped = clamped if clamped < _OVERFLOW else _OVERFLOW
-    n = np.floor(clamped * _LOG2_E + _f(0.5))
-    r = clamped - n * _LN2_HIGH
+    x = _LOWEST if x < _LOWEST else x  # NaN is neither below nor above, and stays
+    x = _HIGHEST if x > _HIGHEST else x
+    shifted = x * _LOG2_E + _ROUNDER
+    n = shifted - _ROUNDER
+    r = x - n * _LN2_HIGH
     r = r - n * _LN2_LOW
     p = ((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r + _P0
     y = p * r * r + r + _f(1)
-    i = np.int32(n)
-    half = i >> np.int32(1)
-    y = y * np.int32((half + np.int32(127)) << np.int32(23)).view(np.float32)
-    y = y * np.int32((i - half + np.int32(127)) << np.int32(23)).view(np.float32)
-    y = _f(np.inf) if x > _OVERFLOW else y
-    y = _f(0) if x < _UNDERFLOW else y
-    return y if x == x else x
+    i = _f(shifted).view(_i) - _ROUNDER_BITS
+    half = i >> _i(1)
+    y = y * _i((half << _i(23)) + _ONE_BITS).view(_f)
+    return y * _i(((i - half) << _i(23)) + _ONE_BITS).view(_f)
 
 
 def exp(x):
@@ -52,7 +55,7 @@ def exp(x):
     return math.exp(x)
 
 
-@overload(exp, jit_options={"fastmath": FASTMATH, "error_model": "numpy"}, inline="never")
+@overload(exp, jit_options=INLINED)
 def _exp(x):
     if x == types.float32:
         return lambda x: _exp_float32(x)

@@ -14,13 +14,14 @@ import math
 import numpy as np
 from numba import prange
 
+from npgpt.kernels.chunks import chunks, part
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.normal import normal_below
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 _SATURATED = 100.0  # from here on tanh u is 1 to the last bit; a larger x could overflow, and infinity times 0 is NaN
-_CHUNK = 4096  # numbers for a thread at a time
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -61,10 +62,11 @@ def gelu_tanh_forward_numba(x):
 def _tanh_forward(x, y):
     number = x.dtype.type
     a, b, one = number(-_TWICE_ROOT), number(-_TWICE_ROOT * _CUBIC), number(1)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            v = x[i]
-            y[i] = v / (one + exp(v * (a + b * v * v)))
+    for chunk in prange(chunks(x.size)):
+        x_part, y_part = part(x, chunk), part(y, chunk)
+        for i in range(x_part.size):
+            v = x_part[i]
+            y_part[i] = v / (one + exp(v * (a + b * v * v)))
 
 
 def gelu_tanh_backward_numba(dy, x):
@@ -82,15 +84,16 @@ def gelu_tanh_backward_numba(dy, x):
 def _tanh_backward(dy, x, dx):
     number = x.dtype.type
     a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_SATURATED)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            v = x[i]
+    for chunk in prange(chunks(x.size)):
+        x_part, dy_part, dx_part = part(x, chunk), part(dy, chunk), part(dx, chunk)
+        for i in range(x_part.size):
+            v = x_part[i]
             v = limit if v > limit else v
             v = -limit if v < -limit else v
             e = exp(-abs(v) * (a + b * v * v))
             r = one / (one + e)
             s = r if v > 0 else e * r
-            dx[i] = dy[i] * (s + v * (e * r * r) * (a + number(3) * b * v * v))
+            dx_part[i] = dy_part[i] * (s + v * (e * r * r) * (a + number(3) * b * v * v))
 
 
 def gelu_forward_numba(x):
@@ -103,10 +106,10 @@ def gelu_forward_numba(x):
 
 @parallel_jit
 def _exact_forward(x, y):
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            Phi = 0.5 + 0.5 * math.erf(x[i] * math.sqrt(0.5))
-            y[i] = x[i] * x.dtype.type(Phi)
+    for chunk in prange(chunks(x.size)):
+        x_part, y_part = part(x, chunk), part(y, chunk)
+        for i in range(x_part.size):
+            y_part[i] = x_part[i] * normal_below(x_part[i])
 
 
 def gelu_backward_numba(dy, x):
@@ -121,8 +124,8 @@ def gelu_backward_numba(dy, x):
 def _exact_backward(dy, x, dx):
     number = x.dtype.type
     half, scale = number(-0.5), number(1 / math.sqrt(2 * math.pi))
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            v = x[i]
-            Phi = number(0.5 + 0.5 * math.erf(v * math.sqrt(0.5)))
-            dx[i] = dy[i] * (Phi + v * exp(half * v * v) * scale)
+    for chunk in prange(chunks(x.size)):
+        x_part, dy_part, dx_part = part(x, chunk), part(dy, chunk), part(dx, chunk)
+        for i in range(x_part.size):
+            v = x_part[i]
+            dx_part[i] = dy_part[i] * (normal_below(v) + v * exp(half * v * v) * scale)

@@ -3,6 +3,8 @@
 - Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero,
   division by multiplying) and never assumes that NaN and infinity don't occur: a mask is -inf, and a NaN loss must
   show.
+- Loops over numbers start at 0, over a slice if need be: where LLVM can't see that an index isn't negative, it lets it
+  count from the end, as Python does, and fetches each number by itself instead of a register full.
 - Division by zero gives infinity, as in NumPy, not an exception.
 - Compiled code is cached beside the source, or in the user's cache folder. A cache that can't be written or read is not
   an error: the kernels are compiled anew. Numba looks at a function's own file to see whether a cached one is out of
@@ -25,6 +27,7 @@ from npgpt.kernels import compiler
 from npgpt.kernels.machine.cpu import UNIT
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+INLINED = {"error_model": "numpy", "forceinline": True}  # a call inside a loop would keep it from being vectorised
 ENOUGH_FOR_THREADS = 1 << 15  # numbers in all arrays of a call: some 20 microseconds of work
 
 _FOLDER = Path(__file__).parent
@@ -63,7 +66,7 @@ def parallel_jit(function):
 
 def exact_jit(function):
     """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say)."""
-    return _cached(numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)(function))
+    return _cached(numba.njit(fastmath={"contract"}, nogil=True, **INLINED)(function))
 
 
 def _cached(dispatcher):

@@ -20,7 +20,7 @@ from numba import prange
 
 from npgpt.kernels.jit import jit, parallel_jit
 
-COLUMNS = 64  # dweight and dbias are made by blocks of so many columns, each by one thread
+ROWS = 32  # at a time, in the backward pass: their shares of dweight and dbias are added up by one thread
 
 
 def layernorm_forward_numpy(x, weight, bias, eps):
@@ -80,13 +80,14 @@ def _forward_rows(x, weight, bias, eps, y, mean, rstd):
 
 
 def layernorm_backward_numba(dy, x, weight, mean, rstd):
-    """dx by rows in parallel, then dweight and dbias by blocks of columns, each summed in the order of rows."""
+    """One pass, blocks of rows in parallel; each has its own dweight and dbias, and these are added up in order."""
     C = x.shape[-1]
     x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
-    dx, dweight, dbias = np.empty_like(x), np.zeros(C, x.dtype), np.zeros(C, x.dtype)
     rows = mean.size
+    dx, dparameters = np.empty_like(x), np.zeros(((rows + ROWS - 1) // ROWS, 2, C), x.dtype)
     x, dy = x.reshape(rows, C), dy.reshape(rows, C)
-    _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dweight, dbias)
+    _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dparameters)
+    dweight, dbias = dparameters.sum(axis=0)
     return dx, dweight, dbias
 
 
@@ -100,24 +101,23 @@ def _rstd_in_float64(row, mean, eps):
 
 
 @parallel_jit
-def _backward(dy, x, weight, mean, rstd, dx, dweight, dbias):
+def _backward(dy, x, weight, mean, rstd, dx, dparameters):
     R, C = x.shape
     number = x.dtype.type
     n = number(max(C, 1))
-    for r in prange(R):
-        m, s = mean[r], rstd[r]
-        total, along = number(0), number(0)
-        for c in range(C):
-            g = dy[r, c] * weight[c]
-            total += g
-            along += g * ((x[r, c] - m) * s)
-        total, along = total / n, along / n
-        for c in range(C):
-            dx[r, c] = s * (dy[r, c] * weight[c] - total - (x[r, c] - m) * s * along)
-    for block in prange((C + COLUMNS - 1) // COLUMNS):
-        start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
-        for r in range(R):
+    for block in prange(dparameters.shape[0]):
+        dweight, dbias = dparameters[block, 0], dparameters[block, 1]
+        for r in range(block * ROWS, min(R, (block + 1) * ROWS)):
+            x_row, dy_row, dx_row = x[r], dy[r], dx[r]
             m, s = mean[r], rstd[r]
-            for c in range(start, stop):
-                dweight[c] += dy[r, c] * ((x[r, c] - m) * s)
-                dbias[c] += dy[r, c]
+            total, along = number(0), number(0)
+            for c in range(C):
+                g = dy_row[c] * weight[c]
+                total += g
+                along += g * ((x_row[c] - m) * s)
+            total, along = total / n, along / n
+            for c in range(C):
+                dx_row[c] = s * (dy_row[c] * weight[c] - total - (x_row[c] - m) * s * along)
+            for c in range(C):  # by itself: a loop with six arrays isn't vectorised
+                dweight[c] += dy_row[c] * ((x_row[c] - m) * s)
+                dbias[c] += dy_row[c]

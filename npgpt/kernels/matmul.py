@@ -114,17 +114,21 @@ def _add_few_rows(a, b, by_rows, c):
     for block in prange((N + 127) // 128):
         begin, end = block * 128, min(N, block * 128 + 128)
         for i in range(M):
+            part = c[i, begin:end]
             if by_rows:
                 for k in range(0, fours, 4):  # four rows of b at once: c is read and written a quarter as often
                     a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-                    for j in range(begin, end):
-                        c[i, j] += a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
+                    b0, b1 = b[k, begin:end], b[k + 1, begin:end]
+                    b2, b3 = b[k + 2, begin:end], b[k + 3, begin:end]
+                    for j in range(part.size):
+                        part[j] += a0 * b0[j] + a1 * b1[j] + a2 * b2[j] + a3 * b3[j]
                 for k in range(fours, K):
-                    for j in range(begin, end):
-                        c[i, j] += a[i, k] * b[k, j]
+                    row, factor = b[k, begin:end], a[i, k]
+                    for j in range(part.size):
+                        part[j] += factor * row[j]
             else:
-                for j in range(begin, end):
-                    total = c.dtype.type(0)
+                for j in range(part.size):
+                    total, row = c.dtype.type(0), b[begin + j]
                     for k in range(K):
-                        total += a[i, k] * b[j, k]
-                    c[i, j] += total
+                        total += a[i, k] * row[k]
+                    part[j] += total

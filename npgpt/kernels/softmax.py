@@ -15,6 +15,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.largest import largest
 
 
 def softmax_forward_numpy(x):
@@ -39,17 +40,15 @@ def softmax_forward_numba(x):
 def _forward_rows(x, y):
     R, N = x.shape
     for r in prange(R):
-        largest = x.dtype.type(-np.inf)
-        for j in range(N):
-            if x[r, j] > largest:  # false for NaN, which then comes out of exp(NaN - largest)
-                largest = x[r, j]
+        m = largest(x[r])
         total = x.dtype.type(0)
         for j in range(N):
-            e = exp(x[r, j] - largest)
+            e = exp(x[r, j] - m)
             y[r, j] = e
             total += e
+        share = x.dtype.type(1) / total
         for j in range(N):
-            y[r, j] = y[r, j] / total
+            y[r, j] *= share
 
 
 def softmax_backward_numba(dy, y):

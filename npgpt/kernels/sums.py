@@ -1,12 +1,12 @@
-"""Two sums over large arrays that training needs: over rows (a bias's gradient), of squares (the gradient's norm)."""
+"""What training needs besides: a bias's gradient, the norm of all gradients, and all of them times a number."""
 
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.machine.addresses import array_at, table_of
 
-COLUMNS = 64
-CHUNK = 1 << 16
+COLUMNS = 512
 
 
 def sum_rows_numpy(x):
@@ -15,7 +15,7 @@ def sum_rows_numpy(x):
 
 
 def sum_rows_numba(x):
-    """Blocks of columns in parallel, each summed in the order of rows."""
+    """Blocks of columns in parallel, four rows at a time: the sums are read and written a quarter as often."""
     x = np.ascontiguousarray(x)
     y = np.zeros(x.shape[1], x.dtype)
     _sum_rows(x, y)
@@ -25,30 +25,63 @@ def sum_rows_numba(x):
 @parallel_jit
 def _sum_rows(x, y):
     R, C = x.shape
+    fours = R - R % 4
     for block in prange((C + COLUMNS - 1) // COLUMNS):
         start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
-        for r in range(R):
-            for c in range(start, stop):
-                y[c] += x[r, c]
+        sums = y[start:stop]
+        for r in range(0, fours, 4):
+            x0, x1, x2, x3 = x[r, start:stop], x[r + 1, start:stop], x[r + 2, start:stop], x[r + 3, start:stop]
+            for c in range(sums.size):
+                sums[c] += (x0[c] + x1[c]) + (x2[c] + x3[c])
+        for r in range(fours, R):
+            row = x[r, start:stop]
+            for c in range(sums.size):
+                sums[c] += row[c]
 
 
-def sum_of_squares_numpy(x):
-    """x (...) -> a Python float, added up in float64: 100 million float32 squares would lose their last digits."""
-    return float(np.square(x, dtype=np.float64).sum())
+def sum_of_squares_numpy(arrays):
+    """A list of arrays -> a Python float, in float64: 100 million float32 squares would lose their last digits."""
+    return float(sum(np.square(x, dtype=np.float64).sum() for x in arrays))
 
 
-def sum_of_squares_numba(x):
-    """Chunks of 65,536 in parallel; their sums are added in order, so the result doesn't depend on the threads."""
-    x = np.ascontiguousarray(x).reshape(-1)
-    sums = np.zeros((x.size + CHUNK - 1) // CHUNK)
-    _sum_chunks(x, sums)
+def sum_of_squares_numba(arrays):
+    """All of them in one launch, chunks in parallel, whose sums are added in order."""
+    arrays = [np.ascontiguousarray(x) for x in arrays]
+    if not arrays:
+        return 0.0
+    addresses, sizes, _ = table_of([arrays])
+    sums = np.empty(len(sizes))
+    _sum_chunks(addresses, sizes, arrays[0].dtype.type(0), sums, work=int(sizes.sum()))
     return float(sums.sum())
 
 
 @parallel_jit
-def _sum_chunks(x, sums):
-    for chunk in prange(sums.size):
+def _sum_chunks(addresses, sizes, like, sums):
+    for chunk in prange(sizes.size):
+        x = array_at(addresses[chunk, 0], sizes[chunk], like)
         total = 0.0
-        for i in range(chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)):
+        for i in range(x.size):
             total += np.float64(x[i]) * np.float64(x[i])
         sums[chunk] = total
+
+
+def scale_numpy(arrays, factor):
+    """A list of arrays, each of which is multiplied by the factor, in place."""
+    for x in arrays:
+        x *= x.dtype.type(factor)
+
+
+def scale_numba(arrays, factor):
+    """All of them in one launch, chunks in parallel; but for what doesn't lie side by side."""
+    scale_numpy([x for x in arrays if not x.flags.c_contiguous], factor)
+    if arrays := [x for x in arrays if x.flags.c_contiguous]:
+        addresses, sizes, _ = table_of([arrays])
+        _scale_chunks(addresses, sizes, arrays[0].dtype.type(factor), work=int(sizes.sum()))
+
+
+@parallel_jit
+def _scale_chunks(addresses, sizes, factor):
+    for chunk in prange(sizes.size):
+        x = array_at(addresses[chunk, 0], sizes[chunk], factor)
+        for i in range(x.size):
+            x[i] *= factor

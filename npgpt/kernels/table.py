@@ -29,5 +29,6 @@ KERNELS = {
     "dropout": {"numpy": dropout.dropout_numpy, "numba": dropout.dropout_numba},
     "sum_rows": {"numpy": sums.sum_rows_numpy, "numba": sums.sum_rows_numba},
     "sum_of_squares": {"numpy": sums.sum_of_squares_numpy, "numba": sums.sum_of_squares_numba},
+    "scale": {"numpy": sums.scale_numpy, "numba": sums.scale_numba},
     "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
 }

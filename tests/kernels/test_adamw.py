@@ -6,6 +6,7 @@ from tolerances import rounding
 from versions import Case
 
 from npgpt.kernels import KERNELS
+from npgpt.kernels.machine.addresses import CHUNK
 
 VERSIONS = KERNELS["adamw_step"]
 
@@ -33,7 +34,7 @@ def large(rng, dtype):
     return p, g, m, np.square(v), 1e-3, 0.9, 0.95, 1e-8, 0.1, 3
 
 
-CASES = {"adamw_step": Case(arguments(), large, bounds, writes=(0, 2, 3))}
+CASES = {"adamw_step": Case(arguments(), large, bounds, writes=(0, 2, 3), lists=(0, 1, 2, 3, 8))}
 
 each_version = pytest.mark.parametrize("step", VERSIONS.values(), ids=VERSIONS)
 
@@ -45,7 +46,7 @@ def test_two_steps_by_hand(step, dtype):
     p, m, v = np.array([1, 1, 1], dtype), np.zeros(3, dtype), np.zeros(3, dtype)
     g = np.array([4, -4, 0], dtype)
     for t in (1, 2):
-        step(p, g, m, v, 0.25, 0.5, 0.75, 1e-30, 0.5, t)
+        step([p], [g], [m], [v], 0.25, 0.5, 0.75, 1e-30, [0.5], t)
     # p: decay by 1 - 0.25 * 0.5 = 7/8, then -+ 1/4, twice
     right = [(7 / 8 - 1 / 4) * 7 / 8 - 1 / 4, (7 / 8 + 1 / 4) * 7 / 8 + 1 / 4, 49 / 64]
     np.testing.assert_allclose(p, right, rtol=rounding(dtype))
@@ -56,7 +57,7 @@ def test_two_steps_by_hand(step, dtype):
 @each_version
 def test_eps_is_added_after_the_root_and_the_correction(step):
     p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
-    step(p, np.array([2.0]), m, v, 1.0, 0.9, 0.99, 6.0, 0.0, 1)
+    step([p], [np.array([2.0])], [m], [v], 1.0, 0.9, 0.99, 6.0, [0.0], 1)
     np.testing.assert_allclose(p, [-2 / (2 + 6)], rtol=rounding(np.float64))
 
 
@@ -66,8 +67,42 @@ def test_a_parameter_that_is_a_view_is_changed_or_refused_and_never_left(step):
     whole = np.ones((4, 6))
     p, m, v = whole[:, ::2], np.zeros((4, 3)), np.zeros((4, 3))
     try:
-        step(p, np.ones((4, 3)), m, v, 0.1, 0.9, 0.95, 1e-8, 0.0, 1)
+        step([p], [np.ones((4, 3))], [m], [v], 0.1, 0.9, 0.95, 1e-8, [0.0], 1)
     except ValueError:
         assert step is VERSIONS["numba"]
     else:
         np.testing.assert_allclose(p, 0.9, rtol=1e-7)  # eps = 1e-8 takes off that much of a step
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_parameters_at_once_are_as_each_by_itself(dtype):
+    """Of all sizes, some of several chunks, some of none, each with its own decay."""
+    shapes = [(3, 7), (), (5,), (0, 4), (CHUNK,), (CHUNK + 1,), (2, CHUNK - 3), (1, 1)]
+    decays = [0.1 * i for i in range(len(shapes))]
+    settings = 0.01, 0.9, 0.95, 1e-8
+    rng = np.random.default_rng(0)
+    one, together = ([], [], [], []), ([], [], [], [])
+    for shape in shapes:
+        for i in range(4):
+            x = np.asarray(rng.standard_normal(shape), dtype)
+            one[i].append(np.asarray(np.square(x)) if i == 3 else x)
+            together[i].append(one[i][-1].copy())
+    VERSIONS["numba"](*together, *settings, decays, 3)
+    for p, g, m, v, decay in zip(*one, decays, strict=True):
+        VERSIONS["numba"]([p], [g], [m], [v], *settings, [decay], 3)
+    for alone, with_others in zip(one, together, strict=True):
+        for x, y in zip(alone, with_others, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_what_does_not_belong_together_is_refused():
+    p, other = np.ones(4), np.ones(5)
+    with pytest.raises(ValueError, match="beside"):
+        VERSIONS["numba"]([p], [other], [p], [p], 0.1, 0.9, 0.95, 1e-8, [0.0], 1)
+    with pytest.raises(ValueError, match="beside"):
+        VERSIONS["numba"]([p], [p], [p], [p.astype(np.float32)], 0.1, 0.9, 0.95, 1e-8, [0.0], 1)
+
+
+@each_version
+def test_nothing_to_do(step):
+    step([], [], [], [], 0.1, 0.9, 0.95, 1e-8, [], 1)

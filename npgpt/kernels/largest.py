@@ -1,0 +1,45 @@
+"""The largest number of a row, in a form that the compiler can vectorise.
+
+The largest float has no such form that gets NaN right; that of whole numbers has. The bits of a float, read as a whole
+number, are in the order of the floats, but that negative ones run backwards: flipping all their bits but the sign turns
+them around. NaN has the bits above infinity's, so it is the largest of all, or, with its sign set, the smallest: then
+whatever is computed from that number itself, as the others are, is NaN.
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from npgpt.kernels.jit import INLINED, jit
+
+
+@jit
+def _largest_float32(row):
+    bits, all_but_sign = row.view(np.int32), np.int32(0x7FFFFFFF)
+    top = np.int32(-0x7F800001)  # -infinity, turned around
+    for j in range(bits.size):
+        ordered = bits[j] ^ ((bits[j] >> np.int32(31)) & all_but_sign)
+        top = max(top, ordered)
+    return np.int32(top ^ ((top >> np.int32(31)) & all_but_sign)).view(np.float32)
+
+
+@jit
+def _largest_float64(row):
+    bits, all_but_sign = row.view(np.int64), np.int64(0x7FFFFFFFFFFFFFFF)
+    top = np.int64(-0x7FF0000000000001)
+    for j in range(bits.size):
+        ordered = bits[j] ^ ((bits[j] >> np.int64(63)) & all_but_sign)
+        top = max(top, ordered)
+    return np.int64(top ^ ((top >> np.int64(63)) & all_but_sign)).view(np.float64)
+
+
+def largest(row):
+    """The largest number of a contiguous row, for use inside jitted kernels; -infinity if there is none."""
+    return row.max(initial=-np.inf)
+
+
+@overload(largest, jit_options=INLINED)
+def _largest(row):
+    if row.dtype == types.float32:
+        return lambda row: _largest_float32(row)
+    return lambda row: _largest_float64(row)
