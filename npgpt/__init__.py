@@ -15,11 +15,12 @@ _HOME = {
     "GPTConfig": "config",
     "AdamW": "optim",
     "load": "checkpoints",
+    "set_matmul_precision": "kernels.precision",
     "CheckpointError": "errors",
 }
 _MODULES = ("checkpoints", "data", "generation", "gradcheck", "kernels", "layers", "ops", "optim", "tokenizers")
 
-__all__ = ["GPT", "AdamW", "CheckpointError", "GPTConfig", "Tensor", "load", "no_grad", "ops", "optim"]
+__all__ = [*_HOME, "ops", "optim"]
 
 
 def __getattr__(name):

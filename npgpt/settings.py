@@ -79,6 +79,9 @@ class TrainSettings:
     sample_prompt: str | None = flag(None, str, "what samples begin with (default: the text's beginning)", RUN, "TEXT")
     sample_tokens: int = flag(40, count(), "tokens a sample", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", RUN)
+    matmul_precision: str = flag(
+        "highest", choice("highest", "high", "medium"), "of large products; medium: factors in bfloat16", RUN
+    )
 
     def __post_init__(self):
         if self.max_steps is not None and self.epochs is not None:

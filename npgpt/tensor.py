@@ -70,8 +70,8 @@ class Tensor:
         parents     the tensors it was made from; None for an optional one that is absent
         backward    a function of dy, the gradient of ``data``, that returns one gradient for each parent (None where
                     there is none). A gradient that is zero nearly everywhere may be a function that adds it to an array
-                    of the parent's shape. The arrays that backward captures are what stays in memory until the backward
-                    pass has come by
+                    of the parent's shape. dy and what is returned belong to the walk, which may add to them in place.
+                    The arrays that backward captures are what stays in memory until the backward pass has come by
         """
         result = cls(data)
         if _recording.get() and any(p is not None and p.requires_grad for p in parents):
@@ -364,10 +364,16 @@ def _hand_back(node, dy, gradients):
         if id(parent) in gradients:
             gradients[id(parent)] += share
         else:
-            # The first share is kept and later ones are added to it, so it must be nobody else's: not dy, not a view,
-            # not returned for two parents.
-            shared = share is dy or share.base is not None or sum(s is share for s in shares) > 1
-            gradients[id(parent)] = share.copy() if shared else share
+            # The first share is kept and others are added to it, so it must be nobody else's. dy itself may be: here is
+            # its end. But what comes after this share, for another parent, must not be made of the same memory.
+            gradients[id(parent)] = share.copy() if _is_needed(share, shares[i + 1 :]) else share
+
+
+def _is_needed(share, others):
+    """Whether an array can't be written to yet: because of what it is a view of, or of what else is made from it."""
+    return not share.flags.writeable or any(
+        callable(other) or (other is not None and np.may_share_memory(share, other)) for other in others
+    )
 
 
 def _already_walked(dy):

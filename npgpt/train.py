@@ -38,9 +38,11 @@ def main() -> int:
 def _start(settings: TrainSettings) -> int:
     use_threads(settings.threads)
     from npgpt.kernels.machine.memory import keep_freed_memory
+    from npgpt.kernels.precision import set_matmul_precision
     from npgpt.trainer import Trainer
 
     keep_freed_memory()
+    set_matmul_precision(settings.matmul_precision)
     return Trainer.start(settings).run()
 
 
@@ -52,6 +54,7 @@ def _resume(name, given: dict) -> int:
     use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
     from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
     from npgpt.kernels.machine.memory import keep_freed_memory
+    from npgpt.kernels.precision import set_matmul_precision
     from npgpt.trainer import Trainer
 
     keep_freed_memory()
@@ -65,6 +68,7 @@ def _resume(name, given: dict) -> int:
         if one in given and other not in given:
             given[other] = None
     settings = replace(settings, **given)
+    set_matmul_precision(settings.matmul_precision)
     return Trainer.resume(folder, settings).run()
 
 

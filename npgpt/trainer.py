@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt import kernels
 from npgpt.checkpoints import open_checkpoint, runs
 from npgpt.checkpoints.atomic import write_json
 from npgpt.config import GPTConfig
@@ -21,6 +22,7 @@ from npgpt.data import Batches, Windows, evaluation_batches
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
+from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
 from npgpt.runlog import Metrics, StopRequest, log, log_text, minutes
 from npgpt.settings import TrainSettings
@@ -127,7 +129,9 @@ class Trainer:
             f"text:  {characters}{len(train) + (0 if validation is None else len(validation)):,} tokens{held_out}\n"
             f"       {len(windows):,} windows of {self.settings.context:,} tokens, {per_epoch:,.1f} steps an epoch, "
             f"{self.max_steps:,} steps\n"
-            f"model: {self.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"
+            f"model: {self.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, "
+            f"{c.n_embd} wide\n"
+            f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
         )
 
     # The loop

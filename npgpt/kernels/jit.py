@@ -93,7 +93,7 @@ class _SharedCache(FunctionCache):
         self._cache_file._source_stamp = _STAMP
 
     def _index_key(self, signature, codegen):
-        return *super()._index_key(signature, codegen), UNIT.name  # which kernels are written for
+        return *super()._index_key(signature, codegen), UNIT.bytes, UNIT.rows, UNIT.vectors
 
     def load_overload(self, signature, target_context):
         found = self._stored(signature, target_context)

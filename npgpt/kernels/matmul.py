@@ -14,6 +14,7 @@ from numba import prange
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.product import add_product
+from npgpt.kernels.precision import factors_like
 
 SMALL = 64**3  # below so many multiplications NumPy's call is quicker than starting threads, and BLAS uses one thread
 FEW_ROWS = 3  # fewer than half of a tile
@@ -44,7 +45,9 @@ def _add_product_by_rows(a, b, c):
 def matmul_numba(a, b, bias=None):
     """Each of Numba's threads makes a part of C with ``add_product`` of kernels/machine/product.py.
 
-    The longer side of C is cut, so that what each thread copies into panels for itself is the shorter one.
+    The longer side of C is cut, so that what each thread copies into panels for itself is the shorter one. The factors
+    are rounded while they are copied, if ``set_matmul_precision`` lets them (precision.py); a few rows or a small
+    product never are.
     """
     _check(a, b, bias)
     (M, K), N = a.shape, b.shape[1]
@@ -59,7 +62,7 @@ def matmul_numba(a, b, bias=None):
         c[...] = 0 if bias is None else bias
         _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c)
     else:
-        _multiply_parts(M, N, K, *addresses, c, numba.get_num_threads(), work=M * N * K // 16)
+        _multiply_parts(M, N, K, *addresses, c, numba.get_num_threads(), factors_like(c.dtype), work=M * N * K // 16)
     return c
 
 
@@ -73,8 +76,8 @@ def _check(a, b, bias):
 
 
 @parallel_jit
-def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, bias, c, parts):
-    like, size = c.dtype.type(0), c.itemsize
+def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, bias, c, parts, like):
+    size = c.itemsize
     side = M if M >= N else N
     for part in prange(parts):
         begin, end = _share(side, part, parts), _share(side, part + 1, parts)

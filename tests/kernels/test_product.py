@@ -12,6 +12,7 @@ from npgpt import kernels
 from npgpt.kernels import jit
 from npgpt.kernels.machine import cpu
 from npgpt.kernels.machine.product import COLUMNS_OF_B, ROWS_OF_A, STEPS, add_product
+from npgpt.kernels.machine.tile import IN_PAIRS
 
 SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
     (1, 1, 1),
@@ -25,25 +26,26 @@ SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several b
 
 
 @numba.njit
-def multiply(a, a_row, a_column, b, b_row, b_column, start, start_row, c, M, N, K):
+def multiply(a, a_row, a_column, b, b_row, b_column, start, start_row, c, M, N, K, like):
     add_product(
         M, N, K, np.int64(a.ctypes.data), a_row, a_column, np.int64(b.ctypes.data), b_row, b_column, start, start_row,
-        np.int64(c.ctypes.data), c.strides[0] // c.itemsize, c.dtype.type(0)
+        np.int64(c.ctypes.data), c.strides[0] // c.itemsize, like
     )  # fmt: skip
 
 
-def product(a, b, start, start_row, c):
+def product(a, b, start, start_row, c, like):
     steps = [step // x.itemsize for x in (a, b) for step in x.strides]
-    multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1])
+    multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1], like)
 
 
 def check_all_ways():
     """Raise AssertionError unless ``add_product`` is right: transposed or not, with every start, rows of any distance.
 
-    Whole numbers, so the result is exact. What is not to be read or not to be written is NaN.
+    Whole numbers, so the result is exact, in bfloat16 too. What is not to be read or not to be written is NaN.
     """
     rng = np.random.default_rng(0)
-    for dtype in (np.float32, np.float64):
+    for like in (np.float32(0), np.float64(0), IN_PAIRS) if cpu.UNIT.has_bf16 else (np.float32(0), np.float64(0)):
+        dtype = np.float64 if like.itemsize == 8 else np.float32
         for M, K, N in SHAPES:
             a, b, before, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N), (N,)))
             for a_given in (a, a.T):
@@ -60,8 +62,8 @@ def check_all_ways():
                         }[start]
                         if start != "c":
                             C[...] = np.nan
-                        product(A, B, address, row, C)
-                        np.testing.assert_array_equal(C, right, err_msg=f"{dtype} {M, K, N} {start}")
+                        product(A, B, address, row, C, like)
+                        np.testing.assert_array_equal(C, right, err_msg=f"{type(like)} {M, K, N} {start}")
                         beyond = np.delete(C.base, np.s_[1 : 1 + N], axis=1)
                         assert np.isnan(beyond).all(), "written beside the matrix"
 

@@ -12,6 +12,8 @@ from npgpt.errors import ConfigError
 class VectorUnit:
     """``bytes`` of a register, and the tile of a product that is held in registers: ``rows`` x ``vectors`` registers.
 
+    ``has_bf16``: whether it multiplies pairs of bfloat16 numbers, twice as many as float32 numbers at a time.
+
     Each step of a tile's sum needs rows * vectors accumulators, vectors numbers of B and one of A. More accumulators
     hide the latency of an addition and use each loaded number more often; one too many goes to memory in each step.
     """
@@ -20,16 +22,24 @@ class VectorUnit:
     bytes: int
     rows: int
     vectors: int
+    has_bf16: bool = False
+
+    @property
+    def title(self) -> str:
+        """What its makers call it, as far as float32 goes."""
+        titles = {"avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "generic": "128-bit vectors"}
+        return titles[self.name.removesuffix("_bf16")]
 
 
-# The tile of each unit leaves a few of its registers (32, 16, 32, 16) for what is loaded.
+# The tile of each unit leaves a few of its registers (32, 32, 16, 32, 16) for what is loaded.
 UNITS = {
+    "avx512_bf16": VectorUnit("avx512_bf16", 64, 12, 2, has_bf16=True),
     "avx512": VectorUnit("avx512", 64, 12, 2),
     "avx2": VectorUnit("avx2", 32, 6, 2),
     "neon": VectorUnit("neon", 16, 8, 3),
     "generic": VectorUnit("generic", 16, 4, 2),
 }
-_FEATURE = {"avx512": "avx512f", "avx2": "avx2", "neon": "neon"}
+_FEATURE = {"avx512_bf16": "avx512bf16", "avx512": "avx512f", "avx2": "avx2", "neon": "neon"}
 
 
 def available() -> list[str]:

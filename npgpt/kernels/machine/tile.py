@@ -9,16 +9,28 @@ Written in LLVM's language, because Numba's has no vectors. With R rows and W co
 A step of k takes R + W numbers, which lie side by side, and makes R W products of them: so the adders never wait for
 memory. Reading A and B where they lie would jump from row to row.
 
-Addresses are whole numbers (int64) and distances are in elements. ``like`` is any number of the elements' type.
+Addresses are whole numbers (int64) and distances are in elements. ``like`` is any number of the elements' type, or
+``IN_PAIRS``: then A, B and C are float32, but what is copied into panels is rounded to bfloat16, the upper half of a
+float32 (8 bits of precision and all of its range), and two steps of k become one:
+
+    panel of A      [K / 2][R][2]       an element of a panel, 32 bits, holds two numbers, of k and of k + 1
+    panel of B      [K / 2][W][2]
+
+A CPU with bfloat16 instructions multiplies both pairs and adds both products to a float32 sum, in the time that one
+product of float32 takes. Numbers below 1.2e-38 count as 0 there.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.cpu import UNIT
 
 ROWS = UNIT.rows
+IN_PAIRS = np.uint16(0)
+_PAIRS = types.uint16
 _WHOLE = types.int64
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -39,11 +51,22 @@ def columns(context, like):
     return _WHOLE(_element(like)), lambda context, builder, *_: _whole(_columns(_bytes(like)))
 
 
+@jit
+def depth(K, like):
+    """The number of steps in a panel of K numbers a line."""
+    return (K + 1) // 2 if _in_pairs(like) else K
+
+
+@intrinsic
+def _in_pairs(context, like):
+    return types.boolean(like), lambda context, builder, *_: ir.Constant(_I1, int(like == _PAIRS))
+
+
 @intrinsic
 def multiply_tile(context, K, A, B, rows, width, start, start_row, C, C_row, like):
     """The first ``rows`` x ``width`` numbers of a tile: C = start + A B.
 
-    A, B        panels of K steps
+    A, B        panels of ``K`` steps
     start       0: nothing is added. Else what the sums begin with: a matrix whose rows are ``start_row`` apart, which
                 may be C itself; with start_row = 0 one row for all, a bias
     C_row       the distance of C's rows. What lies beyond ``rows`` and ``width`` is neither read nor written
@@ -64,8 +87,7 @@ def multiply_tile(context, K, A, B, rows, width, start, start_row, C, C_row, lik
             for r in range(ROWS):
                 number = v.splat(builder.load(v.at(a, r)))
                 for j in range(UNIT.vectors):
-                    product = builder.fmul(number, row_of_b[j], flags=("contract",))  # one instruction with the sum
-                    following.append(builder.fadd(sums[r * UNIT.vectors + j], product, flags=("contract",)))
+                    following.append(v.multiply_add(number, row_of_b[j], sums[r * UNIT.vectors + j]))
             v.next(following)
         sums = v.results
 
@@ -92,7 +114,8 @@ def _panels(width_of):
     @intrinsic
     def copy(context, x, step, lines, K, panel, like):
         """panel[k * width + i] = x[k * step + i] for i < lines, 0 for the others: what lies side by side stays so."""
-        return types.void(*[_WHOLE] * 5, _element(like)), _writer(_copy, width_of, like)
+        write = _copy_in_pairs if like == _PAIRS else _copy
+        return types.void(*[_WHOLE] * 5, _element(like)), _writer(write, width_of, like)
 
     @intrinsic
     def transpose(context, x, step, lines, K, panel, like):
@@ -126,18 +149,32 @@ def _copy(v, x, step, lines, K, width, panel):
         v.next([])
 
 
+def _copy_in_pairs(v, x, step, lines, K, width, panel):
+    """Two lines at a time; behind a last one without another, zeros."""
+    starts = range(0, width, v.lanes)
+    for pair, _ in v.loop(v.half(K), 1, []):
+        k = v.builder.mul(pair, _whole(2))
+        first, out = v.at(x, v.builder.mul(k, step)), v.at(panel, v.builder.mul(pair, _whole(width)))
+        is_second = v.builder.icmp_signed("<", v.builder.add(k, _whole(1)), K)
+        second = v.builder.select(is_second, v.at(first, step), first)
+        for i in starts:
+            readable = v.first(lines, i)
+            above = v.masked_load(v.at(first, i), readable)
+            below = v.masked_load(v.at(second, i), v.builder.and_(readable, v.splat_bit(is_second)))
+            v.masked_store(v.interleaved(v.rounded(above, below)), v.at(out, i), v.first(_whole(width), i))
+        v.next([])
+
+
 def _transpose(v, x, step, lines, K, width, panel):
     """By squares of as many rows and columns as a register has lanes, each transposed in registers."""
-    for k, _ in v.loop(K, v.lanes, []):
-        left = v.builder.sub(K, k)
-        readable = v.first(left, 0)
+    for k, _ in v.loop(v.half(K) if v.in_pairs else K, v.lanes, []):
+        left = v.builder.sub(v.half(K) if v.in_pairs else K, k)
         for i in range(0, width, v.lanes):
             square = []
             for r in range(v.lanes):
                 is_line = v.builder.icmp_signed("<", _whole(i + r), lines)
-                mask = v.builder.and_(readable, v.splat_bit(is_line))
-                place = v.at(x, v.builder.add(v.builder.mul(step, _whole(i + r)), k))
-                square.append(v.masked_load(place, mask) if i + r < width else ir.Constant(v.vector, None))
+                row = v.at(x, v.builder.mul(step, _whole(i + r)))
+                square.append(_part_of_row(v, row, k, K, is_line) if i + r < width else ir.Constant(v.vector, None))
             for column, numbers in enumerate(v.transposed(square)):
                 is_column = v.builder.icmp_signed("<", _whole(column), left)
                 mask = v.builder.and_(v.first(_whole(width), i), v.splat_bit(is_column))
@@ -146,18 +183,47 @@ def _transpose(v, x, step, lines, K, width, panel):
         v.next([])
 
 
+def _part_of_row(v, row, k, K, is_line):
+    """A register full of a row's elements from the k-th on: numbers, or pairs of them."""
+    first = v.builder.mul(k, _whole(2)) if v.in_pairs else k
+    left = v.builder.sub(K, first)
+    parts = []
+    for offset in (0, v.lanes) if v.in_pairs else (0,):
+        mask = v.builder.and_(v.first(left, offset), v.splat_bit(is_line))
+        parts.append(v.masked_load(v.at(v.at(row, first), offset), mask))
+    return v.rounded(*parts) if v.in_pairs else parts[0]
+
+
 def _element(like):
-    if like not in (types.float32, types.float64):
+    if like not in (types.float32, types.float64, _PAIRS):
         raise TypeError(f"products are of float32 and float64, not {like}")
+    if like == _PAIRS and not UNIT.has_bf16:
+        raise TypeError(f"{UNIT.name} has no instruction for pairs of bfloat16")
     return like
 
 
 def _bytes(like):
-    return 4 if like == types.float32 else 8
+    return 8 if like == types.float64 else 4
 
 
 def _whole(n: int):
     return ir.Constant(_I64, n)
+
+
+class _BFloat(ir.Type):
+    """bfloat16, which llvmlite has no type for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+_BFLOATS = ir.VectorType(_BFloat(), 32)
 
 
 class _Vectors:
@@ -165,7 +231,8 @@ class _Vectors:
 
     def __init__(self, builder, like):
         self.builder = builder
-        self.real = ir.FloatType() if like == types.float32 else ir.DoubleType()
+        self.real = ir.DoubleType() if like == types.float64 else ir.FloatType()
+        self.in_pairs = like == _PAIRS
         self.itemsize = _bytes(like)
         self.lanes = UNIT.bytes // self.itemsize
         self.vector = ir.VectorType(self.real, self.lanes)
@@ -218,6 +285,35 @@ class _Vectors:
         name = f"llvm.masked.{what}.v{self.lanes}f{8 * self.itemsize}.p0"
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, inputs), name)
+
+    def multiply_add(self, a, b, total):
+        """total + a b, lane by lane; of pairs, total + a0 b0 + a1 b1."""
+        if self.in_pairs:
+            pairs = [self.builder.bitcast(x, _BFLOATS) for x in (a, b)]
+            return self._call("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, [total, *pairs])
+        product = self.builder.fmul(a, b, flags=("contract",))  # one instruction with the sum
+        return self.builder.fadd(total, product, flags=("contract",))
+
+    def rounded(self, first, second):
+        """Two registers of float32 -> one of bfloat16, the numbers of ``first`` and then of ``second``."""
+        both = self._call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
+        return self.builder.bitcast(both, self.vector)
+
+    def interleaved(self, halves):
+        """From x0 x1 ... y0 y1 ... of 16 bits each: x0 y0 x1 y1 ..."""
+        count = 2 * self.lanes
+        halves = self.builder.bitcast(halves, ir.VectorType(ir.IntType(16), count))
+        order = ir.Constant(ir.VectorType(_I32, count), [i // 2 + i % 2 * self.lanes for i in range(count)])
+        return self.builder.bitcast(self.builder.shuffle_vector(halves, halves, order), self.vector)
+
+    def half(self, K):
+        """K / 2, rounded up."""
+        return self.builder.sdiv(self.builder.add(K, _whole(1)), _whole(2))
+
+    def _call(self, name, result, arguments):
+        module = self.builder.module
+        kinds = ir.FunctionType(result, [x.type for x in arguments])
+        return self.builder.call(module.globals.get(name) or ir.Function(module, kinds, name), arguments)
 
     def transposed(self, rows):
         """A square of as many rows as lanes, in log2(lanes) rounds: in the first, rows i and i + lanes / 2 swap halves,
