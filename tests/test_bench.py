@@ -299,11 +299,21 @@ def test_kernels_that_differ_are_found():
     assert not kernels.same([sample(1, math.nan)], [sample(1, 2)])
     report = {"x": {"results": [sample(1, 2)], "seconds": [0.2, 0.1, 0.3]}}
     other = {"x": {"results": [sample(9, 2)], "seconds": [0.1]}}
-    case = kernel_cases.Case("x", None, flops=10**9)
+    case = kernel_cases.Case("x", None, flops=10**9, bytes=10**7)
     found = kernels.measured("x", case, {"numpy": [report], "numba": [other]}, {"gflops": 20, "gbytes": 1})
     assert found == {
-        "seconds": {"numpy": 0.2, "numba": 0.1}, "differs": ["numba"], "gflops": 10.0, "share_of_peak": 0.5,
+        "seconds": {"numpy": 0.2, "numba": 0.1}, "differs": ["numba"], "flops": 10**9, "bytes": 10**7,
+        "gflops": 10.0, "gbytes": 0.1, "limit": "gflops", "share_of_peak": 0.5,
     }  # fmt: skip
+
+
+def test_what_limits_a_kernel():
+    """Not the larger count, but what takes longer at the machine's peak."""
+    report = {"x": {"results": [], "seconds": [0.5]}}
+    reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
+    for flops, limit, share in ((6, "gflops", 0.6), (4, "gbytes", 0.5)):
+        found = kernels.measured("x", kernel_cases.Case("x", None, flops * 10**9, 10**9), reports, peaks)
+        assert (found["limit"], found["share_of_peak"]) == (limit, share)
 
 
 def test_kernels_that_there_are_not():
