@@ -29,7 +29,8 @@ BOOK = {
 # How far npgpt's losses may be from torch's, relatively. Both start from the same weights and see the same batches, but
 # what rounding makes different grows from step to step, and the training loss falls to a small part of what it was.
 TOLERANCES = {"first_val_loss": 1e-3, "best_val_loss": 1e-2, "final_train_loss": 0.1}
-BFLOAT16_TOLERANCES = {"first_val_loss": 2e-3, "best_val_loss": 3e-2, "final_train_loss": 0.2}
+# With one side in bfloat16, twice as far: the model mini's losses were 1e-4 apart in the end, in float32 4e-6.
+BFLOAT16_TOLERANCES = {name: 2 * tolerance for name, tolerance in TOLERANCES.items()}
 
 
 @dataclass(frozen=True)
