@@ -90,7 +90,7 @@ def draw_step(axes, result, bars):
         for phase, seconds in measured["phases"].items():
             axes.barh(row, scale * seconds, left=left, color=PHASES[phase], label=None if row else phase)
             left += scale * seconds
-        axes.text(left, row, f" {scale * measured['seconds_per_step']:#.3g} {unit}", va="center")
+        axes.text(left, row, f" {scale * measured['seconds_per_step']:.3g} {unit}", va="center")
     names = sides if job["matmul_precision"] == "highest" else [f"npgpt, {job['matmul_precision']}", *sides[1:]]
     axes.set_yticks(range(len(sides)), names)
     axes.set_ylim(bars - 0.5, -0.5)
@@ -129,51 +129,44 @@ def draw_roofline(axes, result):
 
 
 def write_names(axes, named: dict[str, tuple[float, float]]):
-    """Each name as near to its point as there is room, so that it covers nothing, and its lead crosses no other name.
+    """Each name as near to its point as it can be without covering anything, and without its lead crossing a name.
 
     From right to left: where points are crowded, the outer ones get the places beside them.
     """
+    distances, angles = np.meshgrid(np.arange(10, FAR, 4), np.radians(np.arange(0, 360, 15)), indexing="ij")
+    distances, angles = distances.reshape(-1, 1), angles.reshape(-1, 1)
+    directions = np.hstack([np.cos(angles), np.sin(angles)])
+    along = np.linspace(0, 1, 20)[:, None, None]
     pixels = axes.transData.transform
-    line = [_box(*p, 6, 6) for p in pixels(axes.lines[0].get_xydata())]
-    points = {name: _box(*pixels(point), 24, 24) for name, point in named.items()}
-    names, leads = [], []
-
-    def is_free(place, lead, others):
-        inside = axes.bbox.contains(*place.min) and axes.bbox.contains(*place.max)
-        covers = place.count_overlaps([*line, *others, *names, *leads])
-        return inside and not covers and not any(part.count_overlaps(names) for part in lead)
-
+    line = _boxes(pixels(axes.lines[0].get_xydata()), 6)
+    points = {name: _boxes(pixels([point]), 24) for name, point in named.items()}
+    names, leads = np.empty((0, 4)), np.empty((0, 4))
     for name in sorted(named, key=lambda name: -named[name][0]):
-        lead_style = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        lead = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
         text = axes.annotate(
-            name, named[name], (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8,
-            arrowprops=lead_style,
-        )  # fmt: skip
-        others = [box for other, box in points.items() if other != name]
+            name, named[name], (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8, arrowprops=lead
+        )
+        offsets = directions * (text.get_window_extent().size / 2 + distances)
         here = pixels(named[name])
-        places = _places(*here, *text.get_window_extent().size)
-        place, lead = next((p for p in places if is_free(*p, others)), next(_places(*here, 0, 0)))
-        names.append(place)
-        leads += lead
-        text.xyann = ((place.min + place.max) / 2 - here) * 72 / DPI
+        places = _boxes(here + offsets, text.get_window_extent().size + 4)
+        ways = _boxes(here + along * offsets, 4)
+        outside = (places < [*axes.bbox.min, -np.inf, -np.inf]) | (places > [np.inf, np.inf, *axes.bbox.max])
+        taken = np.concatenate([line, names, leads, *(box for other, box in points.items() if other != name)])
+        faults = 100 * outside.any(axis=1) + 10 * _overlaps(places, taken) + _overlaps(ways, names).sum(axis=0)
+        best = np.argmin(faults * FAR + distances[:, 0])
+        names, leads = np.vstack([names, places[best]]), np.vstack([leads, ways[:, best]])
+        text.xyann = offsets[best] * 72 / DPI
 
 
-def _places(x, y, width, height):
-    """Where a text may stand beside a point, the nearest first -> its box, and boxes along the line that leads there"""
-    for distance in range(10, FAR, 4):
-        for angle in np.radians(range(0, 360, 15)):
-            across = np.cos(angle) * (width / 2 + distance)
-            up = np.sin(angle) * (height / 2 + distance)
-            yield (
-                _box(x + across, y + up, width + 4, height + 4),
-                [_box(x + t * across, y + t * up, 4, 4) for t in np.linspace(0, 1, 20)],
-            )
+def _boxes(centres, size):
+    """(..., 2) -> (..., 4): left, lower, right and upper edge"""
+    return np.concatenate([centres - np.divide(size, 2), centres + np.divide(size, 2)], axis=-1)
 
 
-def _box(x, y, width, height):
-    from matplotlib.transforms import Bbox
-
-    return Bbox.from_bounds(x - width / 2, y - height / 2, width, height)
+def _overlaps(boxes, others):
+    """(..., 4), (N, 4) -> (...): how many of the others each one meets"""
+    a, b = boxes[..., None, :], others
+    return ((a[..., :2] < b[:, 2:]) & (a[..., 2:] > b[:, :2])).all(axis=-1).sum(axis=-1)
 
 
 if __name__ == "__main__":
