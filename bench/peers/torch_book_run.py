@@ -2,8 +2,8 @@
 
 Initial weights, windows and their order, learning rates, evaluations and samples are those of npgpt.train, by
 bench.book_plan and npgpt's own modules for text and batches, which need neither Numba nor time. The checkpoints that
-npgpt.train writes on its way once a minute are left out. MODE is for training and evaluations; samples are always eager
-and in float32: for one token at a time, neither compiling nor casting all the weights would pay.
+npgpt.train writes on its way once a minute are left out. MODE is for training and evaluations. Samples are always eager
+and in float32, which for one token at a time is faster than autocast.
 """
 
 import json
