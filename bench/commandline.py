@@ -1,11 +1,14 @@
 """What the commands here share: flags, peers, errors, tables and JSON files."""
 
+import argparse
 import json
 import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
+from bench.peers.table import PEERS
 from bench.processes import ProcessFailed, say
 from npgpt import commandline
 from npgpt.errors import ConfigError
@@ -36,13 +39,30 @@ def run(main) -> None:
     commandline.run(guarded)
 
 
-def check_peer(name: str) -> None:
-    """Raise ConfigError unless the packages that the peer needs are there."""
-    if name != "none" and not (find_spec("torch") and find_spec("safetensors")):
-        raise ConfigError(
-            f"--peer {name} needs torch and safetensors: pip install -e '.[reference]'\n"
-            "To measure npgpt alone: --peer none"
-        )
+def peer_names(text: str) -> str:
+    """A kind of flag: names of PEERS with commas between them, or none. ``peers`` makes a list of it."""
+    for name in peers(text):
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}, none")
+    return text
+
+
+peer_names.metavar = "NAME,..."
+
+
+def peers(text: str) -> list[str]:
+    return [] if text == "none" else list(dict.fromkeys(text.split(",")))
+
+
+def check_peer(text: str) -> None:
+    """Raise ConfigError unless what the peers need is there."""
+    alone = "To measure npgpt alone: --peer none"
+    for name in peers(text):
+        if not (find_spec("torch") and find_spec("safetensors")):
+            raise ConfigError(f"--peer {name} needs torch and safetensors: pip install -e '.[reference]'\n{alone}")
+        compiler = os.environ.get("CXX", "g++")
+        if PEERS[name].compile and not which(compiler):
+            raise ConfigError(f"--peer {name} needs a C++ compiler, and there is no {compiler} here\n{alone}")
 
 
 def check_json_path(path: str | None) -> None:

@@ -5,6 +5,7 @@ import sys
 
 import numba
 
+import npgpt
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
 from npgpt.kernels.machine.memory import keep_freed_memory
@@ -13,17 +14,23 @@ from npgpt.optim import clip_grad_norm
 
 def main():
     job = json.loads(sys.argv[1])
+    if job["matmul_precision"] != "highest":
+        npgpt.set_matmul_precision(job["matmul_precision"])
     keep_freed_memory()  # as npgpt.train does
     model = load(job["weights"]).train()
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
     parameters = [p for _, p in model.named_parameters()]
 
-    def step(ids, targets):
+    def step(ids, targets, done):
         optimizer.zero_grad()
         loss = model.loss(ids, targets)
+        done("forward")
         loss.backward()
+        done("backward")
         clip_grad_norm(parameters, job["grad_clip"])
+        done("clip")
         optimizer.step()
+        done("optimizer")
         return loss.item()
 
     print(json.dumps({"threads": numba.get_num_threads(), **time_steps(step, job)}))

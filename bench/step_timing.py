@@ -7,20 +7,39 @@ import numpy as np
 BATCHES = 4
 
 
-def time_steps(step, job: dict) -> dict:
-    """Call ``step(ids, targets) -> loss`` for the warm-up and then the counted steps. Seconds and losses of each.
+def time_steps(step, job: dict, warmed_up=lambda: None) -> dict:
+    """Call ``step(ids, targets, done) -> loss`` for the warm-up and then the counted steps. Seconds and losses of each.
+
+    A step calls ``done(phase)`` where a phase of it ends, so that the counted steps' phases have their seconds too.
+    ``warmed_up`` is called once, between the two.
 
     The batches are random ids, and the same few come again and again: the model learns them by heart, so the losses
     fall and show whether the sides learn alike. With ever new random ids they'd stay at log V whatever a step did.
     """
     batches = [_random_batch(job, k) for k in range(BATCHES)]
-    seconds, losses = [], []
+    seconds, losses, phases, ends = [], [], {}, []
+
+    def done(phase):
+        ends.append((phase, perf_counter()))
+
     for k in range(job["warmup"] + job["steps"]):
+        if k == job["warmup"]:
+            warmed_up()
         ids, targets = batches[k % BATCHES]
+        ends.clear()
         began = perf_counter()
-        losses.append(step(ids, targets))
+        losses.append(step(ids, targets, done))
         seconds.append(perf_counter() - began)
-    return {"warmup_seconds": seconds[: job["warmup"]], "seconds": seconds[job["warmup"] :], "losses": losses}
+        if k >= job["warmup"]:
+            for phase, end in ends:
+                phases.setdefault(phase, []).append(end - began)
+                began = end
+    return {
+        "warmup_seconds": seconds[: job["warmup"]],
+        "seconds": seconds[job["warmup"] :],
+        "phases": phases,
+        "losses": losses,
+    }
 
 
 def _random_batch(job, k):

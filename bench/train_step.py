@@ -1,7 +1,7 @@
-"""python -m bench.train_step : a training step of npgpt and of a peer.
+"""python -m bench.train_step : a training step of npgpt and of its peers.
 
 A step is: gradients to zero, forward, backward, clip them to norm 1, AdamW. Each side runs in a process of its own, one
-after the other, several rounds. If the losses differ, they have not done the same work, and the timing is void.
+after the other, several rounds. If a peer's losses differ, it has not done the same work, and its timing is void.
 """
 
 import json
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.commandline import Parser, check_json_path, check_peer, run, table, write_json
+from bench.commandline import Parser, check_json_path, check_peer, peer_names, peers, run, table, write_json
 from bench.machine import describe, summary
+from bench.peers.table import BFLOAT16, PEERS
 from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt import config
 from npgpt.commandline import choice, count, flag
@@ -29,20 +30,6 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Peer:
-    """module does the work in a process of its own; tolerance is how far, relatively, its losses may be from ours.
-
-    In float32 they stay within 1e-5 for a hundred steps; leaving out the clipping shows as 2e-3 after 25.
-    """
-
-    module: str
-    tolerance: float
-
-
-PEERS = {"torch": Peer("bench.peers.torch_train_step", 1e-3)}
-
-
-@dataclass(frozen=True)
 class Settings:
     preset: str = flag("gpt2", choice(*PRESETS), "a model's size", "model")
     n_layer: int | None = flag(None, count(), "blocks (default: the preset's, as for the next three)", "model")
@@ -55,7 +42,8 @@ class Settings:
     warmup: int = flag(5, count(), "steps before them, which compile and are not counted", "work")
     rounds: int = flag(3, count(), "processes a side", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
-    peer: str = flag("torch", choice(*PEERS, "none"), "whom to compare with", "work")
+    peer: str = flag("torch", peer_names, f"whom to compare with: some of {', '.join(PEERS)}, or none", "work")
+    matmul_precision: str = flag("highest", choice("highest", "high", "medium"), "of npgpt's matrix products", "work")
     json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
 
     def model(self) -> GPTConfig:
@@ -77,6 +65,7 @@ class Settings:
             "seed": SEED,
             "optimizer": OPTIMIZER,
             "grad_clip": 1.0,
+            "matmul_precision": self.matmul_precision,
         }
 
 
@@ -107,7 +96,7 @@ def largest_difference(ours: list[float], theirs: list[float]) -> float:
 
 
 def main() -> int:
-    parser = Parser("train_step", "Time a training step of npgpt, and of a peer beside it.")
+    parser = Parser("train_step", "Time a training step of npgpt, and of peers beside it.")
     parser.add_flags(Settings)
     settings = Settings(**vars(parser.parse_args()))
     job = settings.job()
@@ -122,27 +111,27 @@ def main() -> int:
     model, B, T = GPTConfig.from_dict(job["model"]), job["batch_size"], job["context"]
     results["matrix_parameters"], results["flops_per_step"] = matrix_parameters(model), step_flops(model, B, T)
     results["sides"] = {side: _summary(runs, B * T, results["flops_per_step"]) for side, runs in rounds.items()}
-    void = False
-    if settings.peer != "none":
-        results["comparison"] = compare(rounds["npgpt"], rounds[settings.peer], PEERS[settings.peer].tolerance)
-        void = results["comparison"]["void"]
+    least = 0 if settings.matmul_precision == "highest" else BFLOAT16
+    results["comparisons"] = {
+        peer: compare(rounds["npgpt"], rounds[peer], max(PEERS[peer].tolerance, least)) for peer in peers(settings.peer)
+    }
     write_json(settings.json, results)
-    _print(results, settings.peer, settings.rounds)
-    return 1 if void else 0
+    _print(results, settings.rounds)
+    return 1 if any(comparison["void"] for comparison in results["comparisons"].values()) else 0
 
 
 def _measure(settings, job, threads) -> dict[str, list[dict]]:
     """-> {side: what each of its processes reported}"""
-    modules = {"npgpt": "bench.npgpt_train_step"}
-    if settings.peer != "none":
-        modules[settings.peer] = PEERS[settings.peer].module
-    rounds = {side: [] for side in modules}
+    sides = {"npgpt": ("bench.npgpt_train_step", job)}
+    for peer in peers(settings.peer):
+        sides[peer] = ("bench.peers.torch_train_step", {**job, "mode": PEERS[peer].mode()})
+    rounds = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.safetensors")
         run_module("bench.initial_weights", json.dumps(job["model"]), weights)
         for i in range(settings.rounds):
-            for side, module in modules.items():
-                finished = run_module(module, json.dumps({**job, "weights": weights}))
+            for side, (module, told) in sides.items():
+                finished = run_module(module, json.dumps({**told, "weights": weights}))
                 report = {**json.loads(finished.output), "peak_memory": finished.peak_memory}
                 if report["threads"] != threads:
                     raise ProcessFailed(f"{side} ran with {report['threads']} threads instead of {threads}")
@@ -155,6 +144,7 @@ def _summary(runs, tokens, flops) -> dict:
     seconds = median([s for run in runs for s in run["seconds"]])
     return {
         "seconds_per_step": seconds,
+        "phases": {p: median([s for run in runs for s in run["phases"][p]]) for p in runs[0]["phases"]},
         "tokens_per_second": tokens / seconds,
         "gflops_per_second": flops / seconds / 1e9,
         "peak_memory": max(run["peak_memory"] for run in runs),
@@ -181,20 +171,15 @@ def compare(ours: list[dict], theirs: list[dict], tolerance: float) -> dict:
     }
 
 
-def _print(results, peer, rounds):
-    job = results["job"]
+def _print(results, rounds):
+    job, comparisons = results["job"], results["comparisons"]
     print(summary(results["machine"]))
     print(
-        f"batch {job['batch_size']}, context {job['context']}, {results['threads']} threads, float32; "
-        f"{results['flops_per_step'] / 1e9:.4g} GFLOP a step, with N = {results['matrix_parameters']:,}\n"
+        f"batch {job['batch_size']}, context {job['context']}, {results['threads']} threads, npgpt's matmul precision "
+        f"{job['matmul_precision']}; {results['flops_per_step'] / 1e9:.4g} GFLOP a step, with N = "
+        f"{results['matrix_parameters']:,}\n"
     )
-    comparison = results.get("comparison", {})
-    if comparison.get("void"):
-        print(
-            f"VOID: this was not the same work: the losses of npgpt and {peer} differ by "
-            f"{comparison['largest_loss_difference']:.2g} of their size, and may by {comparison['tolerance']:g}"
-        )
-        return
+    void = {peer for peer, comparison in comparisons.items() if comparison["void"]}
     rows = [
         [
             side,
@@ -205,14 +190,22 @@ def _print(results, peer, rounds):
             f"{s['first_loss']:.4f} to {s['last_loss']:.4f}",
         ]
         for side, s in results["sides"].items()
+        if side not in void
     ]
-    print(table(["", "s/step", "tokens/s", "GFLOP/s", "peak memory", "loss"], rows))
-    if comparison:
-        print(
-            f"\nnpgpt is {comparison['ratio']:.2f} times as fast as {peer} "
-            f"({comparison['lowest_ratio']:.2f} to {comparison['highest_ratio']:.2f} over {rounds} rounds); "
-            f"the losses differ by at most {comparison['largest_loss_difference']:.1g} of their size"
-        )
+    if len(rows) > 1 or not comparisons:
+        print(table(["", "s/step", "tokens/s", "GFLOP/s", "peak memory", "loss"], rows), end="\n\n")
+    for peer, comparison in comparisons.items():
+        if peer in void:
+            print(
+                f"VOID: npgpt and {peer} did not do the same work: their losses differ by "
+                f"{comparison['largest_loss_difference']:.2g} of their size, and may by {comparison['tolerance']:g}"
+            )
+        else:
+            print(
+                f"npgpt is {comparison['ratio']:.2f} times as fast as {peer} "
+                f"({comparison['lowest_ratio']:.2f} to {comparison['highest_ratio']:.2f} over {rounds} rounds); "
+                f"the losses differ by at most {comparison['largest_loss_difference']:.1g} of their size"
+            )
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from models import with_random_parameters
 
+import npgpt
 from npgpt import GPT, AdamW, GPTConfig
+from npgpt.errors import ConfigError
 from npgpt.kernels import KERNELS
 from npgpt.optim import clip_grad_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bench is not installed
 
-from bench import book_run, kernel_cases, kernels, train_step  # noqa: E402
+from bench import book_run, commandline, kernel_cases, kernels, plot, step_timing, train_step  # noqa: E402
 from bench.commandline import table  # noqa: E402
 
 try:
@@ -65,7 +67,7 @@ def test_largest_difference():
 
 
 def report(seconds, losses):
-    return {"seconds": seconds, "losses": losses, "peak_memory": 10**9}
+    return {"seconds": seconds, "phases": {"forward": seconds}, "losses": losses, "peak_memory": 10**9}
 
 
 def test_ratio_of_medians_and_its_range():
@@ -84,22 +86,56 @@ def test_one_round_with_other_losses_makes_all_void(theirs):
     assert "ratio" not in result
 
 
-def test_void_is_printed_and_is_exit_code_1(monkeypatch, capsys, tmp_path):
-    sides = {"npgpt": [report([1.0], [3.0, 2.0])], "torch": [report([2.0], [3.0, 2.1])]}
-    monkeypatch.setattr(train_step, "prepare", lambda threads: 1)
-    monkeypatch.setattr(train_step, "check_peer", lambda name: None)
-    monkeypatch.setattr(train_step, "_measure", lambda *arguments: sides)
-    monkeypatch.setattr(sys, "argv", ["", "--preset=nano", f"--json={tmp_path / 'x.json'}"])
+@pytest.mark.parametrize(
+    ("peer", "precision", "loss", "void"),
+    [
+        ("torch", "highest", 2.01, True),
+        ("torch", "medium", 2.01, False),
+        ("torch", "medium", 2.2, True),
+        ("torch-autocast", "highest", 2.01, False),
+        ("torch-autocast", "highest", 2.2, True),
+        ("torch-compile", "highest", 2.01, True),
+    ],
+)
+def test_void_is_printed_and_is_exit_code_1(monkeypatch, capsys, tmp_path, peer, precision, loss, void):
+    """What is in bfloat16, or may be, is allowed more."""
+    sides = {"npgpt": [report([1.0], [3.0, 2.0])], peer: [report([2.0], [3.0, loss])]}
+    run_with(monkeypatch, train_step, sides, f"--peer={peer}", f"--matmul-precision={precision}", tmp_path)
+    assert train_step.main() == int(void)
+    output = capsys.readouterr().out
+    assert f"npgpt's matmul precision {precision}" in output
+    assert ("VOID" in output) == void
+    assert ("times as fast" in output) == (f"| {peer} " in output) == (not void)
+    assert json.loads((tmp_path / "x.json").read_text())["comparisons"][peer]["void"] == void
+
+
+def run_with(monkeypatch, module, sides, *arguments):
+    """A command's arguments, the last one a folder for its x.json, and what its processes are to have measured."""
+    monkeypatch.setattr(module, "prepare", lambda threads: 1)
+    monkeypatch.setattr(module, "check_peer", lambda name: None)
+    monkeypatch.setattr(module, "_measure", lambda *arguments: sides)
+    monkeypatch.setattr(sys, "argv", ["", "--preset=nano", *arguments[:-1], f"--json={arguments[-1] / 'x.json'}"])
+
+
+def test_one_peer_may_be_void_and_another_not(monkeypatch, capsys, tmp_path):
+    sides = {"npgpt": [report([1.0], [3.0, 2.0])], "torch": [report([2.0], [3.0, 2.0])]}
+    sides["torch-compile"] = [report([3.0], [3.0, 2.1])]
+    run_with(monkeypatch, train_step, sides, "--peer=torch,torch-compile", tmp_path)
     assert train_step.main() == 1
     output = capsys.readouterr().out
-    assert "VOID" in output
-    assert "times as fast" not in output
-    assert json.loads((tmp_path / "x.json").read_text())["comparison"]["void"]
+    assert "npgpt is 2.00 times as fast as torch (" in output
+    assert "VOID: npgpt and torch-compile" in output
+    assert "| torch-compile" not in output
+    comparisons = json.loads((tmp_path / "x.json").read_text())["comparisons"]
+    assert {peer: comparison["void"] for peer, comparison in comparisons.items()} == {
+        "torch": False, "torch-compile": True,
+    }  # fmt: skip
 
 
 def book_report(seconds=1.0, final=0.4, samples=2, steps=(0, 5), first=10.8):
-    losses = {"first_val_loss": first, "best_val_loss": 6.2, "final_train_loss": final}
-    return {"seconds": seconds, "samples": samples, "evaluations": [{"step": s} for s in steps], **losses}
+    losses = {"first_val_loss": first, "best_val_loss": 6.2, "final_train_loss": final, "final_val_loss": 6.3}
+    rest = {"peak_memory": 10**9, "samples": samples, "evaluations": [{"step": s} for s in steps]}
+    return {"seconds": seconds, **losses, **rest}
 
 
 def test_book_runs_compared():
@@ -108,6 +144,21 @@ def test_book_runs_compared():
         result = book_run.compare([book_report()], [book_report(**other)])
         assert len(result["void"]) == 1
         assert "ratio" not in result
+
+
+def test_book_runs_compared_with_several_peers(monkeypatch, capsys, tmp_path):
+    """The same difference is too much in float32, and not in bfloat16."""
+    far = [book_report(3.0, final=0.46)]
+    sides = {"npgpt": [book_report(2.0)], "torch": far, "torch-autocast": far}
+    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", tmp_path)
+    assert book_run.main() == 1
+    output = capsys.readouterr().out
+    assert "VOID: npgpt and torch did" in output
+    assert "npgpt is 1.50 times as fast as torch-autocast" in output
+    assert "| torch " not in output
+    assert json.loads((tmp_path / "x.json").read_text())["comparisons"]["torch-autocast"]["void"] == []
+    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", "--matmul-precision=high", tmp_path)
+    assert book_run.main() == 0
 
 
 def test_table():
@@ -119,10 +170,59 @@ def test_table():
     ]
 
 
+# Passing on
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("precision", "said"), [("highest", []), ("medium", ["--matmul-precision=medium"])])
+def test_book_run_tells_npgpt_a_precision_that_is_not_the_default(monkeypatch, precision, said):
+    def run_module(module, *arguments, **where):
+        raise Stopped([a for a in arguments if "precision" in a])
+
+    monkeypatch.setattr(book_run, "run_module", run_module)
+    with pytest.raises(Stopped) as stopped:
+        book_run.run_npgpt(book_run.Settings().training(), precision)
+    assert stopped.value.args == (said,)
+
+
+def test_train_step_sets_npgpts_precision(monkeypatch):
+    from bench import npgpt_train_step
+
+    def set_matmul_precision(precision):
+        raise Stopped(precision)
+
+    monkeypatch.setattr(npgpt, "set_matmul_precision", set_matmul_precision, raising=False)
+    job = train_step.Settings(preset="nano", matmul_precision="high").job()
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(job)])
+    with pytest.raises(Stopped, match="high"):
+        npgpt_train_step.main()
+
+
+def test_phases_of_counted_steps_are_timed():
+    calls = []
+
+    def step(ids, targets, done):
+        calls.append("step")
+        done("forward")
+        done("backward")
+        return 1.0
+
+    job = train_step.Settings(preset="nano", context=4, warmup=2, steps=3).job()
+    found = step_timing.time_steps(step, job, lambda: calls.append("warmed up"))
+    assert calls == ["step", "step", "warmed up", "step", "step", "step"]
+    assert list(found["phases"]) == ["forward", "backward"]
+    for i, seconds in enumerate(found["seconds"]):
+        assert 0 < sum(phase[i] for phase in found["phases"].values()) <= seconds
+    assert all(len(phase) == 3 for phase in found["phases"].values())
+
+
 # Running
 
 
-@pytest.mark.parametrize("peer", ["none", pytest.param("torch", marks=needs_torch)])
+@pytest.mark.parametrize("peer", ["none", pytest.param("torch,torch-autocast,torch-medium", marks=needs_torch)])
 def test_train_step_on_nano(tmp_path, peer):
     path = tmp_path / "step.json"
     flags = ["--preset=nano", "--steps=2", "--warmup=1", "--rounds=1", "--threads=1", f"--peer={peer}"]
@@ -133,21 +233,36 @@ def test_train_step_on_nano(tmp_path, peer):
     assert results["threads"] == 1
     assert results["job"]["model"]["n_embd"] == 64
     assert {"cpu", "cores", "memory_bytes", "python", "numpy", "blas", "numba", "commit"} <= results["machine"].keys()
-    assert list(results["sides"]) == (["npgpt"] if peer == "none" else ["npgpt", peer])
+    peers = [] if peer == "none" else peer.split(",")
+    assert list(results["sides"]) == ["npgpt", *peers]
     assert results["matrix_parameters"] == 2 * 12 * 64 * 64 + 50257 * 64
     for side in results["sides"].values():
         (run,) = side["rounds"]
         assert len(run["seconds"]) == 2
         assert len(run["warmup_seconds"]) == 1
         assert len(run["losses"]) == 3
+        assert list(side["phases"]) == ["forward", "backward", "clip", "optimizer"]
+        assert all(len(seconds) == 2 for seconds in run["phases"].values())
         assert side["seconds_per_step"] == pytest.approx(sum(run["seconds"]) / 2)
         assert side["tokens_per_second"] == pytest.approx(4 * 64 / side["seconds_per_step"])
         assert side["gflops_per_second"] == pytest.approx(results["flops_per_step"] / side["seconds_per_step"] / 1e9)
         assert 5e7 < side["peak_memory"] < 5e9
-    assert "| npgpt |" in done.stdout
-    if peer != "none":
-        assert results["comparison"]["largest_loss_difference"] < 1e-4
-        assert "times as fast as torch" in done.stdout
+    assert "| npgpt " in done.stdout
+    assert list(results["comparisons"]) == peers
+    for name in peers:
+        assert results["comparisons"][name]["largest_loss_difference"] < 1e-4
+        assert f"times as fast as {name} (" in done.stdout
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("command", ["train_step --steps=2 --warmup=1", "book_run --context=64 --epochs=0.1"])
+def test_compiled_on_nano(tmp_path, command):
+    path = tmp_path / "x.json"
+    flags = ["--preset=nano", "--rounds=1", "--peer=torch-compile,torch-autocast-compile", f"--json={path}"]
+    done = bench(*command.split(), *flags)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(path.read_text())["comparisons"]) == ["torch-compile", "torch-autocast-compile"]
 
 
 @pytest.mark.slow
@@ -182,9 +297,13 @@ def test_startup_on_nano(tmp_path):
         "train_step --preset=nano --peer=none --threads=100000",
         "train_step --preset=nano --peer=none --json=HERE/missing/x.json",
         "train_step --preset=nano --peer=none --json=HERE",
+        "train_step --preset=nano --peer=torch,nobody",
+        "train_step --preset=nano --peer=none --matmul-precision=low",
+        "book_run --preset=nano --peer=torch,none",
         "book_run --epochs=nan",
         "book_run --preset=nano --peer=none --text=HERE/missing.txt",
         "startup --starts=x",
+        "plot HERE/missing.json --out=HERE/x.png",
     ],
 )
 def test_a_wrong_flag_is_exit_code_2(command, tmp_path):
@@ -195,13 +314,18 @@ def test_a_wrong_flag_is_exit_code_2(command, tmp_path):
 
 
 def test_without_torch_the_message_says_what_to_do(monkeypatch):
-    from bench import commandline
-    from npgpt.errors import ConfigError
-
     monkeypatch.setattr(commandline, "find_spec", lambda name: None)
     commandline.check_peer("none")
     with pytest.raises(ConfigError, match=r"needs torch .*\n.*--peer none"):
         commandline.check_peer("torch")
+
+
+def test_without_a_compiler_the_message_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(commandline, "find_spec", lambda name: True)
+    monkeypatch.setattr(commandline, "which", lambda name: None)
+    commandline.check_peer("torch,torch-autocast")
+    with pytest.raises(ConfigError, match=r"torch-compile needs a C\+\+ compiler.*\n.*--peer none"):
+        commandline.check_peer("torch,torch-compile")
 
 
 # The peer
@@ -241,6 +365,22 @@ def test_torch_learns_as_npgpt_does(pair):
         their_optimizer.step()
         assert our_loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
         assert norm == pytest.approx(their_norm.item(), rel=1e-3)
+
+
+def test_autocast_is_for_products_alone(pair):
+    """The loss is off by no more than bfloat16's rounding, and weights and gradients stay float32."""
+    from bench.peers.torch_gpt import loss_function
+
+    _, theirs = pair
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(31, size=(3, 10)))
+    batch = tokens[:, :-1], tokens[:, 1:]
+    exact = theirs.loss(*batch).item()
+    loss = loss_function(theirs, autocast=True, compile=False, matmul_precision="highest")(*batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert 0 < abs(loss.item() - exact) < 2**-8 * exact
+    assert {x.dtype for p in theirs.parameters() for x in (p, p.grad)} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_torch_generates_what_npgpt_does(pair):
@@ -299,14 +439,98 @@ def test_kernels_that_differ_are_found():
     assert not kernels.same([sample(1, math.nan)], [sample(1, 2)])
     report = {"x": {"results": [sample(1, 2)], "seconds": [0.2, 0.1, 0.3]}}
     other = {"x": {"results": [sample(9, 2)], "seconds": [0.1]}}
-    case = kernel_cases.Case("x", None, flops=10**9)
+    case = kernel_cases.Case("x", None, flops=10**9, bytes=10**7)
     found = kernels.measured("x", case, {"numpy": [report], "numba": [other]}, {"gflops": 20, "gbytes": 1})
     assert found == {
-        "seconds": {"numpy": 0.2, "numba": 0.1}, "differs": ["numba"], "gflops": 10.0, "share_of_peak": 0.5,
+        "seconds": {"numpy": 0.2, "numba": 0.1}, "differs": ["numba"], "flops": 10**9, "bytes": 10**7,
+        "gflops": 10.0, "gbytes": 0.1, "limit": "gflops", "share_of_peak": 0.5,
     }  # fmt: skip
+
+
+def test_what_limits_a_kernel():
+    """Not the larger count, but what takes longer at the machine's peak."""
+    report = {"x": {"results": [], "seconds": [0.5]}}
+    reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
+    for flops, limit, share in ((6, "gflops", 0.6), (4, "gbytes", 0.5)):
+        found = kernels.measured("x", kernel_cases.Case("x", None, flops * 10**9, 10**9), reports, peaks)
+        assert (found["limit"], found["share_of_peak"]) == (limit, share)
 
 
 def test_kernels_that_there_are_not():
     done = bench("kernels", "nonsense", "--peer", "none")
     assert done.returncode == 2
     assert "no kernel's name has nonsense in it; there are x @ W + b" in done.stderr
+
+
+# Plots
+
+
+def step_result(**peers):
+    """As bench.train_step writes it, with a peer of each name that is void or isn't."""
+    phases = {"forward": 0.1, "backward": 0.2, "clip": 0.01, "optimizer": 0.05}
+    job = train_step.Settings(preset="nano").job()
+    return {
+        "benchmark": "train_step",
+        "job": job,
+        "sides": {side: {"phases": phases, "seconds_per_step": 0.36} for side in ("npgpt", *peers)},
+        "comparisons": {peer: {"void": void} for peer, void in peers.items()},
+    }
+
+
+def kernels_result():
+    """As bench.kernels writes it for GPT-2, as if all kernels were half as fast as they could be at most."""
+    sizes, peaks = {"B": 4, "T": 256, "C": 768, "H": 12, "V": 50257}, {"gflops": 233.0, "gbytes": 37.0}
+    measured = {}
+    for name, case in kernel_cases.cases(**sizes).items():
+        seconds = 2 * max(case.flops / peaks["gflops"], case.bytes / peaks["gbytes"])
+        measured[name] = {"flops": case.flops, "bytes": case.bytes, "gflops": case.flops / seconds}
+    return {"benchmark": "kernels", "job": {"sizes": sizes}, "threads": 2, "peaks": peaks, "kernels": measured}
+
+
+def test_plot_shows_what_was_measured():
+    text = pytest.importorskip("matplotlib.text")
+    result = kernels_result()
+    figure = plot.draw([step_result(torch=False, broken=True), result])
+    bars, roofline = figure.axes
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["npgpt", "torch"]
+    assert len(bars.patches) == 2 * 4
+    named = {t.get_text(): t for t in roofline.texts}
+    assert named.keys() == {*result["kernels"], "memory: 37 GB/s", "products: 233 GFLOP/s"}
+    boxes = {name: text.Text.get_window_extent(t) for name, t in named.items()}
+    for name, box in boxes.items():
+        assert not box.count_overlaps([other for other in boxes.values() if other is not box]), name
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.svg"])
+def test_plot_of_a_folder(monkeypatch, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    for i, result in enumerate([step_result(), {"benchmark": "startup"}, step_result(torch=False), kernels_result()]):
+        (tmp_path / f"{i}.json").write_text(json.dumps(result))
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), f"--out={tmp_path / name}"])
+    assert plot.main() == 0
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG" if name == "x.png" else b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("content", "out", "message"),
+    [
+        ("no", "x.png", "this is not JSON"),
+        ('{"benchmark": "startup"}', "x.png", "no result of bench.train_step"),
+        ('{"benchmark": "kernels"}', "x.png", "has no '.*measure again"),
+        ('{"benchmark": "kernels"}', "x.jpg", r"must end in \.png or \.svg"),
+    ],
+)
+def test_what_cannot_be_drawn(monkeypatch, tmp_path, content, out, message):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "x.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "x.json"), f"--out={tmp_path / out}"])
+    with pytest.raises(ConfigError, match=message):
+        plot.main()
+    assert not (tmp_path / out).exists()
+
+
+def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["", "x.json", "--out=x.png"])
+    with pytest.raises(ConfigError, match=r"^bench\.plot needs matplotlib: pip install -e '\.\[plot\]'$"):
+        plot.main()

@@ -1,8 +1,9 @@
-"""python -m bench.peers.torch_book_run PLAN_FOLDER OUT : torch's side of bench.book_run, a whole run as one process.
+"""python -m bench.peers.torch_book_run PLAN_FOLDER OUT MODE : torch's side of bench.book_run, a run as one process.
 
 Initial weights, windows and their order, learning rates, evaluations and samples are those of npgpt.train, by
 bench.book_plan and npgpt's own modules for text and batches, which need neither Numba nor time. The checkpoints that
-npgpt.train writes on its way once a minute are left out.
+npgpt.train writes on its way once a minute are left out. MODE is for training and evaluations. Samples are always eager
+and in float32, which for one token at a time is faster than autocast.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from bench.peers.torch_gpt import adamw, from_npgpt
+from bench.peers.torch_gpt import adamw, from_npgpt, loss_function
 from npgpt.config import GPTConfig
 from npgpt.corpus import read_corpus, split
 from npgpt.data import Batches, Windows, evaluation_batches
@@ -32,6 +33,7 @@ def main():
     }
     model = from_npgpt(GPTConfig.from_dict(plan["model"]), load_file(plan_folder / "weights.safetensors"))
     optimizer = adamw(model, lr=s["lr"], betas=(s["beta1"], s["beta2"]), eps=1e-8, weight_decay=s["weight_decay"])
+    loss_of = loss_function(model, **json.loads(sys.argv[3]))
     prompt = torch.tensor([plan["prompt"]])
     torch.manual_seed(s["seed"])
 
@@ -39,7 +41,7 @@ def main():
     evaluations, samples, best = [], 0, float("inf")
     for step in range(steps + 1):
         if step % plan["eval_every"] == 0 or step == steps:
-            losses = {name: mean_loss(model, parts) for name, parts in splits.items()}
+            losses = {name: mean_loss(loss_of, parts) for name, parts in splits.items()}
             evaluations.append({"step": step, **losses})
             log(f"{step}/{steps}  {losses}")
             if step and losses["val_loss"] < best:
@@ -50,28 +52,28 @@ def main():
                 log(tokenizer.decode(ids[0].tolist()))
                 samples += 1
         if step < steps:
-            loss = train_one_step(model, optimizer, plan["learning_rates"][step], batches.batch(step), s["grad_clip"])
+            for group in optimizer.param_groups:
+                group["lr"] = plan["learning_rates"][step]
+            loss = train_one_step(model, loss_of, optimizer, batches.batch(step), s["grad_clip"])
             if (step + 1) % s["log_every"] == 0:
                 log(f"{step + 1}/{steps}  loss {loss:.4f}")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, out / "last.pt")
     print(json.dumps({"threads": torch.get_num_threads(), "evaluations": evaluations, "samples": samples}))
 
 
-def train_one_step(model, optimizer, lr, batch, grad_clip):
+def train_one_step(model, loss_of, optimizer, batch, grad_clip):
     optimizer.zero_grad()
-    loss = model.loss(*map(torch.from_numpy, batch))
+    loss = loss_of(*map(torch.from_numpy, batch))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
     optimizer.step()
     return loss.item()
 
 
 @torch.inference_mode()
-def mean_loss(model, batches):
+def mean_loss(loss_of, batches):
     """Over all targets."""
-    total = sum(model.loss(*map(torch.from_numpy, batch)).item() * batch[1].size for batch in batches)
+    total = sum(loss_of(*map(torch.from_numpy, batch)).item() * batch[1].size for batch in batches)
     return total / sum(targets.size for _, targets in batches)
 
 

@@ -133,6 +133,22 @@ def from_npgpt(config: GPTConfig, weights: dict[str, torch.Tensor]) -> GPT:
     return model.requires_grad_()
 
 
+def loss_function(model: GPT, autocast: bool, compile: bool, matmul_precision: str):
+    """(ids, targets) -> loss, as ``model.loss``, in one of torch's ways: as nanoGPT goes about it.
+
+    Under autocast, products and attention are in bfloat16, weights stay float32. backward() is called outside of it.
+    Compiled, each new shape is compiled for itself, which makes the faster code.
+    """
+    torch.set_float32_matmul_precision(matmul_precision)
+    function = torch.compile(model.loss, dynamic=False) if compile else model.loss
+
+    def loss(ids, targets):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return function(ids, targets)
+
+    return loss
+
+
 def adamw(model: GPT, **settings) -> torch.optim.AdamW:
     """The fused AdamW, with decay on matrices only."""
     decay = settings.pop("weight_decay")
