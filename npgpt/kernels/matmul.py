@@ -1,4 +1,4 @@
-"""Matrix product, with an optional bias added to every row.
+"""Matrix product, with an optional bias added to every row; or added to a matrix that is there.
 
     C = A @ B + bias        C[i, j] = sum over k of A[i, k] B[k, j]  + bias[j]
 
@@ -20,17 +20,22 @@ SMALL = 64**3  # below so many multiplications NumPy's call is quicker than star
 FEW_ROWS = 3  # fewer than half of a tile
 
 
-def matmul_numpy(a, b, bias=None):
-    """a (M, K), b (K, N), bias (N,) -> (M, N)"""
+def matmul_numpy(a, b, bias=None, add_to=None):
+    """a (M, K), b (K, N), bias (N,) -> (M, N); or, instead of bias, add_to (M, N), to which the product is added"""
+    if add_to is not None:
+        add_to += a @ b
+        return add_to
     c = a @ b
     return c if bias is None else c + bias
 
 
-def matmul_blocked(a, b, bias=None):
+def matmul_blocked(a, b, bias=None, add_to=None):
     """The same by ``blocked_product.add_product``, rows in parallel: the one to read."""
-    _check(a, b, bias)
-    M, N = a.shape[0], b.shape[1]
-    c = np.zeros((M, N), a.dtype) if bias is None else np.broadcast_to(bias, (M, N)).copy()
+    _check(a, b, bias, add_to)
+    c = add_to
+    if c is None:
+        c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+        c[...] = 0 if bias is None else bias
     _add_product_by_rows(a, b, c)
     return c
 
@@ -42,41 +47,51 @@ def _add_product_by_rows(a, b, c):
         blocked_product.add_product(a[t * 64 : min(M, t * 64 + 64)], b, c[t * 64 : min(M, t * 64 + 64)])
 
 
-def matmul_numba(a, b, bias=None):
+def matmul_numba(a, b, bias=None, add_to=None):
     """Each of Numba's threads makes a part of C with ``add_product`` of kernels/machine/product.py.
 
     The longer side of C is cut, so that what each thread copies into panels for itself is the shorter one. The factors
     are rounded while they are copied, if ``set_matmul_precision`` lets them (precision.py); a few rows or a small
     product never are.
     """
-    _check(a, b, bias)
+    _check(a, b, bias, add_to)
     (M, K), N = a.shape, b.shape[1]
     if M * N * K <= SMALL:
-        return matmul_numpy(a, b, bias)
-    c = np.empty((M, N), a.dtype)
+        return matmul_numpy(a, b, bias, add_to)
+    c = np.empty((M, N), a.dtype) if add_to is None else add_to
     bias = None if bias is None else np.ascontiguousarray(bias)
     a, a_row, a_column = _distances(a)
     b, b_row, b_column = _distances(b)
-    addresses = a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, 0 if bias is None else bias.ctypes.data
     if M <= FEW_ROWS:
-        c[...] = 0 if bias is None else bias
+        if add_to is None:
+            c[...] = 0 if bias is None else bias
         _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c)
-    else:
-        _multiply_parts(M, N, K, *addresses, c, numba.get_num_threads(), factors_like(c.dtype), work=M * N * K // 16)
+        return c
+    start, start_row = (0, 0) if bias is None else (bias.ctypes.data, 0)
+    if add_to is not None:
+        start, start_row = c.ctypes.data, N
+    _multiply_parts(
+        M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
+        numba.get_num_threads(), factors_like(c.dtype), work=M * N * K // 16
+    )  # fmt: skip
     return c
 
 
-def _check(a, b, bias):
+def _check(a, b, bias, add_to):
     """Compiled code doesn't look: what doesn't fit would be read, or written, beyond its end."""
-    biases = [] if bias is None else [bias]
-    if a.shape[1] != b.shape[0] or any(x.shape != b.shape[1:] for x in biases):
-        raise ValueError(f"matmul: the shapes {[x.shape for x in (a, b, *biases)]} don't fit")
-    if any(x.dtype != a.dtype for x in (b, *biases)):
-        raise TypeError(f"matmul: the dtypes {[str(x.dtype) for x in (a, b, *biases)]} are not the same")
+    M, N = a.shape[0], b.shape[1]
+    others = [(x, shape) for x, shape in ((bias, (N,)), (add_to, (M, N))) if x is not None]
+    arrays = [a, b, *(x for x, _ in others)]
+    if a.shape[1] != b.shape[0] or len(others) > 1 or any(x.shape != shape for x, shape in others):
+        raise ValueError(f"matmul: the shapes {[x.shape for x in arrays]} don't fit")
+    if any(x.dtype != a.dtype for x in arrays):
+        raise TypeError(f"matmul: the dtypes {[str(x.dtype) for x in arrays]} are not the same")
+    if add_to is not None and not add_to.flags.c_contiguous:
+        raise ValueError("matmul: what the product is added to must be contiguous")
 
 
 @parallel_jit
-def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, bias, c, parts, like):
+def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, parts, like):
     size = c.itemsize
     side = M if M >= N else N
     for part in prange(parts):
@@ -85,7 +100,8 @@ def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, bias, c, pa
         if m and n:
             add_product(
                 m, n, K, a + i * a_row * size, a_row, a_column, b + j * b_column * size, b_row, b_column,
-                bias + j * size if bias else 0, 0, np.int64(c.ctypes.data) + (i * N + j) * size, N, like
+                start + (i * start_row + j) * size if start else 0, start_row,
+                np.int64(c.ctypes.data) + (i * N + j) * size, N, like
             )  # fmt: skip
 
 

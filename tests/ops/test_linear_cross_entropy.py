@@ -31,13 +31,17 @@ def test_without_gradients_the_loss_is_the_same_and_none_is_prepared(monkeypatch
     x, weight, targets = example()
     loss = ops.linear_cross_entropy(x, weight, targets)
     monkeypatch.delattr(kernels, "cross_entropy_backward")
+    x, weight, targets = example()
     with no_grad():
         without = ops.linear_cross_entropy(x, weight, targets)
     assert without.item() == loss.item()
     assert not without.requires_grad
 
 
-def test_it_is_the_two_operations_after_one_another():
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 4, 100])
+def test_it_is_the_two_operations_after_one_another(at_a_time, monkeypatch):
+    """However many rows are taken at a time."""
+    monkeypatch.setattr("npgpt.ops.linear_cross_entropy.ROWS", at_a_time)
     x, weight, targets = example()
     (ops.linear_cross_entropy(x, weight, targets) * 3).backward()
     fused, x.grad, weight.grad = (x.grad, weight.grad), None, None
