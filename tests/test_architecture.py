@@ -85,6 +85,7 @@ def test_imports_are_found():
         "kernels.jit",
         "kernels.largest",
         "kernels.machine.product",
+        "kernels.precision",
     }
     assert "kernels.table" in own_imports("kernels")
     assert "llvmlite" in imports("kernels.machine.tile")

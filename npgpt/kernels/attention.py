@@ -31,6 +31,7 @@ from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.largest import largest
 from npgpt.kernels.machine.product import add_product
+from npgpt.kernels.precision import factors_like
 
 ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
 
@@ -82,13 +83,13 @@ def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
     y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
     _forward_heads(
         *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), y, mz
+        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), y, mz
     )  # fmt: skip
     return y, mz
 
 
 @parallel_jit
-def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y, mz):
+def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, factors, y, mz):
     B, Tq, H, D = q.shape
     Tk = k.shape[1]
     zero = q.dtype.type(0)
@@ -100,7 +101,7 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
             keys = i1 + Tk - Tq  # the block's last query sees so many
             add_product(  # S = q k^T
                 i1 - i0, keys, D, _place(q[b, i0:, h]), _step(q), 1, _place(k[b, :, h]), 1, _step(k),
-                0, 0, _place(S), Tk, zero
+                0, 0, _place(S), Tk, factors
             )  # fmt: skip
             for i in range(i0, i1):
                 row = S[i - i0]
@@ -117,7 +118,7 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, y
                         row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             add_product(  # y = P v
                 i1 - i0, D, keys, _place(S), Tk, 1, _place(v[b, :, h]), _step(v), 1,
-                0, 0, _place(y[b, i0:, h]), _step(y), zero
+                0, 0, _place(y[b, i0:, h]), _step(y), factors
             )  # fmt: skip
 
 
@@ -127,12 +128,12 @@ def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, drop
     dy, q, k, v = _with_contiguous_heads(dy, q, k, v)
     _backward_heads(
         dy, q, k, v, np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), dq, dk, dv
+        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), dq, dk, dv
     )  # fmt: skip
 
 
 @parallel_jit
-def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor, seed, dq, dk, dv):
+def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor, seed, factors, dq, dk, dv):
     B, Tq, H, D = q.shape
     Tk = k.shape[1]
     zero = q.dtype.type(0)
@@ -148,8 +149,8 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
             n, keys = i1 - i0, i1 + Tk - Tq
             query, dquery, dout = _place(q[b, i0:, h]), _place(dq[b, i0:, h]), _place(dy[b, i0:, h])
             # S = q k^T, still in P, and dP = dy v^T
-            add_product(n, keys, D, query, _step(q), 1, key, 1, _step(k), 0, 0, _place(P), Tk, zero)
-            add_product(n, keys, D, dout, _step(dy), 1, value, 1, _step(v), 0, 0, _place(dP), Tk, zero)
+            add_product(n, keys, D, query, _step(q), 1, key, 1, _step(k), 0, 0, _place(P), Tk, factors)
+            add_product(n, keys, D, dout, _step(dy), 1, value, 1, _step(v), 0, 0, _place(dP), Tk, factors)
             for i in range(i0, i1):
                 p, dp = P[i - i0], dP[i - i0]
                 seen = i + Tk - Tq + 1
@@ -177,9 +178,9 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
                     for j in range(seen):
                         p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             # dq = dS k; dk += dS^T q and dv += P^T dy
-            add_product(n, D, keys, _place(dP), Tk, 1, key, _step(k), 1, 0, 0, dquery, _step(dq), zero)
-            add_product(keys, D, n, _place(dP), 1, Tk, query, _step(q), 1, dkey, _step(dk), dkey, _step(dk), zero)
-            add_product(keys, D, n, _place(P), 1, Tk, dout, _step(dy), 1, dvalue, _step(dv), dvalue, _step(dv), zero)
+            add_product(n, D, keys, _place(dP), Tk, 1, key, _step(k), 1, 0, 0, dquery, _step(dq), factors)
+            add_product(keys, D, n, _place(dP), 1, Tk, query, _step(q), 1, dkey, _step(dk), dkey, _step(dk), factors)
+            add_product(keys, D, n, _place(P), 1, Tk, dout, _step(dy), 1, dvalue, _step(dv), dvalue, _step(dv), factors)
 
 
 @jit
