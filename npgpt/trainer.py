@@ -35,6 +35,7 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: GPT, tokenizer, corpus, folder: Path | None):
         self.settings, self.model, self.tokenizer, self.folder = settings, model, tokenizer, folder
+        model.recompute = settings.recompute
         context = settings.context
         train, validation = split(corpus, settings.val_fraction, settings.split_by)
         windows = Windows(train, context, settings.stride, "training part")

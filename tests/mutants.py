@@ -42,7 +42,7 @@ MUTANTS = [
     *table(
         "tensor.py",
         "test_tensor.py",
-        ("a leaf's gradient overwritten, not accumulated", "source.grad += dy", "source.grad = dy"),
+        ("a leaf's gradient overwritten, not accumulated", "leaf.grad += dy", "leaf.grad = dy"),
         ("a node's gradient overwritten by a second use", "gradients[id(parent)] += share", "gradients[id(parent)] = share"),
         ("shared gradients not copied", "share.copy() if shared else share", "share"),
         ("a node passed on before all its shares are in", "stack.append((source, True))", "order.append(source)"),
@@ -204,6 +204,21 @@ MUTANTS = [
         ("dropout while evaluating", "if self.training and self.p else x", "if self.p else x"),
     ),
     *table(
+        "recompute.py",
+        "test_recompute.py",
+        ("other dropout masks the second time", "            rng.bit_generator.state = state\n", "            pass\n"),
+        ("the generator left where the second time ends", "rng.bit_generator.state = state_now", "pass"),
+        ("nothing recorded within no_grad", "with enable_grad():", "if True:"),
+        ("a parameter of two names counted twice", "list(dict.fromkeys(p for _, p in module.named_parameters()))", "[p for _, p in module.named_parameters()]"),
+        ("another mode the second time", "if module.training != training", "if False"),
+    ),
+    *table(
+        "gpt.py",
+        "test_recompute.py",
+        ("recomputed under the cache", "if self.recompute and cache is None", "if self.recompute"),
+        ("never recomputed", "if self.recompute and cache is None", "if False"),
+    ),
+    *table(
         "gpt.py",
         "test_gpt.py test_gpt_stored.py generation/test_cache.py test_layers.py",
         ("learned positions not offset under the cache", "self.wpe(np.arange(first, first + T))", "self.wpe(np.arange(T))"),
@@ -251,6 +266,7 @@ MUTANTS = [
         ("the same batch for each micro-batch", "self.step * s.grad_accum + i", "self.step * s.grad_accum"),
         ("dropout in evaluations", "        self.model.eval()\n", ""),
         ("gradients not set to zero", "        self.optimizer.zero_grad()\n", ""),
+        ("--recompute forgotten", "model.recompute = settings.recompute", "pass"),
     ),
     *table(
         "checkpoints/huggingface.py",

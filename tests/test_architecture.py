@@ -21,6 +21,7 @@ ORDER = [
     ["tensor"],
     ["ops"],
     ["layers"],
+    ["recompute"],
     ["generation"],
     ["gpt"],
     ["optim", "gpt2_bpe", "tokenizers", "text_files", "corpus", "data", "checkpoints"],
