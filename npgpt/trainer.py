@@ -22,6 +22,7 @@ from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.rehearsal import compile_for_training
 from npgpt.runlog import Metrics, StopRequest, log, log_text, minutes
 from npgpt.settings import TrainSettings
 from npgpt.tensor import no_grad
@@ -141,6 +142,7 @@ class Trainer:
         self.logged_step = self.step
         stopped_early = False
         with StopRequest() as stop:
+            self._compile(stop)
             while not (self.finished or stopped_early or stop.requested):
                 if self._look_is_due():
                     stopped_early = self._look(stop)
@@ -157,6 +159,12 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all steps are done, and the look at the model after the last one."""
         return self.step >= self.max_steps and self.looked_at == self.step
+
+    def _compile(self, stop):
+        config, s = self.model.config, self.settings
+        prompt = min(len(self.prompt), config.block_size) if self.sample_every else 0
+        compile_for_training(config, s.batch_size, s.context, prompt, lambda: stop.requested)
+        self.logged_at = time.monotonic()  # speed is that of training
 
     def _train_one_step(self):
         s, model = self.settings, self.model

@@ -26,6 +26,7 @@ ORDER = [
     ["gpt"],
     ["optim", "gpt2_bpe", "tokenizers", "text_files", "corpus", "data", "checkpoints"],
     ["central_differences", "gradcheck_cases"],  # what the command gradcheck is made of
+    ["rehearsal"],
     ["commandline", "settings", "runlog", "trainer"],  # what the commands are made of
     ["train", "sample", "gradcheck"],
 ]
