@@ -20,8 +20,8 @@ class GPT(Module):
     seed    of the initial weights and of dropout; None leaves all matrices zero, for weights that are loaded afterwards
     dtype   float32, or float64 for checking
 
-    Dropout is off until ``model.train()``. With ``model.recompute = True`` training takes less memory and a third more
-    time: see recompute.py.
+    Dropout is off until ``model.train()``. With ``model.recompute = True`` training takes less memory and up to a
+    third more time: see recompute.py.
     """
 
     recompute = False
