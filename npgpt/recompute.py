@@ -13,8 +13,8 @@ def recompute(module: Module, rng: np.random.Generator, x: Tensor, *others) -> T
     Backward    y = module(x) once more, recorded this time, and back through that record
 
     With every block done so, a training step holds the inputs of all blocks and the insides of one, instead of the
-    insides of all. Each block's forward pass is made twice: a third more work for it, as a backward pass is two forwards'
-    worth, and none for the vocabulary head and the optimizer. All results stay the same, bit for bit.
+    insides of all. Each block's forward pass is made twice: a third more work for the blocks, as a backward pass is two
+    forwards' worth, and none for the vocabulary head and the optimizer. All results stay the same, bit for bit.
 
     rng         what the module's dropouts draw their seeds from. The second time they draw the same ones, and then it
                 is left as it was found

@@ -78,7 +78,7 @@ class TrainSettings:
     sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: at evaluations)", RUN)
     sample_prompt: str | None = flag(None, str, "what samples begin with (default: the text's beginning)", RUN, "TEXT")
     sample_tokens: int = flag(40, count(), "tokens a sample", RUN)
-    recompute: bool = flag(False, bool, "compute blocks again on the way back: less memory, up to a third more time", RUN)
+    recompute: bool = flag(False, bool, "compute blocks again on the way back: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", RUN)
 
     def __post_init__(self):
