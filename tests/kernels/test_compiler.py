@@ -233,7 +233,7 @@ def test_elsewhere_there_is_the_line_at_the_start_alone(fake):
 def test_it_can_be_ended_early(fake, end):
     """All processes are, as theirs answers would come to the next question; what is printed then has its own line."""
     blocked = threading.Event()
-    fake._second.answer = lambda: blocked.wait(60) and b""
+    fake._second.answer = lambda: blocked.wait(5) and b""
     asked = []
 
     def stop():
