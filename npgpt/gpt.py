@@ -8,6 +8,7 @@ from npgpt import ops
 from npgpt.config import GPTConfig
 from npgpt.generation import generate
 from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module
+from npgpt.recompute import recompute
 from npgpt.tensor import Tensor
 
 __all__ = ["GPT", "GPTConfig"]
@@ -19,8 +20,11 @@ class GPT(Module):
     seed    of the initial weights and of dropout; None leaves all matrices zero, for weights that are loaded afterwards
     dtype   float32, or float64 for checking
 
-    Dropout is off until ``model.train()``.
+    Dropout is off until ``model.train()``. With ``model.recompute = True`` training takes less memory and up to a
+    third more time: see recompute.py.
     """
+
+    recompute = False
 
     def __init__(self, config: GPTConfig, seed: int | None = 0, dtype=np.float32):
         dtype = np.dtype(dtype)
@@ -78,7 +82,10 @@ class GPT(Module):
             x = x + self.sinusoids[first : first + T]
         x = self.drop(x)
         for layer, block in enumerate(self.h):
-            x = block(x, padding_mask, None if cache is None else cache.layers[layer])
+            if self.recompute and cache is None:
+                x = recompute(block, self.rng, x, padding_mask)
+            else:
+                x = block(x, padding_mask, None if cache is None else cache.layers[layer])
         return self.ln_f(x)
 
     def forward(self, ids, padding_mask=None) -> Tensor:

@@ -16,7 +16,7 @@ _epochs = number("X", 0, 10**6, open_low=True)
 # A run that goes on may be told otherwise about these: they don't touch the data, the model or what came before.
 CHANGEABLE = (
     "max_steps", "epochs", "patience", "min_delta",
-    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "threads",
+    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
 )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ class TrainSettings:
     sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: at evaluations)", RUN)
     sample_prompt: str | None = flag(None, str, "what samples begin with (default: the text's beginning)", RUN, "TEXT")
     sample_tokens: int = flag(40, count(), "tokens a sample", RUN)
+    recompute: bool = flag(False, bool, "compute blocks again on the way back: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", RUN)
     matmul_precision: str = flag(
         "highest", choice("highest", "high", "medium"), "of large products; medium: factors in bfloat16", RUN

@@ -1,6 +1,6 @@
 """Tensor: an array that remembers how it was made, so that gradients can be carried back through what made it.
 
-Three parts: the record (``from_op``), the walk back through it (``backward``), and the operations that Python has
+Three parts: the record (``from_op``), the walk back through it (``walk_back``), and the operations that Python has
 syntax for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
 """
 
@@ -19,6 +19,16 @@ _recording = ContextVar("npgpt_recording", default=True)
 def no_grad():
     """``with no_grad():`` nothing is recorded, so no memory is kept for a backward pass. Also a decorator."""
     token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def enable_grad():
+    """``with enable_grad():`` everything is recorded, within ``no_grad`` too."""
+    token = _recording.set(True)
     try:
         yield
     finally:
@@ -86,16 +96,6 @@ class Tensor:
     def backward(self, grad=None) -> None:
         """Set ``grad`` of every leaf that this tensor was made from: d self / d leaf, added to what is there.
 
-        Nodes are taken in reverse topological order: a result is passed on only when all that was made from it has
-        handed its share back. In
-
-            b = a + a
-            c = b + b
-
-        c hands b two shares of 1; b must wait for both and then hand a two shares of 2, so a.grad = 4. A walk that goes
-        on to a at the first share would count twice. The walk is a loop, not a recursion, so depth has no limit; and it
-        lets go of each node as it passes, so memory falls while gradients appear. The graph can be walked once.
-
         ``grad`` is the gradient to start from, of this tensor's shape; left out, the tensor must hold a single number
         and it is 1. Raises RuntimeError if there is nothing to walk, ValueError on a wrong shape.
         """
@@ -108,21 +108,11 @@ class Tensor:
         grad = np.array(grad, self.dtype)
         if grad.shape != self.shape:
             raise ValueError(f"the gradient has shape {grad.shape}, and the tensor {self.shape}")
-
-        order = _topological_order(self._source())
-        gradients = {id(self._source()): grad}
-        while order:
-            source = order.pop()
-            dy = gradients.pop(id(source), None)
-            if dy is None:
-                continue
-            if isinstance(source, Tensor):
-                if source.grad is None:
-                    source.grad = dy
-                else:
-                    source.grad += dy
+        for leaf, dy in walk_back(self, grad):
+            if leaf.grad is None:
+                leaf.grad = dy
             else:
-                _hand_back(source, dy, gradients)
+                leaf.grad += dy
 
     # The shape of things
 
@@ -324,6 +314,32 @@ def _constant(other, like) -> Tensor:
     if array.dtype.kind not in "biuf":  # None would become NaN
         raise TypeError(f"a Tensor can't be combined with {type(other).__name__}")
     return Tensor(array.astype(like.dtype))
+
+
+def walk_back(result: Tensor, grad: np.ndarray):
+    """From ``grad``, the gradient of ``result``, to (leaf, its gradient) of every leaf that it was made from.
+
+    Nodes are taken in reverse topological order: a result is passed on only when all that was made from it has handed
+    its share back. In
+
+        b = a + a
+        c = b + b
+
+    c hands b two shares of 1; b must wait for both and then hand a two shares of 2, so a.grad = 4. A walk that goes on
+    to a at the first share would count twice. The walk is a loop, not a recursion, so depth has no limit; and it lets
+    go of each node as it passes, so memory falls while gradients appear. The graph can be walked once.
+    """
+    order = _topological_order(result._source())
+    gradients = {id(result._source()): grad}
+    while order:
+        source = order.pop()
+        dy = gradients.pop(id(source), None)
+        if dy is None:
+            continue
+        if isinstance(source, Tensor):
+            yield source, dy
+        else:
+            _hand_back(source, dy, gradients)
 
 
 def _topological_order(result):

@@ -24,6 +24,7 @@ from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.rehearsal import compile_for_training
 from npgpt.runlog import Metrics, StopRequest, log, log_text, minutes
 from npgpt.settings import TrainSettings
 from npgpt.tensor import no_grad
@@ -37,6 +38,7 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: GPT, tokenizer, corpus, folder: Path | None):
         self.settings, self.model, self.tokenizer, self.folder = settings, model, tokenizer, folder
+        model.recompute = settings.recompute
         context = settings.context
         train, validation = split(corpus, settings.val_fraction, settings.split_by)
         windows = Windows(train, context, settings.stride, "training part")
@@ -144,6 +146,7 @@ class Trainer:
         self.logged_step = self.step
         stopped_early = False
         with StopRequest() as stop:
+            self._compile(stop)
             while not (self.finished or stopped_early or stop.requested):
                 if self._look_is_due():
                     stopped_early = self._look(stop)
@@ -160,6 +163,12 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all steps are done, and the look at the model after the last one."""
         return self.step >= self.max_steps and self.looked_at == self.step
+
+    def _compile(self, stop):
+        config, s = self.model.config, self.settings
+        prompt = min(len(self.prompt), config.block_size) if self.sample_every else 0
+        compile_for_training(config, s.batch_size, s.context, prompt, lambda: stop.requested)
+        self.logged_at = time.monotonic()  # speed is that of training
 
     def _train_one_step(self):
         s, model = self.settings, self.model

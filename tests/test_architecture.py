@@ -22,10 +22,12 @@ ORDER = [
     ["tensor"],
     ["ops"],
     ["layers"],
+    ["recompute"],
     ["generation"],
     ["gpt"],
     ["optim", "gpt2_bpe", "tokenizers", "text_files", "corpus", "data", "checkpoints"],
     ["central_differences", "gradcheck_cases"],  # what the command gradcheck is made of
+    ["rehearsal"],
     ["commandline", "settings", "runlog", "trainer"],  # what the commands are made of
     ["train", "sample", "gradcheck"],
 ]

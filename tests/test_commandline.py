@@ -133,7 +133,7 @@ WORDS = {
     "position": ["learned", "sinusoidal", "rotary"],
     "activation": ["gelu_new", "gelu", "relu"],
 }
-SWITCHES = ["bias", "qkv-bias", "tie-weights"]
+SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]
 TEXTS = ["sample-prompt"]
 

@@ -50,6 +50,7 @@ def interrupt(monkeypatch):
         return loss(self, *batch)
 
     monkeypatch.setattr(GPT, "loss", counted)
+    monkeypatch.setattr(trainer, "compile_for_training", lambda *of: None)  # which computes a loss that is none
     return lambda n: calls.update(left=n)
 
 

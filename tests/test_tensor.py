@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, FLOAT64_GRADIENT, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, no_grad
-from npgpt.tensor import is_grad_enabled, unbroadcast
+from npgpt.tensor import enable_grad, is_grad_enabled, unbroadcast
 
 
 def leaf(x, dtype=np.float64):
@@ -257,6 +257,19 @@ def test_no_grad_ends_with_an_exception():
     with pytest.raises(ZeroDivisionError), no_grad():
         raise ZeroDivisionError
     assert is_grad_enabled()
+
+
+def test_enable_grad_records_within_no_grad():
+    x = leaf([1.0])
+    with no_grad():
+        with enable_grad():
+            y = x * 2
+        assert not is_grad_enabled()
+        with pytest.raises(ZeroDivisionError), enable_grad():
+            raise ZeroDivisionError
+        assert not is_grad_enabled()
+    y.backward()
+    np.testing.assert_array_equal(x.grad, [2.0])
 
 
 def test_no_grad_as_a_decorator():

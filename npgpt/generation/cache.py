@@ -7,11 +7,14 @@ from npgpt.config import GPTConfig
 
 
 class LayerCache:
-    """One layer's keys and values, (B, block_size, H, D) each, of which the first ``length`` positions are filled."""
+    """One layer's keys and values, (B, block_size, H, D) each, of which the first ``length`` positions are filled.
+
+    Training hands attention arrays with gaps, queries with keys and values between them. Numba would compile it a
+    second and a third time for arrays without, which takes seconds each; so there are gaps here, too.
+    """
 
     def __init__(self, shape, dtype):
-        self.keys = np.empty(shape, dtype)
-        self.values = np.empty(shape, dtype)
+        self.keys, self.values = _with_gaps(shape, dtype)
         self.length = 0
 
     def attend(self, qkv: np.ndarray, n_head: int, scale: float) -> np.ndarray:
@@ -22,11 +25,21 @@ class LayerCache:
         B, T, C3 = qkv.shape
         q, k, v = (qkv.reshape(B, T, 3, n_head, -1)[:, :, i] for i in range(3))
         end = self.length + T
+        if q.flags.c_contiguous:
+            whole, q = q, _with_gaps(q.shape, q.dtype)[0]
+            q[...] = whole
         self.keys[:, self.length : end] = k
         self.values[:, self.length : end] = v
         self.length = end
         y, _ = kernels.attention_forward(q, self.keys[:, :end], self.values[:, :end], scale)
         return y.reshape(B, T, C3 // 3)
+
+
+def _with_gaps(shape, dtype):
+    """Two arrays (B, T, H, D), each with the other between its heads."""
+    *others, D = shape
+    both = np.empty((*others, 2, D), dtype)
+    return both[..., 0, :], both[..., 1, :]
 
 
 class KeyValueCache:

@@ -11,17 +11,26 @@
   date; a kernel that calls another file's function would miss that file's edits, so our stamp covers all the kernels'
   files.
 - The first time something must be compiled, a line on stderr says so. compiler.py says who compiles, and why.
+- What a longer piece of work will need can be noted without running it, and compiled at once: ``noting``,
+  ``compile_noted``.
 """
 
 import hashlib
-from contextlib import suppress
+import os
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import numba
 import numpy as np
 from numba.core import event
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from npgpt.kernels import compiler
 from npgpt.kernels.machine.cpu import UNIT
@@ -49,6 +58,10 @@ def parallel_jit(function):
 
     @wraps(function)
     def launch(*arguments, work=None):
+        notes = _notes.get()
+        if notes is not None:
+            notes[kernel, tuple(map(kernel.typeof_pyval, arguments))] = True
+            return None
         if work is None:
             work = sum(x.size for x in arguments if isinstance(x, np.ndarray))
         if work >= ENOUGH_FOR_THREADS:
@@ -62,6 +75,30 @@ def parallel_jit(function):
 
     launch.dispatcher = kernel
     return launch
+
+
+_notes = ContextVar("npgpt_notes", default=None)
+
+
+@contextmanager
+def noting():
+    """``with noting() as notes:`` no parallel kernel runs. ``notes`` has as keys what was called with what types.
+
+    What kernels would have written is not, so all that is computed here is void.
+    """
+    notes = {}
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def compile_noted(notes, stop=lambda: False) -> None:
+    """Compile what is noted and not in the cache, by as many processes as threads compute, until ``stop()``."""
+    cached = [(kernel, types) for kernel, types in notes if isinstance(kernel._cache, _SharedCache)]
+    missing = [(k.py_func, types) for k, types in cached if not k._cache.holds(types, k.targetctx)]
+    compiler.compile_all(missing, numba.get_num_threads(), stop)
 
 
 def exact_jit(function):
@@ -90,7 +127,7 @@ class _SharedCache(FunctionCache):
 
     def __init__(self, py_func):
         super().__init__(py_func)
-        self._cache_file._source_stamp = _STAMP
+        self._cache_file = _LockedFile(self._cache_path, self._impl.filename_base, _STAMP)
 
     def _index_key(self, signature, codegen):
         return *super()._index_key(signature, codegen), UNIT.bytes, UNIT.rows, UNIT.vectors
@@ -103,6 +140,13 @@ class _SharedCache(FunctionCache):
                 compiler.compile_here()
         return found
 
+    def holds(self, signature, target_context) -> bool:
+        """Whether its index names this signature, without loading what was compiled for it."""
+        try:
+            return self._index_key(signature, target_context.codegen()) in self._cache_file._load_index()
+        except Exception:
+            return False
+
     def _stored(self, signature, target_context):
         try:
             return super().load_overload(signature, target_context)
@@ -112,6 +156,35 @@ class _SharedCache(FunctionCache):
     def save_overload(self, signature, data):
         with suppress(Exception):
             super().save_overload(signature, data)
+
+
+class _LockedFile(IndexDataCacheFile):
+    """An index and the files that it names, which one process at a time may write.
+
+    Numba replaces each file at once, but the index before what it names. Two processes that compile what both their
+    kernels call could give one file two contents.
+    """
+
+    def load(self, key):
+        with self._locked(write=False):
+            return super().load(key)
+
+    def save(self, key, data):
+        with self._locked(write=True):
+            super().save(key, data)
+
+    @contextmanager
+    def _locked(self, write):
+        if fcntl is None:
+            yield
+            return
+        folder = os.open(self._cache_path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(folder, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(folder)
 
 
 class _Announce(event.Listener):

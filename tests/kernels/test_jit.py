@@ -1,11 +1,19 @@
 """Compiling and its cache: said once, remembered, and never the reason why something doesn't work."""
 
+import contextlib
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
+import numba
+import numpy as np
 import pytest
 from conftest import ROOT
+from numba.core.caching import IndexDataCacheFile
 
 from npgpt import kernels
+from npgpt.kernels import sums
+from npgpt.kernels.jit import noting
 
 LINE = "npgpt: compiling kernels"
 ADD_UP = """
@@ -90,3 +98,55 @@ def test_every_compiled_function_is_cached_and_keeps_nan_and_infinity():
         assert not {"nnan", "ninf", "fast"} & set(function.targetoptions["fastmath"]), function
         assert function.targetoptions["error_model"] == "numpy", function
         assert type(function._cache).__name__ == "_SharedCache", function
+
+
+# What is noted
+
+
+def ones():
+    return np.ones((3, 2), np.float32)
+
+
+def test_what_is_noted_does_not_run():
+    with noting() as notes, noting() as inner:
+        assert sums.sum_rows_numba(ones()).tolist() == [0, 0]
+        in_another_thread = ThreadPoolExecutor(1).submit(sums.sum_rows_numba, ones()).result()
+    assert sums.sum_rows_numba(ones()).tolist() == in_another_thread.tolist() == [3, 3]
+    assert notes == {}
+    ((kernel, types),) = inner
+    assert kernel is sums._sum_rows.dispatcher
+    assert types == (numba.float32[:, ::1], numba.float32[::1])
+    assert types in kernel.signatures  # now that it has run
+
+
+def test_noting_ends_with_an_exception():
+    with pytest.raises(ZeroDivisionError), noting():
+        raise ZeroDivisionError
+    assert sums.sum_rows_numba(ones()).tolist() == [3, 3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no locks on folders")
+def test_processes_read_together_and_write_alone(monkeypatch):
+    """Another open of the folder stands for another process."""
+    import fcntl
+
+    file = sums._sum_rows.dispatcher._cache._cache_file
+
+    def others_may(*of):
+        folder = os.open(file._cache_path, os.O_RDONLY)
+        may = []
+        for lock in (fcntl.LOCK_SH, fcntl.LOCK_EX):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(folder, lock | fcntl.LOCK_NB)
+                may.append("read" if lock == fcntl.LOCK_SH else "write")
+            fcntl.flock(folder, fcntl.LOCK_UN)
+        os.close(folder)
+        seen.append(may)
+
+    seen = []
+    monkeypatch.setattr(IndexDataCacheFile, "load", others_may)
+    monkeypatch.setattr(IndexDataCacheFile, "save", others_may)
+    file.load(None)
+    file.save(None, None)
+    others_may()
+    assert seen == [["read"], [], ["read", "write"]]
