@@ -148,10 +148,9 @@ MUTANTS = [
     ),
     *table(
         "kernels/machine/tile.py",
-        "kernels/test_product.py kernels/test_matmul.py",
+        "kernels/test_product.py kernels/test_matmul.py kernels/test_precision.py",
         ("a tile's last row left out", 'builder.icmp_signed("<", _whole(r), rows)', 'builder.icmp_signed("<", _whole(r + 1), rows)'),
         ("written beyond the width", "masks = [v.first(width, j * v.lanes)", "masks = [v.first(builder.add(width, _whole(1)), j * v.lanes)"),
-        ("pairs in the wrong order", "_I32, count), [i // 2 + i % 2 * self.lanes for", "_I32, count), [i // 2 + (i + 1) % 2 * self.lanes for"),
         ("the last number of an odd row twice, in pairs", "v.builder.and_(readable, v.splat_bit(is_second))", "readable"),
         ("nothing begun with", "before = v.masked_load(v.at(begin, j * v.lanes), begun[j])", "before = ir.Constant(v.vector, None)"),
     ),
@@ -178,6 +177,12 @@ MUTANTS = [
         ("a sample's later tokens not rehearsed", "for T in (prompt, 1)", "for T in (prompt,)"),
         ("samples rehearsed that aren't wanted", "if prompt:", "if True:"),
         ("a vocabulary too small", "min(config.vocab_size, 8192)", "min(config.vocab_size, 100)"),
+    ),
+    *table(
+        "kernels/machine/vectors.py",
+        "kernels/test_product.py kernels/test_precision.py",
+        ("pairs in the wrong order", "_I32, count), [i // 2 + i % 2 * self.lanes for", "_I32, count), [i // 2 + (i + 1) % 2 * self.lanes for"),
+        ("two registers rounded in the wrong order", "[second, first])", "[first, second])"),
     ),
     *table(
         "kernels/embedding.py",

@@ -1,0 +1,181 @@
+"""A thin language for vector registers, in which tile.py is written: LLVM's instructions by readable names."""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from npgpt.kernels.machine.cpu import UNIT
+
+IN_PAIRS = np.uint16(0)  # see tile.py
+PAIRS = types.uint16
+_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def element(like):
+    """Numba's type of ``like``, one that products are made of. Raises TypeError, which Numba reports."""
+    if like not in (types.float32, types.float64, PAIRS):
+        raise TypeError(f"products are of float32 and float64, not {like}")
+    if like == PAIRS and not UNIT.has_bf16:
+        raise TypeError(f"{UNIT.name} has no instruction for pairs of bfloat16")
+    return like
+
+
+def bytes_of(like):
+    """Of a number in a matrix, and of an element in a panel."""
+    return 8 if like == types.float64 else 4
+
+
+def whole(n: int):
+    """A constant int64."""
+    return ir.Constant(_I64, n)
+
+
+class _BFloat(ir.Type):
+    """bfloat16, which llvmlite has no type for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+_BFLOATS = ir.VectorType(_BFloat(), 32)
+
+
+class Vectors:
+    """Writes instructions with an llvmlite builder. ``vector`` is a register full of float32 or float64."""
+
+    def __init__(self, builder, like):
+        self.builder = builder
+        self.real = ir.DoubleType() if like == types.float64 else ir.FloatType()
+        self.in_pairs = like == PAIRS
+        self.itemsize = bytes_of(like)
+        self.lanes = UNIT.bytes // self.itemsize
+        self.vector = ir.VectorType(self.real, self.lanes)
+        self.bits = ir.VectorType(_I1, self.lanes)
+
+    def pointer(self, address):
+        return self.builder.inttoptr(address, self.real.as_pointer())
+
+    def at(self, pointer, elements):
+        return self.builder.gep(pointer, [whole(elements) if isinstance(elements, int) else elements])
+
+    def load(self, pointer):
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def splat(self, number):
+        """The number in each lane."""
+        return self._everywhere(number, self.vector)
+
+    def splat_bit(self, bit):
+        return self._everywhere(bit, self.bits)
+
+    def _everywhere(self, x, vector):
+        none = ir.Constant(vector, ir.Undefined)
+        one = self.builder.insert_element(none, x, ir.Constant(_I32, 0))
+        return self.builder.shuffle_vector(one, none, self._lanes([0] * self.lanes))
+
+    def _lanes(self, numbers):
+        return ir.Constant(ir.VectorType(_I32, self.lanes), numbers)
+
+    def first(self, count, offset: int):
+        """A bit for each lane l: whether offset + l < count."""
+        wide = ir.VectorType(_I64, self.lanes)
+        places = ir.Constant(wide, [offset + lane for lane in range(self.lanes)])
+        return self.builder.icmp_signed("<", places, self._everywhere(count, wide))
+
+    def masked_load(self, pointer, mask):
+        """0 where the mask is; memory there isn't touched."""
+        function = self._llvm("load", self.vector, [self.vector.as_pointer(), _I32, self.bits, self.vector])
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        return self.builder.call(
+            function, [pointer, ir.Constant(_I32, self.itemsize), mask, ir.Constant(self.vector, None)]
+        )
+
+    def masked_store(self, vector, pointer, mask):
+        function = self._llvm("store", ir.VoidType(), [self.vector, self.vector.as_pointer(), _I32, self.bits])
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        self.builder.call(function, [vector, pointer, ir.Constant(_I32, self.itemsize), mask])
+
+    def _llvm(self, what, result, inputs):
+        name = f"llvm.masked.{what}.v{self.lanes}f{8 * self.itemsize}.p0"
+        module = self.builder.module
+        return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, inputs), name)
+
+    def multiply_add(self, a, b, total):
+        """total + a b, lane by lane; of pairs, total + a0 b0 + a1 b1."""
+        if self.in_pairs:
+            pairs = [self.builder.bitcast(x, _BFLOATS) for x in (a, b)]
+            return self._call("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, [total, *pairs])
+        product = self.builder.fmul(a, b, flags=("contract",))  # one instruction with the sum
+        return self.builder.fadd(total, product, flags=("contract",))
+
+    def rounded(self, first, second):
+        """Two registers of float32 -> one of bfloat16, the numbers of ``first`` and then of ``second``."""
+        both = self._call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
+        return self.builder.bitcast(both, self.vector)
+
+    def interleaved(self, halves):
+        """From x0 x1 ... y0 y1 ... of 16 bits each: x0 y0 x1 y1 ..."""
+        count = 2 * self.lanes
+        halves = self.builder.bitcast(halves, ir.VectorType(ir.IntType(16), count))
+        order = ir.Constant(ir.VectorType(_I32, count), [i // 2 + i % 2 * self.lanes for i in range(count)])
+        return self.builder.bitcast(self.builder.shuffle_vector(halves, halves, order), self.vector)
+
+    def half(self, K):
+        """K / 2, rounded up."""
+        return self.builder.sdiv(self.builder.add(K, whole(1)), whole(2))
+
+    def _call(self, name, result, arguments):
+        module = self.builder.module
+        kinds = ir.FunctionType(result, [x.type for x in arguments])
+        return self.builder.call(module.globals.get(name) or ir.Function(module, kinds, name), arguments)
+
+    def transposed(self, rows):
+        """A square of as many rows as lanes, in log2(lanes) rounds: in the first, rows i and i + lanes / 2 swap halves,
+        in the next, rows and lanes are taken by quarters, and so on."""
+        half = self.lanes // 2
+        while half:
+            rows = list(rows)
+            for i in range(self.lanes):
+                if not i & half:
+                    a, b = rows[i], rows[i + half]
+                    low = [self.lanes + lane - half if lane & half else lane for lane in range(self.lanes)]
+                    high = [self.lanes + lane if lane & half else lane + half for lane in range(self.lanes)]
+                    rows[i] = self.builder.shuffle_vector(a, b, self._lanes(low))
+                    rows[i + half] = self.builder.shuffle_vector(a, b, self._lanes(high))
+            half //= 2
+        return rows
+
+    def loop(self, stop, step, carried):
+        """``for k, values in loop(...)`` writes a loop over k = 0, step, ... below stop; its body runs once here.
+
+        The vectors ``values`` are carried from round to round: they begin as ``carried``, ``next`` says what they
+        become, and ``results`` is what they are in the end.
+        """
+        builder = self.builder
+        before = builder.basic_block
+        head, body, end = (builder.append_basic_block(name) for name in ("loop", "body", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        k = builder.phi(_I64)
+        k.add_incoming(whole(0), before)
+        values = [builder.phi(self.vector) for _ in carried]
+        for value, first in zip(values, carried, strict=True):
+            value.add_incoming(first, before)
+        builder.cbranch(builder.icmp_signed("<", k, stop), body, end)
+        builder.position_at_end(body)
+        yield k, values
+        k.add_incoming(builder.add(k, whole(step)), builder.basic_block)
+        for value, following in zip(values, self._following, strict=True):
+            value.add_incoming(following, builder.basic_block)
+        builder.branch(head)
+        builder.position_at_end(end)
+        self.results = values
+
+    def next(self, values):
+        self._following = values
