@@ -149,8 +149,8 @@ MUTANTS = [
     *table(
         "kernels/machine/tile.py",
         "kernels/test_product.py kernels/test_matmul.py kernels/test_precision.py",
-        ("a tile's last row left out", 'builder.icmp_signed("<", _whole(r), rows)', 'builder.icmp_signed("<", _whole(r + 1), rows)'),
-        ("written beyond the width", "masks = [v.first(width, j * v.lanes)", "masks = [v.first(builder.add(width, _whole(1)), j * v.lanes)"),
+        ("a tile's last row left out", 'builder.icmp_signed("<", whole(r), rows)', 'builder.icmp_signed("<", whole(r + 1), rows)'),
+        ("written beyond the width", "masks = [v.first(width, j * v.lanes)", "masks = [v.first(builder.add(width, whole(1)), j * v.lanes)"),
         ("the last number of an odd row twice, in pairs", "v.builder.and_(readable, v.splat_bit(is_second))", "readable"),
         ("nothing begun with", "before = v.masked_load(v.at(begin, j * v.lanes), begun[j])", "before = ir.Constant(v.vector, None)"),
     ),
