@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from models import with_random_parameters
 from test_commandline import TEXT, TINY, command
 
+import npgpt
 from npgpt import GPT, GPTConfig, load, trainer
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.data import Batches, Windows
+from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.settings import TrainSettings
 from npgpt.tokenizers import ByteTokenizer, load_tokenizer
@@ -307,6 +309,25 @@ def test_the_flags_of_the_model_arrive(folder):
     )  # fmt: skip
     assert load(run).config == expected
     assert f"model: {GPT(expected).num_parameters():,} parameters: 1 layers, 2 heads, 64 wide" in ended.err
+
+
+@pytest.mark.skipif(not UNIT.has_bf16, reason=f"{UNIT.name} has no bfloat16: medium is the same as highest")
+def test_medium_precision_trains_as_well(folder):
+    """Not with the same bits, but to the same loss: 8 bits a factor are off by 2^-9, and the loss by a hundredth."""
+    settings = "text.txt", "--tokenizer", "byte", "--max-steps", 30, "--batch-size", 4, "--preset", "nano"
+    run, ended = train(folder, *settings)
+    assert "products in float32, " in ended.err
+    try:
+        rounded, ended = train(folder, *settings, "--matmul-precision", "medium", "--out", "rounded")
+        assert "products in bfloat16, " in ended.err
+        resumed = command("train", "--resume", rounded, "--matmul-precision", "high", cwd=folder)
+        assert resumed.code == 2
+        assert "--matmul-precision" in resumed.err
+    finally:
+        npgpt.set_matmul_precision("highest")
+    exact, found = (metrics(folder, "eval")[-1]["val_loss"] for folder in (run, rounded))
+    assert exact != found
+    assert found == pytest.approx(exact, rel=0.01)
 
 
 def test_starting_from_a_run(folder, first):

@@ -22,6 +22,7 @@ FEW_ROWS = 3  # fewer than half of a tile
 
 def matmul_numpy(a, b, bias=None, add_to=None):
     """a (M, K), b (K, N), bias (N,) -> (M, N); or, instead of bias, add_to (M, N), to which the product is added"""
+    _check(a, b, bias, add_to)
     if add_to is not None:
         add_to += a @ b
         return add_to
@@ -54,10 +55,10 @@ def matmul_numba(a, b, bias=None, add_to=None):
     are rounded while they are copied, if ``set_matmul_precision`` lets them (precision.py); a few rows or a small
     product never are.
     """
-    _check(a, b, bias, add_to)
     (M, K), N = a.shape, b.shape[1]
     if M * N * K <= SMALL:
         return matmul_numpy(a, b, bias, add_to)
+    _check(a, b, bias, add_to)
     c = np.empty((M, N), a.dtype) if add_to is None else add_to
     bias = None if bias is None else np.ascontiguousarray(bias)
     a, a_row, a_column = _distances(a)

@@ -4,10 +4,12 @@
     high        may be less exact, by up to 2^-16 of a factor
     medium      the factors are rounded to bfloat16, 8 bits and all of float32's range, where that is faster: by 2^-9
 
-Sums are float32 in each of them; so are weights, gradients and all that isn't the product of two large matrices. What
-is faster depends on the CPU. Pairs of bfloat16 numbers (AVX-512 BF16) take half the time of float32's products. "high"
-would need three of them, in one and a half times that time: so it is the same as "highest". So is "medium" on a CPU
-without such instructions, and in float64.
+Sums are float32 in each of them; so are weights, gradients and all that isn't a matrix product. Small products and
+those of a few rows, as for single tokens, are never rounded: they would gain nothing.
+
+What is faster depends on the CPU. Pairs of bfloat16 numbers (AVX-512 BF16) take half the time of float32's products.
+"high" would need three of them, in one and a half times that time: so it is the same as "highest". So is "medium" on a
+CPU without such instructions, and in float64.
 """
 
 import numba

@@ -55,3 +55,29 @@ def test_a_sum_over_nothing_is_the_bias(multiply):
     a, b = np.ones((2, 0)), np.ones((0, 3))
     np.testing.assert_array_equal(multiply(a, b), np.zeros((2, 3)))
     np.testing.assert_array_equal(multiply(a, b, np.arange(3.0)), [[0, 1, 2]] * 2)
+
+
+@pytest.mark.parametrize("multiply", VERSIONS.values(), ids=VERSIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_added_to_what_is_there(multiply, dtype):
+    """A small product, a few rows, several tiles cut by rows, and by columns."""
+    rng = np.random.default_rng(0)
+    for M, K, N in ((3, 4, 5), (2, 300, 900), (520, 9, 300), (97, 300, 530), (5, 0, 3)):
+        a, b, before = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N)))
+        c = before.astype(dtype)
+        assert multiply(a.astype(dtype), b.astype(dtype), add_to=c) is c
+        np.testing.assert_array_equal(c, before + a @ b)
+
+
+@pytest.mark.parametrize("multiply", [VERSIONS["numba"], VERSIONS["blocked"]])
+def test_what_cannot_be_added_to(multiply):
+    a, b, c = np.ones((70, 80)), np.ones((80, 90)), np.zeros((70, 90))
+    with pytest.raises(ValueError, match="don't fit"):
+        multiply(a, b, add_to=np.zeros((90, 70)))
+    with pytest.raises(ValueError, match="don't fit"):
+        multiply(a, b, np.ones(90), add_to=c)
+    with pytest.raises(ValueError, match="contiguous"):
+        multiply(a, b, add_to=np.zeros((90, 70)).T)
+    with pytest.raises(TypeError, match="dtypes"):
+        multiply(a, b, add_to=c.astype(np.float32))
+    np.testing.assert_array_equal(c, 0)
