@@ -314,7 +314,7 @@ def test_the_flags_of_the_model_arrive(folder):
 @pytest.mark.skipif(not UNIT.has_bf16, reason=f"{UNIT.name} has no bfloat16: medium is the same as highest")
 def test_medium_precision_trains_as_well(folder):
     """Not with the same bits, but to the same loss: 8 bits a factor are off by 2^-9, and the loss by a hundredth."""
-    settings = "text.txt", "--tokenizer", "byte", "--max-steps", 30, "--batch-size", 4, "--preset", "nano"
+    settings = "text.txt", "--tokenizer", "byte", "--max-steps", 30, "--preset", "nano", "--context", 16
     run, ended = train(folder, *settings)
     assert "products in float32, " in ended.err
     try:
@@ -382,7 +382,7 @@ def test_a_new_run_never_takes_an_old_ones_folder(folder):
 def test_results_go_to_stdout_and_all_else_to_stderr(folder):
     run, ended = train(folder, *RUN, "--max-steps", 20, "--log-every", 10, "--sample-every", 10, "--sample-tokens", 5)
     trained, saved = ended.out.splitlines()
-    assert trained.startswith("trained 20 steps in 0:0")
+    assert trained.startswith("trained 20 steps in 0:")
     best = metrics(run, "eval")[-1]["val_loss"]
     assert f"; best validation loss {best:.4f} after step 20" in trained
     assert saved == "saved in runs/text; continue a text with: python -m npgpt.sample --model runs/text"
