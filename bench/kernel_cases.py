@@ -108,6 +108,7 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         ),
         "bias gradient": arrays("sum_rows", 1, (N, F)),
         "gradient's norm": Case("sum_of_squares", lambda rng: ([_normal(rng, (V, C))],), 2 * V * C, 4 * V * C),
+        "clipping": Case("scale", lambda rng: ([_normal(rng, (V, C))], -1.0), V * C, 8 * V * C, written=(0,)),
         "AdamW": Case("adamw_step", adamw, 14 * V * C, 28 * V * C, written=(0, 2, 3)),
     }
 

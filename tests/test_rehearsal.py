@@ -68,7 +68,7 @@ def test_without_samples_theirs_is_not_compiled(notes):
 
 @pytest.mark.skipif(kernels.BACKEND != "numba", reason="nothing is compiled")
 def test_a_rehearsal_that_fails_has_noted_what_came_before(notes, monkeypatch):
-    monkeypatch.setattr(rehearsal, "clip_grad_norm", lambda *of: 1 / 0)
+    monkeypatch.setattr(rehearsal, "AdamW", lambda *of: 1 / 0)
     rehearsal.compile_for_training(CONFIG, 8, 64, 3)
     assert len(notes[0][0]) > 5
 

@@ -29,6 +29,7 @@ VALUES = {
     "weight_decay": from_0, "beta1": fractions, "beta2": fractions, "seed": st.integers(0, 2**63 - 1),
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
+    "matmul_precision": st.sampled_from(["highest", "high", "medium"]),
     "recompute": switches, "threads": st.integers(1, 1024),
 }  # fmt: skip
 

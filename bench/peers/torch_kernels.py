@@ -81,6 +81,7 @@ KERNELS = {
         lambda dy, ids, dweight: tensors(dy, ids, dweight),
     ),
     "sum_rows": (forward(lambda x: x.sum(0)), tensors),
+    "scale": (forward(lambda x, factor: x.mul_(factor)), lambda arrays, factor: (*tensors(*arrays), factor)),
     "sum_of_squares": (
         forward(lambda x: torch.linalg.vector_norm(x, dtype=torch.float64) ** 2),
         lambda arrays: tensors(*arrays),

@@ -66,7 +66,7 @@ import numpy as np
 from npgpt import kernels
 from npgpt.kernels.jit import compile_noted, noting
 with noting() as notes:
-    kernels.sum_rows(np.ones((3, 2), np.float32)), kernels.sum_of_squares(np.ones(3, np.float32))
+    kernels.sum_rows(np.ones((3, 2), np.float32)), kernels.sum_of_squares([np.ones(3, np.float32)])
 compile_noted(notes)
 """
 TWICE = ADD_UP + ADD_UP.replace("float32", "float64")
