@@ -132,6 +132,7 @@ WORDS = {
     "preset": ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "nano", "mini", "small"],
     "position": ["learned", "sinusoidal", "rotary"],
     "activation": ["gelu_new", "gelu", "relu"],
+    "matmul-precision": ["highest", "high", "medium"],
 }
 SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]
