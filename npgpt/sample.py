@@ -1,5 +1,6 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +78,40 @@ def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
     sys.stdout.write(prompt)
     sys.stdout.flush()
     decoder, until = tokenizer.stream(), TextUntil(settings.stop)
-    for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
-        if new[0] == tokenizer.end_of_text:
-            break
-        sys.stdout.write(until.push(decoder.push(int(new[0]))))
-        sys.stdout.flush()
-        if until.found:
-            break
+    with _CtrlC() as ctrl_c:
+        for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
+            ctrl_c.check()
+            if new[0] == tokenizer.end_of_text:
+                break
+            sys.stdout.write(until.push(decoder.push(int(new[0]))))
+            sys.stdout.flush()
+            if until.found:
+                break
     sys.stdout.write(until.finish() + "\n")
     sys.stdout.flush()
+
+
+class _CtrlC:
+    """Ctrl-C ends at once what is inside ``with _CtrlC() as ctrl_c:``, or else at the next ``ctrl_c.check()``.
+
+    What Python raises while LLVM calls it, as when a kernel is loaded, is lost.
+    """
+
+    def __enter__(self):
+        self._pressed = False
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *exception):
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number, frame):
+        self._pressed = True
+        raise KeyboardInterrupt
+
+    def check(self):
+        if self._pressed:
+            raise KeyboardInterrupt
 
 
 def _read_prompt(settings) -> str | None:

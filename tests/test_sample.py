@@ -1,5 +1,6 @@
 """python -m npgpt.sample: which model, which prompt, which token next, and how the text comes out."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -266,6 +267,22 @@ def test_ctrl_c(work):
         sampling.send_signal(signal.SIGINT)
         _, err = sampling.communicate(timeout=60)
         assert (sampling.returncode, err) == (130, b"stopped\n")
+
+
+def test_ctrl_c_where_its_exception_is_lost(work, monkeypatch):
+    """As in a callback of LLVM's: it ends the text after the token."""
+
+    def stream_that_loses_it(*arguments):
+        for _ in range(3):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            yield [ord("x")]
+
+    monkeypatch.setattr("npgpt.generation.stream", stream_that_loses_it)
+    before = signal.getsignal(signal.SIGINT)
+    ended = command("sample", "--prompt", "the ", cwd=work)
+    assert (ended.code, ended.out, ended.err) == (130, "the ", "stopped\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_terminal_that_has_not_all_characters(tmp_path):
