@@ -132,7 +132,7 @@ MUTANTS = [
     ),
     *table(
         "kernels/matmul.py",
-        "kernels/test_matmul.py ops/test_linear.py kernels/test_table.py",
+        "kernels/test_matmul.py kernels/test_product.py ops/test_linear.py kernels/test_table.py",
         ("the bias left out, Numba", "start + (i * start_row + j) * size if start else 0", "0"),
         ("added to another row, Numba", "start + (i * start_row + j) * size", "start + j * size"),
         ("rows and columns of a swapped", "return x, row // size, column // size", "return x, column // size, row // size"),
