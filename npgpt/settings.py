@@ -1,5 +1,6 @@
 """TrainSettings: all that ``python -m npgpt.train`` can be told; stored with each run. It imports nothing heavy."""
 
+from argparse import ArgumentTypeError
 from dataclasses import asdict, dataclass, fields
 
 from npgpt.commandline import choice, count, flag, number, pathname
@@ -129,7 +130,7 @@ def _check(name, value, field):
     else:
         try:
             good = not isinstance(value, bool) and kind(str(value)) == value
-        except Exception:
+        except (ArgumentTypeError, ValueError):
             good = False
     if not good:
         raise ConfigError(f"setting {name} can't be {value!r}")

@@ -15,20 +15,19 @@ from npgpt import kernels
 _recording = ContextVar("npgpt_recording", default=True)
 
 
-@contextmanager
 def no_grad():
-    """``with no_grad():`` nothing is recorded, so no memory is kept for a backward pass. Also a decorator."""
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+    """``with no_grad():`` nothing is recorded, so no memory is kept for a backward pass. ``@no_grad()`` works too."""
+    return _recording_is(False)
 
 
-@contextmanager
 def enable_grad():
     """``with enable_grad():`` everything is recorded, within ``no_grad`` too."""
-    token = _recording.set(True)
+    return _recording_is(True)
+
+
+@contextmanager
+def _recording_is(recording):
+    token = _recording.set(recording)
     try:
         yield
     finally:

@@ -56,7 +56,7 @@ MUTANTS = [
         ("transpose: the permutation, not its inverse", "dy.transpose(np.argsort(axes))", "dy.transpose(axes)"),
         ("an index twice: the gradient of one", "np.add.at(dx, index, dy)", "dx[index] = dy"),
         ("unbroadcast: a stretched axis", "keepdims=True).reshape(shape)", "keepdims=True).reshape(shape) * 1.000001"),
-        ("no_grad doesn't", "token = _recording.set(False)", "token = _recording.set(True)"),
+        ("no_grad doesn't", "return _recording_is(False)", "return _recording_is(True)"),
         ("the graph kept after the walk", "node.parents, node.backward = (), _already_walked", "pass"),
     ),
     *table(

@@ -4,34 +4,23 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from models import with_random_parameters
+from running_bench import ROOT, bench, needs_torch
 
 import npgpt
+from bench import book_run, commandline, step_timing, train_step
+from bench.commandline import table
 from npgpt import GPT, AdamW, GPTConfig
 from npgpt.errors import ConfigError
-from npgpt.kernels import KERNELS
 from npgpt.optim import clip_grad_norm
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # bench is not installed
-
-from bench import book_run, commandline, kernel_cases, kernels, plot, step_timing, train_step  # noqa: E402
-from bench.commandline import table  # noqa: E402
 
 try:
     import torch
 except ImportError:
     torch = None
-needs_torch = pytest.mark.skipif(torch is None, reason="needs torch")
-
-
-def bench(module, *arguments):
-    command = [sys.executable, "-m", f"bench.{module}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 # Counting
@@ -404,133 +393,3 @@ def test_torch_never_loads_our_kernels():
     code = f"import sys, {modules}; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr
-
-
-# Kernels
-
-
-KERNEL_SIZES = ("--preset", "mini", "--batch-size", 2, "--context", 16, "--seconds", 0, "--rounds", 1)
-
-
-@pytest.mark.parametrize("peer", ["none", pytest.param("torch", marks=needs_torch)])
-def test_kernels(tmp_path, peer):
-    """Every kernel is timed, and what the sides compute is the same."""
-    path = tmp_path / "kernels.json"
-    done = bench("kernels", *map(str, KERNEL_SIZES), "--peer", peer, "--json", str(path))
-    assert done.returncode == 0, done.stderr + done.stdout
-    found = json.loads(path.read_text())
-    timed = set(kernel_cases.cases(2, 16, 128, 4, 50257))
-    assert found["kernels"].keys() == timed
-    assert {case.kernel for case in kernel_cases.cases(2, 16, 128, 4, 50257).values()} == KERNELS.keys()
-    for name, kernel in found["kernels"].items():
-        sides = {"numpy", "numba"} | ({"torch"} if peer == "torch" and name != "dropout" else set())
-        assert kernel["seconds"].keys() == sides, name
-        assert kernel["share_of_peak"] > 0
-        assert f"| {name} " in done.stdout
-    assert min(found["peaks"].values()) > 0.1
-
-
-def test_kernels_that_differ_are_found():
-    def sample(*numbers):
-        return {"shape": [2], "largest": 10.0, "numbers": list(numbers)}
-
-    assert kernels.same([sample(1, 2)], [sample(1.0009, 2), sample(0, 0)])
-    assert not kernels.same([sample(1, 2)], [sample(1.0011, 2)])
-    assert not kernels.same([sample(1, math.nan)], [sample(1, 2)])
-    report = {"x": {"results": [sample(1, 2)], "seconds": [0.2, 0.1, 0.3]}}
-    other = {"x": {"results": [sample(9, 2)], "seconds": [0.1]}}
-    case = kernel_cases.Case("x", None, flops=10**9, bytes=10**7)
-    found = kernels.measured("x", case, {"numpy": [report], "numba": [other]}, {"gflops": 20, "gbytes": 1})
-    assert found == {
-        "seconds": {"numpy": 0.2, "numba": 0.1}, "differs": ["numba"], "flops": 10**9, "bytes": 10**7,
-        "gflops": 10.0, "gbytes": 0.1, "limit": "gflops", "share_of_peak": 0.5,
-    }  # fmt: skip
-
-
-def test_what_limits_a_kernel():
-    """Not the larger count, but what takes longer at the machine's peak."""
-    report = {"x": {"results": [], "seconds": [0.5]}}
-    reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
-    for flops, limit, share in ((6, "gflops", 0.6), (4, "gbytes", 0.5)):
-        found = kernels.measured("x", kernel_cases.Case("x", None, flops * 10**9, 10**9), reports, peaks)
-        assert (found["limit"], found["share_of_peak"]) == (limit, share)
-
-
-def test_kernels_that_there_are_not():
-    done = bench("kernels", "nonsense", "--peer", "none")
-    assert done.returncode == 2
-    assert "no kernel's name has nonsense in it; there are x @ W + b" in done.stderr
-
-
-# Plots
-
-
-def step_result(**peers):
-    """As bench.train_step writes it, with a peer of each name that is void or isn't."""
-    phases = {"forward": 0.1, "backward": 0.2, "clip": 0.01, "optimizer": 0.05}
-    job = train_step.Settings(preset="nano").job()
-    return {
-        "benchmark": "train_step",
-        "job": job,
-        "sides": {side: {"phases": phases, "seconds_per_step": 0.36} for side in ("npgpt", *peers)},
-        "comparisons": {peer: {"void": void} for peer, void in peers.items()},
-    }
-
-
-def kernels_result():
-    """As bench.kernels writes it for GPT-2, as if all kernels were half as fast as they could be at most."""
-    sizes, peaks = {"B": 4, "T": 256, "C": 768, "H": 12, "V": 50257}, {"gflops": 233.0, "gbytes": 37.0}
-    measured = {}
-    for name, case in kernel_cases.cases(**sizes).items():
-        seconds = 2 * max(case.flops / peaks["gflops"], case.bytes / peaks["gbytes"])
-        measured[name] = {"flops": case.flops, "bytes": case.bytes, "gflops": case.flops / seconds}
-    return {"benchmark": "kernels", "job": {"sizes": sizes}, "threads": 2, "peaks": peaks, "kernels": measured}
-
-
-def test_plot_shows_what_was_measured():
-    text = pytest.importorskip("matplotlib.text")
-    result = kernels_result()
-    figure = plot.draw([step_result(torch=False, broken=True), result])
-    bars, roofline = figure.axes
-    assert [label.get_text() for label in bars.get_yticklabels()] == ["npgpt", "torch"]
-    assert len(bars.patches) == 2 * 4
-    named = {t.get_text(): t for t in roofline.texts}
-    assert named.keys() == {*result["kernels"], "memory: 37 GB/s", "products: 233 GFLOP/s"}
-    boxes = {name: text.Text.get_window_extent(t) for name, t in named.items()}
-    for name, box in boxes.items():
-        assert not box.count_overlaps([other for other in boxes.values() if other is not box]), name
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.svg"])
-def test_plot_of_a_folder(monkeypatch, tmp_path, name):
-    pytest.importorskip("matplotlib")
-    for i, result in enumerate([step_result(), {"benchmark": "startup"}, step_result(torch=False), kernels_result()]):
-        (tmp_path / f"{i}.json").write_text(json.dumps(result))
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), f"--out={tmp_path / name}"])
-    assert plot.main() == 0
-    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG" if name == "x.png" else b"<?xml")
-
-
-@pytest.mark.parametrize(
-    ("content", "out", "message"),
-    [
-        ("no", "x.png", "this is not JSON"),
-        ('{"benchmark": "startup"}', "x.png", "no result of bench.train_step"),
-        ('{"benchmark": "kernels"}', "x.png", "has no '.*measure again"),
-        ('{"benchmark": "kernels"}', "x.jpg", r"must end in \.png or \.svg"),
-    ],
-)
-def test_what_cannot_be_drawn(monkeypatch, tmp_path, content, out, message):
-    pytest.importorskip("matplotlib")
-    (tmp_path / "x.json").write_text(content)
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "x.json"), f"--out={tmp_path / out}"])
-    with pytest.raises(ConfigError, match=message):
-        plot.main()
-    assert not (tmp_path / out).exists()
-
-
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(plot, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["", "x.json", "--out=x.png"])
-    with pytest.raises(ConfigError, match=r"^bench\.plot needs matplotlib: pip install -e '\.\[plot\]'$"):
-        plot.main()

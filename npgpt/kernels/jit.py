@@ -102,7 +102,7 @@ def compile_noted(notes, stop=lambda: False) -> None:
 
 
 def exact_jit(function):
-    """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say)."""
+    """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say). Inlined."""
     return _cached(numba.njit(fastmath={"contract"}, nogil=True, **INLINED)(function))
 
 
@@ -144,7 +144,7 @@ class _SharedCache(FunctionCache):
         """Whether its index names this signature, without loading what was compiled for it."""
         try:
             return self._index_key(signature, target_context.codegen()) in self._cache_file._load_index()
-        except Exception:
+        except Exception:  # a damaged file, as below
             return False
 
     def _stored(self, signature, target_context):

@@ -14,23 +14,26 @@ from npgpt.kernels.jit import INLINED, jit
 
 
 @jit
-def _largest_float32(row):
-    bits, all_but_sign = row.view(np.int32), np.int32(0x7FFFFFFF)
-    top = np.int32(-0x7F800001)  # -infinity, turned around
+def _largest_bits(bits, sign, all_but_sign, minus_infinity):
+    """The bits of the largest. ``sign`` is the place of a number's sign bit; all arguments are of one type."""
+    top = minus_infinity ^ all_but_sign
     for j in range(bits.size):
-        ordered = bits[j] ^ ((bits[j] >> np.int32(31)) & all_but_sign)
-        top = max(top, ordered)
-    return np.int32(top ^ ((top >> np.int32(31)) & all_but_sign)).view(np.float32)
+        top = max(top, bits[j] ^ ((bits[j] >> sign) & all_but_sign))
+    return top ^ ((top >> sign) & all_but_sign)
+
+
+@jit
+def _largest_float32(row):
+    minus_infinity = np.float32(-np.inf).view(np.int32)
+    bits = _largest_bits(row.view(np.int32), np.int32(31), np.int32(0x7FFFFFFF), minus_infinity)
+    return np.int32(bits).view(np.float32)
 
 
 @jit
 def _largest_float64(row):
-    bits, all_but_sign = row.view(np.int64), np.int64(0x7FFFFFFFFFFFFFFF)
-    top = np.int64(-0x7FF0000000000001)
-    for j in range(bits.size):
-        ordered = bits[j] ^ ((bits[j] >> np.int64(63)) & all_but_sign)
-        top = max(top, ordered)
-    return np.int64(top ^ ((top >> np.int64(63)) & all_but_sign)).view(np.float64)
+    minus_infinity = np.float64(-np.inf).view(np.int64)
+    bits = _largest_bits(row.view(np.int64), np.int64(63), np.int64(0x7FFFFFFFFFFFFFFF), minus_infinity)
+    return np.int64(bits).view(np.float64)
 
 
 def largest(row):

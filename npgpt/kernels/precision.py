@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.errors import ConfigError
 from npgpt.kernels.machine.cpu import UNIT
-from npgpt.kernels.machine.tile import IN_PAIRS
+from npgpt.kernels.machine.vectors import IN_PAIRS
 
 PRECISIONS = ("highest", "high", "medium")
 

@@ -105,4 +105,4 @@ def test_what_does_not_belong_together_is_refused():
 
 @each_version
 def test_nothing_to_do(step):
-    step([], [], [], [], 0.1, 0.9, 0.95, 1e-8, [], 1)
+    assert step([], [], [], [], 0.1, 0.9, 0.95, 1e-8, [], 1) is None

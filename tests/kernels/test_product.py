@@ -12,7 +12,7 @@ from npgpt import kernels
 from npgpt.kernels import jit
 from npgpt.kernels.machine import cpu
 from npgpt.kernels.machine.product import COLUMNS_OF_B, ROWS_OF_A, STEPS, add_product
-from npgpt.kernels.machine.tile import IN_PAIRS
+from npgpt.kernels.machine.vectors import IN_PAIRS
 
 SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
     (1, 1, 1),

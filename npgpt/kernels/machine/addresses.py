@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from npgpt.kernels.jit import jit
 
-CHUNK = 1 << 14  # numbers that a thread takes at a time
+CHUNK = 1 << 14  # numbers that a thread takes at a time: a row of the table for each, so not too few
 
 
 def table_of(lists: list[list[np.ndarray]]):

@@ -42,7 +42,7 @@ def add_product(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_ro
     start       the address of what the sums begin with; 0: with 0. It may be c itself
     ..._row     the distance from one row to the next, in elements; start_row = 0: one row for all, a bias
     ..._column  the distance from one column to the next; of A and of B, one of the two distances is 1
-    like        any number of the elements' type; or tile.IN_PAIRS, for products of bfloat16 numbers
+    like        any number of the elements' type; or vectors.IN_PAIRS, for products of bfloat16 numbers
     """
     size, W = element_size(like), columns(like)
     steps = min(STEPS, K)

@@ -26,10 +26,7 @@ from numba.extending import intrinsic
 
 from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.cpu import UNIT
-from npgpt.kernels.machine.vectors import IN_PAIRS, PAIRS, Vectors, bytes_of, element, whole
-
-__all__ = ["IN_PAIRS", "ROWS", "columns", "copy_to_a", "copy_to_b", "depth", "element_size", "multiply_tile"]
-__all__ += ["transpose_to_a", "transpose_to_b"]
+from npgpt.kernels.machine.vectors import PAIRS, Vectors, bytes_of, element, whole
 
 ROWS = UNIT.rows
 WHOLE = types.int64

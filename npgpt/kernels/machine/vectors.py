@@ -6,8 +6,9 @@ from numba import types
 
 from npgpt.kernels.machine.cpu import UNIT
 
-IN_PAIRS = np.uint16(0)  # see tile.py
-PAIRS = types.uint16
+# "Like this number" says which type a product is of. This one says pairs of bfloat16, for which NumPy has no type.
+IN_PAIRS = np.uint16(0)
+PAIRS = types.uint16  # what Numba's types call it
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
