@@ -77,7 +77,7 @@ MUTANTS = [
     *table(
         "kernels/largest.py",
         "kernels/test_softmax.py kernels/test_cross_entropy.py kernels/test_table.py",
-        ("negative numbers the wrong way round, float32", "bits[j] ^ ((bits[j] >> np.int32(31)) & all_but_sign)", "bits[j]"),
+        ("negative numbers the wrong way round, float32", "bits[j] ^ ((bits[j] >> sign) & all_but_sign)", "bits[j]"),
         ("negative numbers the wrong way round, float64", "bits[j] ^ ((bits[j] >> np.int64(63)) & all_but_sign)", "bits[j]"),
     ),
     *table(
