@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt import kernels
-from npgpt.checkpoints import open_checkpoint, runs
+from npgpt.checkpoints import make_model, open_checkpoint, runs
 from npgpt.checkpoints.atomic import write_json
 from npgpt.config import GPTConfig
 from npgpt.corpus import read_corpus, split, texts
@@ -84,12 +84,13 @@ class Trainer:
         """A new run: read the text, make or load the model, make the folder. On a UserError nothing has been made."""
         out = Path(settings.out) if settings.out else Path("runs") / _name_of(settings.texts[0])
         runs.check_can_create(out, exact=settings.out is not None)
-        config, arrays, source, tokenizer = _model_to_train(settings)
+        config, tokenizer, checkpoint = _model_to_train(settings)
         settings = replace(settings, context=settings.context or config.block_size)
         corpus = read_corpus(settings.texts, tokenizer)
-        model = GPT(config, seed=settings.seed if arrays is None else None)
-        if arrays is not None:
-            model.load_state_dict(arrays, source)
+        if checkpoint is None:
+            model = GPT(config, seed=settings.seed)
+        else:
+            model = make_model(replace(checkpoint, config=config))
             model.rng.bit_generator.state = np.random.default_rng([settings.seed, 1]).bit_generator.state
         trainer = cls(settings, model, tokenizer, corpus, None)
         trainer.folder = runs.create_run(out, exact=settings.out is not None)
@@ -329,13 +330,13 @@ class Trainer:
 
 
 def _model_to_train(settings):
-    """-> config, the weights to start from or None, where they came from, tokenizer"""
+    """-> config, tokenizer, the checkpoint with the weights to start from or None"""
     if settings.init_from is None:
         tokenizer = make_tokenizer(settings.tokenizer or "gpt2", texts(settings.texts))
         config = GPTConfig.preset(
             settings.preset or "mini", vocab_size=tokenizer.vocab_size, **settings.model_changes()
         )
-        return config, None, None, tokenizer
+        return config, tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)
     changes = settings.model_changes()
     dropout = changes.pop("dropout", checkpoint.config.dropout)
@@ -353,7 +354,7 @@ def _model_to_train(settings):
             f"{settings.init_from} has no tokenizer with it, and its vocabulary of {checkpoint.config.vocab_size:,} "
             f"is not GPT-2's"
         )
-    return replace(checkpoint.config, dropout=dropout), checkpoint.arrays, str(checkpoint.source), tokenizer
+    return replace(checkpoint.config, dropout=dropout), tokenizer, checkpoint
 
 
 def _beginning(tokens, tokenizer) -> str:

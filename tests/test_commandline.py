@@ -460,13 +460,15 @@ def test_a_model_without_a_tokenizer(folder):
 
 def test_a_model_that_has_diverged(finished):
     run = finished / "runs" / "text"
-    config, weights = runs.read_weights(run / "last.safetensors")
-    runs.save_weights(run / "last.safetensors", {n: np.full_like(a, np.nan) for n, a in weights.items()}, config)
+    opened = runs.read_run(run / "last.safetensors")
+    diverged = {name: np.full(tensor.shape, np.nan, np.float32) for name, tensor in opened.tensors.items()}
+    runs.save_weights(run / "last.safetensors", diverged, opened.config)
     ended = command("sample", "--prompt", "The", cwd=finished)
     assert ended == (
         2,
-        "The",
-        "error: runs/text: the model's logits are not finite numbers: its weights are damaged or have diverged\n",
+        "",
+        "error: runs/text/last.safetensors: the model's results are not finite numbers: "
+        "NaN or infinity in wte.weight, wpe.weight, h.0.ln_1.weight and 26 more\n",
     )
 
 

@@ -1,59 +1,41 @@
-"""Weights from wherever people have them, told apart by what is inside. Each format gives a GPTConfig and named arrays.
+"""Weights from wherever people have them, told apart by what is inside. Each format is read to one ``Checkpoint``.
 
+    checkpoint.py    what that is: configuration, tensors that are still in the file, tokenizer
     runs.py          our own run folders and their files
-    huggingface.py   folders that transformers writes
-    safetensors.py   the file format under both; strict_json.py its header, atomic.py how it is written
+    huggingface.py   what transformers calls things; folders.py reads the folders that it writes
+    safetensors.py   the file format under both
+    mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
+    mapped.py, stored.py, strict_json.py    how files from strangers are looked at
+    atomic.py        how files are written
 
 A further format is one more file with a reader like theirs, and one more case in ``open_checkpoint``.
 """
 
 import os
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.huggingface import read_huggingface
-from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_weights, weights_file
-from npgpt.config import GPTConfig
+from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.fit import check_fit
+from npgpt.checkpoints.folders import read_huggingface
+from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, weights_file
 from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT
-from npgpt.tokenizers import GPT2Tokenizer, load_tokenizer
+from npgpt.tensor import no_grad
+
+ENOUGH_TO_FORGET = 16 << 20  # bytes of weights copied, after which the file's pages are let go of
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """An opened checkpoint: what the model is, its weights, and where they came from."""
-
-    config: GPTConfig
-    arrays: dict[str, np.ndarray]  # under npgpt's names; read-only views of the file where its dtype is NumPy's
-    source: Path  # the file with the weights
-    tokenizer_file: Path | None = None
-
-    @cached_property
-    def tokenizer(self):
-        """The tokenizer saved beside the weights; else GPT-2's, if the vocabulary has its size; else None.
-
-        Raises TokenizerError if the saved one is damaged, CheckpointError if it has ids that the model doesn't.
-        """
-        if self.tokenizer_file is None:
-            return GPT2Tokenizer() if self.config.vocab_size == 50257 else None
-        tokenizer = load_tokenizer(self.tokenizer_file)
-        if tokenizer.vocab_size > self.config.vocab_size:
-            raise CheckpointError(
-                f"{self.tokenizer_file}: {tokenizer.vocab_size:,} ids, and the model has {self.config.vocab_size:,}, "
-                f"so it is another model's tokenizer"
-            )
-        return tokenizer
-
-
-def load(path: str | Path, dtype=np.float32) -> GPT:
+def load(path: str | Path, dtype=np.float32, check: bool = True) -> GPT:
     """Make the model that is stored at ``path`` (what that can be: ``open_checkpoint``), with parameters of ``dtype``.
 
-    Raises CheckpointError if there is none, it is damaged, or the weights are not those of the configuration.
+    check       run a few tokens through it, to see that numbers come out
+
+    Raises CheckpointError if there is none, it is damaged, the weights are not those of the configuration, or the
+    check finds NaN or infinity.
     """
-    return _make_model(open_checkpoint(path), dtype)
+    return make_model(open_checkpoint(path), dtype, check)
 
 
 def load_with_tokenizer(path: str | Path, which: str = "last", dtype=np.float32):
@@ -64,14 +46,14 @@ def load_with_tokenizer(path: str | Path, which: str = "last", dtype=np.float32)
             f"{path}: there is no {TOKENIZER_FILE} beside the weights, and a vocabulary of "
             f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
         )
-    return _make_model(checkpoint, dtype), checkpoint.tokenizer
+    return make_model(checkpoint, dtype), checkpoint.tokenizer
 
 
 def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
     """Open a run's folder, a Hugging Face GPT-2 folder, or a single .safetensors file of a run.
 
     ``which``: of a run, take the "last" weights, or the "best", those with the lowest validation loss.
-    The weights are not copied yet, so this is quick. Raises CheckpointError.
+    The weights are not read yet, so this is quick. Raises CheckpointError.
     """
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long or has a NUL in it
@@ -79,48 +61,49 @@ def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
             f"{path}: there is no such file or folder. Models are not downloaded by name: put the config.json and "
             f"model.safetensors of a GPT-2 into a folder, and name the folder"
         )
-    if not path.is_dir():
-        return _open_file(path)
+    checkpoint = _open_folder(path, which) if path.is_dir() else _open_file(path)
+    check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
+    return checkpoint
+
+
+def _open_folder(path: Path, which: str) -> Checkpoint:
     if not (path / "config.json").exists():
         raise CheckpointError(
             f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) "
             f"nor a Hugging Face folder (config.json, model.safetensors)"
         )
-    if is_run(path):
-        return _open_file(weights_file(path, which))
-    config, arrays = read_huggingface(path)
-    return Checkpoint(config, arrays, source=path / "model.safetensors")
+    return read_run(weights_file(path, which)) if is_run(path) else read_huggingface(path)
 
 
 def _open_file(path: Path) -> Checkpoint:
-    config, arrays = read_weights(path)
-    tokenizer_file = path.with_name(TOKENIZER_FILE)
-    return Checkpoint(config, arrays, path, tokenizer_file if tokenizer_file.exists() else None)
+    return read_run(path)
 
 
-def _make_model(checkpoint: Checkpoint, dtype) -> GPT:
-    _check_size(checkpoint)
+def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:
+    """A model with a checkpoint's weights, which are read tensor by tensor. Raises CheckpointError."""
     model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
-    model.load_state_dict(checkpoint.arrays, source=str(checkpoint.source))
+    copied = 0
+    for name, parameter in model.named_parameters():
+        checkpoint.tensors[name].copy_to(parameter.data)
+        copied += parameter.data.nbytes
+        if copied > ENOUGH_TO_FORGET:
+            checkpoint.forget()
+            copied = 0
+    checkpoint.forget()
+    if check:
+        _check_numbers(model, checkpoint.source)
     return model
 
 
-def _check_size(checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that is far from the weights before a model of its size takes memory.
-
-    This is for the damaged and the malicious; ``load_state_dict`` then compares every shape.
-    """
-    config, arrays = checkpoint.config, checkpoint.arrays
-    layers = {name.split(".")[1] for name in arrays if name.startswith("h.")}
-    if len(layers) != config.n_layer:
-        raise CheckpointError(
-            f"{checkpoint.source}: {len(layers)} layers in the file, {config.n_layer} in its configuration"
-        )
-    C = config.n_embd
-    described = (config.vocab_size + config.block_size) * C + config.n_layer * C * (4 * C + 2 * config.inner_size)
-    stored = sum(array.size for array in arrays.values())
-    if described > 2 * stored + 1_000_000:
-        raise CheckpointError(
-            f"{checkpoint.source}: the configuration describes a model of {described:,} numbers, "
-            f"and the file holds {stored:,}"
-        )
+def _check_numbers(model: GPT, source) -> None:
+    """Raise CheckpointError if a short forward pass gives anything but numbers; say which tensors are to blame."""
+    T = min(8, model.config.block_size)
+    with no_grad(), np.errstate(all="ignore"):
+        logits = model(np.arange(T)[None] % model.config.vocab_size).data
+    if np.isfinite(logits).all():
+        return
+    bad = [name for name, p in model.named_parameters() if not np.isfinite(p.data).all()]
+    why = f"NaN or infinity in {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    raise CheckpointError(
+        f"{source}: the model's results are not finite numbers: {why if bad else 'its weights are, but too large'}"
+    )

@@ -8,12 +8,8 @@ name. All other keys there (summary_type, id2label, torch_dtype, ...) do not cha
 
 import re
 import reprlib
-from pathlib import Path
 
-import numpy as np
-
-from npgpt.checkpoints.safetensors import read_safetensors
-from npgpt.checkpoints.strict_json import read_json_object
+from npgpt.checkpoints.stored import Stored, equal
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 
@@ -50,31 +46,30 @@ _REQUIRED = {
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
 
-def read_huggingface(folder: str | Path) -> tuple[GPTConfig, dict[str, np.ndarray]]:
-    """Return the configuration, and the parameters under npgpt's names (views of the file; see read_safetensors).
+def weights_of_huggingface(config: GPTConfig, tensors: dict[str, Stored], source, config_file):
+    """-> the parameters under npgpt's names, and the names of what else is known to be there.
 
-    Raises CheckpointError, which names the file and the setting or tensor.
+    Raises CheckpointError, which names the file and the tensor.
     """
-    config_file, weights_file = Path(folder) / "config.json", Path(folder) / "model.safetensors"
-    config = config_from_huggingface(read_json_object(config_file), str(config_file))
-    stored, _ = read_safetensors(weights_file)
-    arrays = {}
-    for stored_name, array in stored.items():
+    found, skipped = {}, []
+    for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("transformer.")
         if _BUFFER.fullmatch(name):
+            skipped.append(stored_name)
             continue
-        if name in arrays:
-            raise CheckpointError(f"{weights_file}: tensor {name!r} is there twice, with and without 'transformer.'")
-        arrays[name] = array
-    if config.tie_weights and "lm_head.weight" in arrays and "wte.weight" in arrays:
-        if not _equal(arrays["lm_head.weight"], arrays["wte.weight"]):
+        if name in found:
+            raise CheckpointError(f"{source}: tensor {name!r} is there twice, with and without 'transformer.'")
+        found[name] = tensor
+    if config.tie_weights and "lm_head.weight" in found and "wte.weight" in found:
+        if not equal(found["lm_head.weight"], found["wte.weight"]):
             # transformers 4 uses wte.weight for both here, transformers 5 uses each: only the owner knows the right one
             raise CheckpointError(
-                f"{weights_file}: tensor 'lm_head.weight' differs from 'wte.weight', and tie_word_embeddings says that "
+                f"{source}: tensor 'lm_head.weight' differs from 'wte.weight', and tie_word_embeddings says that "
                 f"they are one; set it to false in {config_file} to use both"
             )
-        del arrays["lm_head.weight"]
-    return config, arrays
+        del found["lm_head.weight"]
+        skipped.append("lm_head.weight")
+    return found, tuple(skipped)
 
 
 def config_from_huggingface(values: dict, source: str) -> GPTConfig:
@@ -120,12 +115,3 @@ def _setting(values: dict, key: str, default, source: str):
     if key in values and values[key] != values[synonym]:
         raise CheckpointError(f"{source}: {key} and {synonym} mean the same, and have different values")
     return values[synonym]
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Piece by piece, because comparing two embeddings of 40 million numbers at once would take another 40 MB."""
-    flat_a, flat_b, piece = a.reshape(-1), b.reshape(-1), 2**20
-    return a.shape == b.shape and all(
-        np.array_equal(flat_a[start : start + piece], flat_b[start : start + piece])
-        for start in range(0, a.size, piece)
-    )

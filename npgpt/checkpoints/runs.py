@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.atomic import write_json
-from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
 from npgpt.checkpoints.strict_json import parse_json, read_json_object
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
@@ -150,19 +151,29 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     return _weights(arrays), optimizer, _parse_state(metadata[_STATE_KEY], path)
 
 
-def read_weights(path: str | Path) -> tuple[GPTConfig, dict[str, np.ndarray]]:
-    """Return configuration and weights from a last.safetensors or best.safetensors, whatever its name is now."""
-    arrays, metadata = read_safetensors(path)
+def read_run(path: str | Path) -> Checkpoint:
+    """Open a last.safetensors or best.safetensors, whatever its name is now. Raises CheckpointError."""
+    path = Path(path)
+    tensors, metadata, file = open_safetensors(path)
+    config = config_in(metadata, path)
+    if config is None:
+        raise CheckpointError(f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt")
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
+    tokenizer = path.with_name(TOKENIZER_FILE)
+    stored_tokenizer = tokenizer if tokenizer.exists() else None
+    skipped = tuple(tensors.keys() - weights.keys())
+    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, stored_tokenizer)
+
+
+def config_in(metadata: dict[str, str], path) -> GPTConfig | None:
+    """The model's configuration in a safetensors file's metadata, if it is a file of ours. Raises CheckpointError."""
     if _CONFIG_KEY not in metadata:
-        raise CheckpointError(
-            f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt; "
-            f"if it belongs to a Hugging Face folder, name the folder"
-        )
+        return None
     source = f"{path}: __metadata__ {_CONFIG_KEY}"
     values = parse_json(metadata[_CONFIG_KEY], source)
     if not isinstance(values, dict):
         raise CheckpointError(f"{source}: a JSON object was expected")
-    return _config(values, source), _weights(arrays)
+    return _config(values, source)
 
 
 def weights_file(run: str | Path, which: str) -> Path:

@@ -13,10 +13,7 @@ Source: https://github.com/huggingface/safetensors, README "Format" and safetens
 """
 
 import json
-import mmap
-import os
 import reprlib
-import stat
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.atomic import atomic_write
+from npgpt.checkpoints.mapped import MappedFile
+from npgpt.checkpoints.stored import Stored, narrowed, stored_array
 from npgpt.checkpoints.strict_json import parse_json
 from npgpt.errors import CheckpointError
 
@@ -38,7 +37,7 @@ _DTYPES = {
     "F32": np.dtype("<f4"),
     "U32": np.dtype("<u4"),
     "I32": np.dtype("<i4"),
-    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: read as its bits, then widened to float32; never written
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: these are its bits
     "F16": np.dtype("<f2"),
     "U16": np.dtype("<u2"),
     "I16": np.dtype("<i2"),
@@ -46,7 +45,6 @@ _DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
 _ORDER = {name: place for place, name in enumerate(_DTYPES)}
 
 
@@ -60,42 +58,58 @@ class _Entry(NamedTuple):
     end: int
 
 
+def open_safetensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str], MappedFile]:
+    """Return the tensors by name, the file's metadata, and the file, which is mapped into memory, not read.
+
+    Raises CheckpointError.
+    """
+    file = MappedFile(path)
+    if file.size < 8:
+        raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
+    length = int.from_bytes(file.take(0, 8, "header length"), "little")
+    _check_header_length(length, file.size, path)
+    start = 8 + length
+    header = _parse_header(file.take(8, length, "header"), path)
+    metadata = _check_metadata(header.pop("__metadata__", {}), path)
+    entries = [_check_entry(name, entry, path) for name, entry in header.items()]
+    _check_layout(entries, file.size - start, path)
+    return {entry.name: _stored(file, start, entry) for entry in entries}, metadata, file
+
+
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays by name, and the file's metadata.
 
-    The file is mapped into memory, not read: an array is a read-only view of it, and its pages come from the disk when
-    they are used. The view keeps the map alive, and its values stay when ``write_safetensors`` replaces the file (not
-    when another program changes it in place). BF16, which NumPy does not have, is widened to float32 in memory of its
-    own. Raises CheckpointError.
+    An array is a read-only view of the mapped file, and its pages come from the disk when they are used. The view keeps
+    the map alive, and its values stay when ``write_safetensors`` replaces the file (not when another program changes it
+    in place). BF16, which NumPy does not have, is widened to float32 in memory of its own. Raises CheckpointError.
     """
-    data = _map_file(path)
-    length = int.from_bytes(data[:8], "little")
-    _check_header_length(length, len(data), path)
-    start = 8 + length
-    header = _parse_header(data[8:start], path)
-    metadata = _check_metadata(header.pop("__metadata__", {}), path)
-    entries = [_check_entry(name, entry, path) for name, entry in header.items()]
-    _check_layout(entries, len(data) - start, path)
-    return {entry.name: _array(data, start, entry, path) for entry in entries}, metadata
+    tensors, metadata, _ = open_safetensors(path)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}, metadata
 
 
-def write_safetensors(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write the arrays, atomically, and one by one, so that at most one of them is copied (if it is not contiguous).
+def write_safetensors(
+    path: str | Path, tensors: dict[str, np.ndarray | Stored], metadata: dict[str, str] | None = None
+) -> None:
+    """Write the tensors, atomically, each in its dtype; BF16 only from a ``Stored``, since NumPy has no such arrays.
 
-    The same arrays and metadata give the same bytes: those of the reference writer, where that is deterministic (it
-    writes several metadata keys in random order; here they are sorted). ``"format": "pt"`` is added to the metadata,
-    because some readers insist on it. Raises CheckpointError if the file can't be written.
+    At most one of them is copied at a time (if it is transposed). The same tensors and metadata give the same bytes:
+    those of the reference writer, where that is deterministic (it writes several metadata keys in random order; here
+    they are sorted). ``"format": "pt"`` is added to the metadata, because some readers insist on it. Raises
+    CheckpointError if the file can't be written.
     """
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     header = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
-    if "__metadata__" in arrays:
+    if "__metadata__" in tensors:
         raise CheckpointError(f"{path}: an array can't be named __metadata__")
-    dtypes = {name: _dtype_name(name, array, path) for name, array in arrays.items()}
-    ordered = sorted(arrays, key=lambda name: (_ORDER[dtypes[name]], name))
+    tensors = {name: t if isinstance(t, Stored) else stored_array(np.asarray(t)) for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: tensor {name!r}: {tensor.dtype} can't be written as safetensors")
+    ordered = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
     end = 0
     for name in ordered:
-        begin, end = end, end + arrays[name].nbytes
-        header[name] = {"dtype": dtypes[name], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+        tensor = tensors[name]
+        begin, end = end, end + tensor.size * _DTYPES[tensor.dtype].itemsize
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     _check_header_length(len(encoded), 8 + len(encoded) + end, path)
@@ -104,28 +118,13 @@ def write_safetensors(path: str | Path, arrays: dict[str, np.ndarray], metadata:
             file.write(len(encoded).to_bytes(8, "little"))
             file.write(encoded)
             for name in ordered:
-                array = np.ascontiguousarray(arrays[name], dtype=_DTYPES[dtypes[name]])
-                file.write(array.reshape(-1).view(np.uint8))
+                for numbers in tensors[name].in_order():
+                    if tensors[name].dtype == "BF16":
+                        numbers = narrowed(numbers)
+                    array = np.ascontiguousarray(numbers, dtype=_DTYPES[tensors[name].dtype])
+                    file.write(array.reshape(-1).view(np.uint8))
     except OSError as error:
         raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
-
-
-def _map_file(path) -> mmap.mmap:
-    """The file as bytes that are loaded when they are looked at."""
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CheckpointError(f"{path}: not a regular file")
-            if os.fstat(file.fileno()).st_size < 8:
-                raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
-
-
-def _open_without_waiting(path, flags):
-    """Open, but never wait for a writer, as opening a pipe would."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_header_length(length: int, file_bytes: int, path) -> None:
@@ -205,28 +204,14 @@ def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
         )
 
 
-def _array(data: mmap.mmap, start: int, entry: _Entry, path) -> np.ndarray:
-    """The array itself; everything about it is known to fit by now."""
-    dtype = _DTYPES[entry.dtype]
-    if entry.begin == entry.end:
-        array = np.empty(entry.shape, dtype)
-    else:
-        array = np.frombuffer(data, dtype, count=prod(entry.shape), offset=start + entry.begin).reshape(entry.shape)
+def _stored(file: MappedFile, start: int, entry: _Entry) -> Stored:
+    """The tensor itself; everything about it is known to fit by now."""
+    what = f"tensor {entry.name[:200]!r}"
+    array = file.array(start + entry.begin, _DTYPES[entry.dtype], prod(entry.shape), what).reshape(entry.shape)
     if entry.dtype == "BOOL" and array.size and array.view(np.uint8).max() > 1:
-        raise CheckpointError(f"{path}: tensor {entry.name[:200]!r}: a BOOL that is neither 0 nor 1")
-    if entry.dtype == "BF16":  # bfloat16 is the upper half of a float32
-        bits = array.astype(np.uint32)
-        bits <<= 16
-        array = bits.view(np.float32)
+        raise CheckpointError(f"{file.path}: {what}: a BOOL that is neither 0 nor 1")
     array.flags.writeable = False
-    return array
-
-
-def _dtype_name(name: str, array: np.ndarray, path) -> str:
-    dtype = array.dtype.newbyteorder("<")
-    if dtype not in _NAMES:
-        raise CheckpointError(f"{path}: tensor {name!r}: {array.dtype} can't be written as safetensors")
-    return _NAMES[dtype]
+    return stored_array(array, entry.dtype)
 
 
 def _is_sizes(values) -> bool:

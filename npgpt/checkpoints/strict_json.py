@@ -4,6 +4,7 @@ import json
 from math import isinf
 from pathlib import Path
 
+from npgpt.checkpoints.mapped import MappedFile
 from npgpt.errors import CheckpointError
 
 # A config.json takes some thousand bytes. Parsed, JSON takes up to thirty times its size, so this bounds the memory.
@@ -59,15 +60,12 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False):
         raise CheckpointError(f"{source}: a number has too many digits") from None
 
 
-def read_json_object(path: Path) -> dict:
+def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
     """Read a file that holds one JSON object, such as a config.json. Raises CheckpointError."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, so it is not a configuration")
+    file = MappedFile(path)
+    if file.size > max_bytes:
+        raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
+    data = file.take(0, file.size, "JSON")
     values = parse_json(data, str(path))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")

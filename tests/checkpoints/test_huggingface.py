@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt.checkpoints.huggingface import _FIELDS, config_from_huggingface, read_huggingface
+from npgpt.checkpoints.folders import read_huggingface
+from npgpt.checkpoints.huggingface import _FIELDS, config_from_huggingface
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
@@ -54,6 +55,12 @@ def parameters(prefix: str = "", config: dict = TINY) -> dict[str, np.ndarray]:
             shapes |= {f"h.{layer}.{name}.weight": (C,), f"h.{layer}.{name}.bias": (C,)}
     rng = np.random.default_rng(0)
     return {prefix + name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def read(folder):
+    """-> config, arrays"""
+    checkpoint = read_huggingface(folder)
+    return checkpoint.config, {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
 
 
 def write_folder(folder: Path, config: dict, arrays: dict[str, np.ndarray]) -> Path:
@@ -209,7 +216,7 @@ def test_bad_config_texts(tmp_path, case):
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_names_with_and_without_prefix(tmp_path, prefix):
     folder = write_folder(tmp_path / "model", TINY, parameters(prefix))
-    config, arrays = read_huggingface(folder)
+    config, arrays = read(folder)
     assert config.n_layer == 1
     assert_same(arrays, parameters())
     assert not any(array.flags.owndata or array.flags.writeable for array in arrays.values())
@@ -220,13 +227,13 @@ def test_buffers_are_skipped_and_biases_are_not(tmp_path, prefix):
     mask = np.tril(np.ones((1, 1, 6, 6), np.uint8))
     buffers = {f"{prefix}h.0.attn.bias": mask, f"{prefix}h.0.attn.masked_bias": np.float32(-1e4)}
     folder = write_folder(tmp_path / "model", TINY, parameters(prefix) | buffers)
-    assert_same(read_huggingface(folder)[1], parameters())
+    assert_same(read(folder)[1], parameters())
 
 
 def test_a_tied_head_that_is_stored_is_dropped(tmp_path):
     arrays = parameters("transformer.")
     arrays["lm_head.weight"] = arrays["transformer.wte.weight"].copy()
-    config, found = read_huggingface(write_folder(tmp_path / "model", TINY, arrays))
+    config, found = read(write_folder(tmp_path / "model", TINY, arrays))
     assert config.tie_weights
     assert_same(found, parameters())
 
@@ -243,13 +250,13 @@ def test_tied_heads_of_odd_shapes(tmp_path, shape):
     """They are compared like others (never row by row: one of these has a million million rows)."""
     odd = dict.fromkeys(("lm_head.weight", "wte.weight"), np.zeros(shape, np.float32))
     folder = write_folder(tmp_path / "model", TINY, parameters() | odd)
-    assert "lm_head.weight" not in read_huggingface(folder)[1]
+    assert "lm_head.weight" not in read(folder)[1]
 
 
 def test_an_untied_head_is_kept(tmp_path):
     arrays = {**parameters(), "lm_head.weight": np.ones((11, 8), np.float32)}
     folder = write_folder(tmp_path / "model", {**TINY, "tie_word_embeddings": False}, arrays)
-    config, found = read_huggingface(folder)
+    config, found = read(folder)
     assert not config.tie_weights
     assert_same(found, arrays)
 
@@ -257,12 +264,12 @@ def test_an_untied_head_is_kept(tmp_path):
 def test_a_name_with_and_without_prefix_is_refused(tmp_path):
     arrays = {**parameters(), "transformer.wte.weight": np.zeros((11, 8), np.float32)}
     with pytest.raises(CheckpointError, match=r"model\.safetensors: tensor 'wte.weight' is there twice"):
-        read_huggingface(write_folder(tmp_path / "model", TINY, arrays))
+        read(write_folder(tmp_path / "model", TINY, arrays))
 
 
 def test_weights_that_are_not_there(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: can't be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"config\.json is there, but none of model\.safetensors, "):
         read_huggingface(tmp_path)
 
 
@@ -282,7 +289,7 @@ def test_what_transformers_saves(tmp_path, tied, with_head, dtype):
     make = transformers.GPT2LMHeadModel if with_head else transformers.GPT2Model  # the second saves without the prefix
     model = make(theirs).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path)
-    config, arrays = read_huggingface(tmp_path)
+    config, arrays = read(tmp_path)
     assert config == GPTConfig(13, 7, 2, 3, 12, 20, dropout=0.1, tie_weights=tied)
     expected = {}
     for name, tensor in model.state_dict().items():

@@ -20,6 +20,10 @@ from npgpt.errors import CheckpointError, ConfigError
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 
 
+def arrays_of(checkpoint):
+    return {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
+
+
 def arrays(seed: int, dtype=np.float32) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {"wte.weight": rng.standard_normal((11, 8)).astype(dtype), "ln_f.bias": rng.standard_normal(8).astype(dtype)}
@@ -152,7 +156,8 @@ def test_a_checkpoint_comes_back_exactly(tmp_path, dtype):
     assert_same(found_weights, weights)
     assert_same(found_optimizer, optimizer)
     assert repr(state) == repr(STATE)  # == would not tell 1 from 1.0 and True, nor 0.0 from -0.0
-    config, only_weights = runs.read_weights(path)
+    opened = runs.read_run(path)
+    config, only_weights = opened.config, arrays_of(opened)
     assert config == CONFIG
     assert_same(only_weights, weights)
     assert read_safetensors(path)[1]["format"] == "pt"
@@ -180,14 +185,14 @@ def test_a_file_that_can_not_be_written(tmp_path):
 
 def test_the_weights_that_are_asked_for_or_the_others(tmp_path):
     def weights(which):
-        return runs.read_weights(runs.weights_file(tmp_path, which))[1]
+        return arrays_of(runs.read_run(runs.weights_file(tmp_path, which)))
 
     with pytest.raises(CheckpointError, match=r"no best\.safetensors and no last\.safetensors: the run has not saved"):
         weights("best")
     runs.save_checkpoint(tmp_path / "last.safetensors", arrays(0), {"m": np.zeros(3)}, {}, CONFIG)
     assert_same(weights("best"), arrays(0))
     runs.save_weights(tmp_path / "best.safetensors", arrays(1), CONFIG)
-    assert runs.read_weights(tmp_path / "best.safetensors")[0] == CONFIG
+    assert runs.read_run(tmp_path / "best.safetensors").config == CONFIG
     assert_same(weights("best"), arrays(1))
     assert_same(weights("last"), arrays(0))
     with pytest.raises(CheckpointError, match=r"best\.safetensors: __metadata__ has no npgpt_state, so training can't"):
@@ -217,7 +222,7 @@ BAD_STATES = {
 
 @pytest.mark.parametrize("case", [*BAD_METADATA, *BAD_STATES])
 def test_bad_metadata(tmp_path, case):
-    read = runs.read_weights if case in BAD_METADATA else runs.load_checkpoint
+    read = runs.read_run if case in BAD_METADATA else runs.load_checkpoint
     metadata, place = (BAD_METADATA | BAD_STATES)[case]
     path = tmp_path / "last.safetensors"
     write_safetensors(path, arrays(0), metadata)

@@ -1,0 +1,54 @@
+"""From a format's names to ours and back, by a table that the format's own file shows:
+
+    NAMES = (
+        ("blk.{}.attn_qkv.weight", "h.{}.attn.c_attn.weight", TURNED),
+        ("blk.{}.attn_qkv.bias", "h.{}.attn.c_attn.bias"),
+        ...
+
+{} is the layer's number. TURNED: the format has this matrix as (out, in), and we as (in, out). In all of GPT-2's
+formats the queries, keys and values lie side by side in one matrix, in this order, along its output axis: 3C columns
+of ours, 3C rows of a turned one.
+"""
+
+import re
+
+from npgpt.checkpoints.stored import Stored
+from npgpt.errors import CheckpointError
+
+TURNED = "turned"
+
+
+def to_ours(names: tuple, tensors: dict[str, Stored], source) -> dict[str, Stored]:
+    """Rename the tensors, and turn those that the table says. What the table doesn't have keeps its name.
+
+    Raises CheckpointError if two become one, or a vector is to be turned.
+    """
+    patterns = [
+        (re.compile(re.escape(theirs).replace(r"\{\}", r"(0|[1-9]\d{0,5})"), re.ASCII), *row) for theirs, *row in names
+    ]
+    found = {}
+    for name, tensor in tensors.items():
+        ours = name
+        for pattern, wanted, *turned in patterns:
+            match = pattern.fullmatch(name)
+            if match:
+                ours = wanted.format(*match.groups())
+                if turned and len(tensor.shape) != 2:
+                    raise CheckpointError(f"{source}: tensor {name} must be a matrix, and has shape {tensor.shape}")
+                tensor = tensor.T if turned else tensor
+                break
+        if ours in found:
+            raise CheckpointError(f"{source}: tensor {ours[:200]!r} is there twice, under two names")
+        found[ours] = tensor
+    return found
+
+
+def to_theirs(names: tuple, tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """The inverse of ``to_ours``, in the order of ``tensors``. Raises KeyError on one that the format doesn't have."""
+    rows = {ours: (theirs, bool(turned)) for theirs, ours, *turned in names}
+    found = {}
+    for name, tensor in tensors.items():
+        layer = re.match(r"h\.(\d+)\.", name)
+        theirs, turned = rows[name.replace(f"h.{layer[1]}.", "h.{}.", 1) if layer else name]
+        found[theirs.format(*layer.groups()) if layer else theirs] = tensor.T if turned else tensor
+    return found

@@ -1,0 +1,129 @@
+"""A tensor that is in a file: what it is can be asked at once, its numbers come a few rows at a time.
+
+So loading takes the memory of the model and a little more, whatever form the numbers are stored in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+FLOATS = ("F64", "F32", "F16", "BF16", "Q8_0", "Q4_0")  # the dtypes that weights may have
+PIECE = 1 << 20  # numbers that are converted at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor in a file.
+
+    shape       as we use it
+    dtype       as most formats call it: "F32", "BF16", "Q8_0", "I64"; ``FLOATS`` says which are weights
+    rows        rows(first, last) -> the tensor's numbers there, along the file's first axis: an array of shape
+                (last - first, ...), of a dtype that NumPy has (BF16 is widened, to float32); read-only if it is a view
+                of the file. A tensor without axes has one row
+    transposed  the file has its two axes the other way round
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    rows: Callable[[int, int], np.ndarray]
+    transposed: bool = False
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    @property
+    def T(self) -> "Stored":
+        """The transposed of a matrix."""
+        if len(self.shape) != 2:
+            raise ValueError(f"a matrix was expected, not a tensor of shape {self.shape}")
+        return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self.transposed else self.shape
+
+    def pieces(self):
+        """(first, rows) from the first row of the file's tensor to the last, some PIECE numbers at a time."""
+        if self.size == 0:
+            return
+        rows, *others = self.file_shape or (1,)
+        step = max(1, PIECE // prod(others))
+        for first in range(0, rows, step):
+            yield first, self.rows(first, min(first + step, rows))
+
+    def in_order(self):
+        """Arrays that, one after the other, hold the numbers in C order."""
+        if self.transposed:
+            yield self.numpy()
+        else:
+            yield from (numbers for _, numbers in self.pieces())
+
+    def as_type(self, dtype: str) -> "Stored":
+        """The same numbers rounded to "F32", "F16" or "BF16"."""
+        if dtype == self.dtype:
+            return self
+        if dtype == "BF16":
+            return replace(self, dtype=dtype, rows=lambda first, last: widened(narrowed(self.rows(first, last))))
+        numpys = {"F32": np.float32, "F16": np.float16}[dtype]
+        return replace(self, dtype=dtype, rows=lambda first, last: self.rows(first, last).astype(numpys))
+
+    def copy_to(self, out: np.ndarray) -> None:
+        """Write the numbers to ``out``, an array of our shape, converted to its dtype."""
+        if out.shape != self.shape:
+            raise ValueError(f"{out.shape} is not the shape {self.shape}")
+        target = out.T if self.transposed else out.reshape(1) if out.ndim == 0 else out
+        for first, numbers in self.pieces():
+            np.copyto(target[first : first + len(numbers)], numbers, casting="same_kind")
+
+    def numpy(self) -> np.ndarray:
+        """All the numbers, of our shape; a read-only view of the file where it has them as NumPy does."""
+        rows = self.file_shape[0] if self.file_shape else 1
+        numbers = self.rows(0, rows).reshape(self.file_shape)
+        return numbers.T if self.transposed else numbers
+
+
+def stored_array(array: np.ndarray, dtype: str | None = None) -> Stored:
+    """An array in memory, or a view of a file, in the form of a ``Stored``. ``dtype`` "BF16": its bits as uint16."""
+    by_row = array.reshape(1) if array.ndim == 0 else array
+    if dtype == "BF16":
+        return Stored(array.shape, dtype, lambda first, last: widened(by_row[first:last]))
+    return Stored(array.shape, dtype or name_of(array.dtype), lambda first, last: by_row[first:last])
+
+
+def equal(a: Stored, b: Stored) -> bool:
+    """Whether shapes and all numbers are the same, with no more than two pieces of either in memory."""
+    if a.shape != b.shape:
+        return False
+    if a.transposed != b.transposed:
+        return np.array_equal(a.numpy(), b.numpy())
+    return all(np.array_equal(x, y) for (_, x), (_, y) in zip(a.pieces(), b.pieces(), strict=True))
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16, as uint16, -> float32: bfloat16 is a float32's upper half."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def narrowed(numbers: np.ndarray) -> np.ndarray:
+    """float -> bfloat16, as uint16: rounded to the nearest, and of two that are as near to the even one."""
+    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    odd = (bits >> 16) & 1
+    rounded = (bits + (0x7FFF + odd)) >> 16
+    # Rounding would carry the NaN with the most bits set into the sign, and others into infinity.
+    return np.where(np.isnan(bits.view(np.float32)), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def name_of(dtype: np.dtype) -> str:
+    """NumPy's float32 -> "F32", int64 -> "I64", bool -> "BOOL"."""
+    if dtype.kind == "b":
+        return "BOOL"
+    return {"f": "F", "i": "I", "u": "U"}.get(dtype.kind, dtype.kind) + str(8 * dtype.itemsize)
