@@ -126,4 +126,5 @@ def name_of(dtype: np.dtype) -> str:
     """NumPy's float32 -> "F32", int64 -> "I64", bool -> "BOOL"."""
     if dtype.kind == "b":
         return "BOOL"
-    return {"f": "F", "i": "I", "u": "U"}.get(dtype.kind, dtype.kind) + str(8 * dtype.itemsize)
+    letter = {"f": "F", "i": "I", "u": "U"}.get(dtype.kind)
+    return f"{letter}{8 * dtype.itemsize}" if letter else str(dtype)
