@@ -157,7 +157,10 @@ def read_run(path: str | Path) -> Checkpoint:
     tensors, metadata, file = open_safetensors(path)
     config = config_in(metadata, path)
     if config is None:
-        raise CheckpointError(f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt")
+        raise CheckpointError(
+            f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt; "
+            f"if it belongs to a Hugging Face folder, name the folder"
+        )
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
     tokenizer = path.with_name(TOKENIZER_FILE)
     stored_tokenizer = tokenizer if tokenizer.exists() else None

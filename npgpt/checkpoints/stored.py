@@ -83,9 +83,10 @@ class Stored:
             np.copyto(target[first : first + len(numbers)], numbers, casting="same_kind")
 
     def numpy(self) -> np.ndarray:
-        """All the numbers, of our shape; a read-only view of the file where it has them as NumPy does."""
+        """All the numbers, of our shape, read-only; a view of the file where it has them as NumPy does."""
         rows = self.file_shape[0] if self.file_shape else 1
         numbers = self.rows(0, rows).reshape(self.file_shape)
+        numbers.flags.writeable = False
         return numbers.T if self.transposed else numbers
 
 
