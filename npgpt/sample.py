@@ -49,17 +49,18 @@ def main() -> int:
     use_threads(settings.threads)
     prompt = _read_prompt(settings)
 
-    from npgpt.checkpoints import load_with_tokenizer
+    from npgpt.checkpoints import make_model, open_with_tokenizer
     from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Sampling
     from npgpt.rehearsal import compile_for_sampling
 
     path = Path(settings.model) if settings.model else newest_run()
-    model, tokenizer = load_with_tokenizer(path, settings.checkpoint)
+    checkpoint, tokenizer = open_with_tokenizer(path, settings.checkpoint)
     if prompt is None:
         prompt = _prompt_of_training(path)
     ids = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
-    compile_for_sampling(model.config, min(len(ids), model.config.block_size))
+    compile_for_sampling(checkpoint.config, min(len(ids), checkpoint.config.block_size))
+    model = make_model(checkpoint)
     sampling = Sampling(0.0 if settings.greedy else settings.temperature, settings.top_k, settings.top_p)
     try:
         for i in range(settings.num_samples):

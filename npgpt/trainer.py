@@ -24,7 +24,7 @@ from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
-from npgpt.rehearsal import compile_for_training
+from npgpt.rehearsal import compile_for_sampling, compile_for_training
 from npgpt.runlog import Metrics, StopRequest, log, log_text, minutes
 from npgpt.settings import TrainSettings
 from npgpt.tensor import no_grad
@@ -90,6 +90,7 @@ class Trainer:
         if checkpoint is None:
             model = GPT(config, seed=settings.seed)
         else:
+            compile_for_sampling(config, 1)  # for the tokens that make_model tries
             model = make_model(replace(checkpoint, config=config))
             model.rng.bit_generator.state = np.random.default_rng([settings.seed, 1]).bit_generator.state
         trainer = cls(settings, model, tokenizer, corpus, None)

@@ -21,6 +21,7 @@ from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, weights_file
 from npgpt.errors import CheckpointError
+from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
 from npgpt.tensor import no_grad
 
@@ -38,15 +39,15 @@ def load(path: str | Path, dtype=np.float32, check: bool = True) -> GPT:
     return make_model(open_checkpoint(path), dtype, check)
 
 
-def load_with_tokenizer(path: str | Path, which: str = "last", dtype=np.float32):
-    """The model stored at ``path`` and the tokenizer that belongs to it. Raises CheckpointError, also without one."""
+def open_with_tokenizer(path: str | Path, which: str = "last"):
+    """The checkpoint at ``path`` and the tokenizer that belongs to it. Raises CheckpointError, also without one."""
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
         raise CheckpointError(
             f"{path}: there is no {TOKENIZER_FILE} beside the weights, and a vocabulary of "
             f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
         )
-    return make_model(checkpoint, dtype), checkpoint.tokenizer
+    return checkpoint, checkpoint.tokenizer
 
 
 def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
@@ -96,10 +97,16 @@ def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> 
 
 
 def _check_numbers(model: GPT, source) -> None:
-    """Raise CheckpointError if a short forward pass gives anything but numbers; say which tensors are to blame."""
-    T = min(8, model.config.block_size)
+    """Raise CheckpointError if two tokens don't give numbers; say which tensors are to blame.
+
+    One after the other, as texts are generated: that reads each weight but the other positions', and needs nothing
+    compiled that generating doesn't.
+    """
+    config = model.config
+    cache = KeyValueCache(config, 1, model.head.dtype)
     with no_grad(), np.errstate(all="ignore"):
-        logits = model(np.arange(T)[None] % model.config.vocab_size).data
+        for id in range(min(2, config.vocab_size, config.block_size)):
+            logits = (model.features(np.array([[id]]), cache=cache)[:, -1] @ model.head.T).data
     if np.isfinite(logits).all():
         return
     bad = [name for name, p in model.named_parameters() if not np.isfinite(p.data).all()]
