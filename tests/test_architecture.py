@@ -29,7 +29,7 @@ ORDER = [
     ["central_differences", "gradcheck_cases"],  # what the command gradcheck is made of
     ["rehearsal"],
     ["commandline", "settings", "runlog", "trainer"],  # what the commands are made of
-    ["train", "sample", "gradcheck"],
+    ["train", "sample", "gradcheck", "info", "convert"],
 ]
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}

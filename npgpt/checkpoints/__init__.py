@@ -54,17 +54,22 @@ def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
     """Open a run's folder, a Hugging Face GPT-2 folder, or a single .safetensors file of a run.
 
     ``which``: of a run, take the "last" weights, or the "best", those with the lowest validation loss.
-    The weights are not read yet, so this is quick. Raises CheckpointError.
+    The weights are not read yet, so this is quick. Raises CheckpointError, also if they don't fit the configuration.
     """
+    checkpoint = find_checkpoint(path, which)
+    check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
+    return checkpoint
+
+
+def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
+    """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long or has a NUL in it
         raise CheckpointError(
             f"{path}: there is no such file or folder. Models are not downloaded by name: put the config.json and "
             f"model.safetensors of a GPT-2 into a folder, and name the folder"
         )
-    checkpoint = _open_folder(path, which) if path.is_dir() else _open_file(path)
-    check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
-    return checkpoint
+    return _open_folder(path, which) if path.is_dir() else _open_file(path)
 
 
 def _open_folder(path: Path, which: str) -> Checkpoint:

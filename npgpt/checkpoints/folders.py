@@ -58,7 +58,7 @@ def _open_shards(index: Path):
         raise CheckpointError(f"{index}: weight_map: 1 to {MAX_SHARDS} files were expected, not {len(names)}")
     tensors, files = {}, []
     for name in names:
-        if name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        if name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
             raise CheckpointError(f"{index}: weight_map: {name[:100]!r} is not the name of a file beside it")
         path = index.parent / name
         found, file = open_weights(path)

@@ -164,7 +164,7 @@ def read_run(path: str | Path) -> Checkpoint:
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
     tokenizer = path.with_name(TOKENIZER_FILE)
     stored_tokenizer = tokenizer if tokenizer.exists() else None
-    skipped = tuple(tensors.keys() - weights.keys())
+    skipped = tuple(name for name in tensors if name not in weights)
     return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, stored_tokenizer)
 
 
