@@ -1,0 +1,116 @@
+"""python -m npgpt.info : what is in a checkpoint, and what is odd about it."""
+
+from dataclasses import dataclass
+
+from npgpt.commandline import Parser, choice, flag, run
+from npgpt.errors import CheckpointError, TokenizerError
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class InfoSettings:
+    """What ``python -m npgpt.info`` can be told."""
+
+    checkpoint: str = flag(
+        "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", CHECKPOINT
+    )
+
+
+def main() -> int:
+    parser = Parser("info", "Print what is in a checkpoint of any format that npgpt reads.")
+    parser.add_argument("path", metavar="PATH", help="a run, a model's folder or file, or its name on the hub")
+    parser.add_flags(InfoSettings)
+    arguments = vars(parser.parse_args())
+    path = arguments.pop("path")
+    settings = InfoSettings(**arguments)
+
+    from npgpt.checkpoints import find_checkpoint
+    from npgpt.checkpoints.fit import check_fit
+
+    checkpoint = find_checkpoint(path, settings.checkpoint)
+    odd = []
+    try:
+        check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
+    except CheckpointError as error:
+        odd.append(f"it can't be loaded: {error}")
+    _print_summary(checkpoint, odd)
+    _print_tensors(checkpoint, odd)
+    print("odd" if odd else "nothing odd")
+    for line in odd:
+        print(f"  {line}")
+    return 0
+
+
+def _print_summary(checkpoint, odd):
+    config = checkpoint.config
+    embeddings = ("wte.", "wpe.", "lm_head.")
+    total = sum(tensor.size for tensor in checkpoint.tensors.values())
+    inside = sum(tensor.size for name, tensor in checkpoint.tensors.items() if not name.startswith(embeddings))
+    stored = sum(file.size for file in checkpoint.files)
+    print(f"{checkpoint.source}")
+    print(f"format      {checkpoint.format}, {stored:,} bytes")
+    for i, (name, value) in enumerate(config.to_dict().items()):
+        print(f"{'config' if i == 0 else '':<11} {name} = {value}")
+    print(f"parameters  {total:,}; without embeddings {inside:,}")
+    if checkpoint.skipped:
+        shown = ", ".join(repr(name[:60]) for name in checkpoint.skipped[:2])
+        more = f" and {len(checkpoint.skipped) - 2:,} more" if len(checkpoint.skipped) > 2 else ""
+        print(f"left out    {shown}{more}")
+    try:
+        tokenizer = checkpoint.tokenizer
+        print(
+            "tokenizer   " + (f"{tokenizer.name}, {tokenizer.vocab_size:,} ids" if tokenizer else "none that is known")
+        )
+        if tokenizer and tokenizer.vocab_size < config.vocab_size:
+            odd.append(f"{config.vocab_size - tokenizer.vocab_size:,} ids of the vocabulary have no token")
+    except (CheckpointError, TokenizerError) as error:
+        print("tokenizer   can't be read")
+        odd.append(f"the tokenizer can't be read: {error}")
+
+
+def _print_tensors(checkpoint, odd):
+    from npgpt.checkpoints.survey import oddities, survey
+
+    print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
+    surveys = {}
+    for name in sorted(checkpoint.tensors, key=_place):
+        tensor = checkpoint.tensors[name]
+        shape = " x ".join(map(str, tensor.shape)) or "()"
+        row = f"  {name[:60]:<30} {shape:<14} {tensor.dtype:<6}"
+        if tensor.is_float:
+            s = surveys[name] = survey(tensor)
+            row += f" {s.norm:>10.4g} {s.largest:>10.4g}"
+        print(row)
+        checkpoint.forget()
+    odd += oddities(checkpoint, surveys)
+
+
+_ORDER = (
+    "wte",
+    "wpe",
+    "h",
+    "ln_1",
+    "attn",
+    "ln_2",
+    "mlp",
+    "ln_f",
+    "lm_head",
+    "c_attn",
+    "c_fc",
+    "c_proj",
+    "weight",
+    "bias",
+)
+
+
+def _place(name: str):
+    """Sorts tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
+    return [
+        (_ORDER.index(part), 0) if part in _ORDER else (len(_ORDER), int(part) if part.isdecimal() else 0)
+        for part in name.split(".")
+    ], name
+
+
+if __name__ == "__main__":
+    run(main)

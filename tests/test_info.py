@@ -1,0 +1,75 @@
+"""python -m npgpt.info: everything that it prints is so."""
+
+import numpy as np
+import pytest
+from test_commandline import command, process, refused
+
+from npgpt import GPT, GPTConfig
+from npgpt.checkpoints import runs
+from npgpt.tokenizers import CharTokenizer, save_tokenizer
+
+CONFIG = GPTConfig(vocab_size=12, block_size=6, n_layer=11, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
+
+
+@pytest.fixture
+def run(tmp_path):
+    runs.write_run_config(tmp_path, CONFIG, {})
+    save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
+    weights = GPT(CONFIG, seed=1).state_dict()
+    runs.save_checkpoint(tmp_path / "last.safetensors", weights, {"mean.wte.weight": np.zeros((12, 8))}, {}, CONFIG)
+    weights["h.3.mlp.c_fc.weight"] = np.full((8, 24), np.nan)
+    runs.save_weights(tmp_path / "best.safetensors", weights, CONFIG)
+    return tmp_path
+
+
+def test_a_run(run):
+    ended = command("info", ".", cwd=run)
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    size = (run / "last.safetensors").stat().st_size
+    assert lines[:2] == ["last.safetensors", f"format      run of npgpt, {size:,} bytes"]
+    config = [line[12:].split(" = ") for line in lines[2 : 2 + len(CONFIG.to_dict())]]
+    assert dict(config) == {name: str(value) for name, value in CONFIG.to_dict().items()}
+    total = GPT(CONFIG).num_parameters()
+    inside = total - (2 * 12 + 6) * 8
+    assert f"parameters  {total:,}; without embeddings {inside:,}" in lines
+    assert "left out    'optimizer.mean.wte.weight'" in lines
+    assert "tokenizer   char, 11 ids" in lines
+    names = [line.split()[0] for line in lines if line.startswith("  ") and "F32" in line]
+    assert names == [name for name, _ in GPT(CONFIG).named_parameters()]
+    row = next(line for line in lines if "wte.weight" in line and "F32" in line).split()
+    wte = GPT(CONFIG, seed=1).wte.weight.data
+    assert row == ["wte.weight", "12", "x", "8", "F32", f"{np.linalg.norm(wte):.4g}", f"{np.abs(wte).max():.4g}"]
+    assert lines[-2:] == ["odd", "  1 ids of the vocabulary have no token"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_is_odd(run):
+    ended = command("info", ".", "--checkpoint", "best", cwd=run)
+    assert ended.code == 0
+    assert "  h.3.mlp.c_fc.weight: 192 of 192 numbers are NaN or infinite\n" in ended.out
+
+
+def test_what_can_not_be_loaded_is_shown_too(run):
+    weights = {**GPT(CONFIG).state_dict(), "h.0.mlp.c_fc.weight": np.zeros((24, 8)), "ids": np.arange(3)}
+    del weights["ln_f.bias"]
+    runs.save_weights(run / "odd.safetensors", weights, CONFIG)
+    (run / "tokenizer.json").write_text("{")
+    ended = command("info", "odd.safetensors", cwd=run)
+    assert ended.code == 0
+    assert "tokenizer   can't be read" in ended.out
+    assert "it can't be loaded: odd.safetensors lacks the tensors 'ln_f.bias'" in ended.out
+    assert "  ids                            3              I64" in ended.out
+
+
+def test_what_is_no_checkpoint(run):
+    refused("info", "none/at all/x", cwd=run)
+    refused("info", cwd=run, words=["PATH"])
+    refused("info", ".", "--checkpoint", "first", cwd=run, words=["--checkpoint"])
+    (run / "text").write_text("no weights")
+    refused("info", "text", cwd=run, words=["text: "])
+
+
+def test_in_a_process_of_its_own(run):
+    assert process("info", str(run), cwd=run) == command("info", str(run), cwd=run)
+    assert "usage: python -m npgpt.info" in process("info", "--help", cwd=run).out
