@@ -16,7 +16,7 @@ class SampleSettings:
     """What ``python -m npgpt.sample`` can be told."""
 
     model: str | None = flag(
-        None, pathname, "a run, a Hugging Face folder or a .safetensors file (default: the newest run)", MODEL
+        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", MODEL)
@@ -54,10 +54,10 @@ def main() -> int:
     from npgpt.generation import Sampling
     from npgpt.rehearsal import compile_for_sampling
 
-    path = Path(settings.model) if settings.model else newest_run()
+    path = settings.model or newest_run()
     checkpoint, tokenizer = open_with_tokenizer(path, settings.checkpoint)
     if prompt is None:
-        prompt = _prompt_of_training(path)
+        prompt = _prompt_of_training(Path(path))
     ids = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
     compile_for_sampling(checkpoint.config, min(len(ids), checkpoint.config.block_size))
     model = make_model(checkpoint)

@@ -49,7 +49,7 @@ class TrainSettings:
     tie_weights: bool | None = flag(None, bool, "one matrix for embedding and head (default: yes)", MODEL)
     position: str | None = flag(None, choice(*POSITIONS), "kind of positions (default: learned)", MODEL)
     activation: str | None = flag(None, choice(*ACTIVATIONS), "in the MLP (default: gelu_new)", MODEL)
-    init_from: str | None = flag(None, pathname, "start from the weights in this run or Hugging Face folder", MODEL)
+    init_from: str | None = flag(None, pathname, "start from this run, folder, or model by name (gpt2)", MODEL)
 
     max_steps: int | None = flag(None, count(), "steps of the optimizer (default: 200)", STEPS, "N", ("max_iters",))
     epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)

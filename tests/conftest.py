@@ -19,6 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# No test asks the Hugging Face hub, or finds what the user has of it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = str(ROOT / "tests" / "no-such-cache")
+
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -33,7 +33,7 @@ ORDER = [
 ]
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "pytest", "hypothesis"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "pytest", "hypothesis"}
 
 
 @cache
@@ -145,7 +145,12 @@ def test_what_is_imported_is_declared():
     declared = {re.match(r"\w+", line)[0] for line in setup["options"]["install_requires"].split("\n") if line}
     assert declared == NEEDED
     tops = {name.split(".")[0] for module in modules() for name in imports(module)}
-    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt", "llvmlite"}  # Numba brings llvmlite
+    brought = {"llvmlite"}  # by Numba
+    extra = {"huggingface_hub"}  # imported only where it is used, as test_importing_all_of_npgpt... holds
+    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | extra
+    assert [module for module in modules() if extra & imports(module)] == ["checkpoints.hub"]
+    extras = setup["options.extras_require"]
+    assert extra == {extras["hub"].strip()}
 
 
 def loaded_by(python, code) -> set[str]:

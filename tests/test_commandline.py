@@ -410,7 +410,7 @@ def damaged_checkpoints(run):
     write_safetensors(strange, {"a": np.zeros(3, np.float32)})
     yield from [
         ("nothing", "nothing: there is no such file or folder"),
-        ("gpt2", "Models are not downloaded by name"),
+        ("gpt2", "HF_HUB_OFFLINE is set: unset it to download the model"),
         ("text.txt", "text.txt: header length"),
         (cut.name, "it is cut off"),
         (noise.name, "not safetensors"),

@@ -3,6 +3,7 @@
     checkpoint.py    what that is: configuration, tensors that are still in the file, tokenizer
     runs.py          our own run folders and their files
     huggingface.py   what transformers calls things; folders.py reads the folders that it writes
+    hub.py           models by name: the hub's cache, and downloads to it
     safetensors.py   the file format under both
     mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
     mapped.py, stored.py, strict_json.py    how files from strangers are looked at
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt.checkpoints import hub
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface
@@ -53,6 +55,8 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
 def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
     """Open a run's folder, a Hugging Face GPT-2 folder, or a single .safetensors file of a run.
 
+    What is no path is a model's name on the Hugging Face hub, and may be downloaded: ``hub.find``.
+
     ``which``: of a run, take the "last" weights, or the "best", those with the lowest validation loss.
     The weights are not read yet, so this is quick. Raises CheckpointError, also if they don't fit the configuration.
     """
@@ -62,13 +66,9 @@ def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
 
 
 def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
-    """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
-    path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long or has a NUL in it
-        raise CheckpointError(
-            f"{path}: there is no such file or folder. Models are not downloaded by name: put the config.json and "
-            f"model.safetensors of a GPT-2 into a folder, and name the folder"
-        )
+    """The same without the check that weights and configuration belong together, for whoever wants to say more."""
+    there = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
+    path = Path(path) if there else hub.find(path)
     return _open_folder(path, which) if path.is_dir() else _open_file(path)
 
 

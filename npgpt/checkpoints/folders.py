@@ -45,10 +45,10 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
     return tensors, file
 
 
-def _open_shards(index: Path):
-    """The tensors of all shards, each from the shard that the index names for it, and the files.
+def shards(index: Path) -> dict[str, set[str]]:
+    """The shards that an index names, and the tensors that each must have.
 
-    The file names in it are a stranger's: they must be names of files in the index's own folder.
+    The names are a stranger's: they must be names of files in the index's own folder. Raises CheckpointError.
     """
     places = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
@@ -56,14 +56,22 @@ def _open_shards(index: Path):
     names = sorted(set(places.values()))
     if not 0 < len(names) <= MAX_SHARDS:
         raise CheckpointError(f"{index}: weight_map: 1 to {MAX_SHARDS} files were expected, not {len(names)}")
-    tensors, files = {}, []
     for name in names:
         if name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
             raise CheckpointError(f"{index}: weight_map: {name[:100]!r} is not the name of a file beside it")
+    found = {name: set() for name in names}
+    for tensor, name in places.items():
+        found[name].add(tensor)
+    return found
+
+
+def _open_shards(index: Path):
+    """The tensors of all shards, each from the shard that the index names for it, and the files."""
+    tensors, files = {}, []
+    for name, expected in shards(index).items():
         path = index.parent / name
         found, file = open_weights(path)
         files.append(file)
-        expected = {tensor for tensor, place in places.items() if place == name}
         if found.keys() != expected:
             odd = sorted(found.keys() ^ expected)[0]
             what = "is in it, and the index doesn't say so" if odd in found else "is not in it, as the index says"

@@ -109,13 +109,15 @@ def test_a_tokenizer_that_does_not_fit(run):
 # What can't be loaded
 
 
-@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "runs/none", "a\0b", "x" * 300])
-def test_a_name_that_is_no_path(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["gpt3", "./gpt2", "runs/a/b", "../gpt2", "a\0b", "x" * 300])
+def test_what_is_no_path_and_no_name_of_a_model(name, tmp_path, monkeypatch):
+    """Names of models on the hub: test_hub.py."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        CheckpointError, match=r"not downloaded by name: put the config\.json and model\.safetensors"
+        CheckpointError, match=r"there is no such file or folder\. Name a run, a folder .* or a model"
     ) as e:
         load(name)
+    assert str(e.value).startswith(f"{name}: ")
     assert "\n" not in str(e.value)
 
 

@@ -1,0 +1,622 @@
+"""Models by name: what is in the hub's cache, and what is downloaded to it from a hub on this machine."""
+
+import builtins
+import importlib.util
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hub_server import COMMIT, Hub
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_commandline import TEXT, assert_refused, command, process
+from test_huggingface import TINY, assert_same, parameters
+
+from npgpt.checkpoints import hub as hub_module
+from npgpt.checkpoints import load, open_checkpoint
+from npgpt.checkpoints.folders import TOKENIZER_FILE
+from npgpt.checkpoints.hub import FULL_NAMES, WEIGHTS, find
+from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.errors import CheckpointError
+from npgpt.tokenizers import ByteTokenizer
+
+NAME = "someone/tiny-gpt2"
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+REASON = "downloads with huggingface_hub, which is not installed"
+needs_huggingface_hub = pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason=REASON)
+
+
+def model_files(folder: Path, shards: int = 0, config: dict = TINY) -> dict[str, bytes]:
+    """The files of a small model, as they are on the hub, and some of a kind that nobody here needs."""
+    arrays = parameters("transformer.", config)
+    files = {"config.json": json.dumps(config).encode(), "README.md": b"# Tiny", "tf_model.h5": b"H5" * 4000}
+    files |= {"generation_config.json": b"{}", "vocab.json": b'{"a": 0}', "onnx/model.onnx": b"ONNX" * 2000}
+
+    def written(arrays):
+        write_safetensors(folder / "written", arrays)
+        return (folder / "written").read_bytes()
+
+    if not shards:
+        return files | {"model.safetensors": written(arrays), "pytorch_model.bin": b"PK" * 4000}
+    places = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(arrays)}
+    for place in set(places.values()):
+        files[place] = written({name: array for name, array in arrays.items() if places[name] == place})
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
+
+
+def put_in_cache(cache: Path, name: str, files: dict[str, bytes], commit: str = COMMIT) -> Path:
+    """Lay files out as huggingface_hub does; -> the snapshot."""
+    storage = cache / f"models--{name.replace('/', '--')}"
+    snapshot = storage / "snapshots" / commit
+    for folder in (snapshot, storage / "blobs", storage / "refs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (storage / "refs" / "main").write_text(commit)
+    for file, data in files.items():
+        blob = storage / "blobs" / sha256(data).hexdigest()
+        blob.write_bytes(data)
+        (snapshot / file).parent.mkdir(exist_ok=True)
+        (snapshot / file).symlink_to(os.path.relpath(blob, (snapshot / file).parent))
+    return snapshot
+
+
+@pytest.fixture
+def files(tmp_path):
+    return model_files(tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and a working folder that is empty too."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(cache, tmp_path, files, monkeypatch):
+    """A hub that has the model, and nothing but it to be asked."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason=REASON)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda seconds: None))
+    with Hub() as hub:
+        hub.repositories[NAME] = files
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def environment(server, cache, tmp_path):
+    """For a process of its own."""
+    ours = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(cache), "HF_HOME": str(tmp_path / "home")}
+    ours |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | ours
+
+
+def assert_the_model(path=NAME, config=TINY):
+    arrays = {name: tensor.numpy() for name, tensor in open_checkpoint(path).tensors.items()}
+    assert_same(arrays, parameters(config=config))
+
+
+def message(name=NAME) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(name)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    text = str(caught.value)
+    assert text.count("\n") <= 2
+    return text
+
+
+def unfinished(cache: Path, files: dict[str, bytes]) -> Path:
+    """The file in which the weights arrive."""
+    digest = sha256(files["model.safetensors"]).hexdigest()
+    return cache / f"models--{NAME.replace('/', '--')}" / "blobs" / f"{digest}.incomplete"
+
+
+# Names
+
+
+NO_NAMES = ["", "tiny", "GPT2", "a/b/c", "../b", "a/..", "a/b..c", "a--b/c", "/a", "a/", "-a/b", "a/.b", "a/b\n"]
+NO_NAMES += ["a\\b/c", "é/b", "~/b", "a b/c", "a/b\0", "hf://a/b", "https://huggingface.co/a/b", "a/" + "b" * 97]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name(cache, name):
+    """It is not looked for in the cache, nor asked for."""
+    with pytest.raises(CheckpointError, match=r"there is no such file or folder\. Name a run, a folder"):
+        find(name)
+
+
+@needs_huggingface_hub
+@given(st.text("aB0_-./é", min_size=1, max_size=12) | st.from_regex(r"\w[\w.-]*/[\w.-]*\w", fullmatch=True))
+@example("a/" + "b" * 96)
+def test_our_names_are_the_hubs(name):
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hub_module, "_cached", lambda storage: storage)
+            storage = find(name)
+    except CheckpointError:
+        return
+    assert storage.parent == Path(os.environ["HF_HUB_CACHE"])
+    if not name.endswith((".git", ".ipynb")):
+        validate_repo_id(name)
+
+
+def test_a_path_wins_over_a_name(cache, files):
+    put_in_cache(cache, "openai-community/gpt2", files)
+    Path("gpt2").mkdir()
+    with pytest.raises(CheckpointError, match=r"gpt2: no config\.json in it"):
+        load("gpt2")
+
+
+# The cache. Everything here goes without huggingface_hub.
+
+
+@pytest.fixture
+def without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_model_in_the_cache(cache, tmp_path, without_huggingface_hub, shards):
+    put_in_cache(cache, NAME, model_files(tmp_path, shards))
+    assert_the_model()
+    assert_the_model(Path(NAME))
+    assert load(NAME).config.n_embd == TINY["n_embd"]
+
+
+@pytest.mark.parametrize("stored", ["short", "full"])
+@pytest.mark.parametrize(("short", "full"), FULL_NAMES.items())
+def test_old_names_and_new_ones(cache, files, without_huggingface_hub, short, full, stored):
+    snapshot = put_in_cache(cache, short if stored == "short" else full, files)
+    assert find(short) == find(full) == snapshot
+
+
+def test_a_model_that_only_has_a_pickle(cache, files, without_huggingface_hub):
+    del files["model.safetensors"]
+    snapshot = put_in_cache(cache, NAME, files)
+    assert find(NAME) == snapshot
+
+
+ENVIRONMENTS = [
+    {},
+    {"HF_HUB_CACHE": "/a/hub"},
+    {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/b"},
+    {"HUGGINGFACE_HUB_CACHE": "$THERE/hub", "THERE": "/c", "HF_HOME": "/d"},
+    {"HF_HOME": "/d", "XDG_CACHE_HOME": "/e"},
+    {"HF_HOME": "~/$THERE/home", "THERE": "f"},
+    {"XDG_CACHE_HOME": "/e"},
+    {"XDG_CACHE_HOME": "~/e"},
+    {"HOME": "/g"},
+    {"HF_HUB_CACHE": ""},
+    {"HF_HOME": ""},
+]
+
+
+@needs_huggingface_hub
+@pytest.mark.parametrize("variables", ENVIRONMENTS, ids=str)
+def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch, variables):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    constants = runpy.run_path(importlib.util.find_spec("huggingface_hub.constants").origin)
+    assert str(hub_module._cache()) == str(Path(constants["HF_HUB_CACHE"]))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "model-00002-of-00003.safetensors"])
+@pytest.mark.parametrize("how", ["never there", "its content is gone"])
+def test_a_snapshot_that_is_not_complete(cache, tmp_path, without_huggingface_hub, missing, how):
+    snapshot = put_in_cache(cache, NAME, model_files(tmp_path, shards=3 * ("-of-" in missing)))
+    for path in (snapshot / missing, snapshot / "pytorch_model.bin"):
+        if path.exists():
+            (path if how == "never there" else path.resolve()).unlink()
+    assert "no such model in the hub's cache" in message()
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "main", "..", "../../../outside", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), "é\udc80"]
+)
+def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hub, ref):
+    """Also those behind which there is a model."""
+    snapshot = put_in_cache(cache, NAME, files)
+    for path in (tmp_path / "outside", snapshot.parent / "main", snapshot.parent / (COMMIT + "0")):
+        path.symlink_to(snapshot)
+    (snapshot.parents[1] / "refs" / "main").write_bytes(ref.encode(errors="surrogateescape"))
+    assert "no such model in the hub's cache" in message()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT + "\n")
+    assert_the_model()
+    (snapshot.parents[1] / "refs" / "main").unlink()
+    assert "no such model in the hub's cache" in message()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a\\b", "..", ""])
+def test_an_index_that_names_other_folders(cache, tmp_path, without_huggingface_hub, name):
+    files = model_files(tmp_path, shards=2)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": name}}).encode()
+    snapshot = put_in_cache(cache, NAME, files)
+    assert message().startswith(f"{snapshot}/model.safetensors.index.json: weight_map: {name!r} is not the name of")
+
+
+def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    first, second = message("gpt2").split("\n")
+    assert first == f"gpt2: there is no such file or folder, and no such model in the hub's cache, {cache}."
+    assert second.startswith("To download models: pip install -U huggingface_hub (here: ModuleNotFoundError: ")
+    assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
+
+
+def test_a_huggingface_hub_that_can_not_be_imported(cache, monkeypatch):
+    """As when it is too old, or doesn't like one of its environment variables."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    ordinary = builtins.__import__
+
+    def imported(name, *arguments):
+        if name.split(".")[0] == "huggingface_hub":
+            raise ValueError("HF_HUB_DOWNLOAD_TIMEOUT is not a number\nand more")
+        return ordinary(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+    assert "(here: ValueError: HF_HUB_DOWNLOAD_TIMEOUT is not a number)" in message()
+
+
+# The download
+
+
+def test_a_download_and_then_the_cache(server, cache, files):
+    assert_the_model()
+    assert server.asked() == ["config.json", "generation_config.json", "vocab.json", "model.safetensors"]
+    number = len(server.requests)
+    snapshot = find(NAME)
+    assert load(NAME).config.n_embd == TINY["n_embd"]
+    assert len(server.requests) == number
+    assert (snapshot.parent.name, snapshot.name) == ("snapshots", COMMIT)
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == {
+        name: files[name] for name in server.asked()
+    }
+    assert not [path for path in cache.rglob("*") if path.name.endswith((".incomplete", "tmp"))]
+
+
+def test_a_download_is_found_by_huggingface_hub_too(server):
+    from huggingface_hub import hf_hub_download
+
+    snapshot = find(NAME)
+    for file in ("config.json", "model.safetensors", "vocab.json"):
+        found = hf_hub_download(NAME, file, cache_dir=os.environ["HF_HUB_CACHE"], local_files_only=True)
+        assert Path(found) == snapshot / file
+
+
+def test_a_short_name_is_asked_for_in_full(server, files):
+    server.repositories["distilbert/distilgpt2"] = files
+    assert_the_model("distilgpt2")
+    assert {path.split("/resolve/")[0] for _, path, _ in server.requests if "/resolve/" in path} == {
+        "/distilbert/distilgpt2"
+    }
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards(server, tmp_path, shards):
+    server.repositories[NAME] = model_files(tmp_path, shards) | {"pytorch_model.bin": b"PK" * 4000}
+    assert_the_model()
+    assert "pytorch_model.bin" not in server.asked()
+    assert len(server.large_requests()) == shards
+
+
+def test_an_index_on_the_hub_that_names_other_folders(server, tmp_path, cache):
+    files = model_files(tmp_path, shards=2)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": "../../secret"}}).encode()
+    server.repositories[NAME] = files
+    assert "weight_map: '../../secret' is not the name of a file beside it" in message()
+    assert not [path for _, path, _ in server.requests if "secret" in path]
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": "not-there"}}).encode()
+    server.commit = COMMIT[::-1]
+    assert f"{NAME} has no 'not-there' at {server.url}, which its index names" in message()
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_pickle_is_downloaded_only_if_there_is_nothing_else(server, files, index):
+    del files["model.safetensors"]
+    if index:
+        files["pytorch_model-00001-of-00001.bin"] = files.pop("pytorch_model.bin")
+        places = {"wte.weight": "pytorch_model-00001-of-00001.bin"}
+        files["pytorch_model.bin.index.json"] = json.dumps({"weight_map": places}).encode()
+    snapshot = find(NAME)
+    assert (
+        snapshot / ("pytorch_model-00001-of-00001.bin" if index else "pytorch_model.bin")
+    ).read_bytes() == b"PK" * 4000
+    assert find(NAME) == snapshot
+
+
+def test_a_token_goes_to_the_hub_and_no_further(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert_the_model()
+    for _, path, headers in server.requests:
+        sent = {name.lower(): value for name, value in headers.items()}.get("authorization")
+        assert sent == (None if path.startswith("/storage/") else "Bearer hf_secret"), path
+
+
+def test_a_newer_commit_takes_the_cache_only_when_it_is_there(server, cache, files):
+    """What refs/main names stays complete; the old model is used until somebody deletes it."""
+    old = find(NAME)
+    (old / "model.safetensors").resolve().unlink()
+    server.commit = COMMIT[::-1]
+    server.stop_at = [3000] * 7
+    message()
+    assert (old.parents[1] / "refs" / "main").read_text() == COMMIT
+    assert find(NAME).name == COMMIT[::-1]
+
+
+# Downloads that are interrupted, or damaged
+
+
+def test_a_connection_that_is_cut_is_made_again(server):
+    server.stop_at = [3000, 5000]
+    assert_the_model()
+    assert [r is None for r in server.large_requests()] == [True, False, False]
+
+
+def test_a_later_try_goes_on_where_the_first_stopped(server, cache, files):
+    server.stop_at = [3000] * 7
+    text = message()
+    assert f"{NAME} can't be downloaded from {server.url} (" in text
+    assert "try again, and it goes on from there" in text
+    begun = unfinished(cache, files).stat().st_size
+    assert 2000 <= begun <= 3000
+    server.requests.clear()
+    server.stop_at.clear()
+    assert_the_model()
+    assert server.large_requests() == [f"bytes={begun}-"]
+
+
+def test_ctrl_c_and_a_later_try(server, tmp_path, cache, environment):
+    """In a process, as it is typed; only that the file is written to in pieces of 1,000 bytes."""
+    config = {**TINY, "n_embd": 48}
+    server.repositories[NAME] = files = model_files(tmp_path, config=config)
+    partial = unfinished(cache, files)
+    server.stop_at, server.then = [50_000], "wait"
+    code = "import runpy, sys, huggingface_hub.constants\nhuggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
+    code += f"sys.argv = ['sample', '--model', '{NAME}']\nrunpy.run_module('npgpt.sample', run_name='__main__')"
+    with subprocess.Popen([sys.executable, "-c", code], **PIPES, env=environment) as running:
+        until = time.monotonic() + 60
+        while not partial.exists() or partial.stat().st_size < 30_000:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("stopped\n")
+    assert "Traceback" not in err
+    server.released.set()
+    server.requests.clear()
+    begun = partial.stat().st_size
+    assert 30_000 <= begun <= 50_000
+    assert_the_model(config=config)
+    assert server.large_requests() == [f"bytes={begun}-"]
+
+
+def test_a_hub_that_sends_no_parts(server):
+    server.stop_at, server.ranges = [3000], False
+    assert_the_model()
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"something else", b"x" * 10**5], ids=["nothing", "of another file", "more than there is"]
+)
+def test_what_was_left_may_be_bad(server, cache, files, left):
+    partial = unfinished(cache, files)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(left)
+    assert_the_model()
+    assert not partial.exists()
+    assert server.large_requests()[-1] is None
+
+
+def test_what_was_left_may_be_all_of_it(server, cache, files):
+    partial = unfinished(cache, files)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(files["model.safetensors"])
+    assert_the_model()
+    assert server.large_requests() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: bytes(len(data)), lambda data: data[::-1]],
+    ids=["one bit", "zeros", "reversed"],
+)
+def test_a_damaged_download_is_not_kept(server, cache, files, damage):
+    server.send = damage
+    text = message()
+    assert text.startswith(
+        f"{NAME}: model.safetensors: what {server.url} sent is damaged, and was thrown away: its sha"
+    )
+    digest = sha256(files["model.safetensors"]).hexdigest()
+    assert digest in text
+    assert not [path for path in cache.rglob("*") if path.name in (digest, f"{digest}.incomplete", "model.safetensors")]
+    assert len(server.large_requests()) == 1
+    server.send = lambda data: data
+    assert_the_model()
+
+
+@pytest.mark.parametrize("send", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b""])
+def test_another_length_than_was_said(server, cache, send):
+    server.send = send
+    assert message()
+    assert not list(cache.rglob("model.safetensors"))
+    server.send = lambda data: data
+    assert_the_model()
+
+
+def test_two_processes_at_a_time(server, environment):
+    """They wait for each other: the file is sent once."""
+    server.stop_at, server.then = [3000], "wait"
+    run = [sys.executable, "-c", f"from npgpt.checkpoints.hub import find; print(find('{NAME}'))"]
+    with subprocess.Popen(run, **PIPES, env=environment) as one:
+        assert server.waiting.wait(60)
+        number = len(server.requests)
+        with subprocess.Popen(run, **PIPES, env=environment) as other:
+            until = time.monotonic() + 60
+            while "model.safetensors" not in [path.rsplit("/")[-1] for _, path, _ in server.requests[number:]]:
+                assert time.monotonic() < until
+            time.sleep(0.2)  # it has the last answer that it needs before it waits
+            server.released.set()
+            found = {process.communicate(timeout=60)[0] for process in (one, other)}
+    assert found == {f"{find(NAME)}\n"}
+    assert server.large_requests() == [None]
+
+
+# What the hub doesn't give
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ((401, None), "has no {name} either, or it is private: then log in with `hf auth login`, or set HF_TOKEN"),
+        ((404, "RepoNotFound"), "has no {name} either, or it is private: then log in"),
+        ((401, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
+        ((403, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
+        ((403, None), "{url} refuses {name}: log in with"),
+        ((404, "RevisionNotFound"), "{name} can't be downloaded from {url} (RevisionNotFoundError"),
+        ((500, None), "{name} can't be downloaded from {url} (HfHubHTTPError"),
+        ((429, None), "{name} can't be downloaded from {url} (HfHubHTTPError"),
+    ],
+    ids=str,
+)
+def test_refusals(server, cache, refusal, words):
+    server.refuse[NAME] = refusal
+    first, second = message().split("\n")
+    assert first == f"{NAME}: there is no such file or folder, and no such model in the hub's cache, {cache}."
+    assert words.format(name=NAME, url=server.url) in second
+    assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
+    assert len(server.requests) <= 6
+
+
+def test_a_model_that_is_not_there(server):
+    assert f"{server.url} has no openai-community/gpt2-xl either, or it is private" in message("gpt2-xl")
+
+
+def test_repositories_of_something_else(server, files):
+    server.repositories[NAME] = {"README.md": b"", "model.safetensors": files["model.safetensors"]}
+    assert f"{NAME} has no config.json at {server.url}" in message()
+    server.repositories[NAME] = {"config.json": files["config.json"], "tf_model.h5": files["tf_model.h5"]}
+    assert f"{NAME} has none of {', '.join(WEIGHTS)} at {server.url}" in message()
+    server.commit = COMMIT[::-1]
+    server.repositories[NAME] = files | {"config.json": b'{"model_type": "llama"}'}
+    assert "config.json: model_type is 'llama', and npgpt computes only 'gpt2'" in message()
+    assert server.large_requests() == []
+
+
+@pytest.mark.parametrize("commit", ["", "main", "../../../outside", COMMIT[1:]])
+def test_a_commit_that_is_none(server, cache, commit):
+    server.commit = commit
+    assert "its answers don't have the headers of a Hugging Face hub" in message()
+    assert not cache.exists()
+
+
+def test_a_hub_that_is_gone(server):
+    server.close()
+    assert f"{NAME} can't be downloaded from {server.url} (ConnectError: " in message()
+
+
+def test_a_hub_that_goes_away_in_the_middle(server, cache):
+    server.stop_at, server.then = [3000], "wait"
+    closing = threading.Thread(target=lambda: (server.waiting.wait(60), server.close()))
+    closing.start()
+    assert f"{NAME} can't be downloaded from {server.url} (" in message()
+    closing.join()
+    assert list(cache.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("endpoint", ["rubbish", "http:", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
+def test_endpoints_that_are_none(server, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert f"{NAME} can't be downloaded from {endpoint} (" in message()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_the_hub_is_not_asked(server, files, cache, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert "\nHF_HUB_OFFLINE is set: unset it to download the model; or put its config.json and" in message()
+    put_in_cache(cache, NAME, files)
+    assert_the_model()
+    assert server.requests == []
+
+
+def test_a_disk_that_is_too_small(server, cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")(0, 0, 10**9 * 5)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert_the_model()
+    server.commit, server.repositories["a/b"] = COMMIT[::-1], server.repositories[NAME]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    assert "a/b: model.safetensors: 0.0 GB are to be downloaded" in message("a/b")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_cache_that_may_not_be_written_to(server, cache):
+    cache.mkdir()
+    cache.chmod(0o500)
+    assert "PermissionError" in message()
+
+
+def test_a_cache_that_is_a_file(server, cache):
+    cache.write_bytes(b"")
+    assert f"{NAME} can't be downloaded from {server.url} (" in message()
+
+
+# The commands
+
+
+@pytest.fixture
+def chatty(server, tmp_path):
+    """A model with a tokenizer of 257 ids on the hub."""
+    config = {**TINY, "vocab_size": 257, "n_positions": 16}
+    tokenizer = json.dumps(ByteTokenizer().to_dict()).encode()
+    server.repositories[NAME] = model_files(tmp_path, config=config) | {TOKENIZER_FILE: tokenizer}
+    return server
+
+
+def test_sampling_from_a_name(chatty, environment):
+    typed = ["--model", NAME, "--prompt", "ab", "--greedy", "--max-new-tokens", "3"]
+    first = process("sample", *typed, cwd=".", env=environment)
+    assert first.code == 0, first
+    assert first.out.startswith("ab")
+    again = process("sample", *typed, cwd=".", env=environment | {"HF_HUB_OFFLINE": "1"})
+    assert (again.code, again.out) == (0, first.out)
+
+
+def test_a_name_that_can_not_be_downloaded(server, environment):
+    for name, words in [("no/such", f"{server.url} has no no/such either"), ("gpt2", "openai-community/gpt2 either")]:
+        ended = process("sample", "--model", name, cwd=".", env=environment)
+        assert_refused(ended, f"error: {name}: there is no such file or folder", words)
+    assert os.listdir(".") == []
+
+
+def test_training_from_a_name(chatty):
+    Path("text.txt").write_text(TEXT)
+    flags = ("--max-steps", 1, "--batch-size", 2, "--sample-every", 0)
+    ended = command("train", "text.txt", "--init-from", NAME, *flags, cwd=".")
+    assert ended.code == 0, ended
+    assert np.isfinite(load("runs/text").wte.weight.data).all()
+    refused = command("train", "text.txt", "--init-from", "no/such", *flags, cwd=".")
+    assert_refused(refused, "error: no/such: there is no such file or folder")
