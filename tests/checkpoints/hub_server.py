@@ -37,7 +37,8 @@ class Hub:
 
     def __enter__(self):
         self._servers = [_serve(self, _Handler), _serve(self, _StorageHandler)]
-        self.url, self.storage_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        ports = [server.server_address[1] for server in self._servers]
+        self.url, self.storage_url = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"  # two hosts
         return self
 
     def __exit__(self, *exception):
