@@ -5,6 +5,8 @@
     huggingface.py   what transformers calls things; folders.py reads the folders that it writes
     hub.py           models by name: the hub's cache, and downloads to it
     safetensors.py   the file format under both
+    tensorflow.py    OpenAI's release; table_files.py, protobuf.py, crc32c.py: the formats under it
+    llmc.py          llm.c's files
     mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
     mapped.py, stored.py, strict_json.py    how files from strangers are looked at
     atomic.py        how files are written
@@ -21,7 +23,11 @@ from npgpt.checkpoints import hub
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface
+from npgpt.checkpoints.llmc import is_llmc, read_llmc
+from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, weights_file
+from npgpt.checkpoints.table_files import is_table
+from npgpt.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
@@ -74,14 +80,21 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
 
 def _open_folder(path: Path, which: str) -> Checkpoint:
     if not (path / "config.json").exists():
+        if is_tensorflow(path):
+            return read_tensorflow(path)
         raise CheckpointError(
             f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) "
-            f"nor a Hugging Face folder (config.json, model.safetensors)"
+            f"nor a Hugging Face folder (config.json, model.safetensors), and no hparams.json, so it is not OpenAI's"
         )
     return read_run(weights_file(path, which)) if is_run(path) else read_huggingface(path)
 
 
 def _open_file(path: Path) -> Checkpoint:
+    file = MappedFile(path)
+    if is_llmc(file):
+        return read_llmc(path)
+    if is_table(file):
+        return read_tensorflow(path)
     return read_run(path)
 
 

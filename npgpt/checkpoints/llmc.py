@@ -1,0 +1,159 @@
+"""llm.c's models, model.bin: read, and written as its own programs write them.
+
+    256 x i32   header: magic number, version (3: float32, 5: bfloat16), T, V, L, H, C, padded V, zeros
+    16 blocks   each tensor with all its layers, one after the other; nothing between them
+
+Nothing has a name: the order below says what is what. llm.c computes the released GPT-2 and nothing else, so neither
+the activation nor the epsilon is in the header. The token embedding has more rows than there are tokens, so that their
+number divides well; what is in them doesn't matter, and they are dropped.
+
+Source: github.com/karpathy/llm.c, train_gpt2.py (write_model) and train_gpt2.cu (gpt2_write_to_checkpoint).
+"""
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.checkpoints.atomic import atomic_write
+from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.fit import check_fit
+from npgpt.checkpoints.mapped import Cursor, MappedFile
+from npgpt.checkpoints.mapping import TURNED
+from npgpt.checkpoints.stored import narrowed, stored_array
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError, ConfigError
+
+MAGIC = 20240326
+PADDED_TO = 128  # rows of the token embedding, when we write
+MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
+
+_HEADER = 256  # numbers
+_VERSIONS = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
+_WORDS = {"F32": "float32", "BF16": "bfloat16"}
+# What its programs compute with, whatever the header says.
+_FIXED = {
+    "position": "learned",
+    "activation": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "tie_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+}
+
+
+def blocks(config: GPTConfig, rows: int) -> tuple:
+    """The file's blocks in its order: our name and the shape that it has in the file, of each layer where there is {}.
+
+    ``rows``: padded V. TURNED: the file has the matrix as (out, in), and we as (in, out).
+    """
+    T, C = config.block_size, config.n_embd
+    return (
+        ("wte.weight", (rows, C)),
+        ("wpe.weight", (T, C)),
+        ("h.{}.ln_1.weight", (C,)),
+        ("h.{}.ln_1.bias", (C,)),
+        ("h.{}.attn.c_attn.weight", (3 * C, C), TURNED),
+        ("h.{}.attn.c_attn.bias", (3 * C,)),
+        ("h.{}.attn.c_proj.weight", (C, C), TURNED),
+        ("h.{}.attn.c_proj.bias", (C,)),
+        ("h.{}.ln_2.weight", (C,)),
+        ("h.{}.ln_2.bias", (C,)),
+        ("h.{}.mlp.c_fc.weight", (4 * C, C), TURNED),
+        ("h.{}.mlp.c_fc.bias", (4 * C,)),
+        ("h.{}.mlp.c_proj.weight", (C, 4 * C), TURNED),
+        ("h.{}.mlp.c_proj.bias", (C,)),
+        ("ln_f.weight", (C,)),
+        ("ln_f.bias", (C,)),
+    )
+
+
+def is_llmc(file: MappedFile) -> bool:
+    return file.size >= 4 and file.take(0, 4, "magic number") == MAGIC.to_bytes(4, "little")
+
+
+def read_llmc(path: str | Path) -> Checkpoint:
+    """Open a model of llm.c. Raises CheckpointError."""
+    file = MappedFile(path)
+    if not is_llmc(file):
+        raise CheckpointError(f"{path}: it does not begin with {MAGIC}, so it is not a model of llm.c")
+    _, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
+    if version not in _VERSIONS:
+        known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
+        raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
+    try:
+        config = GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: header: {error}") from None
+    if rows < V:
+        raise CheckpointError(f"{path}: header: {V:,} tokens, and {rows:,} rows for them")
+    if L > MAX_LAYERS:
+        raise CheckpointError(f"{path}: header: {L:,} layers; {MAX_LAYERS:,} are the most that are read here")
+    if any(others):
+        number = next(i for i, other in enumerate(others, 8) if other)
+        raise CheckpointError(
+            f"{path}: header: number {number} is {others[number - 8]}, and what that means is unknown"
+        )
+    dtype, numpys = _VERSIONS[version]
+    expected = 4 * _HEADER + numpys.itemsize * sum(prod(shape) for _, shape, _ in _tensors(config, rows))
+    if file.size != expected:
+        what = "cut off" if file.size < expected else "longer than that"
+        raise CheckpointError(f"{path}: {file.size:,} bytes, and its header describes {expected:,}: it is {what}")
+    tensors = {}
+    numbers = Cursor(file, 4 * _HEADER)
+    for name, shape, turned in _tensors(config, rows):
+        array = numbers.array(numpys, prod(shape), name).reshape(shape)
+        tensor = stored_array(array[:V] if name == "wte.weight" else array, dtype)
+        tensors[name] = tensor.T if turned else tensor
+    return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, Path(path), (file,))
+
+
+def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+    """Write a model for llm.c, atomically; ``dtype``: "F32", or "BF16", which its CUDA programs read.
+
+    Biases that the model doesn't have are written as zeros. Raises CheckpointError if llm.c doesn't compute what the
+    model does, or the file can't be written.
+    """
+    config = checkpoint.config
+    versions = {word: version for version, (word, _) in _VERSIONS.items()}
+    if dtype not in versions:
+        raise CheckpointError(f"{path}: llm.c has {' and '.join(versions)}, and not {dtype}")
+    _check_is_released_form(config, path)
+    check_fit(config, checkpoint.tensors, checkpoint.source)
+    rows = -(-config.vocab_size // PADDED_TO) * PADDED_TO
+    sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
+    header = np.zeros(_HEADER, "<i4")
+    header[:8] = MAGIC, versions[dtype], *sizes
+    numpys = _VERSIONS[versions[dtype]][1]
+    try:
+        with atomic_write(path) as file:
+            file.write(header)
+            for name, shape, turned in _tensors(config, rows):
+                tensor = checkpoint.tensors.get(name)
+                if tensor is None:  # a bias: check_fit has found everything else
+                    tensor = stored_array(np.zeros(shape, np.float32))
+                for numbers in (tensor.T if turned else tensor).in_order():
+                    file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
+                if name == "wte.weight":
+                    file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _tensors(config: GPTConfig, rows: int):
+    """Yield (our name, the shape in the file, whether it is turned) of each tensor, in the file's order."""
+    for name, shape, *turned in blocks(config, rows):
+        for layer in range(config.n_layer if "{}" in name else 1):
+            yield name.format(layer), shape, bool(turned)
+
+
+def _check_is_released_form(config: GPTConfig, path) -> None:
+    for field, computed in _FIXED.items():
+        value = getattr(config, field)
+        if value != computed:
+            raise CheckpointError(f"{path}: llm.c computes with {field} = {computed} only, and this model has {value}")
+    if config.inner_size != 4 * config.n_embd:
+        raise CheckpointError(
+            f"{path}: llm.c computes with n_inner = 4 * n_embd only, and this model has {config.n_inner}"
+        )
+    if config.n_layer > MAX_LAYERS:
+        raise CheckpointError(f"{path}: {config.n_layer:,} layers; {MAX_LAYERS:,} are the most that are read here")
