@@ -1,7 +1,8 @@
 """OpenAI's release of GPT-2: a folder that TensorFlow 1 wrote, and in which fine-tuning with their code leaves more.
 
     hparams.json                        {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
-    checkpoint                          text; its line model_checkpoint_path: "model.ckpt" says which one is current
+    checkpoint                          text; its line model_checkpoint_path: "model.ckpt" says which one is current.
+                                        Of a path that begins with / the name counts: the folder may have been moved
     model.ckpt.index                    a table (table_files.py) with a record for each tensor; "" is the header's key
     model.ckpt.data-00000-of-00001      the numbers, C order, little-endian; there may be several such shards
     model.ckpt.meta, encoder.json, vocab.bpe     the graph, and the tokenizer, which is known; not read
@@ -137,12 +138,13 @@ def _current(folder: Path) -> Path:
     lines = re.findall(rb'^model_checkpoint_path: *"(.*)"\r?$', file.take(0, file.size, "text"), re.MULTILINE)
     if len(lines) != 1:
         raise CheckpointError(f'{path}: one line model_checkpoint_path: "..." was expected, not {len(lines)}')
-    if not re.fullmatch(rb"[\w. =+-]{1,200}", lines[0]):
+    name = re.fullmatch(rb"(?:/.*/|/)?([\w. =+-]{1,200})", lines[0])
+    if not name:
         raise CheckpointError(
-            f"{path}: model_checkpoint_path: {reprlib.repr(lines[0])[1:]} is not the name of a file beside it; "
-            f"if the files have been moved here, leave only the name there, without a folder"
+            f"{path}: model_checkpoint_path: {lines[0][:100]!r} is not the name of files beside it: "
+            f"leave only the name there, without a folder"
         )
-    return folder / f"{lines[0].decode()}.index"
+    return folder / f"{name[1].decode()}.index"
 
 
 def _config(path: Path) -> GPTConfig:
