@@ -150,5 +150,5 @@ def _entries(block: bytes, place: str):
         position += own
         yield key, entries[position : position + length]
         position += length
-    if restart is not None and end:  # a block without entries has one restart too
+    if restart is not None and (end or count > 1):  # a block without entries has one restart too
         raise CheckpointError(f"{place}: there is a restart at {restart:,}, and no entry begins there")
