@@ -51,18 +51,16 @@ def read_table(file: MappedFile):
     index, used = _handle(footer, used, place)
     if any(footer[used:]):
         raise CheckpointError(f"{place}: zeros were expected after byte {used}")
-    blocks = [
-        (limit, _whole_handle(value, f"{file.path}: index block: block {number}"))
-        for number, (limit, value) in enumerate(
-            _entries(_block(file, index, "index block"), f"{file.path}: index block")
-        )
-    ]
-    _check_layout(file, [*(handle for _, handle in blocks), metaindex, index], end)
-    _block(file, metaindex, "metaindex block")
-    last = None
-    for number, (limit, handle) in enumerate(blocks):
-        place = f"{file.path}: block {number}"
-        for key, value in _entries(_block(file, handle, f"block {number}"), place):
+    position, last = 0, None
+    entries = _entries(_block(file, index, "index block"), f"{file.path}: index block")
+    for number, (limit, where) in enumerate(entries):
+        what = f"block {number}"
+        place = f"{file.path}: {what}"
+        handle, used = _handle(where, 0, f"{file.path}: index block: {what}")
+        if used != len(where):
+            raise CheckpointError(f"{file.path}: index block: {what}: more than two numbers say where it is")
+        position = _end(handle, position, place)
+        for key, value in _entries(_block(file, handle, what), place):
             if last is not None and key <= last:
                 raise CheckpointError(f"{place}: key {key[:100]!r} begins it, and {last[:100]!r} ends the block before")
             if key > limit:
@@ -72,6 +70,11 @@ def read_table(file: MappedFile):
             yield key, value
             last = key
         last = limit  # the next one's keys must be after it
+    position = _end(metaindex, position, f"{file.path}: metaindex block")
+    _block(file, metaindex, "metaindex block")
+    position = _end(index, position, f"{file.path}: index block")
+    if position != end:
+        raise CheckpointError(f"{file.path}: {end - position:,} bytes between the last block and the footer")
 
 
 def _handle(data: bytes, position: int, place: str):
@@ -81,25 +84,12 @@ def _handle(data: bytes, position: int, place: str):
     return (offset, size), position
 
 
-def _whole_handle(data: bytes, place: str):
-    handle, used = _handle(data, 0, place)
-    if used != len(data):
-        raise CheckpointError(f"{place}: two numbers were expected, and {len(data) - used} bytes follow them")
-    return handle
-
-
-def _check_layout(file: MappedFile, handles, end: int) -> None:
-    """The blocks must follow one another from the file's first byte to its footer."""
-    position = 0
-    for number, (offset, size) in enumerate(handles):
-        if offset != position or size + _TRAILER > end - position:
-            raise CheckpointError(
-                f"{file.path}: block {number} is at {offset:,} to {offset + size:,}, and was expected at {position:,} "
-                f"to {end - _TRAILER:,} at most"
-            )
-        position += size + _TRAILER
-    if position != end:
-        raise CheckpointError(f"{file.path}: {end - position:,} bytes between the last block and the footer")
+def _end(handle: tuple[int, int], position: int, place: str) -> int:
+    """Where a block ends that must begin at ``position``: between blocks there is nothing."""
+    offset, size = handle
+    if offset != position:
+        raise CheckpointError(f"{place}: it is at {offset:,}, and was expected at {position:,}")
+    return offset + size + _TRAILER
 
 
 def _block(file: MappedFile, handle: tuple[int, int], what: str) -> bytes:

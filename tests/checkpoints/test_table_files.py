@@ -76,23 +76,29 @@ BAD = {
     ),
     "more in the footer": (table(ONE, footer=None)[:-9] + b"\1" + MAGIC, "footer: zeros were expected after"),
     # How blocks lie
-    "a hole between blocks": (table(ONE, (b"zz", block((b"zz", b""))), between=b"\0"), "block 1 is at .* expected at"),
+    "a hole between blocks": (
+        table(ONE, (b"zz", block((b"zz", b""))), between=b"\0"),
+        "block 1: it is at .* expected at",
+    ),
     "a hole before the footer": (table(ONE, hole=b"\0\0"), "2 bytes between the last block and the footer"),
     "the same block twice": (
         table(ONE, index=lambda e: block(*e, (b"zz", e[0][1]))),
-        "block 1 is at 0 to .* was expected at",
+        "block 1: it is at 0, and was expected at",
     ),
     "blocks exchanged": (
         table((b"az", block(*A)), ONE, index=lambda e: block((b"az", e[1][1]), (b"z", e[0][1]))),
-        "block 0 is at",
+        "block 0: it is at",
     ),
-    "a block left out": (table((b"az", block(*A)), ONE, index=lambda e: block(e[0])), "block 1 is at"),
-    "no blocks in the index": (table(ONE, index=block()), "block 0 is at .* was expected at 0"),
-    "a block beyond the end": (table(ONE, index=block((b"z", handle(0, 2**50)))), "block 0 is at 0 to 1,125"),
-    "a block over the footer": (table(ONE, index=lambda e: block((b"z", handle(0, 100)))), "block 0 is at 0 to 100"),
+    "a block left out": (table((b"az", block(*A)), ONE, index=lambda e: block(e[0])), "metaindex block: it is at"),
+    "no blocks in the index": (table(ONE, index=block()), "metaindex block: it is at 41, and was expected at 0"),
+    "a block beyond the end": (table(ONE, index=block((b"z", handle(0, 2**50)))), "block 0: bytes 0 to 1,125"),
+    "a block over the footer": (
+        table(ONE, index=lambda e: block((b"z", handle(0, 100)))),
+        "block 0: its checksum|block 0: bytes 0",
+    ),
     "a block that is too short": (
         table(ONE, index=block((b"z", handle(0, len(ONE[1]) - 1)))),
-        "block 1 is at",
+        "block 0: its checksum",
     ),
     "metaindex is the index": (table(ONE)[:-48] + handle(0, 0) + handle(0, 0) + bytes(36) + MAGIC, "index block"),
     # Where the index says that blocks are
@@ -101,7 +107,7 @@ BAD = {
     "half a number is said": (table(ONE, index=block((b"z", b"\0\x80"))), "index block: block 0: a number is cut off"),
     "more is said": (
         table(ONE, index=lambda e: block((b"z", e[0][1] + b"\0"))),
-        "index block: block 0: two numbers were expected, and 1 bytes",
+        "index block: block 0: more than two numbers",
     ),
     "11 bytes of a number": (
         table(ONE, index=block((b"z", b"\x80" * 10 + b"\0\0"))),
