@@ -2,13 +2,15 @@
 
     checkpoint.py    what that is: configuration, tensors that are still in the file, tokenizer
     runs.py          our own run folders and their files
-    huggingface.py   what transformers calls things; folders.py reads the folders that it writes
+    huggingface.py   what transformers calls things; folders.py reads the folders that it writes, and
+                     huggingface_writer.py and tokenizer_files.py write such folders
     hub.py           models by name: the hub's cache, and downloads to it
     safetensors.py   the file format under both
     tensorflow.py    OpenAI's release; table_files.py, protobuf.py, crc32c.py: the formats under it
     llmc.py          llm.c's files
     mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
     mapped.py, stored.py, strict_json.py    how files from strangers are looked at
+    prepared.py      what is done to tensors before they are written
     atomic.py        how files are written
 
 A further format is one more file with a reader like theirs, and one more case in ``open_checkpoint``.
@@ -52,7 +54,7 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
         raise CheckpointError(
-            f"{path}: there is no {TOKENIZER_FILE} beside the weights, and a vocabulary of "
+            f"{path}: there is no tokenizer of npgpt's beside the weights ({TOKENIZER_FILE}), and the vocabulary of "
             f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
         )
     return checkpoint, checkpoint.tokenizer

@@ -1,13 +1,16 @@
-"""Files that are the whole new one or the whole old one, whatever stops the writer: an error, Ctrl-C, kill -9, a cut.
+"""Files that are the whole new one or the whole old one, whatever stops the writer: an error, Ctrl-C, kill -9, a cut;
+and new folders that are there with all their files, or not at all.
 
 The bytes go to a temporary file in the same folder, are synced to the disk, and then take the old file's name in one
 step (rename is atomic within a file system, POSIX rename(2)). Last, the folder is synced, so that the new name stays
 after a power cut too.
 """
 
+import errno
 import json
 import os
 import secrets
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,6 +49,32 @@ def atomic_write(path: str | Path):
     _sync_folder(target.parent)
 
 
+@contextmanager
+def atomic_folder(path: str | Path):
+    """Give a new folder to write files into; it takes the name ``path`` when the block ends, and only if it ends well.
+
+    There must be nothing at ``path``, or an empty folder: anything else is a FileExistsError at once. What is written
+    must be on the disk when the block ends, as files of ``atomic_write`` are. If the block raises, nothing is left; a
+    kill leaves ``.NAME.<random>.npgpt-tmp``, which the next writer of the same name removes. Raises OSError.
+    """
+    target = Path(os.path.realpath(path))
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        temporary.mkdir()
+        with _locked_folder(temporary):
+            yield temporary
+            if os.name != "posix" and target.is_dir():
+                target.rmdir()  # elsewhere a rename doesn't replace an empty folder
+            os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(target.parent)
+
+
 def write_json(path: str | Path, value) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically. NaN and infinity are a ValueError: JSON has neither."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -60,15 +89,32 @@ def _lock(file) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@contextmanager
+def _locked_folder(folder: Path):
+    """The same for a folder."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed writers of ``target`` left, but nothing that a living one is still writing."""
     for leftover in target.parent.iterdir():
         if leftover.name.startswith(f".{target.name}.") and leftover.name.endswith(_SUFFIX):
             with suppress(OSError):  # locked by its writer, or gone already
-                with open(leftover, "rb") as file:
-                    if fcntl is not None:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                leftover.unlink()
+                if fcntl is not None:
+                    descriptor = os.open(leftover, os.O_RDONLY)
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    finally:
+                        os.close(descriptor)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

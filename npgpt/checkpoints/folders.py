@@ -1,5 +1,6 @@
 """A Hugging Face folder: config.json, and weights in one file or in shards."""
 
+from functools import partial
 from pathlib import Path
 
 from npgpt.checkpoints.checkpoint import Checkpoint
@@ -8,11 +9,11 @@ from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.stored import Stored
 from npgpt.checkpoints.strict_json import read_json_object
+from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE, find_tokenizer
 from npgpt.errors import CheckpointError
 
 # The first that is there is taken, as transformers does.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZER_FILE = "npgpt_tokenizer.json"  # of a tokenizer of ours: transformers has no way to say all that it does
 MAX_SHARDS = 1000
 MAX_INDEX_BYTES = 10_000_000
 
@@ -21,7 +22,8 @@ def read_huggingface(folder: str | Path) -> Checkpoint:
     """Open a folder that transformers' ``save_pretrained`` wrote. Raises CheckpointError."""
     folder = Path(folder)
     config_file = folder / "config.json"
-    config = config_from_huggingface(read_json_object(config_file), str(config_file))
+    values = read_json_object(config_file)
+    config = config_from_huggingface(values, str(config_file))
     name = next((name for name in WEIGHTS if (folder / name).exists()), None)
     if name is None:
         raise CheckpointError(f"{folder}: config.json is there, but none of {', '.join(WEIGHTS)}")
@@ -35,8 +37,10 @@ def read_huggingface(folder: str | Path) -> Checkpoint:
         files = (file,)
     tensors, skipped = weights_of_huggingface(config, stored, source, config_file)
     tokenizer = folder / TOKENIZER_FILE
-    stored_tokenizer = tokenizer if tokenizer.exists() else None
-    return Checkpoint(f"Hugging Face folder ({kind})", config, tensors, source, files, skipped, stored_tokenizer)
+    if not tokenizer.exists():
+        guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
+        tokenizer = partial(find_tokenizer, folder, config.vocab_size, guess)
+    return Checkpoint(f"Hugging Face folder ({kind})", config, tensors, source, files, skipped, tokenizer)
 
 
 def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:

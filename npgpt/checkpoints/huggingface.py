@@ -12,6 +12,7 @@ import reprlib
 from npgpt.checkpoints.stored import Stored, equal
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
+from npgpt.tokenizers import Tokenizer
 
 # GPTConfig's field, its key in config.json, and the default of transformers' GPT2Config, taken when the key is missing.
 _FIELDS = (
@@ -42,6 +43,7 @@ _REQUIRED = {
     "add_cross_attention": False,
     "quantization_config": None,
 }
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Constants that old versions of transformers saved with the weights: the causal mask and its fill value.
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
@@ -104,6 +106,35 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
         field, rest = str(error)[:300].split(" ", 1)  # cut, because it quotes the value, which may be a long one
         keys = {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS}
         raise CheckpointError(f"{source}: {keys.get(field, field)} {rest}") from None
+
+
+def config_to_huggingface(
+    config: GPTConfig, tokenizer: Tokenizer | None, dtype: str = "F32", source: str = "config.json"
+) -> dict:
+    """The inverse: the contents of a config.json for weights of ``dtype`` ("F32", "F16", "BF16").
+
+    What comes back is the same configuration with every bias, which GPT-2 always has there: absent ones are written as
+    zeros. Without a tokenizer, bos_token_id and eos_token_id are null. Raises CheckpointError, beginning with
+    ``source``, for what transformers' GPT-2 can't compute.
+    """
+    if config.position != "learned":
+        raise CheckpointError(f"{source}: position is {config.position!r}, and transformers' GPT-2 has only 'learned'")
+    end = None if tokenizer is None else tokenizer.end_of_text
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        **{key: value for key, value in _REQUIRED.items() if value is not None},
+        **{key: getattr(config, field) for field, key, _ in _FIELDS},
+        "n_ctx": config.block_size,  # what llama.cpp's converter reads
+        "activation_function": config.activation,  # their names are those of transformers
+        **dict.fromkeys(_DROPOUTS, config.dropout),
+        "reorder_and_upcast_attn": False,
+        "initializer_range": 0.02,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "use_cache": True,
+        "dtype": _DTYPES[dtype],
+        "torch_dtype": _DTYPES[dtype],  # the same before transformers 4.56
+    }
 
 
 def _setting(values: dict, key: str, default, source: str):

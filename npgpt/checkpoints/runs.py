@@ -6,6 +6,8 @@
     last.safetensors    everything that training goes on from: weights, optimizer, state
     best.safetensors    the weights alone, from the best evaluation so far
 
+A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside.
+
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
 holds the model's configuration and the state as JSON. Both files are ordinary safetensors, which other tools open too.
@@ -19,7 +21,9 @@ import numpy as np
 
 from npgpt.checkpoints.atomic import write_json
 from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.prepared import rounded
 from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
+from npgpt.checkpoints.stored import Stored
 from npgpt.checkpoints.strict_json import parse_json, read_json_object
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
@@ -32,7 +36,8 @@ BEST_FILE = "best.safetensors"
 
 _FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
 _OPTIMIZER = "optimizer."
-_CONFIG_KEY, _STATE_KEY = "npgpt_config", "npgpt_state"  # in the metadata of the safetensors files
+# In the metadata of the safetensors files.
+_CONFIG_KEY, _STATE_KEY, _TOKENIZER_KEY = "npgpt_config", "npgpt_state", "npgpt_tokenizer"
 
 
 def create_run(out: str | Path, exact: bool = False) -> Path:
@@ -116,9 +121,21 @@ def is_run(folder: str | Path) -> bool:
     return read_json_object(Path(folder) / CONFIG_FILE).get("format") == _FORMAT
 
 
-def save_weights(path: str | Path, weights: dict[str, np.ndarray], config: GPTConfig) -> None:
+def save_weights(
+    path: str | Path, weights: dict[str, np.ndarray | Stored], config: GPTConfig, metadata: dict[str, str] | None = None
+) -> None:
     """Write the weights alone, atomically; ``load`` opens the file. Raises CheckpointError."""
-    write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict())})
+    write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict()), **(metadata or {})})
+
+
+def write_safetensors_file(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+    """Write any checkpoint as one file of ours, weights in ``dtype`` ("F32", "F16", "BF16"), with its tokenizer inside.
+
+    Raises CheckpointError, TokenizerError if the checkpoint's tokenizer is damaged.
+    """
+    tokenizer = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_dict()
+    weights = rounded(checkpoint, dtype, path)
+    save_weights(path, weights, checkpoint.config, {_TOKENIZER_KEY: json.dumps(tokenizer)})
 
 
 def save_checkpoint(
@@ -162,10 +179,8 @@ def read_run(path: str | Path) -> Checkpoint:
             f"if it belongs to a Hugging Face folder, name the folder"
         )
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
-    tokenizer = path.with_name(TOKENIZER_FILE)
-    stored_tokenizer = tokenizer if tokenizer.exists() else None
     skipped = tuple(name for name in tensors if name not in weights)
-    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, stored_tokenizer)
+    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, _stored_tokenizer(path, metadata))
 
 
 def config_in(metadata: dict[str, str], path) -> GPTConfig | None:
@@ -177,6 +192,20 @@ def config_in(metadata: dict[str, str], path) -> GPTConfig | None:
     if not isinstance(values, dict):
         raise CheckpointError(f"{source}: a JSON object was expected")
     return _config(values, source)
+
+
+def _stored_tokenizer(path: Path, metadata: dict[str, str]):
+    """The tokenizer in the file, since what is beside it may be another model's; else the file of the run."""
+    beside = path.with_name(TOKENIZER_FILE)
+    if _TOKENIZER_KEY not in metadata:
+        return beside if beside.exists() else None
+    source = f"{path}: __metadata__ {_TOKENIZER_KEY}"
+    values = parse_json(metadata[_TOKENIZER_KEY], source)
+    if values is None:
+        return lambda: None  # it was unknown when the file was written, whatever the vocabulary's size
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{source}: a JSON object was expected")
+    return values
 
 
 def weights_file(run: str | Path, which: str) -> Path:

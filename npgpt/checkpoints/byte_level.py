@@ -1,0 +1,51 @@
+"""How GPT-2's tokens are written in other programs' files: their bytes as printable characters, and merges in order.
+
+A vocabulary is a list of byte strings, and tiktoken needs no more. Hugging Face's tokenizer files and GGUF hold text,
+so there every byte is a character; and they hold each token's last merge as well, which the ranks determine.
+
+Source: Radford et al. 2019, section 2.2; the characters are those of openai/gpt-2, src/encoder.py, bytes_to_unicode.
+"""
+
+from functools import cache
+
+# Latin-1's printable characters stand for themselves. The other bytes, in order, are U+0100, U+0101, ...: a space is Ġ.
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_CHARACTERS = {byte: 0x100 + i for i, byte in enumerate(sorted(set(range(0x100)) - _PRINTABLE))}
+
+
+def spelled(token: bytes) -> str:
+    """One character for each byte: b" caf\\xc3\\xa9" -> "ĠcafÃ©"."""
+    return token.decode("latin-1").translate(_CHARACTERS)
+
+
+def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The merges that made a byte-pair vocabulary, in order: one for each token longer than a byte.
+
+    tokens: in order of rank, special ones left out. Each was made by one merge of two earlier ones: those that are left
+    when its own bytes are encoded with the earlier ones alone. Raises ValueError if there are not two.
+    """
+    return list(_merges(tuple(tokens)))
+
+
+@cache
+def _merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    found = []
+    for rank, token in enumerate(tokens):
+        if len(token) > 1:
+            parts = _encoded(token, ranks, rank)
+            if len(parts) != 2:
+                raise ValueError(f"token {rank}, {token[:100]!r}, is not made of two earlier ones")
+            found.append(tuple(parts))
+    return tuple(found)
+
+
+def _encoded(token: bytes, ranks: dict[bytes, int], end: int) -> list[bytes]:
+    """The parts that byte-pair encoding leaves, with the tokens of ranks before ``end``."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 1:
+        best, place = min((ranks.get(parts[i] + parts[i + 1], end), i) for i in range(len(parts) - 1))
+        if best >= end:
+            break
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
