@@ -1,6 +1,11 @@
 """Small models for the tests."""
 
+from pathlib import Path
+
 import numpy as np
+
+from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.stored import stored_array
 
 
 def with_random_parameters(module, seed: int = 0):
@@ -20,3 +25,10 @@ def with_random_parameters(module, seed: int = 0):
         else:
             p.data[...] = noise * np.float32(0.3) + np.float32("ln_" in name and name.endswith("weight"))
     return module
+
+
+def as_checkpoint(model, tokenizer=None) -> Checkpoint:
+    """The model as if it had been read from a file, in ``stored_array``'s care."""
+    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
+    return Checkpoint("memory", model.config, tensors, Path("memory"), stored_tokenizer=stored_tokenizer)

@@ -54,7 +54,7 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
         raise CheckpointError(
-            f"{path}: there is no tokenizer of npgpt's beside the weights ({TOKENIZER_FILE}), and the vocabulary of "
+            f"{path}: there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
             f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
         )
     return checkpoint, checkpoint.tokenizer

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from npgpt.checkpoints.atomic import atomic_write, write_json
+from npgpt.checkpoints.atomic import atomic_folder, atomic_write, write_json
 
 
 def names(folder):
@@ -122,3 +122,93 @@ def test_json(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_appears_with_all_its_files(tmp_path, existing):
+    path = tmp_path / "a"
+    if existing:
+        path.mkdir()
+    with atomic_folder(path) as folder:
+        (folder / "1").write_bytes(b"one")
+        assert folder.parent == tmp_path
+        assert not existing or names(path) == []
+        assert path.exists() == existing
+    assert names(tmp_path) == ["a"]
+    assert names(path) == ["1"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_no_folder(tmp_path, error, existing):
+    if existing:
+        (tmp_path / "a").mkdir()
+
+    def write():
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "1").write_bytes(b"half")
+            (folder / "2").mkdir()
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names(tmp_path) == ["a"] * existing
+    assert not existing or names(tmp_path / "a") == []
+
+
+def test_what_is_there_is_never_replaced(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".hidden").write_bytes(b"old")
+    before = names(tmp_path)
+    for name in ("file", "folder", "file/a", "none/a"):
+        with pytest.raises(OSError), atomic_folder(tmp_path / name):  # noqa: PT011
+            pytest.fail("the block ran")
+    assert (names(tmp_path), names(tmp_path / "folder")) == (before, [".hidden"])
+
+
+def test_what_is_put_there_meanwhile_is_not_replaced(tmp_path):
+    def write():
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "1").touch()
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "theirs").touch()
+
+    with pytest.raises(OSError, match="not empty"):
+        write()
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["theirs"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "1").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "disk") == ["1"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by signal, as POSIX does")
+def test_the_next_writer_removes_the_folder_that_a_killed_one_left(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from npgpt.checkpoints.atomic import atomic_folder\n"
+        "with atomic_folder(sys.argv[1]) as folder:\n"
+        "    (folder / '1').write_bytes(b'x' * 100_000)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
+    (left,) = names(tmp_path)
+    assert left.startswith(".a.")
+    assert left.endswith(".npgpt-tmp")
+    with atomic_folder(tmp_path / "a") as slow:
+        assert names(tmp_path) == [slow.name]
+        with atomic_folder(tmp_path / "a"):  # leaves the first one, which is still being written
+            pass
+        (tmp_path / "a").rmdir()
+        (slow / "1").touch()
+    assert names(tmp_path) == ["a"]

@@ -46,7 +46,9 @@ def test_rounding(of, transposed):
 def test_a_number_too_large_is_an_error_not_infinity(number, dtype):
     numbers = np.array([[1.0, np.inf], [np.nan, number]])
     tensor = rounded(checkpoint(**{"h.0.mlp.c_fc.weight": numbers}), dtype, "out")["h.0.mlp.c_fc.weight"]
-    with pytest.raises(CheckpointError, match=rf"^out: tensor h\.0\.mlp\.c_fc\.weight: -?\S+ is too large for {dtype}$"):
+    with pytest.raises(
+        CheckpointError, match=rf"^out: tensor h\.0\.mlp\.c_fc\.weight: -?\S+ is too large for {dtype}$"
+    ):
         tensor.numpy()
 
 
@@ -58,7 +60,7 @@ def test_infinity_and_nan_that_are_there_stay():
 
 @pytest.mark.parametrize("dtype", ["F64", "float32", "Q8_0", "x" * 10**5])
 def test_other_dtypes(dtype):
-    with pytest.raises(CheckpointError, match="^out: dtype '.{1,100}' is not one of F32, F16, BF16$"):
+    with pytest.raises(CheckpointError, match=r"^out: dtype '.{1,100}' is not one of F32, F16, BF16$"):
         rounded(checkpoint(), dtype, "out")
 
 

@@ -7,15 +7,21 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import mutations
 import numpy as np
 import pytest
+from models import as_checkpoint
 
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.checkpoints.stored import stored_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
+from npgpt.gpt import GPT
+from npgpt.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 
@@ -199,6 +205,123 @@ def test_the_weights_that_are_asked_for_or_the_others(tmp_path):
         runs.load_checkpoint(tmp_path / "best.safetensors")
     (tmp_path / "last.safetensors").unlink()
     assert_same(weights("last"), arrays(1))
+
+
+# A lone file, with its tokenizer inside
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("tokenizer", [CharTokenizer("\0aé😀"), ByteTokenizer(), GPT2Tokenizer()])
+def test_a_lone_file(tmp_path, dtype, tokenizer):
+    config = GPTConfig(tokenizer.vocab_size + 3, 6, 1, 2, 8, 24, tie_weights=False, bias=False, position="rotary")
+    model = GPT(config, seed=0)
+    path = tmp_path / "a.bin"
+    runs.write_safetensors_file(path, as_checkpoint(model, tokenizer), dtype)
+    read = open_checkpoint(path)
+    assert (read.config, read.tokenizer.to_dict()) == (config, tokenizer.to_dict())
+    for name, array in model.state_dict().items():
+        assert read.tensors[name].dtype == dtype
+        np.testing.assert_array_equal(read.tensors[name].numpy(), stored_array(array).as_type(dtype).numpy())
+    again = tmp_path / "b.bin"
+    runs.write_safetensors_file(again, read, dtype)
+    assert again.read_bytes() == path.read_bytes()
+    assert load(path).config == config
+
+
+def test_the_tokenizer_in_the_file_comes_before_the_one_beside_it(tmp_path):
+    config = GPTConfig(257, 6, 1, 2, 8)
+    model = GPT(config, seed=0)
+    save_tokenizer(ByteTokenizer(), tmp_path / "tokenizer.json")
+    runs.save_weights(tmp_path / "a", model.state_dict(), config)
+    assert open_checkpoint(tmp_path / "a").tokenizer.name == "byte"
+    runs.write_safetensors_file(tmp_path / "b", as_checkpoint(model, CharTokenizer("ab")))
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')  # as transformers has it
+    assert open_checkpoint(tmp_path / "b").tokenizer.characters == "ab"
+
+
+def test_a_tokenizer_that_is_unknown_stays_so(tmp_path):
+    config = GPTConfig(50257, 2, 1, 1, 2)
+    checkpoint = as_checkpoint(GPT(config, seed=None))
+    runs.write_safetensors_file(tmp_path / "a", checkpoint)
+    assert open_checkpoint(tmp_path / "a").tokenizer.name == "gpt2"  # as that of the checkpoint itself
+    runs.write_safetensors_file(tmp_path / "a", replace(checkpoint, stored_tokenizer=lambda: None))
+    assert open_checkpoint(tmp_path / "a").tokenizer is None
+    with pytest.raises(
+        CheckpointError, match="the vocabulary of 50,257 is not GPT-2's, so what its ids mean is unknow"
+    ):
+        open_with_tokenizer(tmp_path / "a")
+
+
+def test_a_lone_file_that_can_not_be_written(tmp_path):
+    checkpoint = as_checkpoint(GPT(CONFIG, seed=0), CharTokenizer("ab"))
+    with pytest.raises(CheckpointError, match="none/a: can't be written: No such file"):
+        runs.write_safetensors_file(tmp_path / "none" / "a", checkpoint)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: dtype 'F64' is not one of"):
+        runs.write_safetensors_file(tmp_path / "a", checkpoint, "F64")
+    checkpoint.tensors["wte.weight"] = stored_array(np.full((11, 8), 1e5))
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: tensor wte.weight: 100000 is too l"):
+        runs.write_safetensors_file(tmp_path / "a", checkpoint, "F16")
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_TOKENIZERS = {
+    "empty": ("", r": __metadata__ npgpt_tokenizer: not JSON at character 0"),
+    "cut off": ('{"name": "byte"', r": __metadata__ npgpt_tokenizer: not JSON at character"),
+    "a list": ("[]", r": __metadata__ npgpt_tokenizer: a JSON object was expected"),
+    "false": ("false", r": __metadata__ npgpt_tokenizer: a JSON object was expected"),
+    "a number": ("0", r": __metadata__ npgpt_tokenizer: a JSON object was expected"),
+    "deep": ("[" * 10**5, r": __metadata__ npgpt_tokenizer: the JSON is nested too deeply"),
+    "name twice": (
+        '{"name": "byte", "name": "gpt2"}',
+        r": __metadata__ npgpt_tokenizer: the key 'name' is there twice",
+    ),
+    "NaN": ('{"name": NaN}', r": __metadata__ npgpt_tokenizer: NaN"),
+    "empty object": ("{}", ": a stored tokenizer must be a JSON object whose name is one of"),
+    "name unknown": ('{"name": "bert"}', ": a stored tokenizer must be a JSON object whose name is one of"),
+    "name a list": ('{"name": ["char"]}', ": a stored tokenizer must be a JSON object whose name is one of"),
+    "name null": ('{"name": null}', ": a stored tokenizer must be a JSON object whose name is one of"),
+    "no characters": ('{"name": "char"}', ": a stored char tokenizer must have characters and name, nothing else"),
+    "more": ('{"name": "byte", "x": 1}', ": a stored byte tokenizer must have name, nothing else"),
+    "characters empty": ('{"name": "char", "characters": ""}', ": a character tokenizer needs at least one character"),
+    "characters a list": ('{"name": "char", "characters": ["a"]}', ": a character tokenizer needs at least one"),
+    "characters unsorted": ('{"name": "char", "characters": "ba"}', ": the characters .* must be sorted"),
+    "a character twice": ('{"name": "char", "characters": "aa"}', ": the characters .* must be sorted"),
+    "half a pair": ('{"name": "char", "characters": "\\ud800"}', ": the text has '\\\\ud800' "),
+    "too many": ('{"name": "char", "characters": "abcdefghijk"}', ": 12 ids, and the model has 11, so it is another"),
+    "another model's": ('{"name": "gpt2"}', ": 50,257 ids, and the model has 11, so it is another model's"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TOKENIZERS)
+def test_bad_tokenizers_in_the_metadata(tmp_path, case):
+    text, place = BAD_TOKENIZERS[case]
+    path = tmp_path / "a"
+    runs.save_weights(path, GPT(CONFIG, seed=0).state_dict(), CONFIG, {"npgpt_tokenizer": text})
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}{place}") as caught:
+        _ = open_checkpoint(path).tokenizer
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_mutated_lone_files_load_or_are_refused(tmp_path):
+    path = tmp_path / "a"
+    runs.write_safetensors_file(path, as_checkpoint(GPT(CONFIG, seed=0), CharTokenizer("abcdefghij")))
+    good = path.read_bytes()
+    header = good[8 : 8 + int.from_bytes(good[:8], "little")]
+    begin = 8 + header.index(b"__metadata__")
+    refused = 0
+    for seed in range(mutations.COUNT):
+        path.write_bytes(mutations.mutated(good, seed, range(begin, begin + header.index(b"}}") + 2)))
+        try:
+            checkpoint = open_checkpoint(path)
+            tokenizer = checkpoint.tokenizer
+        except CheckpointError as error:
+            refused += 1
+            message = str(error)
+            assert message.startswith(str(path))
+        else:
+            assert tokenizer is None or tokenizer.vocab_size <= 11
+            assert checkpoint.config.vocab_size == 11
+    assert mutations.COUNT / 2 < refused < mutations.COUNT
 
 
 BAD_METADATA = {
