@@ -11,7 +11,7 @@ matters of the library, not of the tokenizer:
 
   - <|endoftext|> inside a text is its id there, and ordinary text here, and with ``split_special_tokens=True`` there.
   - GPT-2's encoding cuts a text at what Unicode calls letters and numbers. Each library knows the Unicode of its year,
-    so a text with characters that are newer than one of them may be cut in other places.
+    so a text with newer characters may be cut in other places (tiktoken 0.14 and tokenizers 0.23 agree on all of them).
 
 A character tokenizer refuses unknown characters there too, with an exception of the tokenizers library.
 

@@ -53,6 +53,13 @@ def theirs(tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="module")
+def libraries():
+    """Those that the tokenizers library makes of tokenizer.json: of GPT-2's, transformers 5 takes parts alone."""
+    tokenizers = pytest.importorskip("tokenizers", reason=REASON)
+    return {name: tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(t))) for name, t in TOKENIZERS.items()}
+
+
 def short_text(name: str):
     characters = st.sampled_from(CHARACTERS) if name == "char" else st.characters(exclude_categories=["Cs"])
     return st.text(characters | st.sampled_from(" \n\t'ste1.é"), max_size=60)
@@ -60,25 +67,25 @@ def short_text(name: str):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", [*TEXTS, *ODD])
-def test_the_same_ids_and_text(theirs, name, text):
-    ids = theirs[name].encode(text)
-    np.testing.assert_array_equal(ids, TOKENIZERS[name].encode(text))
-    assert theirs[name].decode(ids) == text
+def test_the_same_ids_and_text(theirs, libraries, name, text):
+    ids = TOKENIZERS[name].encode(text).tolist()
+    assert theirs[name].encode(text) == libraries[name].encode(text).ids == ids
+    assert theirs[name].decode(ids) == libraries[name].decode(ids) == text
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_same_ids_and_text_of_any_text(theirs, name):
+def test_the_same_ids_and_text_of_any_text(theirs, libraries, name):
     @given(short_text(name))
     def check(text):
-        ids = theirs[name].encode(text)
-        assert ids == TOKENIZERS[name].encode(text).tolist()
-        assert theirs[name].decode(ids) == text
+        ids = TOKENIZERS[name].encode(text).tolist()
+        assert theirs[name].encode(text) == libraries[name].encode(text).ids == ids
+        assert theirs[name].decode(ids) == libraries[name].decode(ids) == text
 
     check()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_same_text_of_any_ids(theirs, name):
+def test_the_same_text_of_any_ids(theirs, libraries, name):
     """Also where the bytes are not UTF-8, and with <|endoftext|>."""
     rng = np.random.default_rng(0)
     ours = TOKENIZERS[name]
@@ -86,10 +93,11 @@ def test_the_same_text_of_any_ids(theirs, name):
         ids = rng.integers(0, ours.vocab_size, rng.integers(1, 40))
         ids[rng.random(len(ids)) < 0.05] = ours.end_of_text
         assert theirs[name].decode(ids) == ours.decode(ids)
+        assert libraries[name].decode(ids.tolist(), skip_special_tokens=False) == ours.decode(ids)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_end_of_text(theirs, name):
+def test_end_of_text(theirs, libraries, name):
     """The one difference: there its name in a text is its id, and here ordinary text."""
     end = TOKENIZERS[name].end_of_text
     their = theirs[name]
@@ -101,6 +109,7 @@ def test_end_of_text(theirs, name):
         ordinary = their.encode("a<|endoftext|>b", split_special_tokens=True)
         assert ordinary == TOKENIZERS[name].encode("a<|endoftext|>b").tolist()
     assert their.decode([end, end], skip_special_tokens=True) == ""
+    assert libraries[name].decode([end, end], skip_special_tokens=True) == ""
 
 
 def test_an_unknown_character_is_refused_there_too(theirs):
@@ -110,18 +119,13 @@ def test_an_unknown_character_is_refused_there_too(theirs):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_tokenizers_library_takes_it_as_it_is(name):
-    """What it makes of the file says the same as the file: nothing in it was unknown to it, or corrected."""
-    tokenizers = pytest.importorskip("tokenizers", reason=REASON)
-    ours = tokenizer_json(TOKENIZERS[name])
-    read = json.loads(tokenizers.Tokenizer.from_str(json.dumps(ours)).to_str())
-    ours["model"].setdefault("merges", None)
-    read["model"].setdefault("merges", None)
-    if ours["model"]["merges"]:
+def test_the_tokenizers_library_takes_it_as_it_is(libraries, name):
+    """What it writes again says the same: nothing was unknown to it, or corrected by it."""
+    ours, again = tokenizer_json(TOKENIZERS[name]), json.loads(libraries[name].to_str())
+    if name != "char":
         ours["model"]["merges"] = [merge.split(" ") for merge in ours["model"]["merges"]]
-        read["model"]["merges"] = [list(merge) for merge in read["model"]["merges"]]
-    assert ours["model"].items() <= read["model"].items()
-    assert {**read, "model": None} == {**ours, "model": None}
+    assert ours.pop("model").items() <= again.pop("model").items()
+    assert ours == again
 
 
 def test_files_of_gpt2_by_themselves(tmp_path):
@@ -217,8 +221,8 @@ OTHERS = {
     "vocab a list": b'{"model": {"vocab": [["!", 0]]}}',
     "half a pair": b'{"\\ud800": 0, "model": {"vocab": {"\\ud800": 0}}}',
     "ten megabytes": b'{"a": "' + b"x" * 10_000_000 + b'"}',
-    "many lists": b"[" + b"[]," * 800_000 + b"[]]",
-    "many objects": b"[" + b"{}," * 800_000 + b"{}]",
+    "many lists": b"[" + b"[]," * 3_000_000 + b"[]]",
+    "many objects": b"[" + b"{}," * 3_000_000 + b"{}]",
     "many keys": b"{" + b",".join(b'"%d":0' % i for i in range(300_000)) + b"}",
     "as many as can be": b"[" + b"{}," * 120_000 + b"{}]",
 }
