@@ -8,6 +8,7 @@
     safetensors.py   the file format under both
     tensorflow.py    OpenAI's release; table_files.py, protobuf.py, crc32c.py: the formats under it
     llmc.py          llm.c's files
+    gguf.py          llama.cpp's; gguf_file.py, gguf_metadata.py, gguf_tokenizer.py, quantized.py are what it is made of
     mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
     mapped.py, stored.py, strict_json.py    how files from strangers are looked at
     prepared.py      what is done to tensors before they are written
@@ -25,6 +26,8 @@ from npgpt.checkpoints import hub
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface
+from npgpt.checkpoints.gguf import read_gguf
+from npgpt.checkpoints.gguf_file import MAGIC as GGUF_MAGIC
 from npgpt.checkpoints.llmc import is_llmc, read_llmc
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, weights_file
@@ -53,15 +56,16 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
     """The checkpoint at ``path`` and the tokenizer that belongs to it. Raises CheckpointError, also without one."""
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
-        raise CheckpointError(
-            f"{path}: there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
-            f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
+        why = checkpoint.why_no_tokenizer or (
+            f"there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
+            f"{checkpoint.config.vocab_size:,} is not GPT-2's"
         )
+        raise CheckpointError(f"{path}: {why}, so what its ids mean is unknown")
     return checkpoint, checkpoint.tokenizer
 
 
 def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
-    """Open a run's folder, a Hugging Face GPT-2 folder, or a single .safetensors file of a run.
+    """Open a run's folder, a Hugging Face GPT-2 folder, a single .safetensors file of a run, or a GGUF file.
 
     What is no path is a model's name on the Hugging Face hub, and may be downloaded: ``hub.find``.
 
@@ -97,6 +101,8 @@ def _open_file(path: Path) -> Checkpoint:
         return read_llmc(path)
     if is_table(file):
         return read_tensorflow(path)
+    if file.take(0, min(4, file.size), "magic") == GGUF_MAGIC:
+        return read_gguf(path)
     return read_run(path)
 
 

@@ -24,17 +24,18 @@ class Checkpoint:
     skipped: tuple[str, ...] = ()  # what is there besides the weights, as the format calls it
     # The file that ``save_tokenizer`` wrote, what is in such a file, or what finds the tokenizer when it is asked for.
     stored_tokenizer: Path | dict | Callable[[], Tokenizer | None] | None = field(default=None, repr=False)
+    why_no_tokenizer: str = ""  # for people, if another tokenizer than one of ours is stored
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer saved with the weights; else GPT-2's, if the vocabulary has its size; else None.
 
-        Raises TokenizerError if the saved file is damaged, CheckpointError if what is saved with the weights is, or has
-        ids that the model doesn't.
+        None too if another one than ours is saved. Raises TokenizerError if the saved file is damaged, CheckpointError
+        if what is saved with the weights is, or has ids that the model doesn't.
         """
         stored = self.stored_tokenizer
         if stored is None:
-            return GPT2Tokenizer() if self.config.vocab_size == 50257 else None
+            return GPT2Tokenizer() if self.config.vocab_size == 50257 and not self.why_no_tokenizer else None
         if callable(stored):
             return stored()
         try:

@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-FLOATS = ("F64", "F32", "F16", "BF16", "Q8_0", "Q4_0")  # the dtypes that weights may have
+FLOATS = ("F64", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")  # the dtypes that weights may have
 PIECE = 1 << 20  # numbers that are converted at a time
 
 
