@@ -41,6 +41,9 @@ NAMES = (
     ("output.weight", "lm_head.weight"),
 )
 
+# Such a name would pass for one of ours, and its matrix for one that is not turned.
+_OUR_NAMES = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
+
 # GPTConfig's field, its key, and the key's type. The vocabulary's size is that of token_embd.weight.
 _FIELDS = (
     ("block_size", "gpt2.context_length", "uint32"),
@@ -65,6 +68,9 @@ def read_gguf(path: str | Path) -> Checkpoint:
         )
     if "split.count" in metadata and metadata.number("split.count", "uint16") > 1:
         raise CheckpointError(f"{path}: one part of several (split.count): put them together with llama-gguf-split")
+    ours = [name for name in stored if name.startswith(_OUR_NAMES)]
+    if ours:
+        raise CheckpointError(f"{path}: tensor {ours[0]!r} has npgpt's name for it, not llama.cpp's")
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")
@@ -75,9 +81,6 @@ def read_gguf(path: str | Path) -> Checkpoint:
     file.forget()
     vocab_size = tensors["wte.weight"].shape[0]
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
-    ours = parameter_shapes(config).keys() & stored.keys()  # no name is the same there and here
-    if ours:
-        raise CheckpointError(f"{path}: tensor {min(ours)!r} has npgpt's name for it, not llama.cpp's")
     tokenizer, why_not = tokenizer_in(metadata, vocab_size, path)
     format = f"GGUF ({', '.join(sorted({tensor.dtype for tensor in tensors.values()}))})"
     return Checkpoint(format, config, tensors, path, (file,), skipped, tokenizer, why_not)

@@ -62,7 +62,7 @@ def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile
         raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
     version = cursor.number("<u4", "version")
     if version not in (2, 3):
-        what = f"version {version}" if version % 2**16 else "a big-endian file"
+        what = "a big-endian file" if version and version % 2**16 == 0 else f"version {version}"
         raise CheckpointError(f"{path}: version: this is {what}, and npgpt reads versions 2 and 3, little-endian")
     n_tensors = cursor.number("<u8", "number of tensors")
     if n_tensors > MAX_TENSORS:

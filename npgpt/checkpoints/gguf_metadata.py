@@ -20,7 +20,7 @@ from npgpt.errors import CheckpointError
 MAX_KEYS = 10_000
 MAX_KEY_BYTES = 1024
 MAX_BYTES = 64 << 20
-MAX_TEXT_BYTES = 8 << 20  # of a string that is made into one of Python's, which may take four times as much
+MAX_TEXT_BYTES = 5 << 20  # of a string that is made into Python's, four times as large; Unicode's characters are 4.4 MB
 MAX_NESTING = 4  # of arrays
 
 # By number. Those that are numbers are called as in NumPy.
