@@ -5,7 +5,8 @@
     huggingface.py   what transformers calls things; folders.py reads the folders that it writes, and
                      huggingface_writer.py and tokenizer_files.py write such folders
     hub.py           models by name: the hub's cache, and downloads to it
-    safetensors.py   the file format under both
+    nanogpt.py       nanoGPT's ckpt.pt
+    safetensors.py   a file format; torch_files.py another one, PyTorch's, with torch_tensors.py, pickles.py and zips.py
     tensorflow.py    OpenAI's release; table_files.py, protobuf.py, crc32c.py: the formats under it
     llmc.py          llm.c's files
     gguf.py          llama.cpp's; gguf_file.py, gguf_metadata.py, gguf_tokenizer.py, quantized.py are what it is made of
@@ -25,14 +26,17 @@ import numpy as np
 from npgpt.checkpoints import hub
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
-from npgpt.checkpoints.folders import read_huggingface
+from npgpt.checkpoints.folders import read_huggingface, read_weights_file
 from npgpt.checkpoints.gguf import read_gguf
 from npgpt.checkpoints.gguf_file import MAGIC as GGUF_MAGIC
 from npgpt.checkpoints.llmc import is_llmc, read_llmc
 from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, weights_file
+from npgpt.checkpoints.nanogpt import CKPT_FILE, is_nanogpt, read_nanogpt
+from npgpt.checkpoints.runs import TOKENIZER_FILE, config_in, is_run, read_run, weights_file
+from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.table_files import is_table
 from npgpt.checkpoints.tensorflow import is_tensorflow, read_tensorflow
+from npgpt.checkpoints.torch_files import is_torch, read_torch
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
@@ -65,7 +69,7 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
 
 
 def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
-    """Open a run's folder, a Hugging Face GPT-2 folder, a single .safetensors file of a run, or a GGUF file.
+    """Open what is at a path, a folder or a file of any format that has a reader here.
 
     What is no path is a model's name on the Hugging Face hub, and may be downloaded: ``hub.find``.
 
@@ -86,24 +90,31 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
 
 def _open_folder(path: Path, which: str) -> Checkpoint:
     if not (path / "config.json").exists():
+        if (path / CKPT_FILE).exists():
+            return _open_file(path / CKPT_FILE)
         if is_tensorflow(path):
             return read_tensorflow(path)
         raise CheckpointError(
-            f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) "
-            f"nor a Hugging Face folder (config.json, model.safetensors), and no hparams.json, so it is not OpenAI's"
+            f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
+            f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
+            f"hparams.json"
         )
     return read_run(weights_file(path, which)) if is_run(path) else read_huggingface(path)
 
 
 def _open_file(path: Path) -> Checkpoint:
     file = MappedFile(path)
+    if is_torch(file):
+        found, file = read_torch(path)
+        return read_nanogpt(found, path, file) if is_nanogpt(found) else read_weights_file(path)
+    if file.take(0, min(4, file.size), "magic") == GGUF_MAGIC:
+        return read_gguf(path)
     if is_llmc(file):
         return read_llmc(path)
     if is_table(file):
         return read_tensorflow(path)
-    if file.take(0, min(4, file.size), "magic") == GGUF_MAGIC:
-        return read_gguf(path)
-    return read_run(path)
+    _, metadata, _ = open_safetensors(path)
+    return read_run(path) if config_in(metadata, path) else read_weights_file(path)
 
 
 def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:

@@ -1,5 +1,6 @@
-"""A Hugging Face folder: config.json, and weights in one file or in shards."""
+"""A Hugging Face folder: config.json, and weights in one file or in shards; or one of its files of weights alone."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,18 @@ from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.stored import Stored
 from npgpt.checkpoints.strict_json import read_json_object
 from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE, find_tokenizer
+from npgpt.checkpoints.torch_files import check_own_numbers, is_torch, read_torch, tensors_in
+from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 
-# The first that is there is taken, as transformers does.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+CONFIG_FILE = "config.json"
+# The first that is there is taken, as transformers does. What is in one is told from its content, not from its name.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 MAX_SHARDS = 1000
 MAX_INDEX_BYTES = 10_000_000
 
@@ -28,25 +37,64 @@ def read_huggingface(folder: str | Path) -> Checkpoint:
     if name is None:
         raise CheckpointError(f"{folder}: config.json is there, but none of {', '.join(WEIGHTS)}")
     source = folder / name
-    kind = "safetensors"
     if name.endswith(".index.json"):
         stored, files = _open_shards(source)
-        kind += f", {len(files)} shards"
     else:
         stored, file = open_weights(source)
         files = (file,)
-    tensors, skipped = weights_of_huggingface(config, stored, source, config_file)
-    tokenizer = folder / TOKENIZER_FILE
-    if not tokenizer.exists():
-        guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
-        tokenizer = partial(find_tokenizer, folder, config.vocab_size, guess)
-    return Checkpoint(f"Hugging Face folder ({kind})", config, tensors, source, files, skipped, tokenizer)
+    return _checkpoint("Hugging Face folder", values, config, stored, source, files)
+
+
+def read_weights_file(path: str | Path) -> Checkpoint:
+    """Open a file of such a folder, safetensors or PyTorch's, with or without the config.json that belongs beside it.
+
+    Without, its shapes must be those of one of GPT-2's four sizes. Raises CheckpointError.
+    """
+    path = Path(path)
+    tensors, file = open_weights(path)
+    config_file = path.with_name(CONFIG_FILE)
+    if config_file.exists():
+        values = read_json_object(config_file)
+        config = config_from_huggingface(values, str(config_file))
+    else:
+        values, config = {}, _config_of_shapes(tensors, path)
+    return _checkpoint("Hugging Face weights", values, config, tensors, path, (file,))
 
 
 def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
     """The tensors of one file, and the file."""
+    if is_torch(MappedFile(path)):
+        found, file = read_torch(path)
+        return tensors_in(found, path), file
     tensors, _, file = open_safetensors(path)
     return tensors, file
+
+
+def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, Stored], source: Path, files: tuple):
+    tensors, skipped = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
+    check_own_numbers(tensors, files, source)
+    kind = "PyTorch" if is_torch(files[0]) else "safetensors"
+    kind += f", {len(files)} shards" if len(files) > 1 else ""
+    tokenizer = source.with_name(TOKENIZER_FILE)
+    if not tokenizer.exists():
+        guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
+        tokenizer = partial(find_tokenizer, source.parent, config.vocab_size, guess)
+    return Checkpoint(f"{what} ({kind})", config, tensors, source, files, skipped, tokenizer)
+
+
+def _config_of_shapes(tensors: dict[str, Stored], path: Path) -> GPTConfig:
+    """The configuration of the GPT-2 whose shapes these are: they tell all of it but the number of heads."""
+    names = {name.removeprefix("transformer."): tensor.shape for name, tensor in tensors.items()}
+    layers = {match[1] for match in map(re.compile(r"h\.(\d+)\.").match, names) if match}
+    for preset, sizes in PRESETS.items():
+        config = {"model_type": "gpt2", **sizes}
+        shapes = {"wte.weight": (50257, sizes["n_embd"]), "wpe.weight": (1024, sizes["n_embd"])}
+        if preset.startswith("gpt2") and len(layers) == sizes["n_layer"] and shapes.items() <= names.items():
+            return config_from_huggingface(config, str(path))
+    raise CheckpointError(
+        f"{path}: tensors only, not those of GPT-2's four sizes, and how many heads they are for is not in the file:\n"
+        f"put the {CONFIG_FILE} that belongs to it beside it"
+    )
 
 
 def shards(index: Path) -> dict[str, set[str]]:

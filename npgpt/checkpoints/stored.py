@@ -100,6 +100,8 @@ def stored_array(array: np.ndarray, dtype: str | None = None) -> Stored:
 
 def equal(a: Stored, b: Stored) -> bool:
     """Whether shapes and all numbers are the same, with no more than two pieces of either in memory."""
+    if a is b:
+        return True
     if a.shape != b.shape:
         return False
     if a.transposed != b.transposed:
