@@ -144,9 +144,7 @@ def test_files_that_are_something_else(tmp_path, content):
 
 def test_a_weights_file_of_hugging_face_without_its_folder(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", GPT(CONFIG, seed=0).state_dict())
-    with pytest.raises(
-        CheckpointError, match=r"has no npgpt_config.* if it belongs to a Hugging Face folder, name the"
-    ):
+    with pytest.raises(CheckpointError, match=r"tensors only, .*\nput the config\.json that belongs to it beside it"):
         load(tmp_path / "model.safetensors")
 
 

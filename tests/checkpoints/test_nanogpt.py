@@ -1,0 +1,304 @@
+"""nanoGPT's ckpt.pt: from a torch model of its shape and names, and from files that are not quite that."""
+
+import re
+
+import numpy as np
+import pytest
+from torch_bytes import FALSE, NONE, TRUE, dict_, int_, list_, storage, tensor, zip_file
+
+import npgpt
+from npgpt import GPTConfig
+from npgpt.checkpoints import load, load_with_tokenizer, open_checkpoint
+from npgpt.checkpoints.nanogpt import config_from_nanogpt
+from npgpt.errors import CheckpointError
+from npgpt.tokenizers import GPT2Tokenizer
+
+ARGS = {"n_layer": 3, "n_head": 2, "n_embd": 8, "block_size": 6, "bias": True, "vocab_size": 11, "dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="compares with torch, which is not installed")
+
+
+def nanogpt(torch, mask=False, **changes):
+    """A model with the names, shapes and computation of nanoGPT's model.py, written anew; random biases too."""
+    nn = torch.nn
+    args = ARGS | changes
+    C, H, T, V, bias = (args[name] for name in ("n_embd", "n_head", "block_size", "vocab_size", "bias"))
+
+    class LayerNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(C))
+            self.bias = nn.Parameter(torch.zeros(C)) if bias else None
+
+        def forward(self, x):
+            return nn.functional.layer_norm(x, (C,), self.weight, self.bias, 1e-5)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_attn = nn.Linear(C, 3 * C, bias=bias)
+            self.c_proj = nn.Linear(C, C, bias=bias)
+            if mask:
+                self.register_buffer("bias", torch.tril(torch.ones(T, T)).view(1, 1, T, T))
+
+        def forward(self, x):
+            B, length, _ = x.shape
+            q, k, v = (part.view(B, length, H, C // H).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.c_proj(y.transpose(1, 2).reshape(B, length, C))
+
+    class MLP(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_fc = nn.Linear(C, 4 * C, bias=bias)
+            self.c_proj = nn.Linear(4 * C, C, bias=bias)
+
+        def forward(self, x):
+            return self.c_proj(nn.functional.gelu(self.c_fc(x)))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln_1, self.attn, self.ln_2, self.mlp = LayerNorm(), Attention(), LayerNorm(), MLP()
+
+        def forward(self, x):
+            x = x + self.attn(self.ln_1(x))
+            return x + self.mlp(self.ln_2(x))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            parts = {"wte": nn.Embedding(V, C), "wpe": nn.Embedding(T, C)}
+            parts |= {"h": nn.ModuleList(Block() for _ in range(args["n_layer"])), "ln_f": LayerNorm()}
+            self.transformer = nn.ModuleDict(parts)
+            self.lm_head = nn.Linear(C, V, bias=False)
+            self.transformer.wte.weight = self.lm_head.weight
+
+        def forward(self, ids):
+            parts = self.transformer
+            x = parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1]))
+            for block in parts.h:
+                x = block(x)
+            return self.lm_head(parts.ln_f(x))
+
+    torch.manual_seed(0)
+    model = Model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model, args
+
+
+def checkpoint_of(torch, model, args, prefix=""):
+    """What nanoGPT's train.py saves, after one step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    model(torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+    optimizer.step()
+    return {
+        "model": {prefix + name: tensor for name, tensor in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "model_args": args,
+        "iter_num": 2000,
+        "best_val_loss": torch.tensor(1.25),
+        "config": {"dataset": "shakespeare_char", "learning_rate": 1e-3, "compile": True},
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_logits_are_those_of_torch(tmp_path, torch, bias, form, prefix):
+    model, args = nanogpt(torch, bias=bias, mask=prefix != "")
+    checkpoint = checkpoint_of(torch, model, args, prefix)
+    torch.save(checkpoint, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=form == "zip")
+    ids = np.random.default_rng(0).integers(0, 11, (2, 6))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).numpy()
+    for path in (tmp_path / "ckpt.pt", tmp_path):  # the file, and the folder that nanoGPT's training fills
+        with npgpt.no_grad():
+            found = load(path).eval()(ids).data
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    assert np.abs(expected).max() > 1
+
+
+def test_what_is_there_is_named(tmp_path, torch):
+    model, args = nanogpt(torch, mask=True)
+    torch.save(checkpoint_of(torch, model, args), tmp_path / "a")
+    opened = open_checkpoint(tmp_path / "a")
+    assert opened.format == "nanoGPT"
+    assert opened.config == GPTConfig(**args, activation="gelu")
+    masks = [f"transformer.h.{i}.attn.bias" for i in range(3)]
+    rest = ["best_val_loss", "config", "iter_num", "lm_head.weight", "optimizer", *masks]
+    assert list(opened.skipped) == rest
+    assert opened.tensors["h.0.attn.c_attn.weight"].shape == (8, 24)
+    np.testing.assert_array_equal(
+        opened.tensors["h.2.mlp.c_proj.weight"].numpy(),
+        model.state_dict()["transformer.h.2.mlp.c_proj.weight"].numpy().T,
+    )
+    assert opened.tokenizer is None
+
+
+def test_the_padded_vocabulary_has_the_tokens_of_gpt2(tmp_path, torch):
+    model, args = nanogpt(torch, n_layer=1, vocab_size=50304)
+    torch.save({"model": model.state_dict(), "model_args": args}, tmp_path / "a")
+    loaded, tokenizer = load_with_tokenizer(tmp_path / "a")
+    assert loaded.config.vocab_size == 50304
+    assert isinstance(tokenizer, GPT2Tokenizer)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_dtypes(tmp_path, torch, dtype):
+    model, args = nanogpt(torch)
+    model = model.to(getattr(torch, dtype))
+    torch.save({"model": model.state_dict(), "model_args": args}, tmp_path / "a")
+    loaded = load(tmp_path / "a", dtype=np.float64).state_dict()
+    expected = model.state_dict()["transformer.h.1.attn.c_attn.weight"].double().numpy().T
+    np.testing.assert_array_equal(loaded["h.1.attn.c_attn.weight"], expected)
+
+
+def test_a_head_that_is_not_tied(tmp_path, torch):
+    model, args = nanogpt(torch)
+    state = model.state_dict()
+    torch.save(
+        {"model": state | {"lm_head.weight": state["lm_head.weight"].clone()}, "model_args": args}, tmp_path / "a"
+    )
+    assert "lm_head.weight" not in open_checkpoint(tmp_path / "a").tensors  # the same numbers elsewhere
+    torch.save({"model": state | {"lm_head.weight": state["lm_head.weight"] + 1}, "model_args": args}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"a: tensor 'lm_head.weight' differs from 'transformer.wte.weight'"):
+        open_checkpoint(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("transformer.h.1.mlp.c_fc.weight"), r"lacks the tensors 'h\.1\.mlp\.c_fc\.weight'"),
+        (lambda state: state.pop("transformer.wte.weight"), r"lacks the tensors 'wte\.weight'"),
+        (lambda state: state.update({"x": state["lm_head.weight"]}), "has no place for, 'x'"),
+        (
+            lambda state: state.update({"_orig_mod.lm_head.weight": 0 * state["lm_head.weight"]}),
+            "'lm_head.weight' is th",
+        ),
+        (lambda state: state.update({"wte.weight": state["lm_head.weight"]}), "'wte.weight' is there twice, under two"),
+        (
+            lambda state: state.update({"transformer.h.0.attn.c_attn.weight": state["lm_head.weight"][0]}),
+            "attn.c_attn.weight must be a matrix",
+        ),
+        (
+            lambda state: state.update(
+                {"transformer.h.0.attn.c_attn.weight": state["transformer.h.0.attn.c_attn.weight"].T}
+            ),
+            r"must have shape \(8, 24\), and has \(24, 8\): it looks transposed",
+        ),
+    ],
+)
+def test_models_that_are_not_quite_that(tmp_path, torch, change, message):
+    model, args = nanogpt(torch)
+    state = dict(model.state_dict())
+    change(state)
+    torch.save({"model": state, "model_args": args}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(tmp_path / "a")
+    assert str(caught.value).startswith(str(tmp_path / "a"))
+
+
+# The sizes
+
+
+def test_configurations():
+    assert config_from_nanogpt(ARGS, "x") == GPTConfig(11, 6, 3, 2, 8, dropout=0.1, activation="gelu")
+    without = config_from_nanogpt(ARGS | {"bias": False}, "x")
+    assert (without.bias, without.has_qkv_bias, without.activation) == (False, False, "gelu")
+    first = {key: value for key, value in ARGS.items() if key != "bias"}  # before there was a choice
+    assert config_from_nanogpt(first, "x") == GPTConfig(11, 6, 3, 2, 8, dropout=0.1, activation="gelu_new")
+
+
+BAD_ARGS = {
+    "no layers": ({"n_layer": 0}, "n_layer must be a whole number of at least 1, not 0"),
+    "layers of text": ({"n_layer": "3"}, "n_layer is '3', and a number was expected"),
+    "layers of fractions": ({"n_layer": 3.0}, "n_layer must be a whole number of at least 1, not 3.0"),
+    "layers of a list": ({"n_layer": [[1] * 1000] * 1000}, r"n_layer is \[\[1, 1"),
+    "a huge context": ({"block_size": 10**600}, "block_size must be a whole number of at least 1, not 1000"),
+    "a bias of 1": ({"bias": 1}, "bias must be true or false, not 1"),
+    "a bias of None": ({"bias": None}, "bias must be true or false, not None"),
+    "no vocabulary": ({"vocab_size": None}, "vocab_size must be a whole number of at least 1, not None"),
+    "heads that don't divide": ({"n_head": 3}, "n_embd must be divisible by n_head"),
+    "dropout 1": ({"dropout": 1.0}, "dropout must be a number from 0 up to"),
+    "dropout NaN": ({"dropout": float("nan")}, "dropout must be a number from 0 up to"),
+    "another setting": ({"rope": True}, "'rope' is not a setting of nanoGPT"),
+    "other settings": ({f"{i} " * 50: 1 for i in range(99)}, "'0 0 0 .*' is not a setting of nanoGPT"),
+    "a number as a name": ({7: True}, "'7' is not a setting of nanoGPT"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGS)
+def test_bad_sizes(case):
+    changes, place = BAD_ARGS[case]
+    with pytest.raises(CheckpointError) as caught:
+        config_from_nanogpt(ARGS | changes, "x: model_args")
+    message = str(caught.value)
+    assert re.search(place, message), message
+    assert message.startswith("x: model_args: ")
+    assert len(message) < 450
+
+
+def test_missing_sizes():
+    for key in ARGS.keys() - {"bias"}:
+        with pytest.raises(CheckpointError, match=f"'{key}' is not there"):
+            config_from_nanogpt({name: value for name, value in ARGS.items() if name != key}, "x")
+
+
+OBJECTS = {
+    "a list": (list_(tensor()), "a dict of tensors was expected, not a list"),
+    "a model that is a tensor": (
+        dict_({"model": tensor(), "model_args": b"}"}),
+        "model_args: 'block_size', 'dropout', .* is not there",
+    ),
+    "sizes that are None": (
+        dict_({"model": b"}", "model_args": NONE}),
+        "model_args: a dict was expected, not a NoneType",
+    ),
+    "a model without its sizes": (dict_({"model": b"}"}), "'model': a tensor was expected, not a dict"),
+}
+
+
+@pytest.mark.parametrize("case", OBJECTS)
+def test_objects_that_are_not_quite_that(tmp_path, case):
+    value, place = OBJECTS[case]
+    (tmp_path / "a").write_bytes(zip_file(value))
+    with pytest.raises(CheckpointError, match=place) as caught:
+        open_checkpoint(tmp_path / "a")
+    assert str(caught.value).startswith(f"{tmp_path / 'a'}: ")
+
+
+def test_sizes_that_would_print_without_end(tmp_path):
+    """A list that holds the one before twice, 90 times, where a number should be."""
+    doubling = b"]q\0" + b"](h\0h\0eq\0" * 90
+    sizes = {key: int_(2) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "dropout")}
+    value = dict_({"model": b"}", "model_args": dict_(sizes | {"bias": TRUE, "n_embd": b"(" + doubling + b"t"})})
+    (tmp_path / "a").write_bytes(zip_file(value))
+    with pytest.raises(CheckpointError, match=r"model_args: n_embd is \(.*, and a number was expected"):
+        open_checkpoint(tmp_path / "a")
+
+
+def test_a_small_file_does_not_make_a_large_model(tmp_path):
+    """A hundred layers that are all the same numbers: right in names, shapes and storage."""
+    C = 32
+    sizes = {"n_layer": 100, "n_head": 1, "n_embd": C, "block_size": 1, "vocab_size": 1, "dropout": 0}
+    shapes = {"ln_1": (C,), "attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "ln_2": (C,), "mlp.c_fc": (4 * C, C)}
+    shapes |= {"mlp.c_proj": (C, 4 * C)}
+    state = {f"h.{i}.{name}": shape for i in range(100) for name, shape in shapes.items()}
+    state |= {"wte": (1, C), "wpe": (1, C), "ln_f": (C,)}
+    model = {
+        f"transformer.{name}.weight": tensor(storage(count=4 * C * C), 0, shape, (shape[-1], 1)[-len(shape) :])
+        for name, shape in state.items()
+    }
+    args = {key: int_(number) for key, number in sizes.items()} | {"bias": FALSE}
+    value = dict_({"model": dict_(model), "model_args": dict_(args)})
+    (tmp_path / "a").write_bytes(zip_file(value, {"0": bytes(16 * C * C)}))
+    with pytest.raises(
+        CheckpointError, match=r"a: the tensors take 4,941,184 bytes, and there are \d{3},\d{3}: several"
+    ):
+        open_checkpoint(tmp_path / "a")
