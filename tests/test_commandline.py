@@ -414,7 +414,7 @@ def damaged_checkpoints(run):
         ("text.txt", "text.txt: header length"),
         (cut.name, "it is cut off"),
         (noise.name, "not safetensors"),
-        (strange.name, "is not a file of npgpt"),
+        (strange.name, "tensors only, not those of GPT-2"),
         ("runs", "no config.json in it"),
     ]
     for name, config, words in [
