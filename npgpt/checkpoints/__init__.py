@@ -27,13 +27,15 @@ from npgpt.checkpoints import hub
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface, read_weights_file
-from npgpt.checkpoints.gguf import read_gguf
+from npgpt.checkpoints.gguf import read_gguf, write_gguf
 from npgpt.checkpoints.gguf_file import MAGIC as GGUF_MAGIC
-from npgpt.checkpoints.llmc import is_llmc, read_llmc
+from npgpt.checkpoints.huggingface_writer import write_huggingface
+from npgpt.checkpoints.llmc import is_llmc, read_llmc, write_llmc
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.nanogpt import CKPT_FILE, is_nanogpt, read_nanogpt
-from npgpt.checkpoints.runs import TOKENIZER_FILE, config_in, is_run, read_run, weights_file
+from npgpt.checkpoints.runs import TOKENIZER_FILE, config_in, is_run, read_run, weights_file, write_safetensors_file
 from npgpt.checkpoints.safetensors import open_safetensors
+from npgpt.checkpoints.stored import stored_array
 from npgpt.checkpoints.table_files import is_table
 from npgpt.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from npgpt.checkpoints.torch_files import is_torch, read_torch
@@ -42,6 +44,12 @@ from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
 from npgpt.tensor import no_grad
 
+WRITERS = {
+    "huggingface": write_huggingface,
+    "safetensors": write_safetensors_file,
+    "llm.c": write_llmc,
+    "gguf": write_gguf,
+}
 ENOUGH_TO_FORGET = 16 << 20  # bytes of weights copied, after which the file's pages are let go of
 
 
@@ -54,6 +62,31 @@ def load(path: str | Path, dtype=np.float32, check: bool = True) -> GPT:
     check finds NaN or infinity.
     """
     return make_model(open_checkpoint(path), dtype, check)
+
+
+def save(model: GPT, path: str | Path, to: str = "huggingface", dtype: str = "F32", tokenizer=None) -> None:
+    """Write a model to a new folder or file; ``load`` and others' tools open it.
+
+    to          "huggingface" (a folder), "safetensors", "llm.c" or "gguf"
+    dtype       of the numbers: "F32", "F16", "BF16", "Q8_0"; each format has some of them
+    tokenizer   goes with the weights; without one, it is GPT-2's if the vocabulary has its size
+
+    Raises CheckpointError if the format can't hold the model, or nothing can be written there.
+    """
+    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
+    write_checkpoint(
+        path, Checkpoint("model", model.config, tensors, Path(path), stored_tokenizer=stored_tokenizer), to, dtype
+    )
+
+
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint, to: str = "huggingface", dtype: str = "F32") -> None:
+    """Write a checkpoint in another format, a piece at a time: as ``save``."""
+    if to not in WRITERS:
+        raise CheckpointError(f"there is no format {to!r} to write; there are {', '.join(WRITERS)}")
+    if os.path.exists(path) and not (os.path.isdir(path) and to == "huggingface"):  # which looks whether it is empty
+        raise CheckpointError(f"{path} is there already: name a new file")
+    WRITERS[to](path, checkpoint, dtype)
 
 
 def open_with_tokenizer(path: str | Path, which: str = "last"):
@@ -96,8 +129,8 @@ def _open_folder(path: Path, which: str) -> Checkpoint:
             return read_tensorflow(path)
         raise CheckpointError(
             f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
-            f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
-            f"hparams.json"
+            f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE}; and no "
+            f"hparams.json, so it is not OpenAI's"
         )
     return read_run(weights_file(path, which)) if is_run(path) else read_huggingface(path)
 

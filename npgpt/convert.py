@@ -1,0 +1,93 @@
+"""python -m npgpt.convert : a checkpoint of one format to another, or the differences between two."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from npgpt.commandline import Parser, choice, flag, run
+from npgpt.errors import ConfigError
+
+# What can be written, and the dtypes of each; the first is the default.
+DTYPES = {
+    "huggingface": ("F32", "F16", "BF16"),
+    "safetensors": ("F32", "F16", "BF16"),
+    "llm.c": ("F32", "BF16"),
+    "gguf": ("F32", "F16", "Q8_0"),
+}
+SUFFIXES = {".safetensors": "safetensors", ".bin": "llm.c", ".gguf": "gguf"}
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """What ``python -m npgpt.convert`` can be told."""
+
+    to: str | None = flag(
+        None, choice(*DTYPES), "the new format (default: by DST's ending; without one, a Hugging Face folder)", "format"
+    )
+    dtype: str | None = flag(
+        None, choice("F32", "F16", "BF16", "Q8_0"), "how numbers are stored (default: F32)", "format"
+    )
+    checkpoint: str = flag(
+        "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", "format"
+    )
+    diff: bool = flag(False, bool, "write nothing, and compare SRC and DST tensor by tensor", "format")
+
+
+def main() -> int:
+    parser = Parser("convert", "Write a checkpoint of any format that npgpt reads in another one.")
+    parser.add_argument("src", metavar="SRC", help="a run, a model's folder or file, or its name on the hub")
+    parser.add_argument("dst", metavar="DST", help="what to write: a new folder, or a new .safetensors, .bin or .gguf")
+    parser.add_flags(ConvertSettings)
+    arguments = vars(parser.parse_args())
+    src, dst = arguments.pop("src"), arguments.pop("dst")
+    settings = ConvertSettings(**arguments)
+    if settings.diff:
+        return _print_differences(src, dst, settings.checkpoint)
+    to = settings.to or SUFFIXES.get(Path(dst).suffix, "huggingface")
+    dtype = settings.dtype or DTYPES[to][0]
+    if dtype not in DTYPES[to]:
+        raise ConfigError(f"{to} is written with --dtype {', '.join(DTYPES[to])}, not {dtype}")
+
+    from npgpt.checkpoints import open_checkpoint, write_checkpoint
+
+    checkpoint = open_checkpoint(src, settings.checkpoint)
+    write_checkpoint(dst, checkpoint, to, dtype)
+    total = sum(tensor.size for tensor in checkpoint.tensors.values())
+    print(f"{src} ({checkpoint.format}) -> {dst} ({to}, {dtype}): {total:,} parameters")
+    return 0
+
+
+def _print_differences(a: str, b: str, which: str) -> int:
+    """Print what differs; 1 if anything does."""
+    from npgpt.checkpoints import find_checkpoint
+    from npgpt.checkpoints.survey import difference
+
+    one, other = find_checkpoint(a, which), find_checkpoint(b, which)
+    differ = 0
+    for name, value in one.config.to_dict().items():
+        others = getattr(other.config, name)
+        if value != others:
+            differ += 1
+            print(f"config {name}: {value} and {others}")
+    names = [*one.tensors, *(name for name in other.tensors if name not in one.tensors)]
+    for name in names:
+        x, y = one.tensors.get(name), other.tensors.get(name)
+        what = None
+        if x is None or y is None:
+            what = f"only in {a if y is None else b}"
+        elif x.shape != y.shape:
+            what = f"{x.shape} and {y.shape}"
+        elif not (x.is_float and y.is_float):
+            what = f"{x.dtype} and {y.dtype}: not compared"
+        elif found := difference(x, y):
+            what = f"differs by up to {found.largest:.3g}, {found.relative:.3g} of its norm"
+        if what:
+            differ += 1
+            print(f"{name[:60]:<26} {what}")
+        one.forget()
+        other.forget()
+    print(f"{len(names)} tensors, {differ} differences" if differ else f"{len(names)} tensors, all equal")
+    return 1 if differ else 0
+
+
+if __name__ == "__main__":
+    run(main)

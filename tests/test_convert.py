@@ -1,0 +1,131 @@
+"""python -m npgpt.convert: from every format to every other, and what it says of two that differ."""
+
+import numpy as np
+import pytest
+from models import with_random_parameters
+from test_commandline import command, listing, process, refused
+
+from npgpt import GPT, GPTConfig, load, no_grad
+from npgpt.checkpoints import open_checkpoint, save
+from npgpt.convert import DTYPES
+from npgpt.tokenizers import ByteTokenizer
+
+CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
+ENDINGS = {"huggingface": "folder", "safetensors": "a.safetensors", "llm.c": "a.bin", "gguf": "a.gguf"}
+# What rounding to it changes of a number at most, as a share of itself, or of the largest (of its block) in Q8_0: half
+# a step of 127, and what rounding the step to float16 adds.
+ERRORS = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 254 + 2**-11}
+SMALLEST = {"F16": 2**-25, "Q8_0": 2**-25}  # numbers below float16's normal ones have fixed steps
+
+
+@pytest.fixture
+def model():
+    return with_random_parameters(GPT(CONFIG))
+
+
+@pytest.fixture
+def source(tmp_path, model):
+    save(model, tmp_path / "source", tokenizer=ByteTokenizer())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, dtypes in DTYPES.items() for dtype in dtypes])
+def test_each_format_and_dtype(source, model, to, dtype):
+    """From a Hugging Face folder, and from there to each of the others."""
+    ended = command("convert", "source", ENDINGS[to], "--dtype", dtype, cwd=source)
+    total = model.num_parameters()
+    assert ended == (
+        0,
+        f"source (Hugging Face folder (safetensors)) -> {ENDINGS[to]} ({to}, {dtype}): {total:,} parameters\n",
+        "",
+    )
+    once = load(source / ENDINGS[to]).state_dict()
+    for name, array in model.state_dict().items():
+        largest = np.abs(array).max() if dtype == "Q8_0" else np.abs(array)
+        assert (np.abs(once[name] - array) <= ERRORS[dtype] * largest + SMALLEST.get(dtype, 0)).all(), name
+    for other, ending in ENDINGS.items():
+        path = source / "further" / ending
+        path.parent.mkdir(exist_ok=True)
+        assert command("convert", ENDINGS[to], path, "--to", other, cwd=source).code == 0
+        for name, array in load(path).state_dict().items():
+            np.testing.assert_array_equal(array, once[name])
+        if "llm.c" not in (to, other):
+            assert open_checkpoint(path).tokenizer.name == "byte"
+
+
+def test_differences(source, model):
+    ended = command("convert", "--diff", "source", "source", cwd=source)
+    assert ended == (0, "28 tensors, all equal\n", "")
+    before = model.h[1].mlp.c_fc.bias.data.copy()
+    model.h[1].mlp.c_fc.bias.data[3] += 0.5
+    save(model, source / "other.safetensors", "safetensors")
+    ended = command("convert", "source", "other.safetensors", "--diff", cwd=source)
+    relative = 0.5 / np.linalg.norm(before)
+    assert ended.code == 1
+    assert ended.out.splitlines() == [
+        f"h.1.mlp.c_fc.bias          differs by up to 0.5, {relative:.3g} of its norm",
+        "28 tensors, 1 differences",
+    ]
+    smaller = with_random_parameters(
+        GPT(GPTConfig(**{**CONFIG.to_dict(), "n_layer": 1, "n_inner": 32, "dropout": 0.1}))
+    )
+    save(smaller, source / "smaller.safetensors", "safetensors")
+    ended = command("convert", "source", "smaller.safetensors", "--diff", cwd=source)
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    assert lines[:3] == ["config n_layer: 2 and 1", "config n_inner: None and 32", "config dropout: 0.0 and 0.1"]
+    assert "h.0.mlp.c_fc.weight        (64, 256) and (64, 32)" in lines
+    assert "h.1.ln_1.weight            only in source" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_is_there_is_not_touched(source):
+    (source / "a.gguf").write_text("mine")
+    (source / "full").mkdir()
+    (source / "full" / "x").write_text("mine")
+    refused("convert", "source", "a.gguf", cwd=source, words=["a.gguf is there already: name a new file"])
+    refused("convert", "source", "full", cwd=source, words=["full is there already: name a new folder"])
+    refused("convert", "source", "source", cwd=source, words=["is there already"])
+
+
+def test_what_can_not_be_written(source):
+    refused(
+        "convert",
+        "source",
+        "a.bin",
+        "--dtype",
+        "F16",
+        cwd=source,
+        words=["llm.c is written with --dtype F32, BF16, not F16"],
+    )
+    refused("convert", "source", "a.gguf", "--to", "onnx", cwd=source, words=["--to"])
+    refused("convert", "source", cwd=source, words=["DST"])
+    refused("convert", "nowhere/at/all", "a.gguf", cwd=source)
+    refused("convert", "source", "no/such/folder/a.gguf", cwd=source, words=["no/such/folder"])
+    rotary = with_random_parameters(GPT(GPTConfig(**{**CONFIG.to_dict(), "position": "rotary"})))
+    save(rotary, source / "rotary.safetensors", "safetensors")
+    for to, ending in ENDINGS.items():
+        if to != "safetensors":
+            refused("convert", "rotary.safetensors", ending, cwd=source, words=["position", "rotary"])
+    assert command("convert", "rotary.safetensors", "a.safetensors", cwd=source).code == 0
+
+
+def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    before = listing(source)
+    for to, ending in ENDINGS.items():
+        with monkeypatch.context() as patch:
+            patch.setattr("npgpt.checkpoints.stored.Stored.in_order", stop)
+            assert command("convert", "source", ending, cwd=source).code == 130, to
+        assert listing(source) == before
+
+
+def test_in_a_process_of_its_own(source, model):
+    ended = process("convert", "source", "a.safetensors", cwd=source)
+    assert (ended.code, ended.err) == (0, "")
+    ids = np.arange(9)[None]
+    with no_grad():
+        np.testing.assert_array_equal(load(source / "a.safetensors")(ids).data, model(ids).data)
+    assert "usage: python -m npgpt.convert" in process("convert", "--help", cwd=source).out
