@@ -175,7 +175,7 @@ MUTANTS = [
         "test_rehearsal.py",
         ("a step of the optimizer not rehearsed", "    AdamW(parameters).step()\n", ""),
         ("a sample's later tokens not rehearsed", "for T in (prompt, 1)", "for T in (prompt,)"),
-        ("samples rehearsed that aren't wanted", "if prompt:", "if True:"),
+        ("samples rehearsed that aren't wanted", "        if prompt:\n            _sample(model, prompt)", "        _sample(model, prompt or 1)"),
         ("a vocabulary too small", "min(config.vocab_size, 8192)", "min(config.vocab_size, 100)"),
     ),
     *table(
