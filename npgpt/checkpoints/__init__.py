@@ -28,7 +28,7 @@ from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.folders import read_huggingface, read_weights_file
 from npgpt.checkpoints.gguf import read_gguf, write_gguf
-from npgpt.checkpoints.gguf_file import MAGIC as GGUF_MAGIC
+from npgpt.checkpoints.gguf_file import is_gguf
 from npgpt.checkpoints.huggingface_writer import write_huggingface
 from npgpt.checkpoints.llmc import is_llmc, read_llmc, write_llmc
 from npgpt.checkpoints.mapped import MappedFile
@@ -93,11 +93,10 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
     """The checkpoint at ``path`` and the tokenizer that belongs to it. Raises CheckpointError, also without one."""
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
-        why = checkpoint.why_no_tokenizer or (
-            f"there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
-            f"{checkpoint.config.vocab_size:,} is not GPT-2's"
+        raise CheckpointError(
+            f"{path}: there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
+            f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
         )
-        raise CheckpointError(f"{path}: {why}, so what its ids mean is unknown")
     return checkpoint, checkpoint.tokenizer
 
 
@@ -140,7 +139,7 @@ def _open_file(path: Path) -> Checkpoint:
     if is_torch(file):
         found, file = read_torch(path)
         return read_nanogpt(found, path, file) if is_nanogpt(found) else read_weights_file(path)
-    if file.take(0, min(4, file.size), "magic") == GGUF_MAGIC:
+    if is_gguf(file):
         return read_gguf(path)
     if is_llmc(file):
         return read_llmc(path)

@@ -24,7 +24,6 @@ class Checkpoint:
     skipped: tuple[str, ...] = ()  # what is there besides the weights, as the format calls it
     # The file that ``save_tokenizer`` wrote, what is in such a file, or what finds the tokenizer when it is asked for.
     stored_tokenizer: Path | dict | Callable[[], Tokenizer | None] | None = field(default=None, repr=False)
-    why_no_tokenizer: str = ""  # for people, if another tokenizer than one of ours is stored
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -35,7 +34,7 @@ class Checkpoint:
         """
         stored = self.stored_tokenizer
         if stored is None:
-            return GPT2Tokenizer() if self.config.vocab_size == 50257 and not self.why_no_tokenizer else None
+            return GPT2Tokenizer() if self.config.vocab_size == 50257 else None
         if callable(stored):
             return stored()
         try:

@@ -6,18 +6,19 @@ the tensor output.weight is there. What differs from that can't be written, and 
 Source: src/models/gpt2.cpp and conversion/gpt2.py of github.com/ggml-org/llama.cpp.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from npgpt.checkpoints.checkpoint import Checkpoint
-from npgpt.checkpoints.fit import parameter_shapes
+from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.gguf_file import open_gguf, write_gguf_file
 from npgpt.checkpoints.gguf_metadata import Metadata
 from npgpt.checkpoints.gguf_tokenizer import tokenizer_in, tokenizer_metadata
 from npgpt.checkpoints.mapping import TURNED, to_ours, to_theirs
-from npgpt.checkpoints.stored import equal, stored_array
+from npgpt.checkpoints.prepared import rounded, with_all_biases
+from npgpt.checkpoints.quantized import NUMBERS
+from npgpt.checkpoints.stored import equal
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 
@@ -81,9 +82,9 @@ def read_gguf(path: str | Path) -> Checkpoint:
     file.forget()
     vocab_size = tensors["wte.weight"].shape[0]
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
-    tokenizer, why_not = tokenizer_in(metadata, vocab_size, path)
+    tokenizer = tokenizer_in(metadata, vocab_size, path)
     format = f"GGUF ({', '.join(sorted({tensor.dtype for tensor in tensors.values()}))})"
-    return Checkpoint(format, config, tensors, path, (file,), skipped, tokenizer, why_not)
+    return Checkpoint(format, config, tensors, path, (file,), skipped, tokenizer)
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:
@@ -133,10 +134,7 @@ def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
             )
     if np.float32(config.layer_norm_epsilon) == 0:
         raise CheckpointError(f"{path}: layer_norm_epsilon is {config.layer_norm_epsilon}, which is 0 in float32")
-    tensors = {}
-    for name, shape in parameter_shapes(replace(config, bias=True, qkv_bias=True)).items():
-        is_left_out = name.endswith(".bias") and name not in checkpoint.tensors
-        tensors[name] = stored_array(np.zeros(shape, np.float32)) if is_left_out else checkpoint.tensors[name]
+    check_fit(config, checkpoint.tensors, checkpoint.source)
     metadata = {
         "general.architecture": "gpt2",
         "general.type": "model",
@@ -147,15 +145,22 @@ def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
         "gpt2.vocab_size": config.vocab_size,
         **tokenizer_metadata(checkpoint.tokenizer, config.vocab_size),
     }
-    theirs = to_theirs(NAMES, tensors)
-    write_gguf_file(path, metadata, {name: (tensor, _type_of(name, tensor, dtype)) for name, tensor in theirs.items()})
+    by_type = {
+        type: to_theirs(NAMES, with_all_biases(config, rounded(checkpoint, type, path))[1]) for type in ("F32", "F16")
+    }
+    tensors = {}
+    for name, tensor in by_type["F32"].items():
+        type = _type(name, tensor.shape, dtype)
+        tensors[name] = (by_type["F16"][name] if type == "F16" else tensor, type)
+    write_gguf_file(path, metadata, tensors)
 
 
 def _value(config, field):
     return config.inner_size if field == "n_inner" else getattr(config, field)
 
 
-def _type_of(name, tensor, dtype):
-    if len(tensor.shape) == 1 or name == "position_embd.weight":
+def _type(name: str, shape: tuple[int, ...], dtype: str) -> str:
+    """What a tensor is stored as, in a file of this dtype."""
+    if len(shape) == 1 or name == "position_embd.weight":
         return "F32"
-    return "F16" if dtype == "Q8_0" and tensor.shape[-1] % 32 else dtype
+    return "F16" if dtype == "Q8_0" and shape[-1] % NUMBERS["Q8_0"] else dtype

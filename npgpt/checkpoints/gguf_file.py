@@ -51,15 +51,19 @@ class _Info(NamedTuple):
     size: int
 
 
+def is_gguf(file: MappedFile) -> bool:
+    return file.size >= 4 and file.take(0, 4, "magic") == MAGIC
+
+
 def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile]:
     """Return the tensors by name, the metadata, and the file, which is mapped into memory, not read.
 
     Raises CheckpointError.
     """
     file = MappedFile(path)
-    cursor = Cursor(file)
-    if cursor.take(min(4, file.size), "magic") != MAGIC:
+    if not is_gguf(file):
         raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
+    cursor = Cursor(file, 4)
     version = cursor.number("<u4", "version")
     if version not in (2, 3):
         what = "a big-endian file" if version and version % 2**16 == 0 else f"version {version}"
@@ -144,7 +148,7 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[S
     """Write the tensors, each as the type with it ("F32", "F16", "Q8_0"), atomically. Metadata: ``packed_metadata``.
 
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
-    CheckpointError if a number is beyond what its type can hold, or the file can't be written.
+    CheckpointError if a number has no place in Q8_0, or the file can't be written.
     """
     if len(tensors) > MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(tensors):,} tensors can't be written: npgpt reads up to {MAX_TENSORS:,}")
@@ -178,17 +182,12 @@ def _pieces(tensor: Stored):
 
 def _converted(numbers: np.ndarray, type: str, place: str) -> np.ndarray:
     """The numbers as they are in the file."""
-    if type == "Q8_0":
-        try:
-            return quantized(numbers)
-        except ValueError as error:
-            raise CheckpointError(f"{place}: {error}") from None
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(numbers, _DTYPES[type])
-    infinite = np.isinf(converted)
-    if infinite.any() and np.isfinite(numbers[infinite]).any():
-        raise CheckpointError(f"{place}: a number is too large for {type}")
-    return converted
+    if type in _DTYPES:
+        return np.ascontiguousarray(numbers, _DTYPES[type])
+    try:
+        return quantized(numbers)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: {error}") from None
 
 
 def _size(type: str, shape: tuple[int, ...]) -> int:

@@ -6,6 +6,7 @@ takes and gives ids then.
 """
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,10 +46,10 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     }
 
 
-def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> tuple[dict | None, str]:
-    """The tokenizer in a file of a model with so many ids, as ``to_dict`` makes it; if there is another one, a reason.
+def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> dict | Callable | None:
+    """The tokenizer in a file of a model with so many ids, as ``Checkpoint.stored_tokenizer`` has it.
 
-    It is GPT-2's if the tokens are, each of them. Raises CheckpointError.
+    It is GPT-2's only if each token is. Raises CheckpointError.
     """
     count, stored = metadata.strings(_TOKENS) if _TOKENS in metadata else (None, b"")
     if count not in (None, vocab_size):
@@ -61,14 +62,14 @@ def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> tuple[dict | None
             raise CheckpointError(f"{path}: key {OURS}: {error}") from None
         if count is not None and tokens is not None and packed_strings(tokens) != stored:
             raise CheckpointError(f"{path}: keys {OURS} and {_TOKENS} hold different tokens")
-        return values, ""
+        return values
     if _MODEL not in metadata and count is None:
-        return None, ""
+        return None
     if count is not None and metadata.text(_MODEL) == "gpt2" and vocab_size >= 50257:
         tokens = _spelled_tokens(GPT2Tokenizer(), vocab_size)
         if tokens is not None and packed_strings(tokens) == stored:
-            return {"name": GPT2Tokenizer.name}, ""
-    return None, f"the tokenizer in the file ({_MODEL}, {_TOKENS}) is not GPT-2's"
+            return {"name": GPT2Tokenizer.name}
+    return lambda: None  # there is another, or none, whatever the vocabulary's size
 
 
 def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] | None:

@@ -16,7 +16,7 @@ from npgpt.checkpoints.gguf import NAMES, write_gguf
 from npgpt.checkpoints.gguf_file import open_gguf
 from npgpt.checkpoints.mapping import to_theirs
 from npgpt.checkpoints.quantized import dequantized, quantized
-from npgpt.checkpoints.stored import PIECE, Stored
+from npgpt.checkpoints.stored import PIECE, Stored, stored_array
 from npgpt.config import PRESETS
 from npgpt.errors import CheckpointError
 
@@ -182,6 +182,24 @@ def test_models_that_llama_cpp_does_not_compute(tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {message}")):
         write_gguf(tmp_path / "a", checkpoint_of(config))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
+def test_numbers_that_can_not_be_written(tmp_path, dtype):
+    weights = {"F32": 1e39, "F16": 1e5, "Q8_0": 1e8}
+    checkpoint = checkpoint_of(CONFIG)
+    numbers = np.full((32, 64), weights[dtype])
+    checkpoint.tensors["h.1.mlp.c_fc.weight"] = stored_array(numbers)
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor ") + r".*too large for " + dtype):
+        write_gguf(tmp_path / "a", checkpoint, dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_the_configurations(tmp_path):
+    checkpoint = checkpoint_of(CONFIG)
+    del checkpoint.tensors["h.1.mlp.c_fc.bias"]
+    with pytest.raises(CheckpointError, match=r"memory lacks the tensors 'h\.1\.mlp\.c_fc\.bias'"):
+        write_gguf(tmp_path / "a", checkpoint)
 
 
 def test_dtypes_that_can_not_be_written(tmp_path):

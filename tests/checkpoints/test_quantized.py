@@ -1,5 +1,7 @@
 """Blocks against their definition, and to the bit against gguf-py, whose results are llama.cpp's."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,15 @@ def test_quantized_to_the_bit(reference):
     found = quantized(x)
     assert found.shape == (60, 20)
     assert found.view(np.uint8).tobytes() == expected.tobytes()
+
+
+def test_nothing_that_has_no_result_is_computed():
+    """0 / 0 or infinity, made into a whole number, is another one on another machine; NumPy warns of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blocks = quantized(awkward_numbers())
+        dequantized(blocks, "Q8_0")
+    assert not blocks["q"][:3].any()
 
 
 def test_quantized_is_near():
