@@ -3,57 +3,55 @@
     P = x^32 + x^28 + x^27 + x^26 + x^25 + x^23 + x^22 + x^20 + x^19 + x^18 + x^14 + x^13 + x^11 + x^10 + x^9 + x^8
         + x^6 + 1
 
-The lowest bit of a byte is its highest power of x, and so the remainder's bits are reversed too. It starts as all ones
-and is inverted at the end, so that zeros in front and behind are noticed.
+The first byte has the highest powers of x, and its lowest bit the highest of them, so the remainder's bits are reversed
+too. It starts as all ones and is inverted at the end, so that zeros in front and behind are noticed.
 
-Byte by byte, the remainder's lowest eight bits are what has to be divided away next; a table has their remainders:
+Byte by byte, the remainder's lowest eight bits are what has to be divided away next, and a table T has the remainders
+that they leave:
 
-    crc = (crc >> 8) ^ T[0][(crc ^ byte) & 255]
+    crc = (crc >> 8) ^ T[(crc ^ byte) & 255]
 
-Division is linear, so the bytes of a word can be looked up each by itself, in T[k], which has the remainders of a byte
-with k bytes after it: T[k][b] = (T[k - 1][b] >> 8) ^ T[0][T[k - 1][b] & 255]. One after the other then are only the
-words.
+That is a step of Python for each byte. NumPy does many at a time, thanks to multiples of P with few terms, all of them
+powers of y = x^64, which is one word of eight bytes:
 
-Source: RFC 3720, section 12.1 and B.4 (polynomial, test vectors); Kounavis & Berry 2005, "A systematic approach to
-building high performance software-based CRC generators" (several tables); the masks are those of LevelDB's log format.
+    y^6777 + y^484 + y^100 + 1                     = 0  modulo P
+    y^266 + y^143 + y^121 + y^88 + y^71 + 1        = 0  modulo P
+
+By the first, a word may be taken away if it is added (which is ^) to the words 6777 - 484, 6777 - 100 and 6777 places
+after it. The first of these is 6293 places away, so that many neighbours can be moved at once. In the end 6777 words
+are left, with the remainder of all; the second brings them down to 266, and the table these to the remainder.
+
+Source: RFC 3720, sections 12.1 and B.4 (polynomial, test vectors). Russell 2024, "Chorba: A novel CRC32
+implementation", arXiv:2412.16398 (such multiples instead of tables; these two come from a search through y's first
+powers, and a test holds that they are multiples). LevelDB, doc/log_format.md (the mask).
 """
 
 import numpy as np
 
-from npgpt.kernels.jit import jit
-
 _POLYNOMIAL = 0x82F63B78  # P without x^32, bits reversed
+# How many words later a word is added instead.
+FAR = (6293, 6677, 6777)
+NEAR = (123, 145, 178, 195, 266)
+_WORD = np.dtype("<u8")
+_PIECE = 1 << 17  # words in memory at a time
+
+_TABLE = list(range(256))
+for _ in range(8):
+    _TABLE = [crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0) for crc in _TABLE]
 
 
-def _tables(count: int) -> np.ndarray:
-    crc = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        crc = (crc >> 1) ^ np.where(crc & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
-    tables = [crc]
-    for _ in range(count - 1):
-        crc = (crc >> 8) ^ tables[0][crc & 255]
-        tables.append(crc)
-    return np.stack(tables)
-
-
-_TABLES = _tables(16)
-_TABLE = _TABLES[0].tolist()
-
-
-def crc32c_plain(data: bytes) -> int:
-    """Byte by byte: the definition, and for a few thousand bytes done before a kernel is loaded."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = (crc >> 8) ^ _TABLE[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
-
-
-def crc32c(data: np.ndarray) -> int:
-    """The same of an array of bytes (n,), sixteen at a time. They may begin anywhere in memory."""
-    head = min(-data.ctypes.data % 8, data.size)  # bytes in front of the first aligned word
-    words = (data.size - head) // 16 * 2
-    middle = data[head : head + 8 * words].view(np.uint64)
-    return int(_crc32c_numba(data[:head], middle, data[head + 8 * words :], _TABLES))
+def crc32c(data: np.ndarray | bytes) -> int:
+    """The checksum of an array of bytes (n,), which may begin anywhere in memory, or of bytes."""
+    data = np.frombuffer(data, np.uint8)
+    end = data.size // 8 * 8
+    words = np.zeros(0, _WORD)
+    for begin in range(0, end, 8 * _PIECE):
+        words = np.concatenate([words, data[begin : min(begin + 8 * _PIECE, end)].view(_WORD)])
+        if begin == 0:
+            words[0] ^= 0xFFFFFFFF
+        words = _moved(words, FAR)
+    crc = _remainder(_moved(words, NEAR).tobytes(), 0 if end else 0xFFFFFFFF)
+    return _remainder(data[end:].tobytes(), crc) ^ 0xFFFFFFFF
 
 
 def masked(crc: int) -> int:
@@ -61,20 +59,17 @@ def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@jit
-def _crc32c_numba(head, words, tail, T):
-    """head (h,) bytes, words (2 n,) of eight bytes, tail (t,) bytes, T (16, 256)."""
-    byte = np.uint64(255)
-    crc = np.uint64(0xFFFFFFFF)
-    for i in range(head.size):
-        crc = (crc >> np.uint64(8)) ^ T[0, (crc ^ head[i]) & byte]
-    for i in range(words.size // 2):
-        a = words[2 * i] ^ crc
-        b = words[2 * i + 1]
-        crc = np.uint64(0)
-        for k in range(8):
-            shift = np.uint64(8 * k)
-            crc ^= T[15 - k, (a >> shift) & byte] ^ T[7 - k, (b >> shift) & byte]
-    for i in range(tail.size):
-        crc = (crc >> np.uint64(8)) ^ T[0, (crc ^ tail[i]) & byte]
-    return crc ^ np.uint64(0xFFFFFFFF)
+def _moved(words: np.ndarray, distances: tuple[int, ...]) -> np.ndarray:
+    """Words with the same remainder, as many as the largest distance. Those that are given are written over."""
+    leaving = max(words.size - distances[-1], 0)
+    for begin in range(0, leaving, distances[0]):
+        block = words[begin : min(begin + distances[0], leaving)]
+        for distance in distances:
+            words[begin + distance : begin + distance + block.size] ^= block
+    return words[leaving:]
+
+
+def _remainder(data: bytes, crc: int) -> int:
+    for byte in data:
+        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 255]
+    return crc

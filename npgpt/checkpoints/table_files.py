@@ -20,7 +20,7 @@ Source: github.com/google/leveldb, doc/table_format.md, and tensorflow/core/lib/
 
 import numpy as np
 
-from npgpt.checkpoints.crc32c import crc32c_plain, masked
+from npgpt.checkpoints.crc32c import crc32c, masked
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.protobuf import varint
 from npgpt.errors import CheckpointError
@@ -96,7 +96,7 @@ def _block(file: MappedFile, handle: tuple[int, int], what: str) -> bytes:
     """A block's contents: its checksum is right, and it is not compressed."""
     offset, size = handle
     data = file.take(offset, size + _TRAILER, what)
-    if masked(crc32c_plain(data[:-4])) != int.from_bytes(data[-4:], "little"):
+    if masked(crc32c(data[:-4])) != int.from_bytes(data[-4:], "little"):
         raise CheckpointError(f"{file.path}: {what}: its checksum is not that of its bytes, so it is damaged")
     compression = data[size]
     if compression != 0:

@@ -1,6 +1,6 @@
 """Tables and TensorFlow's records, written by hand, right or wrong."""
 
-from npgpt.checkpoints.crc32c import crc32c_plain, masked
+from npgpt.checkpoints.crc32c import crc32c, masked
 from npgpt.checkpoints.table_files import MAGIC
 
 
@@ -29,7 +29,7 @@ def ends(*restarts, count=None) -> bytes:
 def stored(contents: bytes, compression=0, crc=None) -> bytes:
     """A block as it is in the file, with its trailer."""
     data = contents + bytes([compression])
-    return data + (masked(crc32c_plain(data)) if crc is None else crc).to_bytes(4, "little")
+    return data + (masked(crc32c(data)) if crc is None else crc).to_bytes(4, "little")
 
 
 def handle(offset: int, size: int) -> bytes:

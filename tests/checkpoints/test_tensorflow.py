@@ -10,7 +10,7 @@ from make_tensorflow_fixture import FOLDER, HPARAMS, tuned_dtype
 from openai_folder import CONFIG, DATA, GOOD_DATA, INDEX, assert_loads, copied, expected
 
 from npgpt.checkpoints import load, open_checkpoint, tensorflow
-from npgpt.checkpoints.crc32c import crc32c_plain
+from npgpt.checkpoints.crc32c import crc32c
 from npgpt.errors import CheckpointError
 
 
@@ -81,7 +81,7 @@ def test_gpt2s_tokenizer(folder):
 
 def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(tensorflow, "crc32c", lambda data: (asked.append(data.size), crc32c_plain(data.tobytes()))[1])
+    monkeypatch.setattr(tensorflow, "crc32c", lambda data: (asked.append(data.size), crc32c(data.tobytes()))[1])
     found = open_checkpoint(folder)
     assert asked == []
     wte = found.tensors["wte.weight"]

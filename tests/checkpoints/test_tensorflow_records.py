@@ -9,7 +9,7 @@ from openai_folder import DATA, GOOD_DATA, GOOD_INDEX, INDEX, assert_loads, copi
 from tables import block, field, header, record, shape, table, varint
 
 from npgpt.checkpoints import load, open_checkpoint, tensorflow
-from npgpt.checkpoints.crc32c import crc32c_plain, masked
+from npgpt.checkpoints.crc32c import crc32c, masked
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.table_files import read_table
 from npgpt.errors import CheckpointError
@@ -37,7 +37,7 @@ def index(change=None, *, replaced: bytes | None = None, more=(), top: bytes | N
 def wte(**changes) -> bytes:
     """model/wte's record, in part another one."""
     good = {"sizes": (17, 8), "offset": len(GOOD_DATA) - 544, "size": 544}
-    return index(replaced=record(**{**good, "crc": masked(crc32c_plain(GOOD_DATA[-544:])), **changes}))
+    return index(replaced=record(**{**good, "crc": masked(crc32c(GOOD_DATA[-544:])), **changes}))
 
 
 WTE = "tensor b'model/wte': "
@@ -142,7 +142,7 @@ BAD_INDEXES = {
     "one's bytes within another's": (wte(sizes=(3, 8), size=96, offset=7000), "within another"),
     "checksum of others": (wte(crc=12345), "data-00000-of-00001: tensor 'model/wte': its checksum is not the index's"),
     "no checksum": (wte(crc=None), "data-00000-of-00001: tensor 'model/wte': its checksum is not the index's"),
-    "checksum not masked": (wte(crc=crc32c_plain(GOOD_DATA[-544:])), "tensor 'model/wte': its checksum is not"),
+    "checksum not masked": (wte(crc=crc32c(GOOD_DATA[-544:])), "tensor 'model/wte': its checksum is not"),
     "two tensors exchanged": (
         index(more=[(b"model/ln_f/g", RECORDS[b"model/ln_f/b"]), (b"model/ln_f/b", RECORDS[b"model/ln_f/g"])]),
         None,  # nothing in the files says which is which
