@@ -20,6 +20,7 @@ from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.mapped import Cursor, MappedFile
 from npgpt.checkpoints.mapping import TURNED
+from npgpt.checkpoints.prepared import rounded, with_all_biases
 from npgpt.checkpoints.stored import narrowed, stored_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
@@ -111,7 +112,7 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     """Write a model for llm.c, atomically; ``dtype``: "F32", or "BF16", which its CUDA programs read.
 
     Biases that the model doesn't have are written as zeros. Raises CheckpointError if llm.c doesn't compute what the
-    model does, or the file can't be written.
+    model does, a number is too large for the dtype, or the file can't be written.
     """
     config = checkpoint.config
     versions = {word: version for version, (word, _) in _VERSIONS.items()}
@@ -124,14 +125,12 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     header = np.zeros(_HEADER, "<i4")
     header[:8] = MAGIC, versions[dtype], *sizes
     numpys = _VERSIONS[versions[dtype]][1]
+    _, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     try:
         with atomic_write(path) as file:
             file.write(header)
-            for name, shape, turned in _tensors(config, rows):
-                tensor = checkpoint.tensors.get(name)
-                if tensor is None:  # a bias: check_fit has found everything else
-                    tensor = stored_array(np.zeros(shape, np.float32))
-                for numbers in (tensor.T if turned else tensor).in_order():
+            for name, _, turned in _tensors(config, rows):
+                for numbers in (tensors[name].T if turned else tensors[name]).in_order():
                     file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
                 if name == "wte.weight":
                     file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))

@@ -113,6 +113,14 @@ def test_from_other_dtypes(tmp_path, dtype):
         np.testing.assert_array_equal(tensor.numpy(), given.tensors[name].numpy().astype(np.float32), name)
 
 
+def test_a_number_that_is_too_large_is_not_made_infinity(tmp_path):
+    given = checkpoint(dtype=np.float64)
+    given.tensors["ln_f.bias"] = stored_array(np.array([1, 1e39, 0, 0]))
+    with pytest.raises(CheckpointError, match=r"a: tensor ln_f\.bias: 1e\+39 is too large for F32"):
+        write_llmc(tmp_path / "a", given)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("settings", [{"bias": False}, {"qkv_bias": False}, {"bias": False, "qkv_bias": True}])
 def test_absent_biases_are_zeros_and_the_function_is_the_same(tmp_path, settings):
     given = checkpoint(GPTConfig(**{**CONFIG.to_dict(), **settings}))

@@ -134,7 +134,7 @@ def test_a_folder_in_a_files_place(folder, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hparams.json", r"no config\.json in it.* no hparams\.json, so it is not OpenAI's"),
+        ("hparams.json", r"no config\.json in it.* OpenAI's hparams\.json"),
         (INDEX, rf"{INDEX}: can't be read: No such file"),
         (DATA, rf"{DATA}: can't be read: No such file"),
     ],
