@@ -128,8 +128,8 @@ def _open_folder(path: Path, which: str) -> Checkpoint:
             return read_tensorflow(path)
         raise CheckpointError(
             f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
-            f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE}; and no "
-            f"hparams.json, so it is not OpenAI's"
+            f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
+            f"hparams.json"
         )
     return read_run(weights_file(path, which)) if is_run(path) else read_huggingface(path)
 
