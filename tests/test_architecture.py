@@ -33,7 +33,7 @@ ORDER = [
 ]
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "pytest", "hypothesis"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "llama_cpp", "pytest", "hypothesis"}
 
 
 @cache
