@@ -15,12 +15,12 @@ Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 """
 
 import re
-import reprlib
 from pathlib import Path
 
 from npgpt.checkpoints.checkpoint import Checkpoint
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.mapping import TURNED, to_ours
+from npgpt.checkpoints.pickles import described
 from npgpt.checkpoints.stored import equal
 from npgpt.checkpoints.torch_files import check_own_numbers, tensors_in
 from npgpt.config import GPTConfig
@@ -94,7 +94,7 @@ def config_from_nanogpt(values: object, source: str) -> GPTConfig:
         raise CheckpointError(f"{source}: {names} {'is not there' if missing else 'is not a setting of nanoGPT'}")
     for key, value in values.items():
         if not isinstance(value, int | float | None):  # others might print without end
-            raise CheckpointError(f"{source}: {key} is {reprlib.repr(value)}, and a number was expected")
+            raise CheckpointError(f"{source}: {key} is {described(value)}, and a number was expected")
     activation = "gelu" if "bias" in values else "gelu_new"
     try:
         return GPTConfig(**values, activation=activation, layer_norm_epsilon=1e-5)

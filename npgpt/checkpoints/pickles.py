@@ -18,9 +18,9 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from npgpt.checkpoints.nesting import OrderedDict, check_nesting
 from npgpt.errors import CheckpointError
 
-MAX_DEPTH = 100  # containers in one another
 MAX_NUMBER_KEY = 1 << 20  # of a dict; an optimizer's state has the parameters' numbers
 MAX_GLOBAL_BYTES = 200
 
@@ -29,12 +29,6 @@ class Function(NamedTuple):
     """What the allowed names of functions and classes stand for: ``call`` gets the tuple of arguments."""
 
     call: Callable[[tuple], object]
-
-
-class OrderedDict(dict):
-    """A collections.OrderedDict in the pickle. It may have attributes there, which are dropped."""
-
-    __slots__ = ()
 
 
 def _ordered_dict(arguments: tuple) -> OrderedDict:
@@ -64,7 +58,7 @@ def read_pickle(
     machine = _Machine(data, allowed or {}, persistent_load)
     try:
         found = machine.run()
-        _check_nesting(found)
+        check_nesting(found)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: byte {machine.start:,}: {error}") from None
     return found, machine.position
@@ -131,7 +125,7 @@ class _Machine:
     def top(self, *types):
         found = self.pop()
         if type(found) not in types:
-            raise CheckpointError(f"{types[0].__name__} was expected, not {_kind(found)}")
+            raise CheckpointError(f"{types[0].__name__} was expected, not {described(found)}")
         self.stack.append(found)
         return found
 
@@ -196,7 +190,7 @@ class _Machine:
 
     def set_in(self, target, key, value):
         if type(key) is not str and not (type(key) is int and 0 <= key < MAX_NUMBER_KEY):
-            raise CheckpointError(f"a string or a small whole number was expected as a key, not {_kind(key)}")
+            raise CheckpointError(f"a string or a small whole number was expected as a key, not {described(key)}")
         if key in target:
             raise CheckpointError(f"the key {reprlib.repr(key)} is there twice")
         target[key] = value
@@ -235,14 +229,14 @@ class _Machine:
     def call(self):
         arguments, function = self.pop(), self.pop()
         if type(function) is not Function or type(arguments) is not tuple:
-            raise CheckpointError(f"it calls {_kind(function)} with {_kind(arguments)}")
+            raise CheckpointError(f"it calls {described(function)} with {described(arguments)}")
         self.stack.append(function.call(arguments))
 
     def drop_state(self):
         state = self.pop()
         self.top(OrderedDict)
         if type(state) not in (dict, OrderedDict):
-            raise CheckpointError(f"an OrderedDict's attributes are {_kind(state)}")
+            raise CheckpointError(f"an OrderedDict's attributes are {described(state)}")
 
     def load_persistent(self):
         key = self.pop()
@@ -287,41 +281,8 @@ _OPCODES = {
 }
 
 
-def _check_nesting(root) -> None:
-    """Raise CheckpointError if a container is inside itself, or too deep. Each is looked at once, without recursion."""
-    if not _children(root):
-        return
-    levels = {}  # by a container's id, how many levels of containers begin with it; 0 while we are inside it
-    path = [[root, iter(_children(root)), 1]]
-    levels[id(root)] = 0
-    while path:
-        container, children, deepest = path[-1]
-        for child in children:
-            if not _children(child):
-                continue
-            known = levels.get(id(child))
-            if known == 0:
-                raise CheckpointError(f"a {type(child).__name__} is inside itself")
-            if len(path) + (known or 1) > MAX_DEPTH:
-                raise CheckpointError(f"more than {MAX_DEPTH} lists, tuples and dicts inside one another")
-            if known is None:
-                levels[id(child)] = 0
-                path.append([child, iter(_children(child)), 1])
-                break
-            path[-1][2] = deepest = max(deepest, 1 + known)
-        else:
-            path.pop()
-            levels[id(container)] = deepest
-            if path:
-                path[-1][2] = max(path[-1][2], 1 + deepest)
-
-
-def _children(value):
-    """What a container holds; nothing for other objects."""
-    if type(value) in (list, tuple):
-        return value
-    return value.values() if type(value) in (dict, OrderedDict) else ()
-
-
-def _kind(value) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+def described(value) -> str:
+    """For messages: a number, or the beginning of a string; of others, which may print without end, the type."""
+    if value is None or type(value) in (bool, int, float, str):
+        return reprlib.repr(value)
+    return f"a {type(value).__name__}"

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.pickles import ORDERED_DICT, Function, OrderedDict
+from npgpt.checkpoints.nesting import OrderedDict
+from npgpt.checkpoints.pickles import ORDERED_DICT, Function, described
 from npgpt.checkpoints.stored import FLOATS, Stored, widened
 from npgpt.errors import CheckpointError
 
@@ -169,12 +170,10 @@ class Tensors:
         count = prod(shape)
         # The stride of an axis of size 1 is never used, and PyTorch leaves anything there.
         strides = tuple(stride if size > 1 and count else 0 for size, stride in zip(shape, strides, strict=True))
-        end = (
-            offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
-            if count
-            else offset
-        )
-        if end > view.length or count > view.length:
+        last = offset - 1
+        if count:
+            last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        if last >= view.length or count > view.length:
             raise CheckpointError(
                 f"a tensor of size {reprlib.repr(shape)} and stride {reprlib.repr(strides)} from number "
                 f"{reprlib.repr(offset)} on, in a storage of {view.length:,} numbers"
@@ -191,14 +190,15 @@ class Tensors:
 
 def _check_sizes(values, what: str) -> None:
     if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} numbers, not {reprlib.repr(values)}")
+        found = f"{len(values):,}" if isinstance(values, tuple) else described(values)
+        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} numbers, not {found}")
     for value in values:
         if type(value) is not int or not 0 <= value < 2**63:  # True is not a number here
-            raise CheckpointError(f"{what} must be a whole number of at least 0, not {reprlib.repr(value)}")
+            raise CheckpointError(f"{what} must be a whole number of at least 0, not {described(value)}")
 
 
 def _check_gradient(dtype: str, requires_grad, hooks) -> None:
     if type(requires_grad) is not bool or (requires_grad and dtype not in FLOATS):
-        raise CheckpointError(f"a tensor of {dtype} with requires_grad = {reprlib.repr(requires_grad)}")
+        raise CheckpointError(f"a tensor of {dtype} with requires_grad = {described(requires_grad)}")
     if not isinstance(hooks, OrderedDict) or hooks:
         raise CheckpointError("a tensor with hooks, which are programs")

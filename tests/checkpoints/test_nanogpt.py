@@ -219,7 +219,7 @@ BAD_ARGS = {
     "no layers": ({"n_layer": 0}, "n_layer must be a whole number of at least 1, not 0"),
     "layers of text": ({"n_layer": "3"}, "n_layer is '3', and a number was expected"),
     "layers of fractions": ({"n_layer": 3.0}, "n_layer must be a whole number of at least 1, not 3.0"),
-    "layers of a list": ({"n_layer": [[1] * 1000] * 1000}, r"n_layer is \[\[1, 1"),
+    "layers of a list": ({"n_layer": [[1] * 1000] * 1000}, "n_layer is a list, and a number was expected"),
     "a huge context": ({"block_size": 10**600}, "block_size must be a whole number of at least 1, not 1000"),
     "a bias of 1": ({"bias": 1}, "bias must be true or false, not 1"),
     "a bias of None": ({"bias": None}, "bias must be true or false, not None"),
@@ -279,7 +279,7 @@ def test_sizes_that_would_print_without_end(tmp_path):
     sizes = {key: int_(2) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "dropout")}
     value = dict_({"model": b"}", "model_args": dict_(sizes | {"bias": TRUE, "n_embd": b"(" + doubling + b"t"})})
     (tmp_path / "a").write_bytes(zip_file(value))
-    with pytest.raises(CheckpointError, match=r"model_args: n_embd is \(.*, and a number was expected"):
+    with pytest.raises(CheckpointError, match="model_args: n_embd is a tuple, and a number was expected"):
         open_checkpoint(tmp_path / "a")
 
 

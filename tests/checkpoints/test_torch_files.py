@@ -1,9 +1,11 @@
-"""Both forms of torch.save's files, against torch. Damaged ones are in test_torch_damage.py."""
+"""Both forms of torch.save's files, against torch. Damaged ones: test_torch_objects, _legacy, _mutations, test_zips."""
 
 import io
 import os
+import re
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -73,6 +75,16 @@ def assert_same(found, theirs):
         assert found == theirs or found != found
 
 
+def check_refused(path, place: str):
+    with pytest.raises(CheckpointError) as caught, memory_at_most(path.stat().st_size):
+        arrays(read_torch(path)[0])
+    message = str(caught.value)
+    assert re.search(place, message), message
+    assert message.startswith(f"{path}: ")
+    assert len(message) < 400 + len(str(path))
+    assert message.isprintable()
+
+
 # What torch writes
 
 
@@ -138,6 +150,8 @@ def test_parameters_tied_weights_and_metadata(tmp_path, torch, form):
             self.register_buffer("mask", torch.ones(2, 2, dtype=torch.bool))
 
     model = Tied()
+    with torch.no_grad():
+        model.wte.weight[2, 3] = float("nan")  # equals nothing, but the tensors are still the same
     value = {"state": model.state_dict(), "parameters": dict(model.named_parameters()), "list": [model.wte.weight]}
     assert value["state"]._metadata
     found, _ = read_torch(save(torch, value, tmp_path / "a.pt", form))
@@ -196,6 +210,14 @@ def test_hand_made_files_are_as_torch_reads_them(tmp_path, torch, form):
     assert_same(found, torch.load(tmp_path / "a", weights_only=True))
 
 
+@pytest.mark.parametrize(("size", "stride"), [((1, 6), (2**62, 1)), ((6, 1), (1, 2**62)), ((0, 6), (2**62, 1))])
+def test_strides_that_are_never_used(tmp_path, torch, size, stride):
+    (tmp_path / "a").write_bytes(zip_file(dict_({"a": tensor(None, 0, size, stride)})))
+    found = arrays(read_torch(tmp_path / "a")[0])
+    assert found["a"].reshape(-1).tolist() == ALL.tolist()[: found["a"].size]
+    assert_same(found, torch.load(tmp_path / "a", weights_only=True))
+
+
 def test_legacy_views_of_storages(tmp_path, torch):
     """PyTorch 0.3's views of a storage have keys of their own."""
     view = storage(view=tuple_(text("view"), int_(2), int_(3)))
@@ -244,6 +266,20 @@ def test_a_damaged_number_is_found_when_it_is_used(tmp_path):
         with pytest.raises(CheckpointError, match=r"a: 'x/data/0': damaged: its CRC-32 is not"):
             found["a"].rows(0, 1)
     assert found["b"].numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_checksum_is_computed_once(tmp_path, monkeypatch):
+    value = dict_({"a": tensor(), "b": tensor(None, 1, (3,), (1,)), "c": tensor(storage("1"))})
+    (tmp_path / "a").write_bytes(zip_file(value, {"0": NUMBERS, "1": NUMBERS}))
+    found, _ = read_torch(tmp_path / "a")
+    computed = []
+    monkeypatch.setattr(
+        zlib, "crc32", lambda data, crc=0, real=zlib.crc32: computed.append(len(data)) or real(data, crc)
+    )
+    for _ in range(3):
+        assert found["a"].numpy().size == 6
+        assert found["b"].numpy().tolist() == [1, 2, 3]
+    assert computed == [24]
 
 
 def test_the_checksum_of_a_storage_of_several_pieces(tmp_path):

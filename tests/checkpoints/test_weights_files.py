@@ -195,9 +195,10 @@ def test_the_released_models_are_known_by_their_shapes(tmp_path, preset, form):
     assert opened.tensors["h.1.attn.c_attn.weight"].rows(3, 4).tolist() == [[0] * 3 * opened.config.n_embd]
 
 
-@pytest.mark.parametrize("changes", [{"vocab_size": 50258}, {"block_size": 2048}, {"n_layer": 6}])
+@pytest.mark.parametrize("changes", [{"vocab_size": 50258}, {"block_size": 2048}, {"n_layer": 6}, "nano"])
 def test_models_that_are_almost_released_ones_are_not_taken_for_them(tmp_path, changes):
-    gpt2_file(tmp_path / "a", "gpt2", "safetensors", **changes)
+    preset, changes = ("gpt2", changes) if changes != "nano" else ("nano", {"block_size": 1024})
+    gpt2_file(tmp_path / "a", preset, "safetensors", **changes)
     with pytest.raises(CheckpointError, match=r"not those of GPT-2's four sizes"):
         open_checkpoint(tmp_path / "a")
 

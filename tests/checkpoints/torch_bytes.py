@@ -155,3 +155,13 @@ def legacy_file(
 
 def counted(numbers: bytes, count: int) -> bytes:
     return struct.pack("<Q", count) + numbers
+
+
+def of(storage_bytes: bytes) -> bytes:
+    """A dict of one tensor, of this storage."""
+    return dict_({"a": tensor(storage_bytes)})
+
+
+def as_legacy(value: bytes) -> bytes:
+    """The same object with the legacy form's persistent ids, which have one more field."""
+    return value.replace(b"tQ", NONE + b"tQ")
