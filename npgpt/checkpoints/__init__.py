@@ -114,7 +114,7 @@ def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
 
 
 def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
-    """The same without the check that weights and configuration belong together, for whoever wants to say more."""
+    """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
     there = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
     path = Path(path) if there else hub.find(path)
     return _open_folder(path, which) if path.is_dir() else _open_file(path)

@@ -17,10 +17,11 @@ import shutil
 from pathlib import Path
 
 from npgpt.checkpoints.atomic import atomic_write
-from npgpt.checkpoints.folders import TOKENIZER_FILE, shards
+from npgpt.checkpoints.folders import WEIGHTS, shards
 from npgpt.checkpoints.huggingface import config_from_huggingface
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.strict_json import read_json_object
+from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 
 # The names that GPT-2 had before the hub's models had owners, and has in papers.
@@ -31,13 +32,6 @@ FULL_NAMES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-# The first that is there is taken, as transformers does; nothing else of a model's size is downloaded.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Small files that are taken along if they are there: npgpt's tokenizer, and what other tools will ask the cache for.
 SMALL = (
     TOKENIZER_FILE,

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hub_server import COMMIT, Hub
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -26,9 +27,10 @@ from test_huggingface import TINY, assert_same, parameters
 
 from npgpt.checkpoints import hub as hub_module
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.folders import TOKENIZER_FILE
-from npgpt.checkpoints.hub import FULL_NAMES, WEIGHTS, find
+from npgpt.checkpoints.folders import WEIGHTS
+from npgpt.checkpoints.hub import FULL_NAMES, find
 from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 from npgpt.tokenizers import ByteTokenizer
 
@@ -107,7 +109,7 @@ def server(cache, tmp_path, files, monkeypatch):
 def environment(server, cache, tmp_path):
     """For a process of its own."""
     ours = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(cache), "HF_HOME": str(tmp_path / "home")}
-    ours |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    ours |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
     return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | ours
 
 
@@ -376,6 +378,14 @@ def test_a_newer_commit_takes_the_cache_only_when_it_is_there(server, cache, fil
     assert find(NAME).name == COMMIT[::-1]
 
 
+def test_a_pickle_that_is_downloaded_is_read(server, files, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file with torch, which is not installed")
+    del files["model.safetensors"]
+    torch.save({name: torch.from_numpy(array) for name, array in parameters().items()}, tmp_path / "saved")
+    files["pytorch_model.bin"] = (tmp_path / "saved").read_bytes()
+    assert_the_model()
+
+
 # Downloads that are interrupted, or damaged
 
 
@@ -410,6 +420,7 @@ def test_ctrl_c_and_a_later_try(server, tmp_path, cache, environment):
     with subprocess.Popen([sys.executable, "-c", code], **PIPES, env=environment) as running:
         until = time.monotonic() + 60
         while not partial.exists() or partial.stat().st_size < 30_000:
+            assert running.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
@@ -490,6 +501,7 @@ def test_two_processes_at_a_time(server, environment):
         with subprocess.Popen(run, **PIPES, env=environment) as other:
             until = time.monotonic() + 60
             while "model.safetensors" not in [path.rsplit("/")[-1] for _, path, _ in server.requests[number:]]:
+                assert other.poll() is None
                 assert time.monotonic() < until
             time.sleep(0.2)  # it has the last answer that it needs before it waits
             server.released.set()
