@@ -26,7 +26,7 @@ def scaled(draw):
 CASES = {
     "sum_rows": Case(
         matrix(),
-        lambda rng, dtype: (rng.standard_normal((300, 201)).astype(dtype),),
+        lambda rng, dtype: (rng.standard_normal((300, 1201)).astype(dtype),),
         lambda x: [(x.shape[0], np.abs(x).sum(axis=0))],
     ),
     "sum_of_squares": Case(
