@@ -66,7 +66,7 @@ def main() -> int:
     if settings.peer != "none":
         _check_same(rounds)
         ratio = _median(rounds[settings.peer], "seconds") / _median(rounds["npgpt"], "seconds")
-        print(f"\nnpgpt is {ratio:.2f} times as fast as {settings.peer}, their logits are the same")
+        print(f"\nnpgpt is {ratio:.2f} times as fast as {settings.peer}; logits within {TOLERANCE:.0e}")
     return 0
 
 

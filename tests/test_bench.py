@@ -292,6 +292,7 @@ def test_startup_on_nano(tmp_path):
         "book_run --epochs=nan",
         "book_run --preset=nano --peer=none --text=HERE/missing.txt",
         "startup --starts=x",
+        "load --preset=nano --peer=torch",
         "plot HERE/missing.json --out=HERE/x.png",
     ],
 )
