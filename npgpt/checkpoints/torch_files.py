@@ -31,6 +31,7 @@ from npgpt.errors import CheckpointError
 MAX_PICKLE_BYTES = 4 << 20  # a tensor takes about 200 bytes; this many take some seconds to read
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_SERIALIZATION_ID = ".data/serialization_id"  # of the bytes; 40 digits
 MAX_KEY_LENGTH = 1000
 
 
@@ -122,12 +123,12 @@ def _read_zip(file: MappedFile):
 
 
 def _check_header(file: MappedFile, folder: str, members: dict) -> None:
-    """Check the small members that say how to read the others."""
+    """Check the small members, which say how to read the others; torch.load reads all of them."""
     texts = {}
-    for short in ("version", ".data/version", "byteorder", ".format_version", ".storage_alignment"):
+    for short in ("version", ".data/version", "byteorder", ".format_version", ".storage_alignment", _SERIALIZATION_ID):
         name = f"{folder}/{short}"
         if name in members:
-            if members[name].size > 20:
+            if members[name].size > 100:
                 raise CheckpointError(f"{file.path}: {name!r}: a word was expected, not {members[name].size:,} bytes")
             texts[short] = bytes(checked_bytes(file, name, members[name]))
     version = texts.get(".data/version", texts.get("version", b"")).strip()
@@ -135,7 +136,7 @@ def _check_header(file: MappedFile, folder: str, members: dict) -> None:
         raise CheckpointError(f"{file.path}: {folder + '/version'!r} is {version!r}, and torch.save writes 3")
     if texts.get("byteorder", b"little") != b"little":
         raise CheckpointError(f"{file.path}: {folder + '/byteorder'!r} is {texts['byteorder']!r}; only little is read")
-    for short in (".format_version", ".storage_alignment"):
+    for short in (".format_version", ".storage_alignment", _SERIALIZATION_ID):
         if not texts.get(short, b"1").isdigit():
             raise CheckpointError(f"{file.path}: {folder + '/' + short!r} is {texts[short]!r}, not a number")
 

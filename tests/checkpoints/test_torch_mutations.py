@@ -30,7 +30,10 @@ from npgpt.errors import CheckpointError
 
 
 def zip_of(pickle: bytes) -> bytes:
-    return zipped(zip_members(storages={"0": NUMBERS, "1": bytes(range(16))}) | {"x/data.pkl": pickle})
+    """With all the members that torch.save writes today."""
+    words = {".format_version": b"1", ".storage_alignment": b"64", ".data/serialization_id": b"0123456789" * 4}
+    members = zip_members(storages={"0": NUMBERS, "1": bytes(range(16))}) | {"x/data.pkl": pickle}
+    return zipped(members | {f"x/{name}": word for name, word in words.items()})
 
 
 def fuzzed(legacy: bool) -> bytes:
