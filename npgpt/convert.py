@@ -1,5 +1,6 @@
 """python -m npgpt.convert : a checkpoint of one format to another, or the differences between two."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,22 @@ def main() -> int:
 
     checkpoint = open_checkpoint(src, settings.checkpoint)
     write_checkpoint(dst, checkpoint, to, dtype)
+    for line in _lost(checkpoint, open_checkpoint(dst)):
+        print(f"{to} doesn't keep {line}", file=sys.stderr)
     total = sum(tensor.size for tensor in checkpoint.tensors.values())
     print(f"{src} ({checkpoint.format}) -> {dst} ({to}, {dtype}): {total:,} parameters")
     return 0
+
+
+def _lost(before, after):
+    """What is otherwise when the new file is read, a line each: a format has no place for it."""
+    for name, value in before.config.to_dict().items():
+        now = getattr(after.config, name)
+        if now != value:
+            yield f"{name} = {value}: it reads as {now}"
+    tokenizer, now = before.tokenizer, after.tokenizer
+    if tokenizer and not (now and now.to_dict() == tokenizer.to_dict()):
+        yield f"the tokenizer ({tokenizer.name})"
 
 
 def _print_differences(a: str, b: str, which: str) -> int:

@@ -37,7 +37,7 @@ def test_each_format_and_dtype(source, model, to, dtype):
     assert ended == (
         0,
         f"source (Hugging Face folder (safetensors)) -> {ENDINGS[to]} ({to}, {dtype}): {total:,} parameters\n",
-        "",
+        "llm.c doesn't keep the tokenizer (byte)\n" if to == "llm.c" else "",
     )
     once = load(source / ENDINGS[to]).state_dict()
     for name, array in model.state_dict().items():
@@ -120,6 +120,17 @@ def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
             patch.setattr("npgpt.checkpoints.stored.Stored.in_order", stop)
             assert command("convert", "source", ending, cwd=source).code == 130, to
         assert listing(source) == before
+
+
+def test_what_a_format_has_no_place_for_is_said(tmp_path):
+    config = GPTConfig(vocab_size=11, block_size=9, n_layer=1, n_head=2, n_embd=8, dropout=0.1, bias=False)
+    save(with_random_parameters(GPT(config)), tmp_path / "a.safetensors", "safetensors")
+    ended = command("convert", "a.safetensors", "a.gguf", cwd=tmp_path)
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "gguf doesn't keep dropout = 0.1: it reads as 0.0",
+        "gguf doesn't keep bias = False: it reads as True",
+    ]
 
 
 def test_in_a_process_of_its_own(source, model):
