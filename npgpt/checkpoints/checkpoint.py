@@ -7,9 +7,12 @@ from pathlib import Path
 
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.stored import Stored
+from npgpt.checkpoints.strict_json import read_json_object
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, TokenizerError
-from npgpt.tokenizers import GPT2Tokenizer, Tokenizer, load_tokenizer, tokenizer_from_dict
+from npgpt.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
+
+MAX_TOKENIZER_BYTES = 20_000_000  # with every character that there is, a character tokenizer takes 13 million
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +40,17 @@ class Checkpoint:
             return GPT2Tokenizer() if self.config.vocab_size == 50257 else None
         if callable(stored):
             return stored()
+        is_inside = isinstance(stored, dict)
+        values = stored if is_inside else _read_tokenizer(stored)
+        place, kind = (self.source, CheckpointError) if is_inside else (stored, TokenizerError)
         try:
-            tokenizer = tokenizer_from_dict(stored) if isinstance(stored, dict) else load_tokenizer(stored)
+            tokenizer = tokenizer_from_dict(values)
         except TokenizerError as error:
-            if isinstance(stored, dict):
-                raise CheckpointError(f"{self.source}: {error}") from None
-            raise
+            raise kind(f"{place}: {error}") from None
         if tokenizer.vocab_size > self.config.vocab_size:
             raise CheckpointError(
-                f"{self.source if isinstance(stored, dict) else stored}: {tokenizer.vocab_size:,} ids, and the model "
-                f"has {self.config.vocab_size:,}, so it is another model's tokenizer"
+                f"{place}: {tokenizer.vocab_size:,} ids, and the model has {self.config.vocab_size:,}, "
+                f"so it is another model's tokenizer"
             )
         return tokenizer
 
@@ -54,3 +58,10 @@ class Checkpoint:
         """Let go of the files' pages in memory."""
         for file in self.files:
             file.forget()
+
+
+def _read_tokenizer(path: Path) -> dict:
+    try:
+        return read_json_object(path, MAX_TOKENIZER_BYTES)
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from None

@@ -9,6 +9,7 @@ from npgpt.errors import CheckpointError
 
 # A config.json takes some thousand bytes. Parsed, JSON takes up to thirty times its size, so this bounds the memory.
 MAX_FILE_BYTES = 1_000_000
+MAX_ITEMS = 250_000  # 50 MB
 
 
 def parse_json(data: bytes | str, source: str, infinity: bool = False):
@@ -60,12 +61,19 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False):
         raise CheckpointError(f"{source}: a number has too many digits") from None
 
 
+def items_at_most(data: bytes) -> int:
+    """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
+    return sum(map(data.count, (b",", b"[", b"{")))
+
+
 def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
     """Read a file that holds one JSON object, such as a config.json. Raises CheckpointError."""
     file = MappedFile(path)
     if file.size > max_bytes:
         raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
     data = file.take(0, file.size, "JSON")
+    if items_at_most(data) > MAX_ITEMS:
+        raise CheckpointError(f"{path}: more than {MAX_ITEMS:,} items, so it is not what npgpt or others write")
     values = parse_json(data, str(path))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")

@@ -25,7 +25,7 @@ from npgpt import gpt2_bpe
 from npgpt.checkpoints.atomic import atomic_write, write_json
 from npgpt.checkpoints.byte_level import merges, spelled
 from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.strict_json import parse_json
+from npgpt.checkpoints.strict_json import MAX_ITEMS, items_at_most, parse_json
 from npgpt.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 TOKENIZER_FILE = "npgpt_tokenizer.json"
@@ -37,7 +37,6 @@ _SINGLE_CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavio
 
 # A folder's vocabulary is compared with GPT-2's, which takes 50 to 150 times less than this allows for to parse.
 _MAX_BYTES = 10_000_000
-_MAX_ITEMS = 250_000
 
 
 def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
@@ -116,7 +115,7 @@ def _vocabulary(file: Path):
     if mapped.size > _MAX_BYTES:
         return None
     data = mapped.take(0, mapped.size, "JSON")
-    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_ITEMS:  # of up to some 200 bytes each, parsed
+    if items_at_most(data) > MAX_ITEMS:
         return None
     values = parse_json(data, str(file))
     if file.name == "tokenizer.json":

@@ -100,9 +100,16 @@ def test_a_tokenizer_that_does_not_fit(run):
     save_tokenizer(ByteTokenizer(), run / "tokenizer.json")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: 257 ids, and the model has 11"):
         _ = open_checkpoint(run).tokenizer
-    (run / "tokenizer.json").write_text("{")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
-        _ = open_checkpoint(run).tokenizer
+    for damaged in (
+        "{",
+        "[]",
+        '{"name": "char"}',
+        '{"name": "byte", "name": "byte"}',
+        '{"name": "char", "characters": "ba"}',
+    ):
+        (run / "tokenizer.json").write_text(damaged)
+        with pytest.raises(TokenizerError, match=r"^/.*tokenizer\.json: "):
+            _ = open_checkpoint(run).tokenizer
     load(run)  # the weights are fine
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from mutations import memory_at_most
 from test_huggingface import TINY, parameters
 
 from npgpt.checkpoints import load, open_checkpoint
@@ -109,6 +110,14 @@ def test_an_index_that_is_not_what_the_files_hold(tmp_path):
 def test_no_weights(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     with pytest.raises(CheckpointError, match=r"config\.json is there, but none of model\.safetensors"):
+        read_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"1.5,", b'"ab",'])
+def test_an_index_that_would_fill_the_memory(tmp_path, part):
+    index = write_shards(tmp_path, in_two()) / "model.safetensors.index.json"
+    index.write_bytes(b'{"weight_map": [' + part * (9_900_000 // len(part)) + b"0]}")
+    with memory_at_most(index.stat().st_size), pytest.raises(CheckpointError, match="more than 250,000 items"):
         read_huggingface(tmp_path)
 
 
