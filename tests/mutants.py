@@ -319,7 +319,7 @@ MUTANTS = [
     ),
     *table(
         "trainer.py",
-        "test_train.py test_resume.py",
+        "test_train.py test_resume.py test_recompute.py",
         ("clipping after the step", "        norm = clip_grad_norm([p for _, p in model.named_parameters()], s.grad_clip or math.inf)\n", "        norm = clip_grad_norm([p for _, p in model.named_parameters()], math.inf)\n"),
         ("micro-batches not averaged", "* (1 / s.grad_accum)", "* 1.0"),
         ("a random state not saved", 'self.model.rng.bit_generator.state = state["dropout_rng"]', "pass"),
