@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.commandline import Parser, choice, flag, run
+from npgpt.commandline import Parser, choice, flag, pathname, run
 from npgpt.errors import ConfigError
 
 # What can be written, and the dtypes of each; the first is the default.
@@ -14,6 +14,7 @@ DTYPES = {
     "llm.c": ("F32", "BF16"),
     "gguf": ("F32", "F16", "Q8_0"),
 }
+OTHERS = (".pt", ".pth", ".ckpt", ".index", ".json", ".onnx", ".h5", ".npz")  # of formats that aren't written
 SUFFIXES = {".safetensors": "safetensors", ".bin": "llm.c", ".gguf": "gguf"}
 
 
@@ -35,21 +36,29 @@ class ConvertSettings:
 
 def main() -> int:
     parser = Parser("convert", "Write a checkpoint of any format that npgpt reads in another one.")
-    parser.add_argument("src", metavar="SRC", help="a run, a model's folder or file, or its name on the hub")
-    parser.add_argument("dst", metavar="DST", help="what to write: a new folder, or a new .safetensors, .bin or .gguf")
+    parser.add_argument(
+        "src", metavar="SRC", type=pathname, help="a run, a model's folder or file, or its name on the hub"
+    )
+    parser.add_argument(
+        "dst", metavar="DST", type=pathname, help="what to write: a new folder, or a new .safetensors, .bin or .gguf"
+    )
     parser.add_flags(ConvertSettings)
     arguments = vars(parser.parse_args())
     src, dst = arguments.pop("src"), arguments.pop("dst")
     settings = ConvertSettings(**arguments)
     if settings.diff:
         return _print_differences(src, dst, settings.checkpoint)
-    to = settings.to or SUFFIXES.get(Path(dst).suffix, "huggingface")
+    suffix = Path(dst).suffix.lower()
+    if settings.to is None and (suffix in OTHERS or Path(dst).name == "pytorch_model.bin"):
+        raise ConfigError(f"{dst}: such files aren't written: see --to for what is")
+    to = settings.to or SUFFIXES.get(suffix, "huggingface")
     dtype = settings.dtype or DTYPES[to][0]
     if dtype not in DTYPES[to]:
         raise ConfigError(f"{to} is written with --dtype {', '.join(DTYPES[to])}, not {dtype}")
 
-    from npgpt.checkpoints import open_checkpoint, write_checkpoint
+    from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint
 
+    check_can_write(dst)  # before anything is downloaded
     checkpoint = open_checkpoint(src, settings.checkpoint)
     write_checkpoint(dst, checkpoint, to, dtype)
     for line in _lost(checkpoint, open_checkpoint(dst)):
@@ -73,6 +82,7 @@ def _lost(before, after):
 def _print_differences(a: str, b: str, which: str) -> int:
     """Print what differs; 1 if anything does."""
     from npgpt.checkpoints import find_checkpoint
+    from npgpt.checkpoints.mapping import shown
     from npgpt.checkpoints.survey import difference
 
     one, other = find_checkpoint(a, which), find_checkpoint(b, which)
@@ -96,7 +106,7 @@ def _print_differences(a: str, b: str, which: str) -> int:
             what = f"differs by up to {found.largest:.3g}, {found.relative:.3g} of its norm"
         if what:
             differ += 1
-            print(f"{name[:60]:<26} {what}")
+            print(f"{shown(name):<26} {what}")
         one.forget()
         other.forget()
     print(f"{len(names)} tensors, {differ} differences" if differ else f"{len(names)} tensors, all equal")

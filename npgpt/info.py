@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from npgpt.commandline import Parser, choice, flag, run
+from npgpt.commandline import Parser, choice, flag, pathname, run
 from npgpt.errors import CheckpointError, TokenizerError
 
 CHECKPOINT = "checkpoint"
@@ -19,7 +19,9 @@ class InfoSettings:
 
 def main() -> int:
     parser = Parser("info", "Print what is in a checkpoint of any format that npgpt reads.")
-    parser.add_argument("path", metavar="PATH", help="a run, a model's folder or file, or its name on the hub")
+    parser.add_argument(
+        "path", metavar="PATH", type=pathname, help="a run, a model's folder or file, or its name on the hub"
+    )
     parser.add_flags(InfoSettings)
     arguments = vars(parser.parse_args())
     path = arguments.pop("path")
@@ -70,6 +72,7 @@ def _print_summary(checkpoint, odd):
 
 
 def _print_tensors(checkpoint, odd):
+    from npgpt.checkpoints.mapping import shown
     from npgpt.checkpoints.survey import oddities, survey
 
     print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
@@ -77,7 +80,7 @@ def _print_tensors(checkpoint, odd):
     for name in sorted(checkpoint.tensors, key=_place):
         tensor = checkpoint.tensors[name]
         shape = " x ".join(map(str, tensor.shape)) or "()"
-        row = f"  {name[:60]:<30} {shape:<14} {tensor.dtype:<6}"
+        row = f"  {shown(name):<30} {shape:<14} {tensor.dtype:<6}"
         if tensor.is_float:
             s = surveys[name] = survey(tensor)
             row += f" {s.norm:>10.4g} {s.largest:>10.4g}"
@@ -107,7 +110,9 @@ _ORDER = (
 def _place(name: str):
     """Sorts tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
     return [
-        (_ORDER.index(part), 0) if part in _ORDER else (len(_ORDER), int(part) if part.isdecimal() else 0)
+        (_ORDER.index(part), 0)
+        if part in _ORDER
+        else (len(_ORDER), int(part) if part.isdecimal() and len(part) < 10 else 0)
         for part in name.split(".")
     ], name
 

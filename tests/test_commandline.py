@@ -411,9 +411,9 @@ def damaged_checkpoints(run):
     yield from [
         ("nothing", "nothing: there is no such file or folder"),
         ("gpt2", "HF_HUB_OFFLINE is set: unset it to download the model"),
-        ("text.txt", "text.txt: header length"),
+        ("text.txt", "text.txt: it begins as none of the formats"),
         (cut.name, "it is cut off"),
-        (noise.name, "not safetensors"),
+        (noise.name, "none of the formats"),
         (strange.name, "tensors only, not those of GPT-2"),
         ("runs", "no config.json in it"),
     ]
@@ -454,7 +454,7 @@ def test_init_from_what_does_not_fit(finished):
 def test_a_model_without_a_tokenizer(folder):
     config = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8)
     runs.save_weights(folder / "weights.safetensors", GPT(config).state_dict(), config)
-    refused("sample", "--model", "weights.safetensors", cwd=folder, words=["no tokenizer.json", "vocabulary of 11"])
+    refused("sample", "--model", "weights.safetensors", cwd=folder, words=["no tokenizer of npgpt", "vocabulary of 11"])
     refused("train", "text.txt", "--init-from", "weights.safetensors", cwd=folder, words=["vocabulary of 11"])
 
 
@@ -549,7 +549,7 @@ def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
         ("train", ["nothing.txt", *QUICK], "there is no file or folder nothing.txt"),
         ("train", ["text.txt", *QUICK, "--out", "text.txt"], "text.txt is there already"),
         ("train", ["--resume", "nothing"], "nothing/config.json: can't be read"),
-        ("sample", ["--model", "text.txt"], "not safetensors"),
+        ("sample", ["--model", "text.txt"], "none of the formats"),
     ],
 )
 def test_in_a_process_of_its_own(folder, name, typed, words):

@@ -6,7 +6,7 @@ from models import with_random_parameters
 from test_commandline import command, listing, process, refused
 
 from npgpt import GPT, GPTConfig, load, no_grad
-from npgpt.checkpoints import open_checkpoint, save
+from npgpt.checkpoints import WRITERS, open_checkpoint, save
 from npgpt.convert import DTYPES
 from npgpt.tokenizers import ByteTokenizer
 
@@ -53,6 +53,15 @@ def test_each_format_and_dtype(source, model, to, dtype):
             assert open_checkpoint(path).tokenizer.name == "byte"
 
 
+def test_what_can_be_written_is_in_one_list():
+    assert DTYPES.keys() == WRITERS.keys() == ENDINGS.keys()
+
+
+def test_endings_in_capitals(source):
+    assert command("convert", "source", "A.GGUF", cwd=source).code == 0
+    assert open_checkpoint(source / "A.GGUF").format == "GGUF (F32)"
+
+
 def test_differences(source, model):
     ended = command("convert", "--diff", "source", "source", cwd=source)
     assert ended == (0, "28 tensors, all equal\n", "")
@@ -84,8 +93,9 @@ def test_what_is_there_is_not_touched(source):
     (source / "full").mkdir()
     (source / "full" / "x").write_text("mine")
     refused("convert", "source", "a.gguf", cwd=source, words=["a.gguf is there already: name a new file"])
-    refused("convert", "source", "full", cwd=source, words=["full is there already: name a new folder"])
+    refused("convert", "source", "full", cwd=source, words=["full is there already: name a new file or folder"])
     refused("convert", "source", "source", cwd=source, words=["is there already"])
+    refused("convert", "nowhere/at/all", "a.gguf", cwd=source, words=["a.gguf is there already"])  # looked at first
 
 
 def test_what_can_not_be_written(source):
@@ -100,8 +110,11 @@ def test_what_can_not_be_written(source):
     )
     refused("convert", "source", "a.gguf", "--to", "onnx", cwd=source, words=["--to"])
     refused("convert", "source", cwd=source, words=["DST"])
+    refused("convert", "source", "", cwd=source, words=["the name is empty"])
+    refused("convert", "source", "a.pt", cwd=source, words=["a.pt: such files aren't written: see --to"])
+    refused("convert", "source", "pytorch_model.bin", cwd=source, words=["such files aren't written"])
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source)
-    refused("convert", "source", "no/such/folder/a.gguf", cwd=source, words=["no/such/folder"])
+    refused("convert", "source", "no/such/folder/a.gguf", cwd=source, words=["no/such/folder is not a folder"])
     rotary = with_random_parameters(GPT(GPTConfig(**{**CONFIG.to_dict(), "position": "rotary"})))
     save(rotary, source / "rotary.safetensors", "safetensors")
     for to, ending in ENDINGS.items():

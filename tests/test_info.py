@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mutations import memory_at_most
 from test_commandline import command, process, refused
 
 from npgpt import GPT, GPTConfig
@@ -60,6 +61,23 @@ def test_what_can_not_be_loaded_is_shown_too(run):
     assert "tokenizer   can't be read" in ended.out
     assert "it can't be loaded: odd.safetensors lacks the tensors 'ln_f.bias'" in ended.out
     assert "  ids                            3              I64" in ended.out
+
+
+def test_names_of_strangers(run):
+    names = ["h." + "1" * 5000 + ".x", "\x1b[2J", "a\nb"]
+    weights = GPT(CONFIG).state_dict() | {name: np.zeros((2, 2)) for name in names}
+    runs.save_weights(run / "odd.safetensors", weights, CONFIG)
+    ended = command("info", "odd.safetensors", cwd=run)
+    assert ended.code == 0
+    assert "\x1b" not in ended.out
+    assert "'\\x1b[2J'" in ended.out
+    assert "1" * 61 not in ended.out
+
+
+def test_a_row_that_is_the_whole_file_is_read_in_pieces(run):
+    runs.save_weights(run / "wide", {"x": np.ones((1, 4_000_000), np.float16)}, CONFIG)
+    with memory_at_most((run / "wide").stat().st_size):
+        assert command("info", "wide", cwd=run).code == 0
 
 
 def test_what_is_no_checkpoint(run):

@@ -6,19 +6,23 @@
                      huggingface_writer.py and tokenizer_files.py write such folders
     hub.py           models by name: the hub's cache, and downloads to it
     nanogpt.py       nanoGPT's ckpt.pt
-    safetensors.py   a file format; torch_files.py another one, PyTorch's, with torch_tensors.py, pickles.py and zips.py
+    safetensors.py   a file format; torch_files.py another one, PyTorch's, with torch_tensors.py, pickles.py, nesting.py
+                     and zips.py
     tensorflow.py    OpenAI's release; table_files.py, protobuf.py, crc32c.py: the formats under it
     llmc.py          llm.c's files
     gguf.py          llama.cpp's; gguf_file.py, gguf_metadata.py, gguf_tokenizer.py, quantized.py are what it is made of
     mapping.py       from a format's names to ours; fit.py checks that they are what the configuration says
+    survey.py        what is in tensors, and what differs, for the commands info and convert
     mapped.py, stored.py, strict_json.py    how files from strangers are looked at
-    prepared.py      what is done to tensors before they are written
+    prepared.py      what is done to tensors before they are written; byte_level.py: tokens as others spell them
     atomic.py        how files are written
 
-A further format is one more file with a reader like theirs, and one more case in ``open_checkpoint``.
+A further format is one more file with a reader like theirs, and one more case in ``_open_file`` or ``_open_folder``;
+a writer stands in ``WRITERS``.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +42,8 @@ from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.stored import stored_array
 from npgpt.checkpoints.table_files import is_table
 from npgpt.checkpoints.tensorflow import is_tensorflow, read_tensorflow
-from npgpt.checkpoints.torch_files import is_torch, read_torch
+from npgpt.checkpoints.tokenizer_files import OUR_TOKENIZER_FILE
+from npgpt.checkpoints.torch_files import is_torch, read_torch, tensors_in
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
@@ -84,9 +89,18 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint, to: str = "huggin
     """Write a checkpoint in another format, a piece at a time: as ``save``."""
     if to not in WRITERS:
         raise CheckpointError(f"there is no format {to!r} to write; there are {', '.join(WRITERS)}")
-    if os.path.exists(path) and not (os.path.isdir(path) and to == "huggingface"):  # which looks whether it is empty
-        raise CheckpointError(f"{path} is there already: name a new file")
+    check_can_write(path)
+    check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
     WRITERS[to](path, checkpoint, dtype)
+
+
+def check_can_write(path: str | Path) -> None:
+    """Raise CheckpointError if there is something at ``path`` already, or no folder for it."""
+    if os.path.lexists(path):
+        raise CheckpointError(f"{path} is there already: name a new file or folder")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        raise CheckpointError(f"{path}: can't be written: {folder} is not a folder that you may write to")
 
 
 def open_with_tokenizer(path: str | Path, which: str = "last"):
@@ -94,8 +108,9 @@ def open_with_tokenizer(path: str | Path, which: str = "last"):
     checkpoint = open_checkpoint(path, which)
     if checkpoint.tokenizer is None:
         raise CheckpointError(
-            f"{path}: there is no {TOKENIZER_FILE} of npgpt beside the weights, and the vocabulary of "
-            f"{checkpoint.config.vocab_size:,} is not GPT-2's, so what its ids mean is unknown"
+            f"{path}: no tokenizer of npgpt is with the weights ({TOKENIZER_FILE} of a run, {OUR_TOKENIZER_FILE} "
+            f"beside other files), and the vocabulary of {checkpoint.config.vocab_size:,} is not GPT-2's, "
+            f"so what its ids mean is unknown"
         )
     return checkpoint, checkpoint.tokenizer
 
@@ -116,8 +131,15 @@ def open_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
 def find_checkpoint(path: str | Path, which: str = "last") -> Checkpoint:
     """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
     there = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
-    path = Path(path) if there else hub.find(path)
-    return _open_folder(path, which) if path.is_dir() else _open_file(path)
+    try:
+        path = Path(path) if there else hub.find(path)
+        checkpoint = _open_folder(path, which) if path.is_dir() else _open_file(path)
+        beside = checkpoint.source.with_name(OUR_TOKENIZER_FILE)
+        if checkpoint.stored_tokenizer is None and beside.exists():
+            checkpoint = replace(checkpoint, stored_tokenizer=beside)
+    except OSError as error:  # a folder that may not be looked into
+        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+    return checkpoint
 
 
 def _open_folder(path: Path, which: str) -> Checkpoint:
@@ -138,15 +160,20 @@ def _open_file(path: Path) -> Checkpoint:
     file = MappedFile(path)
     if is_torch(file):
         found, file = read_torch(path)
-        return read_nanogpt(found, path, file) if is_nanogpt(found) else read_weights_file(path)
+        if is_nanogpt(found):
+            return read_nanogpt(found, path, file)
+        return read_weights_file(path, tensors_in(found, path), file)
     if is_gguf(file):
         return read_gguf(path)
     if is_llmc(file):
         return read_llmc(path)
     if is_table(file):
         return read_tensorflow(path)
-    _, metadata, _ = open_safetensors(path)
-    return read_run(path) if config_in(metadata, path) else read_weights_file(path)
+    if file.size >= 9 and file.take(8, 1, "header") != b"{":
+        hint = "; if it belongs to a folder with weights, name the folder" if path.suffix == ".json" else ""
+        raise CheckpointError(f"{path}: it begins as none of the formats do that npgpt reads{hint}")
+    tensors, metadata, file = open_safetensors(path)
+    return read_run(path) if config_in(metadata, path) else read_weights_file(path, tensors, file)
 
 
 def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:
@@ -172,7 +199,7 @@ def _check_numbers(model: GPT, source) -> None:
     compiled that generating doesn't.
     """
     config = model.config
-    cache = KeyValueCache(config, 1, model.head.dtype)
+    cache = KeyValueCache(replace(config, block_size=2), 1, model.head.dtype)
     with no_grad(), np.errstate(all="ignore"):
         for id in range(min(2, config.vocab_size, config.block_size)):
             logits = (model.features(np.array([[id]]), cache=cache)[:, -1] @ model.head.T).data

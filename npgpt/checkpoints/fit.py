@@ -43,6 +43,12 @@ def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:
         raise CheckpointError(
             f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{_named(len(layers))}"
         )
+    # Without a position embedding no tensor shows how long a text may be; generating takes memory for all of it.
+    size = sum(tensor.size for tensor in tensors.values())
+    if config.position != "learned" and config.block_size * config.n_embd > 4 * size + (1 << 22):
+        raise CheckpointError(
+            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} numbers"
+        )
     expected = parameter_shapes(config)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:

@@ -10,7 +10,7 @@ from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.stored import Stored
 from npgpt.checkpoints.strict_json import read_json_object
-from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE, find_tokenizer
+from npgpt.checkpoints.tokenizer_files import OUR_TOKENIZER_FILE, find_tokenizer
 from npgpt.checkpoints.torch_files import check_own_numbers, is_torch, read_torch, tensors_in
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
@@ -45,13 +45,11 @@ def read_huggingface(folder: str | Path) -> Checkpoint:
     return _checkpoint("Hugging Face folder", values, config, stored, source, files)
 
 
-def read_weights_file(path: str | Path) -> Checkpoint:
-    """Open a file of such a folder, safetensors or PyTorch's, with or without the config.json that belongs beside it.
+def read_weights_file(path: Path, tensors: dict[str, Stored], file: MappedFile) -> Checkpoint:
+    """What ``open_weights`` found in a file of such a folder, with or without the config.json that belongs beside it.
 
     Without, its shapes must be those of one of GPT-2's four sizes. Raises CheckpointError.
     """
-    path = Path(path)
-    tensors, file = open_weights(path)
     config_file = path.with_name(CONFIG_FILE)
     if config_file.exists():
         values = read_json_object(config_file)
@@ -72,10 +70,12 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
 
 def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, Stored], source: Path, files: tuple):
     tensors, skipped = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
+    for file in files:
+        file.forget()  # what comparing a head with the embedding has read
     check_own_numbers(tensors, files, source)
     kind = "PyTorch" if is_torch(files[0]) else "safetensors"
     kind += f", {len(files)} shards" if len(files) > 1 else ""
-    tokenizer = source.with_name(TOKENIZER_FILE)
+    tokenizer = source.with_name(OUR_TOKENIZER_FILE)
     if not tokenizer.exists():
         guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
         tokenizer = partial(find_tokenizer, source.parent, config.vocab_size, guess)

@@ -42,9 +42,6 @@ NAMES = (
     ("output.weight", "lm_head.weight"),
 )
 
-# Such a name would pass for one of ours, and its matrix for one that is not turned.
-_OUR_NAMES = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
-
 # GPTConfig's field, its key, and the key's type. The vocabulary's size is that of token_embd.weight.
 _FIELDS = (
     ("block_size", "gpt2.context_length", "uint32"),
@@ -69,9 +66,6 @@ def read_gguf(path: str | Path) -> Checkpoint:
         )
     if "split.count" in metadata and metadata.number("split.count", "uint16") > 1:
         raise CheckpointError(f"{path}: one part of several (split.count): put them together with llama-gguf-split")
-    ours = [name for name in stored if name.startswith(_OUR_NAMES)]
-    if ours:
-        raise CheckpointError(f"{path}: tensor {ours[0]!r} has npgpt's name for it, not llama.cpp's")
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")

@@ -21,7 +21,7 @@ from npgpt.checkpoints.folders import WEIGHTS, shards
 from npgpt.checkpoints.huggingface import config_from_huggingface
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.strict_json import read_json_object
-from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE
+from npgpt.checkpoints.tokenizer_files import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 
 # The names that GPT-2 had before the hub's models had owners, and has in papers.
@@ -34,7 +34,7 @@ FULL_NAMES = {
 }
 # Small files that are taken along if they are there: npgpt's tokenizer, and what other tools will ask the cache for.
 SMALL = (
-    TOKENIZER_FILE,
+    OUR_TOKENIZER_FILE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -44,6 +44,7 @@ SMALL = (
     "added_tokens.json",
 )
 
+_FILES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index", ".json")
 _PART = r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?"
 _NAME = re.compile(f"{_PART}/{_PART}", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -60,7 +61,8 @@ def find(name: str | Path) -> Path:
     """
     typed = name.as_posix() if isinstance(name, Path) else name
     name = FULL_NAMES.get(typed, typed)
-    if not _NAME.fullmatch(name) or ".." in name or "--" in name:
+    is_name = _NAME.fullmatch(name) and ".." not in name and "--" not in name
+    if not is_name or os.path.isdir(name.split("/")[0]) or name.endswith(_FILES):  # or a path with a slip in it
         raise CheckpointError(
             f"{typed}: there is no such file or folder. Name a run, a folder with config.json and model.safetensors, "
             f"or a model on the Hugging Face hub, such as gpt2 or distilbert/distilgpt2"
@@ -71,8 +73,9 @@ def find(name: str | Path) -> Path:
         if snapshot is not None:
             return snapshot
     try:
-        if _is_true(os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")):
-            raise _NotFound("HF_HUB_OFFLINE is set: unset it to download the model")
+        offline = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+        if _is_true(os.environ.get(offline)):
+            raise _NotFound(f"{offline} is set: unset it to download the model")
         return _download(name, cache)
     except _NotFound as error:
         raise CheckpointError(

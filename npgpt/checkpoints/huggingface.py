@@ -60,7 +60,7 @@ def weights_of_huggingface(config: GPTConfig, tensors: dict[str, Stored], source
             skipped.append(stored_name)
             continue
         if name in found:
-            raise CheckpointError(f"{source}: tensor {name!r} is there twice, with and without 'transformer.'")
+            raise CheckpointError(f"{source}: tensor {name[:100]!r} is there twice, with and without 'transformer.'")
         found[name] = tensor
     if config.tie_weights and "lm_head.weight" in found and "wte.weight" in found:
         if not equal(found["lm_head.weight"], found["wte.weight"]):

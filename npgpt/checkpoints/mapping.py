@@ -16,12 +16,20 @@ from npgpt.checkpoints.stored import Stored
 from npgpt.errors import CheckpointError
 
 TURNED = "turned"
+_OURS = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
+
+
+def shown(name: str) -> str:
+    """A stranger's name for a terminal: cut, and without what would move the cursor."""
+    name = name[:60]
+    return name if name.isprintable() else repr(name)
 
 
 def to_ours(names: tuple, tensors: dict[str, Stored], source) -> dict[str, Stored]:
     """Rename the tensors, and turn those that the table says. What the table doesn't have keeps its name.
 
-    Raises CheckpointError if two become one, or a vector is to be turned.
+    Raises CheckpointError if such a name would pass for one of ours, and so its matrix for one that is not turned; or
+    if a vector is to be turned.
     """
     patterns = [
         (re.compile(re.escape(theirs).replace(r"\{\}", r"(0|[1-9]\d{0,5})"), re.ASCII), *row) for theirs, *row in names
@@ -37,8 +45,9 @@ def to_ours(names: tuple, tensors: dict[str, Stored], source) -> dict[str, Store
                     raise CheckpointError(f"{source}: tensor {name} must be a matrix, and has shape {tensor.shape}")
                 tensor = tensor.T if turned else tensor
                 break
-        if ours in found:
-            raise CheckpointError(f"{source}: tensor {ours[:200]!r} is there twice, under two names")
+        else:
+            if name.startswith(_OURS):
+                raise CheckpointError(f"{source}: tensor {name[:200]!r} has npgpt's name for it, not the format's")
         found[ours] = tensor
     return found
 

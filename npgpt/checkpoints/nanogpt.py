@@ -77,6 +77,7 @@ def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
                 f"{path}: tensor 'lm_head.weight' differs from 'transformer.wte.weight', and in nanoGPT they are one"
             )
         skipped.append("lm_head.weight")
+    file.forget()  # what comparing them has read
     ours = to_ours(NAMES, kept, path)
     check_own_numbers(ours, (file,), path)
     tokenizer = {"name": GPT2Tokenizer.name} if config.vocab_size == _PADDED_VOCABULARY else None

@@ -12,13 +12,17 @@ MAX_FILE_BYTES = 1_000_000
 MAX_ITEMS = 250_000  # 50 MB
 
 
-def parse_json(data: bytes | str, source: str, infinity: bool = False):
+def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items: int = MAX_ITEMS):
     """Parse one JSON text. ``source`` begins every message: the file, and the part of it.
 
     Python's parser lets pass what other readers refuse or read differently; here these are errors: bytes that are not
     UTF-8, a key given twice, NaN, a number beyond float64's range, and -0 as a whole number. Infinity is refused too
-    unless ``infinity``, for numbers of our own that may be infinite. Nesting is limited by Python's recursion limit.
+    unless ``infinity``, for numbers of our own that may be infinite. Nesting is limited by Python's recursion limit,
+    what memory it takes by ``max_items``.
     """
+
+    if items_at_most(data) > max_items:
+        raise CheckpointError(f"{source}: more than {max_items:,} items, so it is not what npgpt or others write")
 
     def constant(name):
         if infinity and name != "NaN":
@@ -61,9 +65,9 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False):
         raise CheckpointError(f"{source}: a number has too many digits") from None
 
 
-def items_at_most(data: bytes) -> int:
+def items_at_most(data: bytes | str) -> int:
     """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
-    return sum(map(data.count, (b",", b"[", b"{")))
+    return sum(map(data.count, (b",", b"[", b"{") if isinstance(data, bytes) else ",[{"))
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
@@ -72,8 +76,6 @@ def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
     if file.size > max_bytes:
         raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
     data = file.take(0, file.size, "JSON")
-    if items_at_most(data) > MAX_ITEMS:
-        raise CheckpointError(f"{path}: more than {MAX_ITEMS:,} items, so it is not what npgpt or others write")
     values = parse_json(data, str(path))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npgpt.checkpoints.checkpoint import Checkpoint
-from npgpt.checkpoints.stored import Stored
+from npgpt.checkpoints.mapping import shown
+from npgpt.checkpoints.stored import PIECE, Stored
 
 LARGE = 1e4  # no weight of a GPT-2 comes near; float16 ends at 65,504
 
@@ -35,16 +36,18 @@ def survey(tensor: Stored) -> Survey:
     digest = hashlib.blake2b(str(tensor.shape).encode())
     for numbers in tensor.in_order():
         numbers = np.ascontiguousarray(numbers)
-        wide = numbers.astype(np.float64)
-        digest.update(wide.reshape(-1).view(np.uint8))
-        finite = np.isfinite(wide)
-        not_finite += int(wide.size - np.count_nonzero(finite))
-        kept = np.where(finite, wide, 0.0)
-        squares += float(np.vdot(kept, kept))
-        largest = max(largest, float(np.abs(kept).max(initial=0.0)))
-        zero_rows += int(np.count_nonzero(~wide.any(axis=-1)))
-        first = wide.flat[0] if first is None else first
-        constant = constant and bool((wide == first).all())
+        zero_rows += int(np.count_nonzero(~numbers.any(axis=-1)))
+        flat = numbers.reshape(-1)
+        for begin in range(0, flat.size, PIECE):  # one row may be all of it
+            wide = flat[begin : begin + PIECE].astype(np.float64)
+            digest.update(wide.view(np.uint8))
+            finite = np.isfinite(wide)
+            not_finite += int(wide.size - np.count_nonzero(finite))
+            kept = np.where(finite, wide, 0.0)
+            squares += float(np.vdot(kept, kept))
+            largest = max(largest, float(np.abs(kept).max()))
+            first = wide[0] if first is None else first
+            constant = constant and bool((wide == first).all())
     return Survey(squares**0.5, largest, not_finite, zero_rows, float(first) if constant else None, digest.digest())
 
 
@@ -52,20 +55,21 @@ def oddities(checkpoint: Checkpoint, surveys: dict[str, Survey]) -> list[str]:
     """What a careful reader would want to know of the weights, a line each."""
     odd, seen = [], {}
     for name, s in surveys.items():
-        size = checkpoint.tensors[name].size
+        tensor = checkpoint.tensors[name]
+        size = tensor.size
         if s.not_finite:
-            odd.append(f"{name}: {s.not_finite:,} of {size:,} numbers are NaN or infinite")
+            odd.append(f"{shown(name)}: {s.not_finite:,} of {size:,} numbers are NaN or infinite")
         if s.largest > LARGE:
-            odd.append(f"{name}: its largest number is {s.largest:.3g}")
+            odd.append(f"{shown(name)}: its largest number is {s.largest:.3g}")
         if s.constant is not None and name.endswith(".weight"):
             # As layer norms' weights are made, with 1, and biases, with 0, before training.
             if not (".ln_" in f".{name}" and s.constant == 1):
-                odd.append(f"{name}: all its numbers are {s.constant:.6g}")
-        elif s.zero_rows and len(checkpoint.tensors[name].shape) == 2:
-            odd.append(f"{name}: {s.zero_rows:,} of {checkpoint.tensors[name].shape[0]:,} rows are zero")
+                odd.append(f"{shown(name)}: all its numbers are {s.constant:.6g}")
+        elif s.zero_rows and len(tensor.shape) == 2:
+            odd.append(f"{shown(name)}: {s.zero_rows:,} of {tensor.shape[0]:,} rows are zero")
         if s.constant is None and s.digest in seen:
-            odd.append(f"{name}: the same numbers as {seen[s.digest]}")
-        seen.setdefault(s.digest, name)
+            odd.append(f"{shown(name)}: the same numbers as {seen[s.digest]}")
+        seen.setdefault(s.digest, shown(name))
     return odd
 
 

@@ -28,7 +28,7 @@ from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.strict_json import MAX_ITEMS, items_at_most, parse_json
 from npgpt.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
 
-TOKENIZER_FILE = "npgpt_tokenizer.json"
+OUR_TOKENIZER_FILE = "npgpt_tokenizer.json"
 
 # Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -51,7 +51,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -
         "tokenizer_class": "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast",
     }
     stored = tokenizer_json(tokenizer)
-    write_json(folder / TOKENIZER_FILE, tokenizer.to_dict())
+    write_json(folder / OUR_TOKENIZER_FILE, tokenizer.to_dict())
     write_json(folder / "tokenizer.json", stored)
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", special)

@@ -95,6 +95,17 @@ def test_a_configuration_of_a_giant_costs_nothing():
         check_fit(replace(TINY, n_layer=10**9), shaped(TINY), "f")
 
 
+@pytest.mark.parametrize("position", ["rotary", "sinusoidal"])
+def test_a_context_that_no_tensor_shows(position):
+    for block_size in (1, 1000, 2**19):
+        config = replace(TINY, position=position, block_size=block_size)
+        check_fit(config, shaped(config), "f")
+    for block_size in (2**20, 2**31 - 1):
+        config = replace(TINY, position=position, block_size=block_size)
+        with pytest.raises(CheckpointError, match=r"^f: a context of .* far too long for its [\d,]+ numbers$"):
+            check_fit(config, shaped(config), "f")
+
+
 def test_weights_are_floats():
     tensors = shaped(TINY) | {"ln_f.bias": stored_array(np.zeros(8, np.int32))}
     with pytest.raises(CheckpointError, match=r"ln_f.bias must hold floating-point numbers \(F64, .*\), and is I32"):
@@ -124,7 +135,8 @@ def test_names_that_can_not_be():
     vector = stored_array(np.zeros(3))
     with pytest.raises(CheckpointError, match=r"f: tensor blk\.3\.up\.w must be a matrix, and has shape \(3,\)"):
         to_ours(NAMES, {"blk.3.up.w": vector}, "f")
-    with pytest.raises(CheckpointError, match=r"f: tensor 'wte\.weight' is there twice, under two names"):
-        to_ours(NAMES, {"tok": vector, "wte.weight": vector}, "f")
+    for ours in ("wte.weight", "h.0.attn.c_proj.weight", "ln_f.x"):
+        with pytest.raises(CheckpointError, match=f"f: tensor '{ours}' has npgpt's name for it, not the format's"):
+            to_ours(NAMES, {"tok": vector, ours: vector}, "f")
     with pytest.raises(KeyError):
         to_theirs(NAMES, {"wpe.weight": vector})

@@ -76,7 +76,7 @@ BAD_MODELS = {
     "a layer's number with a zero": (file_of(tensors={"blk.01.ffn_up.bias": output()}), "no place for, 'blk.01.ffn_up"),
     "our name": (
         file_of(tensors={"blk.0.ffn_up.weight": None, "h.0.mlp.c_fc.weight": output(rows=64).T.copy()}),
-        "tensor 'h.0.mlp.c_fc.weight' has npgpt's name for it, not llama.cpp's",
+        "tensor 'h.0.mlp.c_fc.weight' has npgpt's name for it, not the format's",
     ),
     "both names": (file_of(tensors={"wte.weight": output()}), "tensor 'wte.weight' has npgpt's name for it"),
     "a matrix as we have it": (

@@ -30,7 +30,7 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.folders import WEIGHTS
 from npgpt.checkpoints.hub import FULL_NAMES, find
 from npgpt.checkpoints.safetensors import write_safetensors
-from npgpt.checkpoints.tokenizer_files import TOKENIZER_FILE
+from npgpt.checkpoints.tokenizer_files import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 from npgpt.tokenizers import ByteTokenizer
 
@@ -579,10 +579,19 @@ def test_endpoints_that_are_none(server, monkeypatch, endpoint):
     assert server.requests == []
 
 
+def test_a_slip_in_a_path_is_not_asked_for(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("runs/typo", "models/a.gguf", "models/model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"^{path}: there is no such file or folder"):
+            open_checkpoint(path)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_the_hub_is_not_asked(server, files, cache, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
-    assert "\nHF_HUB_OFFLINE is set: unset it to download the model; or put its config.json and" in message()
+    assert f"\n{variable} is set: unset it to download the model; or put its config.json and" in message()
     put_in_cache(cache, NAME, files)
     assert_the_model()
     assert server.requests == []
@@ -617,7 +626,7 @@ def chatty(server, tmp_path):
     """A model with a tokenizer of 257 ids on the hub."""
     config = {**TINY, "vocab_size": 257, "n_positions": 16}
     tokenizer = json.dumps(ByteTokenizer().to_dict()).encode()
-    server.repositories[NAME] = model_files(tmp_path, config=config) | {TOKENIZER_FILE: tokenizer}
+    server.repositories[NAME] = model_files(tmp_path, config=config) | {OUR_TOKENIZER_FILE: tokenizer}
     return server
 
 

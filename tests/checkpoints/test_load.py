@@ -1,17 +1,19 @@
 """One name in, a model out: what is at the path is told from its content, and whatever it is not is said."""
 
 import json
+import os
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from mutations import COUNT
+from mutations import COUNT, memory_at_most
 
 import npgpt
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, runs
+from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs, save
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
@@ -113,6 +115,21 @@ def test_a_tokenizer_that_does_not_fit(run):
     load(run)  # the weights are fine
 
 
+def test_a_tokenizer_that_is_no_file_does_not_hang(run):
+    (run / "tokenizer.json").unlink()
+    os.mkfifo(run / "tokenizer.json")
+    with pytest.raises(TokenizerError, match="not a regular file"):
+        _ = open_checkpoint(run).tokenizer
+
+
+def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
+    save(GPT(replace(CONFIG, n_inner=None, activation="gelu_new"), seed=0), tmp_path / "a.bin", "llm.c")
+    with pytest.raises(CheckpointError, match=r"npgpt_tokenizer\.json beside other files"):
+        open_with_tokenizer(tmp_path / "a.bin")
+    save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "npgpt_tokenizer.json")
+    assert open_with_tokenizer(tmp_path / "a.bin")[1].characters == "abcdefghij"
+
+
 # What can't be loaded
 
 
@@ -187,6 +204,33 @@ def test_a_configuration_of_a_giant_takes_no_memory(tmp_path, field):
         CheckpointError, match=r"must have shape \(.*1073741824.*, and has |layers in the file, 1073741824 in its"
     ):
         load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("position", ["rotary", "sinusoidal"])
+def test_a_long_context_takes_no_memory(tmp_path, position):
+    """It is in no tensor's shape; what is tried after loading must not make room for all of it."""
+    config = replace(CONFIG, position=position, block_size=2**18)
+    model = GPT(replace(config, block_size=4), seed=0)
+    save(model, tmp_path / "a.safetensors", "safetensors")
+    runs.save_weights(tmp_path / "b", model.state_dict(), config)
+    with memory_at_most(2**18 * 8 * 8 if position == "sinusoidal" else 0):
+        assert load(tmp_path / "b").config == config
+    runs.save_weights(tmp_path / "c", model.state_dict(), replace(config, block_size=2**31 - 1))
+    with (
+        memory_at_most(0),
+        pytest.raises(CheckpointError, match="a context of 2,147,483,647 in its configuration, far"),
+    ):
+        load(tmp_path / "c")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_what_may_not_be_read(run, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("npgpt.checkpoints.is_run", refuse)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(run))}: can't be read: Permission denied$"):
+        load(run)
 
 
 # Against transformers

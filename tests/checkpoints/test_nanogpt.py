@@ -181,7 +181,10 @@ def test_a_head_that_is_not_tied(tmp_path, torch):
             lambda state: state.update({"_orig_mod.lm_head.weight": 0 * state["lm_head.weight"]}),
             "'lm_head.weight' is th",
         ),
-        (lambda state: state.update({"wte.weight": state["lm_head.weight"]}), "'wte.weight' is there twice, under two"),
+        (
+            lambda state: state.update({"wte.weight": state["lm_head.weight"]}),
+            "'wte.weight' has npgpt's name for it, not the format's",
+        ),
         (
             lambda state: state.update({"transformer.h.0.attn.c_attn.weight": state["lm_head.weight"][0]}),
             "attn.c_attn.weight must be a matrix",
