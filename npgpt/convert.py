@@ -92,9 +92,10 @@ def _print_differences(a: str, b: str, which: str) -> int:
         if value != others:
             differ += 1
             print(f"config {name}: {value} and {others}")
-    names = [*one.tensors, *(name for name in other.tensors if name not in one.tensors)]
+    xs, ys = one.passing(), other.passing()
+    names = list(xs | ys)
     for name in names:
-        x, y = one.tensors.get(name), other.tensors.get(name)
+        x, y = xs.get(name), ys.get(name)
         what = None
         if x is None or y is None:
             what = f"only in {a if y is None else b}"
@@ -107,8 +108,6 @@ def _print_differences(a: str, b: str, which: str) -> int:
         if what:
             differ += 1
             print(f"{shown(name):<26} {what}")
-        one.forget()
-        other.forget()
     print(f"{len(names)} tensors, {differ} differences" if differ else f"{len(names)} tensors, all equal")
     return 1 if differ else 0
 

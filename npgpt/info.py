@@ -77,15 +77,13 @@ def _print_tensors(checkpoint, odd):
 
     print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
     surveys = {}
-    for name in sorted(checkpoint.tensors, key=_place):
-        tensor = checkpoint.tensors[name]
+    for name, tensor in sorted(checkpoint.passing().items(), key=lambda item: _place(item[0])):
         shape = " x ".join(map(str, tensor.shape)) or "()"
         row = f"  {shown(name):<30} {shape:<14} {tensor.dtype:<6}"
         if tensor.is_float:
             s = surveys[name] = survey(tensor)
             row += f" {s.norm:>10.4g} {s.largest:>10.4g}"
         print(row)
-        checkpoint.forget()
     odd += oddities(checkpoint, surveys)
 
 

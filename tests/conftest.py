@@ -18,6 +18,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXT = "The jury sat four days over a drowned pig, and nobody ate. " * 8
 
 # No test asks the Hugging Face hub, or finds what the user has of it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -58,3 +59,10 @@ def python():
         )
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A working folder with text.txt."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path

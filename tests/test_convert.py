@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from commands import command, listing, process, refused
 from models import with_random_parameters
-from test_commandline import command, listing, process, refused
 
 from npgpt import GPT, GPTConfig, load, no_grad
 from npgpt.checkpoints import WRITERS, open_checkpoint, save

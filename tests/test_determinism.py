@@ -7,9 +7,8 @@ import hashlib
 import json
 
 import pytest
+from commands import everything, process
 from conftest import ROOT
-from test_commandline import process
-from test_train import everything
 
 EVERY_KERNEL = """
 import hashlib, json, sys

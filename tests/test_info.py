@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from commands import command, process, refused
 from mutations import memory_at_most
-from test_commandline import command, process, refused
 
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs

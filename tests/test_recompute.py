@@ -5,9 +5,8 @@ import weakref
 
 import numpy as np
 import pytest
+from commands import TINY, command, everything, train
 from models import with_random_parameters
-from test_commandline import TEXT, TINY, command
-from test_train import everything, train
 
 from npgpt import GPT, GPTConfig, Tensor, no_grad, trainer
 from npgpt.config import POSITIONS
@@ -208,12 +207,6 @@ def test_eval_before_the_backward_pass_is_refused():
 # Runs
 
 RUN = ("text.txt", *TINY, "--n-layer", 2, "--dropout", 0.2, "--grad-accum", 2, "--max-steps", 6, "--eval-every", 3)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
 
 
 def written(run):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_commandline import TEXT, command
+from commands import command
+from conftest import ROOT, TEXT
 
 from npgpt import GPTConfig, kernels, load, rehearsal
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from test_commandline import TEXT, TINY, Ended, command, process
-from test_train import CONSTANT_LR, everything, metrics, train
+from commands import CONSTANT_LR, TINY, Ended, command, everything, metrics, process, train
+from conftest import TEXT
 
 from npgpt import GPT, trainer
 from npgpt.checkpoints import runs
@@ -29,12 +29,6 @@ def unbroken(tmp_path_factory):
     run, ended = train(folder, *RUN)
     assert "17 windows of 8 tokens, 4.2 steps an epoch, 7 steps" in ended.err
     return everything(run)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from commands import Ended, command
 from hypothesis import given
 from hypothesis import strategies as st
 from models import with_random_parameters
-from test_commandline import Ended, command
 
 import npgpt.generation
 from npgpt import GPT, GPTConfig

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from commands import CONSTANT_LR, TINY, command, everything, metrics, train
+from conftest import TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from models import with_random_parameters
-from test_commandline import TEXT, TINY, command
 
 import npgpt
 from npgpt import GPT, GPTConfig, load, trainer
@@ -27,49 +28,6 @@ from npgpt.tokenizers import ByteTokenizer, load_tokenizer
 
 RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
 RUN += ("--sample-every", 0)
-TIMES = ("tokens_per_second", "seconds", "seconds_left")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
-
-
-def train(folder, *arguments):
-    """A run to its end. -> its folder, what it printed"""
-    ended = command("train", *arguments, cwd=folder)
-    assert ended.code == 0, ended
-    name = ended.out.split("--model ")[1].strip()
-    return folder / name, ended
-
-
-def metrics(run, kind=None) -> list[dict]:
-    """metrics.jsonl without what differs from run to run: times. Of one kind, or all with their kinds."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    without = TIMES if kind is None else (*TIMES, "kind")
-    return [
-        {name: value for name, value in line.items() if name not in without}
-        for line in lines
-        if kind in (None, line["kind"])
-    ]
-
-
-def everything(run) -> dict:
-    """All that a run has written, without times and its own name."""
-    weights, optimizer, state = runs.load_checkpoint(run / "last.safetensors")
-    arrays = {**weights, **{f"optimizer {name}": array for name, array in optimizer.items()}}
-    config = json.loads((run / "config.json").read_text())
-    del state["seconds"], config["training"]["out"], config["training"]["threads"]
-    best = run / "best.safetensors"
-    return {
-        "arrays": {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()},
-        "state": state,
-        "config": config,
-        "metrics": metrics(run),
-        "tokenizer": (run / "tokenizer.json").read_bytes(),
-        "best": best.read_bytes() if best.exists() else None,
-    }
 
 
 def weights(run):
@@ -209,9 +167,6 @@ def validation_losses(monkeypatch):
         monkeypatch.setattr(trainer.Trainer, "_losses", lambda self, stop: {"train": 1.0, "val": next(coming)})
 
     return script
-
-
-CONSTANT_LR = ("--lr", 1e-3, "--min-lr", 1e-3, "--warmup", 0)  # so that a longer run begins like a shorter one
 
 
 @pytest.mark.parametrize(

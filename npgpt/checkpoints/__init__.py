@@ -37,7 +37,7 @@ from npgpt.checkpoints.huggingface_writer import write_huggingface
 from npgpt.checkpoints.llmc import is_llmc, read_llmc, write_llmc
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.nanogpt import CKPT_FILE, is_nanogpt, read_nanogpt
-from npgpt.checkpoints.runs import TOKENIZER_FILE, config_in, is_run, read_run, weights_file, write_safetensors_file
+from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, run_in, weights_file, write_safetensors_file
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.stored import stored_array
 from npgpt.checkpoints.table_files import is_table
@@ -55,7 +55,6 @@ WRITERS = {
     "llm.c": write_llmc,
     "gguf": write_gguf,
 }
-ENOUGH_TO_FORGET = 16 << 20  # bytes of weights copied, after which the file's pages are let go of
 
 
 def load(path: str | Path, dtype=np.float32, check: bool = True) -> GPT:
@@ -173,19 +172,15 @@ def _open_file(path: Path) -> Checkpoint:
         hint = "; if it belongs to a folder with weights, name the folder" if path.suffix == ".json" else ""
         raise CheckpointError(f"{path}: it begins as none of the formats do that npgpt reads{hint}")
     tensors, metadata, file = open_safetensors(path)
-    return read_run(path) if config_in(metadata, path) else read_weights_file(path, tensors, file)
+    return run_in(path, tensors, metadata, file) or read_weights_file(path, tensors, file)
 
 
 def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:
     """A model with a checkpoint's weights, which are read tensor by tensor. Raises CheckpointError."""
     model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
-    copied = 0
+    tensors = checkpoint.passing()
     for name, parameter in model.named_parameters():
-        checkpoint.tensors[name].copy_to(parameter.data)
-        copied += parameter.data.nbytes
-        if copied > ENOUGH_TO_FORGET:
-            checkpoint.forget()
-            copied = 0
+        tensors[name].copy_to(parameter.data)
     checkpoint.forget()
     if check:
         _check_numbers(model, checkpoint.source)

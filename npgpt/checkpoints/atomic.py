@@ -14,6 +14,8 @@ import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from npgpt.errors import CheckpointError
+
 try:
     import fcntl
 except ImportError:  # Windows, where a file that somebody has open can't be removed anyway
@@ -47,6 +49,16 @@ def atomic_write(path: str | Path):
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+@contextmanager
+def checkpoint_file(path: str | Path):
+    """As ``atomic_write``, but what the system refuses is a CheckpointError."""
+    try:
+        with atomic_write(path) as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What every format is read to, and written from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.stored import Stored
 from npgpt.checkpoints.strict_json import read_json_object
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.errors import CheckpointError, ConfigError, TokenizerError
 from npgpt.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 
+ENOUGH_TO_FORGET = 16 << 20  # bytes read, after which the files' pages are let go of
 MAX_TOKENIZER_BYTES = 20_000_000  # with every character that there is, a character tokenizer takes 13 million
 
 
@@ -54,10 +55,40 @@ class Checkpoint:
             )
         return tokenizer
 
+    def passing(self) -> dict[str, Stored]:
+        """The tensors, for reading them one after the other: the files' pages are let go of on the way.
+
+        So whoever copies all of them has few bytes of the files in memory beside the copies.
+        """
+        read = 0
+
+        def counted(tensor):
+            def rows(first, last):
+                nonlocal read
+                if read > ENOUGH_TO_FORGET:  # of pieces before this one; who still has one only reads it again
+                    self.forget()
+                    read = 0
+                numbers = tensor.rows(first, last)
+                read += numbers.nbytes
+                return numbers
+
+            return replace(tensor, rows=rows)
+
+        return {name: counted(tensor) for name, tensor in self.tensors.items()}
+
     def forget(self) -> None:
         """Let go of the files' pages in memory."""
         for file in self.files:
             file.forget()
+
+
+def config_of(fields: dict, place: str, keys: dict[str, str] | None = None) -> GPTConfig:
+    """A GPTConfig of these fields. Raises CheckpointError: ``place``, and the field by its key in the format."""
+    try:
+        return GPTConfig(**fields)
+    except ConfigError as error:
+        name, rest = str(error)[:300].split(" ", 1)  # cut, because it quotes the value, which may be a long one
+        raise CheckpointError(f"{place} {(keys or {}).get(name, name)} {rest}") from None
 
 
 def _read_tokenizer(path: Path) -> dict:

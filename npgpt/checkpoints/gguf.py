@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.gguf_file import open_gguf, write_gguf_file
 from npgpt.checkpoints.gguf_metadata import Metadata
@@ -20,7 +20,7 @@ from npgpt.checkpoints.prepared import rounded, with_all_biases
 from npgpt.checkpoints.quantized import NUMBERS
 from npgpt.checkpoints.stored import equal
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 
 NAMES = (
     ("token_embd.weight", "wte.weight"),
@@ -97,12 +97,8 @@ def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPT
             raise CheckpointError(
                 f"{path}: key {key} is {metadata.number(key, type)}, and in a GPT-2 of its sizes {wanted}"
             )
-    try:
-        return GPTConfig(**fields, vocab_size=vocab_size, tie_weights=tie_weights)
-    except ConfigError as error:
-        field, rest = str(error).split(" ", 1)
-        keys = {field: key for field, key, _ in _FIELDS}
-        raise CheckpointError(f"{path}: key {keys.get(field, field)} {rest}") from None
+    fields |= {"vocab_size": vocab_size, "tie_weights": tie_weights}
+    return config_of(fields, f"{path}: key", {field: key for field, key, _ in _FIELDS})
 
 
 def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import atomic_write
+from npgpt.checkpoints.atomic import checkpoint_file
 from npgpt.checkpoints.gguf_metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.mapped import Cursor, MappedFile
 from npgpt.checkpoints.quantized import BLOCKS, NUMBERS, dequantized, quantized
@@ -160,16 +160,13 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[S
         header.append(struct.pack(f"<I{axes}QIQ", axes, *tensor.shape[::-1], _NUMBERS[type], offset))
         offset += _padded(_size(type, tensor.shape))
     header = b"".join(header)
-    try:
-        with atomic_write(path) as file:
-            file.write(header.ljust(_padded(len(header)), b"\0"))
-            for name, (tensor, type) in tensors.items():
-                for numbers in _pieces(tensor):
-                    file.write(_converted(numbers, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
-                size = _size(type, tensor.shape)
-                file.write(bytes(_padded(size) - size))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+    with checkpoint_file(path) as file:
+        file.write(header.ljust(_padded(len(header)), b"\0"))
+        for name, (tensor, type) in tensors.items():
+            for numbers in _pieces(tensor):
+                file.write(_converted(numbers, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
+            size = _size(type, tensor.shape)
+            file.write(bytes(_padded(size) - size))
 
 
 def _pieces(tensor: Stored):

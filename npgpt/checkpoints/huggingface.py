@@ -9,9 +9,10 @@ name. All other keys there (summary_type, id2label, torch_dtype, ...) do not cha
 import re
 import reprlib
 
+from npgpt.checkpoints.checkpoint import config_of
 from npgpt.checkpoints.stored import Stored, equal
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 from npgpt.tokenizers import Tokenizer
 
 # GPTConfig's field, its key in config.json, and the default of transformers' GPT2Config, taken when the key is missing.
@@ -100,12 +101,8 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
         found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
         raise CheckpointError(f"{source}: {found}, and npgpt has one dropout for the three: make them equal there")
 
-    try:
-        return GPTConfig(**fields, activation=_ACTIVATIONS[activation], dropout=dropouts[0])
-    except ConfigError as error:
-        field, rest = str(error)[:300].split(" ", 1)  # cut, because it quotes the value, which may be a long one
-        keys = {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS}
-        raise CheckpointError(f"{source}: {keys.get(field, field)} {rest}") from None
+    fields |= {"activation": _ACTIVATIONS[activation], "dropout": dropouts[0]}
+    return config_of(fields, f"{source}:", {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS})
 
 
 def config_to_huggingface(

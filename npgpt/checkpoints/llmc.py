@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import atomic_write
-from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.atomic import checkpoint_file
+from npgpt.checkpoints.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.fit import check_fit
 from npgpt.checkpoints.mapped import Cursor, MappedFile
 from npgpt.checkpoints.mapping import TURNED
 from npgpt.checkpoints.prepared import rounded, with_all_biases
 from npgpt.checkpoints.stored import narrowed, stored_array
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 
 MAGIC = 20240326
 PADDED_TO = 128  # rows of the token embedding, when we write
@@ -81,10 +81,8 @@ def read_llmc(path: str | Path) -> Checkpoint:
     if version not in _VERSIONS:
         known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
         raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
-    try:
-        config = GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: header: {error}") from None
+    sizes = {"vocab_size": V, "block_size": T, "n_layer": L, "n_head": H, "n_embd": C}
+    config = config_of(sizes, f"{path}: header:")
     if rows < V:
         raise CheckpointError(f"{path}: header: {V:,} tokens, and {rows:,} rows for them")
     if L > MAX_LAYERS:
@@ -126,16 +124,13 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     header[:8] = MAGIC, versions[dtype], *sizes
     numpys = _VERSIONS[versions[dtype]][1]
     _, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
-    try:
-        with atomic_write(path) as file:
-            file.write(header)
-            for name, _, turned in _tensors(config, rows):
-                for numbers in (tensors[name].T if turned else tensors[name]).in_order():
-                    file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
-                if name == "wte.weight":
-                    file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+    with checkpoint_file(path) as file:
+        file.write(header)
+        for name, _, turned in _tensors(config, rows):
+            for numbers in (tensors[name].T if turned else tensors[name]).in_order():
+                file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
+            if name == "wte.weight":
+                file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
 
 
 def _tensors(config: GPTConfig, rows: int):

@@ -17,14 +17,14 @@ Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 import re
 from pathlib import Path
 
-from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.mapping import TURNED, to_ours
 from npgpt.checkpoints.pickles import described
 from npgpt.checkpoints.stored import equal
 from npgpt.checkpoints.torch_files import check_own_numbers, tensors_in
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 from npgpt.tokenizers import GPT2Tokenizer
 
 CKPT_FILE = "ckpt.pt"  # in the folder that its training fills
@@ -97,7 +97,4 @@ def config_from_nanogpt(values: object, source: str) -> GPTConfig:
         if not isinstance(value, int | float | None):  # others might print without end
             raise CheckpointError(f"{source}: {key} is {described(value)}, and a number was expected")
     activation = "gelu" if "bias" in values else "gelu_new"
-    try:
-        return GPTConfig(**values, activation=activation, layer_norm_epsilon=1e-5)
-    except ConfigError as error:
-        raise CheckpointError(f"{source}: {str(error)[:300]}") from None
+    return config_of({**values, "activation": activation, "layer_norm_epsilon": 1e-5}, f"{source}:")

@@ -11,7 +11,6 @@ from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 
 DTYPES = ("F32", "F16", "BF16")
-ENOUGH_TO_FORGET = 16 << 20  # bytes read, after which the source's pages are let go of
 
 
 def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, Stored]:
@@ -22,8 +21,7 @@ def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, Stored]:
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"{path}: dtype {dtype[:100]!r} is not one of {', '.join(DTYPES)}")
-    pages = _Pages(checkpoint)
-    return {name: _checked(name, pages.read(t), dtype, path) for name, t in checkpoint.tensors.items()}
+    return {name: _checked(name, tensor, dtype, path) for name, tensor in checkpoint.passing().items()}
 
 
 def with_all_biases(config: GPTConfig, tensors: dict[str, Stored]) -> tuple[GPTConfig, dict[str, Stored]]:
@@ -36,25 +34,6 @@ def with_all_biases(config: GPTConfig, tensors: dict[str, Stored]) -> tuple[GPTC
     added = {name: _zeros(shape) for name, shape in shapes.items() if name.endswith(".bias") and name not in tensors}
     tensors = tensors | added
     return config, {name: tensors[name] for name in shapes}
-
-
-class _Pages:
-    """Counts what is read of a checkpoint's files, and lets go of their pages now and then."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        self._checkpoint = checkpoint
-        self._bytes = 0
-
-    def read(self, tensor: Stored) -> Stored:
-        def rows(first, last):
-            if self._bytes > ENOUGH_TO_FORGET:  # of pieces before this one; who still has one only reads it again
-                self._checkpoint.forget()
-                self._bytes = 0
-            numbers = tensor.rows(first, last)
-            self._bytes += numbers.nbytes
-            return numbers
-
-        return replace(tensor, rows=rows)
 
 
 def _checked(name: str, tensor: Stored, dtype: str, path) -> Stored:

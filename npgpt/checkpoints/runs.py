@@ -21,6 +21,7 @@ import numpy as np
 
 from npgpt.checkpoints.atomic import write_json
 from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.prepared import rounded
 from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
 from npgpt.checkpoints.stored import Stored
@@ -170,28 +171,27 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 
 def read_run(path: str | Path) -> Checkpoint:
     """Open a last.safetensors or best.safetensors, whatever its name is now. Raises CheckpointError."""
-    path = Path(path)
-    tensors, metadata, file = open_safetensors(path)
-    config = config_in(metadata, path)
-    if config is None:
+    found = run_in(Path(path), *open_safetensors(path))
+    if found is None:
         raise CheckpointError(
             f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt; "
             f"if it belongs to a Hugging Face folder, name the folder"
         )
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
-    skipped = tuple(name for name in tensors if name not in weights)
-    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, _stored_tokenizer(path, metadata))
+    return found
 
 
-def config_in(metadata: dict[str, str], path) -> GPTConfig | None:
-    """The model's configuration in a safetensors file's metadata, if it is a file of ours. Raises CheckpointError."""
+def run_in(path: Path, tensors: dict[str, Stored], metadata: dict[str, str], file: MappedFile) -> Checkpoint | None:
+    """The checkpoint in what ``open_safetensors`` found, if it is a file of ours. Raises CheckpointError."""
     if _CONFIG_KEY not in metadata:
         return None
     source = f"{path}: __metadata__ {_CONFIG_KEY}"
     values = parse_json(metadata[_CONFIG_KEY], source)
     if not isinstance(values, dict):
         raise CheckpointError(f"{source}: a JSON object was expected")
-    return _config(values, source)
+    config = _config(values, source)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
+    skipped = tuple(name for name in tensors if name not in weights)
+    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, _stored_tokenizer(path, metadata))
 
 
 def _stored_tokenizer(path: Path, metadata: dict[str, str]):

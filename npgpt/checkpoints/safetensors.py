@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import atomic_write
+from npgpt.checkpoints.atomic import checkpoint_file
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.stored import Stored, narrowed, stored_array
 from npgpt.checkpoints.strict_json import parse_json
@@ -113,18 +113,15 @@ def write_safetensors(
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     _check_header_length(len(encoded), 8 + len(encoded) + end, path)
-    try:
-        with atomic_write(path) as file:
-            file.write(len(encoded).to_bytes(8, "little"))
-            file.write(encoded)
-            for name in ordered:
-                for numbers in tensors[name].in_order():
-                    if tensors[name].dtype == "BF16":
-                        numbers = narrowed(numbers)
-                    array = np.ascontiguousarray(numbers, dtype=_DTYPES[tensors[name].dtype])
-                    file.write(array.reshape(-1).view(np.uint8))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+    with checkpoint_file(path) as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for name in ordered:
+            for numbers in tensors[name].in_order():
+                if tensors[name].dtype == "BF16":
+                    numbers = narrowed(numbers)
+                array = np.ascontiguousarray(numbers, dtype=_DTYPES[tensors[name].dtype])
+                file.write(array.reshape(-1).view(np.uint8))
 
 
 def _check_header_length(length: int, file_bytes: int, path) -> None:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.crc32c import crc32c, masked
 from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.mapping import to_ours
@@ -33,7 +33,7 @@ from npgpt.checkpoints.stored import Stored, stored_array
 from npgpt.checkpoints.strict_json import read_json_object
 from npgpt.checkpoints.table_files import read_table
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 
 NAMES = (
     ("model/wte", "wte.weight"),
@@ -154,11 +154,7 @@ def _config(path: Path) -> GPTConfig:
         odd = sorted(values.keys() ^ keys)[0]
         what = f"the setting {odd[:100]!r} is unknown" if odd in values else f"{odd} is missing"
         raise CheckpointError(f"{path}: {what}; {', '.join(sorted(keys))} were expected")
-    try:
-        return GPTConfig(**{field: values[key] for field, key in _FIELDS})
-    except ConfigError as error:
-        field, rest = str(error)[:300].split(" ", 1)
-        raise CheckpointError(f"{path}: {dict(_FIELDS).get(field, field)} {rest}") from None
+    return config_of({field: values[key] for field, key in _FIELDS}, f"{path}:", dict(_FIELDS))
 
 
 def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:

@@ -37,8 +37,8 @@ MAX_KEY_LENGTH = 1000
 
 def is_torch(file: MappedFile) -> bool:
     """Whether it begins like one of the two forms (any ZIP archive, any pickle of today)."""
-    begin = file.take(0, min(4, file.size), "first bytes")
-    return begin == b"PK\3\4" or (begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"))
+    begin = file.take(0, min(2, file.size), "first bytes")
+    return _is_zip(file) or (begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"))
 
 
 def read_torch(path: str | Path) -> tuple[object, MappedFile]:
@@ -49,8 +49,11 @@ def read_torch(path: str | Path) -> tuple[object, MappedFile]:
     their numbers. Raises CheckpointError.
     """
     file = MappedFile(path)
-    is_zip = file.take(0, min(4, file.size), "first bytes") == b"PK\3\4"
-    return (_read_zip(file) if is_zip else _read_legacy(file)), file
+    return (_read_zip(file) if _is_zip(file) else _read_legacy(file)), file
+
+
+def _is_zip(file: MappedFile) -> bool:
+    return file.take(0, min(4, file.size), "first bytes") == b"PK\3\4"
 
 
 def tensors_in(found: object, source) -> dict[str, Stored]:

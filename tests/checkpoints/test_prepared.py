@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt.checkpoints.checkpoint import Checkpoint
+from npgpt.checkpoints.checkpoint import ENOUGH_TO_FORGET, Checkpoint
 from npgpt.checkpoints.fit import parameter_shapes
-from npgpt.checkpoints.prepared import ENOUGH_TO_FORGET, rounded, with_all_biases
+from npgpt.checkpoints.prepared import rounded, with_all_biases
 from npgpt.checkpoints.stored import Stored, narrowed, stored_array, widened
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError

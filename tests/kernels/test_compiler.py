@@ -10,8 +10,8 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
-from test_commandline import TEXT, TINY
+from commands import TINY
+from conftest import ROOT, TEXT
 
 from npgpt.kernels import compiler
 

@@ -1,0 +1,265 @@
+"""Every mistake we can think of in what the flags name: texts, folders, models, runs, prompts.
+
+The kinds of mistakes are tried in processes of their own at the end.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import QUICK, command, process, refused
+from conftest import TEXT
+
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.config import GPTConfig
+from npgpt.gpt import GPT
+
+
+@pytest.fixture(scope="module")
+def _finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "text.txt").write_text(TEXT)
+    ended = command("train", "text.txt", *QUICK, cwd=folder)
+    assert ended.code == 0, ended
+    return folder
+
+
+@pytest.fixture
+def finished(_finished, tmp_path):
+    """A working folder with text.txt and runs/text, a run of two steps that is finished."""
+    shutil.copytree(_finished, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_what_training_can_not_read(folder):
+    (folder / "empty.txt").touch()
+    (folder / "binary.txt").write_bytes(b"text\0text")
+    (folder / "latin1.txt").write_bytes("café".encode("latin-1") * 100)
+    (folder / "no texts").mkdir()
+    (folder / "odd.bin").write_bytes(b"\0" * 101)
+    (folder / "beyond.bin").write_bytes(b"\xff" * 100)
+    (folder / "good.bin").write_bytes(b"\1\0" * 100)
+    for typed, words in [
+        ([], "what should it train on?"),
+        ([""], "the name is empty"),
+        (["nothing.txt"], "there is no file or folder nothing.txt"),
+        (["text.txt/x"], "text.txt/x"),
+        (["x" * 300], "File name too long"),
+        (["empty.txt"], "empty.txt is empty"),
+        (["binary.txt"], "binary.txt is a binary file"),
+        (["latin1.txt"], "latin1.txt is not UTF-8"),
+        (["no texts"], "no texts has no .txt file in it"),
+        (["text.txt", "empty.txt"], "empty.txt is empty"),
+        (["odd.bin"], "an odd number"),
+        (["beyond.bin"], "its token 0 is 65535"),
+        (["good.bin", "text.txt"], "can't be read together"),
+        (["good.bin", "--tokenizer", "char"], "there are no characters to make a tokenizer from"),
+    ]:
+        refused("train", *QUICK, *typed, cwd=folder, words=[words])
+
+
+def test_too_little_text(folder):
+    (folder / "short.txt").write_text("so short")
+    (folder / "shortish.txt").write_text("long enough, but not for two")
+    for typed, words in [
+        (["short.txt", "--val-fraction", 0], "the training part has 8 tokens, but a context of 8 needs at least 9"),
+        (["shortish.txt"], "the validation part has 3 tokens, but a context of 8 needs at least 9"),
+        (["shortish.txt", "--val-fraction", 0.9], "the training part has 3 tokens"),
+        (["text.txt", "--split-by", "documents"], "one document can't be split by documents"),
+    ]:
+        refused("train", *QUICK, *typed, cwd=folder, words=[words])
+
+
+def test_an_out_folder_that_can_not_be(folder):
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+    for out, words in [
+        ("text.txt", "text.txt is there already"),
+        ("text.txt/run", "text.txt is not a folder that you may write to"),
+        ("text.txt/deeper/run", "text.txt is not a folder that you may write to"),
+        ("full", "full is there already: name a new folder, or --resume full"),
+        (".", "is there already"),
+        ("x" * 300, "File name too long"),
+    ]:
+        refused("train", "text.txt", *QUICK, "--out", out, cwd=folder, words=[words])
+    (folder / "runs").touch()
+    refused("train", "text.txt", *QUICK, cwd=folder, words=["runs is not a folder that you may write to"])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_out_folder_that_is_not_ours(folder):
+    (folder / "theirs").mkdir(mode=0o500)
+    refused("train", "text.txt", *QUICK, "--out", "theirs/run", cwd=folder, words=["theirs", "may write to"])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that nobody may write to")
+def test_an_out_folder_that_turns_out_not_to_be_ours(folder):
+    refused("train", "text.txt", *QUICK, "--out", "/proc/npgpt", cwd=folder, words=["a folder can't be made there"])
+
+
+def test_a_model_that_does_not_fit_in_memory(folder):
+    refused(
+        *("train", "text.txt", "--tokenizer", "byte", "--n-head", 1, "--n-embd", 2**30, "--n-layer", 1),
+        cwd=folder,
+        words=["not enough memory", "Unable to allocate"],
+    )
+
+
+def damaged_checkpoints(run):
+    """(name, words): what isn't a checkpoint, in the working folder. Some are folders, some files."""
+    work = run.parent.parent
+    good = (run / "last.safetensors").read_bytes()
+    cut, noise, strange = work / "cut.safetensors", work / "noise.safetensors", work / "strange.safetensors"
+    cut.write_bytes(good[: len(good) // 2])
+    noise.write_bytes(np.random.default_rng(0).bytes(1000))
+    write_safetensors(strange, {"a": np.zeros(3, np.float32)})
+    yield from [
+        ("nothing", "nothing: there is no such file or folder"),
+        ("gpt2", "HF_HUB_OFFLINE is set: unset it to download the model"),
+        ("text.txt", "text.txt: it begins as none of the formats"),
+        (cut.name, "it is cut off"),
+        (noise.name, "none of the formats"),
+        (strange.name, "tensors only, not those of GPT-2"),
+        ("runs", "no config.json in it"),
+    ]
+    for name, config, words in [
+        ("bert", '{"model_type": "bert"}', "model_type is 'bert'"),
+        ("no-json", "{", "not JSON"),
+        ("no-weights", '{"model_type": "gpt2", "vocab_size": 10}', "model.safetensors"),
+    ]:
+        (work / name).mkdir()
+        (work / name / "config.json").write_text(config)
+        yield name, words
+    shutil.copytree(run, work / "damaged")
+    (work / "damaged" / "last.safetensors").write_bytes(good[:-4])
+    yield "damaged", "it is cut off"
+    shutil.copytree(run, work / "unsaved", ignore=shutil.ignore_patterns("*.safetensors"))
+    yield "unsaved", "the run has not saved anything yet"
+    shutil.copytree(run, work / "changed")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["n_layer"] = 2
+    (work / "changed" / "config.json").write_text(json.dumps(config))
+
+
+def test_what_is_not_a_checkpoint(finished):
+    for name, words in damaged_checkpoints(finished / "runs" / "text"):
+        refused("sample", "--model", name, cwd=finished, words=[words])
+        refused("train", "text.txt", "--init-from", name, cwd=finished, words=[words])
+
+
+def test_init_from_what_does_not_fit(finished):
+    for typed, words in [
+        (["--context", 9], "--context 9 is beyond the model's: runs/text has 8"),
+        (["--n-layer", 2, "--no-bias"], "leave out --n-layer, --bias"),
+        (["--position", "rotary"], "leave out --position"),
+    ]:
+        refused("train", "text.txt", "--init-from", "runs/text", *typed, cwd=finished, words=[words])
+
+
+def test_a_model_without_a_tokenizer(folder):
+    config = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8)
+    runs.save_weights(folder / "weights.safetensors", GPT(config).state_dict(), config)
+    refused("sample", "--model", "weights.safetensors", cwd=folder, words=["no tokenizer of npgpt", "vocabulary of 11"])
+    refused("train", "text.txt", "--init-from", "weights.safetensors", cwd=folder, words=["vocabulary of 11"])
+
+
+def test_a_model_that_has_diverged(finished):
+    run = finished / "runs" / "text"
+    opened = runs.read_run(run / "last.safetensors")
+    diverged = {name: np.full(tensor.shape, np.nan, np.float32) for name, tensor in opened.tensors.items()}
+    runs.save_weights(run / "last.safetensors", diverged, opened.config)
+    ended = command("sample", "--prompt", "The", cwd=finished)
+    assert ended == (
+        2,
+        "",
+        "error: runs/text/last.safetensors: the model's results are not finite numbers: "
+        "NaN or infinity in wte.weight, wpe.weight, h.0.ln_1.weight and 13 more\n",
+    )
+
+
+def test_what_can_not_be_resumed(finished):
+    work = finished
+    (work / "no-run").mkdir()
+    (work / "hugging-face").mkdir()
+    (work / "hugging-face" / "config.json").write_text('{"model_type": "gpt2"}')
+    shutil.copytree(work / "runs" / "text", work / "strange")
+    config = json.loads((work / "strange" / "config.json").read_text())
+    for name, change in [("unknown", {"colour": "red"}), ("wrong", {"lr": "fast"}), ("negative", {"batch_size": -1})]:
+        shutil.copytree(work / "runs" / "text", work / name)
+        changed = {**config, "training": {**config["training"], **change}}
+        (work / name / "config.json").write_text(json.dumps(changed))
+    shutil.copytree(work / "runs" / "text", work / "best-only")
+    (work / "best-only" / "last.safetensors").unlink()
+    for typed, words in [
+        (["--resume", "nothing"], "nothing/config.json: can't be read"),
+        (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
+        (["--resume", "no-run"], "no-run/config.json: can't be read"),
+        (["--resume", "hugging-face"], "the folder is not a run of npgpt"),
+        (["--resume"], "runs/text is finished: it has done 2 steps, and was to do 2"),
+        (["--resume", "runs/text"], "say how far: --resume runs/text --max-steps 4"),
+        (["--resume", "runs/text", "--max-steps", 1], "it has done 2 steps, and was to do 1"),
+        (["--resume", "runs/text", "--lr", 1, "--n_layer=2"], "leave out --lr, --n-layer"),
+        (["--resume", "runs/text", "--max-steps", 4, "--epochs", 1], "give one"),
+        (["--resume", "runs/text", "--max-steps", 4, "--out", "x"], "leave out --out"),
+        (["--resume", "runs/text", "text.txt"], "leave out the text"),
+        (["text.txt", "--resume"], "leave out the text, or name the run after --resume"),
+        (["--resume", "unknown"], "unknown/config.json: training: unknown setting of a run: 'colour'"),
+        (["--resume", "wrong"], "setting lr can't be 'fast'"),
+        (["--resume", "negative"], "setting batch_size can't be -1"),
+        (["--resume", "best-only", "--max-steps", 4], "training can't go on from this file"),
+    ]:
+        refused("train", *typed, cwd=work, words=[words])
+    shutil.rmtree(work / "runs")
+    refused("train", "--resume", cwd=work, words=["there is no run in runs/"])
+    refused("sample", cwd=work, words=["there is no run in runs/"])
+
+
+def test_a_run_whose_text_has_changed(finished):
+    for change in (TEXT.upper(), TEXT + "!", TEXT[: len(TEXT) // 2]):
+        (finished / "text.txt").write_text(change)
+        refused(
+            *("train", "--resume", "--max-steps", 4),
+            cwd=finished,
+            words=["text.txt: the text is not the one that this run began with", "--init-from runs/text"],
+        )
+    (finished / "text.txt").unlink()
+    refused("train", "--resume", "--max-steps", 4, cwd=finished, words=["there is no file or folder text.txt"])
+
+
+def test_prompts_that_can_not_be(finished):
+    (finished / "latin1.txt").write_bytes("café".encode("latin-1"))
+    for typed, words in [
+        (["--prompt-file", "nothing"], "nothing: can't be read: No such file"),
+        (["--prompt-file", "runs"], "runs: can't be read"),
+        (["--prompt-file", "latin1.txt"], "latin1.txt: not UTF-8 text at byte 3"),
+        (["--prompt", "\udce9"], "half of a surrogate pair"),  # what Python makes of an argument that isn't UTF-8
+    ]:
+        refused("sample", *typed, cwd=finished, words=[words])
+    refused("sample", "--prompt-file", "-", stdin=b"caf\xe9", cwd=finished, words=["-: not UTF-8 text at byte 3"])
+
+
+def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
+    ended = command("train", "text.txt", *QUICK, "--tokenizer", "char", cwd=folder)
+    assert ended.code == 0
+    for name, flag in (("sample", "--prompt"), ("train", "--sample-prompt")):
+        typed = ["text.txt", *QUICK, "--tokenizer", "char"] if name == "train" else []
+        refused(name, *typed, flag, "jurÿ", cwd=folder, words=["the character 'ÿ' (U+00FF) at offset 3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "words"),
+    [
+        ("train", ["text.txt", "--lr", "-1"], "-1 is not a number"),
+        ("sample", ["--top_k=0"], "0 is not a whole number"),
+        ("train", ["nothing.txt", *QUICK], "there is no file or folder nothing.txt"),
+        ("train", ["text.txt", *QUICK, "--out", "text.txt"], "text.txt is there already"),
+        ("train", ["--resume", "nothing"], "nothing/config.json: can't be read"),
+        ("sample", ["--model", "text.txt"], "none of the formats"),
+    ],
+)
+def test_in_a_process_of_its_own(folder, name, typed, words):
+    refused(name, *typed, cwd=folder, words=[words], run=process)
