@@ -8,6 +8,7 @@ pytest --slow                       also the tests that take minutes
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def python():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """As many processes at a time as there are cores: ``pool.submit(python, code).result()``."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield pool
 
 
 @pytest.fixture

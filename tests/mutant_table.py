@@ -105,7 +105,7 @@ MUTANTS = [
         ("backward, Numba: scale missing in dS", "p[j] * (dp[j] - along) * scale", "p[j] * (dp[j] - along)"),
         ("Q and K swapped in the gradients, NumPy", "dq[...] = (dS @ k)", "dq[...] = (dS @ q)"),
         ("dv without dropout's factors, NumPy", "dv[...] = ((P * M)", "dv[...] = (P"),
-        ("dk of the last block only, Numba", "query, _step(q), 1, dkey, _step(dk), dkey", "query, _step(q), 1, 0, 0, dkey"),
+        ("dk of the last block only, Numba", "query, q.step, 1, dkey, dk_step, dkey", "query, q.step, 1, 0, 0, dkey"),
         ("the dropout of another position, Numba, backward", "first = np.uint64((head * Tq + i) * Tk)\n                if threshold", "first = np.uint64((head * Tq + i) * Tk + 1)\n                if threshold"),
     ),
     *table(

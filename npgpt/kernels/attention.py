@@ -23,6 +23,8 @@ P is not kept for the backward pass. Each row's m and z are, and P is made again
 of T x T (Dao et al. 2022). m + log z would be one number, but it is rounded like m, and P would be off by as much.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import prange
 
@@ -81,26 +83,26 @@ def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
     """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
     y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
+    q, k, v = arrays = _with_contiguous_heads(q, k, v)
     _forward_heads(
-        *_with_contiguous_heads(q, k, v), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), y, mz
+        Tk, *map(_memory, arrays), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), y, mz, work=2 * (q.size + k.size)
     )  # fmt: skip
     return y, mz
 
 
 @parallel_jit
-def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, factors, y, mz):
-    B, Tq, H, D = q.shape
-    Tk = k.shape[1]
-    zero = q.dtype.type(0)
+def _forward_heads(Tk, q, k, v, scale, has_padding, real, threshold, factor, seed, factors, y, mz):
+    B, Tq, H, D = y.shape
+    zero = y.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
-        S = np.empty((min(ROWS, Tq), Tk), q.dtype)
+        S = np.empty((min(ROWS, Tq), Tk), y.dtype)
         for i0 in range(0, Tq, ROWS):
             i1 = min(Tq, i0 + ROWS)
             keys = i1 + Tk - Tq  # the block's last query sees so many
             add_product(  # S = q k^T
-                i1 - i0, keys, D, _place(q[b, i0:, h]), _step(q), 1, _place(k[b, :, h]), 1, _step(k),
+                i1 - i0, keys, D, _at(q, b, i0, h), q.step, 1, _at(k, b, 0, h), 1, k.step,
                 0, 0, _place(S), Tk, factors
             )  # fmt: skip
             for i in range(i0, i1):
@@ -117,40 +119,41 @@ def _forward_heads(q, k, v, scale, has_padding, real, threshold, factor, seed, f
                     for j in range(seen):
                         row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             add_product(  # y = P v
-                i1 - i0, D, keys, _place(S), Tk, 1, _place(v[b, :, h]), _step(v), 1,
-                0, 0, _place(y[b, i0:, h]), _step(y), factors
+                i1 - i0, D, keys, _place(S), Tk, 1, _at(v, b, 0, h), v.step, 1,
+                0, 0, _place(y[b, i0:, h]), H * D, factors
             )  # fmt: skip
 
 
 def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
     """Heads in parallel, each by blocks of 64 queries; a head's dk and dv grow from block to block on one thread."""
     B, Tk = k.shape[:2]
-    dy, q, k, v = _with_contiguous_heads(dy, q, k, v)
+    dy, q, k, v = arrays = _with_contiguous_heads(dy, q, k, v)
     _backward_heads(
-        dy, q, k, v, np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), dq, dk, dv
+        *map(_memory, arrays), np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), dq, dk, dv, work=3 * q.size + 4 * k.size
     )  # fmt: skip
 
 
 @parallel_jit
 def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor, seed, factors, dq, dk, dv):
-    B, Tq, H, D = q.shape
-    Tk = k.shape[1]
-    zero = q.dtype.type(0)
+    B, Tq, H, D = dq.shape
+    Tk = dk.shape[1]
+    dq_step, dk_step, dv_step = _step(dq), _step(dk), _step(dv)
+    zero = dq.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
-        P = np.empty((min(ROWS, Tq), Tk), q.dtype)
-        dP = np.empty((min(ROWS, Tq), Tk), q.dtype)
-        key, value, dkey, dvalue = _place(k[b, :, h]), _place(v[b, :, h]), _place(dk[b, :, h]), _place(dv[b, :, h])
+        P = np.empty((min(ROWS, Tq), Tk), dq.dtype)
+        dP = np.empty((min(ROWS, Tq), Tk), dq.dtype)
+        key, value, dkey, dvalue = _at(k, b, 0, h), _at(v, b, 0, h), _place(dk[b, :, h]), _place(dv[b, :, h])
         dk[b, :, h] = zero
         dv[b, :, h] = zero
         for i0 in range(0, Tq, ROWS):
             i1 = min(Tq, i0 + ROWS)
             n, keys = i1 - i0, i1 + Tk - Tq
-            query, dquery, dout = _place(q[b, i0:, h]), _place(dq[b, i0:, h]), _place(dy[b, i0:, h])
+            query, dquery, dout = _at(q, b, i0, h), _place(dq[b, i0:, h]), _at(dy, b, i0, h)
             # S = q k^T, still in P, and dP = dy v^T
-            add_product(n, keys, D, query, _step(q), 1, key, 1, _step(k), 0, 0, _place(P), Tk, factors)
-            add_product(n, keys, D, dout, _step(dy), 1, value, 1, _step(v), 0, 0, _place(dP), Tk, factors)
+            add_product(n, keys, D, query, q.step, 1, key, 1, k.step, 0, 0, _place(P), Tk, factors)
+            add_product(n, keys, D, dout, dy.step, 1, value, 1, v.step, 0, 0, _place(dP), Tk, factors)
             for i in range(i0, i1):
                 p, dp = P[i - i0], dP[i - i0]
                 seen = i + Tk - Tq + 1
@@ -178,9 +181,9 @@ def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor
                     for j in range(seen):
                         p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             # dq = dS k; dk += dS^T q and dv += P^T dy
-            add_product(n, D, keys, _place(dP), Tk, 1, key, _step(k), 1, 0, 0, dquery, _step(dq), factors)
-            add_product(keys, D, n, _place(dP), 1, Tk, query, _step(q), 1, dkey, _step(dk), dkey, _step(dk), factors)
-            add_product(keys, D, n, _place(P), 1, Tk, dout, _step(dy), 1, dvalue, _step(dv), dvalue, _step(dv), factors)
+            add_product(n, D, keys, _place(dP), Tk, 1, key, k.step, 1, 0, 0, dquery, dq_step, factors)
+            add_product(keys, D, n, _place(dP), 1, Tk, query, q.step, 1, dkey, dk_step, dkey, dk_step, factors)
+            add_product(keys, D, n, _place(P), 1, Tk, dout, dy.step, 1, dvalue, dv_step, dvalue, dv_step, factors)
 
 
 @jit
@@ -216,6 +219,26 @@ def _exponentials(row, keys, m):
         row[j] = e
         z += e
     return z if z != 0 else row.dtype.type(1)  # where anything is seen, the largest contributes exp(0) = 1
+
+
+class _Memory(NamedTuple):
+    """Where an array (B, T, H, D) lies that is only read. Arrays would have the kernels compiled for each layout."""
+
+    address: int
+    from_batch: int  # bytes from one batch to the next
+    from_position: int
+    from_head: int
+    step: int  # elements from one position to the next
+
+
+def _memory(x):
+    return _Memory(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
+
+
+@jit
+def _at(x, b, t, h):
+    """The address of element (b, t, h, 0)."""
+    return x.address + b * x.from_batch + t * x.from_position + h * x.from_head
 
 
 @jit
