@@ -147,7 +147,8 @@ class Trainer:
         self.began = self.saved_at = self.logged_at = time.monotonic()
         self.logged_step = self.step
         stopped_early = False
-        with StopRequest() as stop:
+        # NumPy needn't warn of numbers that aren't finite: they end the run, which says so.
+        with StopRequest() as stop, np.errstate(over="ignore", invalid="ignore"):
             self._compile(stop)
             while not (self.finished or stopped_early or stop.requested):
                 if self._look_is_due():

@@ -1,6 +1,7 @@
 """What all tests share: how many cases Hypothesis draws, the slow tests, and a fresh Python to run things in.
 
 pytest                              the default: 200 cases for each property, the same ones every time
+pytest -n 2                         the same by two processes
 HYPOTHESIS_PROFILE=thorough pytest  1,000 cases for each property
 pytest --slow                       also the tests that take minutes
 """
@@ -8,7 +9,6 @@ pytest --slow                       also the tests that take minutes
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,13 +60,6 @@ def python():
         )
 
     return run
-
-
-@pytest.fixture(scope="session")
-def pool():
-    """As many processes at a time as there are cores: ``pool.submit(python, code).result()``."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield pool
 
 
 @pytest.fixture

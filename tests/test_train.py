@@ -438,6 +438,7 @@ def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
 # What goes wrong on the way
 
 
+@pytest.mark.filterwarnings("error")  # what the run says is enough
 @pytest.mark.parametrize(("every", "words"), [(1, "after step 1: the train loss is"), (9, "step 2: the loss is")])
 def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, words):
     monkeypatch.setattr(trainer, "SAVE_AFTER", 0)  # each evaluation saves
@@ -460,12 +461,14 @@ def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, wor
         np.testing.assert_array_equal(kept[name], array)
 
 
+@pytest.mark.filterwarnings("error")  # what the run says is enough
 def test_a_run_that_diverges_before_anything_is_saved(folder):
     ended = command("train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 10, "--eval-every", 5, cwd=folder)
     assert ended.code == 2
     assert ended.err.endswith("training has diverged.\nTry a lower --lr, or a longer --warmup.\n")
 
 
+@pytest.mark.filterwarnings("error")  # what the run says is enough
 def test_a_sample_that_finds_out_that_a_run_has_diverged(folder):
     ended = command(
         "train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 9, "--eval-every", 9, "--sample-every", 1, cwd=folder

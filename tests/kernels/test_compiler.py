@@ -48,14 +48,13 @@ compiler.compile_elsewhere = None  # nothing is left for it
 """
 
 
-def test_a_process_that_finds_no_compiled_kernels_computes_the_same_bits(python, pool, tmp_path):
+def test_a_process_that_finds_no_compiled_kernels_computes_the_same_bits(python, tmp_path):
     """Whether it has them compiled one by one or several at a time."""
-
-    def twice(cache, ahead):
-        where = {"NUMBA_CACHE_DIR": str(tmp_path / cache), "NUMBA_NUM_THREADS": "2"}
-        return [python(STEP.replace("AHEAD", code), **where) for code in (ahead, "")]
-
-    ended = [done for both in pool.map(twice, ("one", "several"), ("", AHEAD)) for done in both]
+    runs = (("one", ""), ("one", ""), ("several", AHEAD), ("several", ""))
+    ended = [
+        python(STEP.replace("AHEAD", ahead), NUMBA_CACHE_DIR=str(tmp_path / cache), NUMBA_NUM_THREADS="2")
+        for cache, ahead in runs
+    ]
     assert [done.returncode for done in ended] == [0] * 4, [done.stderr for done in ended]
     digests, compiled = zip(*(done.stdout.split() for done in ended), strict=True)
     assert compiled == ("True", "False", "True", "False")
@@ -84,28 +83,14 @@ def test_it_ends_when_idle_and_comes_back_when_needed(python, tmp_path):
     assert lines(python(code, NUMBA_CACHE_DIR=str(tmp_path))) == 1
 
 
-# No such program; one that ends with an error; one that ends with none; one that answers nonsense.
-BROKEN = ["/nonexistent/python", "/bin/false", "/bin/true", "/bin/cat"]
-
-
-@pytest.fixture(scope="module")
-def with_broken_compiler(python, pool, tmp_path_factory):
-    """{(program, what is done before): how a process ended that had this program for its second one}"""
-
-    def begin(broken, ahead):
-        code = f"import sys; sys.executable = {broken!r}\n" + ahead + TWICE
-        return pool.submit(python, code, NUMBA_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
-
-    begun = {(broken, ahead): begin(broken, ahead) for broken in BROKEN for ahead in ("", ADD_UP_AHEAD)}
-    return {what: future.result() for what, future in begun.items()}
-
-
-@pytest.mark.parametrize("ahead", ["", ADD_UP_AHEAD], ids=["as they are met", "ahead"])
-@pytest.mark.parametrize("broken", BROKEN)
-def test_without_it_kernels_are_compiled_here(with_broken_compiler, broken, ahead):
+@pytest.mark.parametrize("ahead", ["", ADD_UP_AHEAD])
+@pytest.mark.parametrize("broken", ["/nonexistent/python", "/bin/false", "/bin/true", "/bin/cat"])
+def test_without_it_kernels_are_compiled_here(python, tmp_path, broken, ahead):
+    """No such program; one that ends with an error; one that ends with none; one that answers nonsense."""
     if broken != "/nonexistent/python" and not os.path.exists(broken):
         pytest.skip(f"there is no {broken}")
-    assert lines(with_broken_compiler[broken, ahead]) == 1
+    code = f"import sys; sys.executable = {broken!r}\n" + ahead + TWICE
+    assert lines(python(code, NUMBA_CACHE_DIR=str(tmp_path))) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

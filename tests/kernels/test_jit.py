@@ -43,35 +43,17 @@ def filled_cache(python, tmp_path_factory):
     return folder
 
 
-DAMAGES = {
-    "empty": lambda content: b"",
-    "cut off": lambda content: content[: len(content) // 2],
-    "something else": bytes.swapcase,
-}
-FILES = {"index": "*.nbi", "code": "*.nbc"}
-
-
-@pytest.fixture(scope="module")
-def with_damaged_cache(python, pool, filled_cache, tmp_path_factory):
-    """{(files, damage): how a process ended that found such a cache}"""
-
-    def begin(files, damage):
-        cache = tmp_path_factory.mktemp("damaged") / "cache"
-        shutil.copytree(filled_cache, cache)
-        damaged = list(cache.rglob(FILES[files]))
-        assert damaged
-        for path in damaged:
-            path.write_bytes(DAMAGES[damage](path.read_bytes()))
-        return pool.submit(python, ADD_UP, NUMBA_CACHE_DIR=str(cache))
-
-    begun = {(files, damage): begin(files, damage) for files in FILES for damage in DAMAGES}
-    return {what: future.result() for what, future in begun.items()}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("files", FILES)
-def test_a_damaged_cache_is_compiled_anew(with_damaged_cache, files, damage):
-    assert lines(with_damaged_cache[files, damage]) == 1
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2], bytes.swapcase])
+@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc"])
+def test_a_damaged_cache_is_compiled_anew(python, filled_cache, tmp_path, pattern, damage):
+    """Index files (.nbi) and code files (.nbc) that are empty, cut off, or something else."""
+    cache = tmp_path / "cache"
+    shutil.copytree(filled_cache, cache)
+    damaged = list(cache.rglob(pattern))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(damage(path.read_bytes()))
+    assert lines(python(ADD_UP, NUMBA_CACHE_DIR=str(cache))) == 1
 
 
 def test_a_cache_folder_that_cannot_be(python, tmp_path):

@@ -1,7 +1,6 @@
 """kernels/machine/product.py, which makes all large products, on each vector unit that this machine has."""
 
 import json
-from functools import cache
 
 import numba
 import numpy as np
@@ -69,30 +68,16 @@ def check_all_ways():
                         assert np.isnan(beyond).all(), "written beside the matrix"
 
 
-@pytest.fixture(scope="module")
-def on_each_unit(python, pool):
-    """on_each_unit(code)[unit] is how the code ended in a process with this vector unit."""
-    # glibc: what is used after it was given back isn't there then
-    environment = {"MALLOC_MMAP_THRESHOLD_": "4096"}
-
-    @cache
-    def begin(code):
-        return {unit: pool.submit(python, code, NPGPT_CPU=unit, **environment) for unit in cpu.available()}
-
-    return lambda code: {unit: future.result() for unit, future in begin(code).items()}
-
-
-ALL_WAYS = """
-import sys; sys.path.insert(0, 'tests')
-from npgpt.kernels.machine.cpu import UNIT
-from kernels.test_product import check_all_ways
-check_all_ways(); print(UNIT.name)
-"""
-
-
 @pytest.mark.parametrize("unit", cpu.available())
-def test_all_ways_on_each_vector_unit(on_each_unit, unit):
-    done = on_each_unit(ALL_WAYS)[unit]
+def test_all_ways_on_each_vector_unit(python, unit):
+    done = python(
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from npgpt.kernels.machine.cpu import UNIT\n"
+        "from kernels.test_product import check_all_ways\n"
+        "check_all_ways(); print(UNIT.name)",
+        NPGPT_CPU=unit,
+        MALLOC_MMAP_THRESHOLD_="4096",  # glibc: what is used after it was given back isn't there any more
+    )
     assert (done.returncode, done.stdout) == (0, f"{unit}\n"), done.stderr
 
 
@@ -127,9 +112,12 @@ for dtype in (np.float32, np.float64):
 
 
 @pytest.mark.parametrize("unit", cpu.available())
-def test_all_vector_units_give_the_same(on_each_unit, unit):
-    code = BATTERY + "print(json.dumps({name: x.ravel().tolist() for name, x in results.items()}))"
-    done = on_each_unit(code)[unit]
+def test_all_vector_units_give_the_same(python, unit):
+    done = python(
+        BATTERY + "print(json.dumps({name: x.ravel().tolist() for name, x in results.items()}))",
+        NPGPT_CPU=unit,
+        MALLOC_MMAP_THRESHOLD_="4096",  # as above
+    )
     assert done.returncode == 0, done.stderr
     there, here = json.loads(done.stdout), {}
     exec(BATTERY, here)
