@@ -9,6 +9,9 @@ they add up like a random walk, to about sqrt(n) u and not n u; 8 sqrt(n) u is p
 
 where magnitude is the sum of the terms' absolute values: not that of the result, since terms may cancel. Each test
 writes down its own magnitude, because it follows from the formula that is tested.
+
+Equal terms, added one after the other, are beyond this from some thousands on: their errors have a common direction.
+What adds up so many does it in parts, as NumPy along a contiguous axis, or in float64.
 """
 
 import numpy as np
