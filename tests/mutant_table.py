@@ -309,7 +309,7 @@ MUTANTS = [
     ),
     *table(
         "checkpoints/hub.py",
-        "checkpoints/test_hub.py",
+        "checkpoints/test_hub_cache.py checkpoints/test_hub.py",
         ("any text in refs/main is a commit", "if not _COMMIT.fullmatch(commit):", "if not commit:"),
         ("any name is asked for", '_NAME.fullmatch(name) and ".." not in name and "--" not in name', '"/" in name'),
         ("names with two hyphens in a row", ' and "--" not in name', ""),

@@ -42,10 +42,15 @@ class Checkout:
     def failure(self, tests: list[str], cache: str) -> str | None:
         """The first test that fails, or None."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(self.folder / cache)}
+        ours = {"PYTHONPATH": str(self.folder / "checkout"), "NUMBA_CACHE_DIR": str(self.folder / cache)}
         try:
             done = subprocess.run(
-                command, cwd=self.folder / "checkout", env=environment, capture_output=True, text=True, timeout=LONGEST
+                command,
+                cwd=self.folder / "checkout",
+                env={**os.environ, **ours},
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
             )
         except subprocess.TimeoutExpired:
             return f"no end after {LONGEST} s"
