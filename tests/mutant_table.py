@@ -32,7 +32,7 @@ MUTANTS = [
         ("@: da without transposing b", "da = _matmul(dy, b.swapaxes(-1, -2))", "da = _matmul(dy, b)"),
         ("mean: the count", "total.size / self.size", "1 / self.size"),
         ("transpose: the permutation, not its inverse", "dy.transpose(np.argsort(axes))", "dy.transpose(axes)"),
-        ("an index twice: the gradient of one", "np.add.at(dx, index, dy)", "dx[index] = dy"),
+        ("an index twice: the gradient of one", "np.add.at(dx, index, dy)", "dx.__setitem__(index, dy)"),
         ("unbroadcast: a stretched axis", "keepdims=True).reshape(shape)", "keepdims=True).reshape(shape) * 1.000001"),
         ("no_grad doesn't", "return _recording_is(False)", "return _recording_is(True)"),
         ("the graph kept after the walk", "node.parents, node.backward = (), _already_walked", "pass"),

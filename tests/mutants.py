@@ -64,7 +64,7 @@ class Checkout:
         original = source(mutant)
         # Kernels are compiled anew when one of them changes; what the unchanged ones compiled to is for the others.
         cache = "changed" if mutant.path.startswith("kernels/") else "unchanged"
-        self.write(mutant, original.replace(mutant.old, mutant.new))
+        self.write(mutant, changed(mutant))
         try:
             return self.failure(paths(mutant), cache) or self.failure([], cache)
         finally:
@@ -74,6 +74,10 @@ class Checkout:
 
 def source(mutant: Mutant) -> str:
     return (ROOT / "npgpt" / mutant.path).read_text(encoding="utf-8")
+
+
+def changed(mutant: Mutant) -> str:
+    return source(mutant).replace(mutant.old, mutant.new)
 
 
 def paths(mutant: Mutant) -> list[str]:
@@ -90,6 +94,7 @@ def main():
     for mutant in MUTANTS:
         if source(mutant).count(mutant.old) != 1:
             sys.exit(f"{mutant.path}: {mutant.old!r} is not there exactly once: adapt the change to the code")
+        compile(changed(mutant), mutant.path, "exec")  # what can't be read is caught by anything
     if arguments.list or not chosen:
         print("\n".join(f"{m.path:<30} {m.what}" for m in chosen) + f"\n{len(chosen)} changes")
         return 0
