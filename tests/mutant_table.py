@@ -134,7 +134,7 @@ MUTANTS = [
     ),
     *table(
         "kernels/jit.py",
-        "kernels/test_jit.py test_rehearsal.py",
+        "kernels/test_jit.py test_rehearsal.py kernels/test_compiler.py",
         ("what is noted runs all the same", "            return None\n        if work is None", "        if work is None"),
         ("written by several at a time", "fcntl.LOCK_EX if write else fcntl.LOCK_SH", "fcntl.LOCK_SH"),
         ("what is cached compiled again", "missing = [(k.py_func, types) for k, types in cached if not k._cache.holds(types, k.targetctx)]", "missing = [(k.py_func, types) for k, types in cached]"),
