@@ -1,6 +1,6 @@
 """Do the tests notice when the code is wrong? Changes it in one place at a time, in a copy, and runs them.
 
-    python tests/mutants.py                 all changes, two at a time: most of an hour
+    python tests/mutants.py                 all changes, two at a time: an hour
     python tests/mutants.py gelu optim      those with one of these words in their place or description
     python tests/mutants.py --list          only say what they are
 
