@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import CONSTANT_LR, TINY, command, everything, metrics, train
 from conftest import TEXT
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from models import with_random_parameters
 
@@ -411,16 +411,19 @@ def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
 
 
 @given(st.floats(0, 9.9e11))
+@example(999.4)
+@example(9999.4)
+@example(9999.6)
+@example(999_499)
+@example(999_600)
+@example(999_499_999)
+@example(999_600_000)
 def test_short_numbers(number):
+    """Examples are where the unit changes."""
     shown = trainer._short(number)
     assert len(shown) <= 5
     value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
     assert value == pytest.approx(number, rel=0.0051, abs=0.5)
-
-
-@pytest.mark.parametrize("number", [999.4, 9999.4, 9999.6, 999_499, 999_600, 999_499_999, 999_600_000])
-def test_short_numbers_where_the_unit_changes(number):
-    test_short_numbers.hypothesis.inner_test(number)
 
 
 @pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])

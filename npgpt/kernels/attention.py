@@ -85,7 +85,7 @@ def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
     y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
     q, k, v = arrays = _with_contiguous_heads(q, k, v)
     _forward_heads(
-        Tk, *map(_memory, arrays), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        Tk, *map(_strided, arrays), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
         *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), y, mz, work=2 * (q.size + k.size)
     )  # fmt: skip
     return y, mz
@@ -129,7 +129,7 @@ def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, drop
     B, Tk = k.shape[:2]
     dy, q, k, v = arrays = _with_contiguous_heads(dy, q, k, v)
     _backward_heads(
-        *map(_memory, arrays), np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
+        *map(_strided, arrays), np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
         *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), dq, dk, dv, work=3 * q.size + 4 * k.size
     )  # fmt: skip
 
@@ -221,24 +221,25 @@ def _exponentials(row, keys, m):
     return z if z != 0 else row.dtype.type(1)  # where anything is seen, the largest contributes exp(0) = 1
 
 
-class _Memory(NamedTuple):
+class _Strided(NamedTuple):
     """Where an array (B, T, H, D) lies that is only read. Arrays would have the kernels compiled for each layout."""
 
     address: int
-    from_batch: int  # bytes from one batch to the next
-    from_position: int
-    from_head: int
-    step: int  # elements from one position to the next
+    batch_stride: int  # in bytes
+    position_stride: int
+    head_stride: int
+    step: int  # position_stride in elements
 
 
-def _memory(x):
-    return _Memory(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
+def _strided(x):
+    """x (B, T, H, D), whose last axis is contiguous -> its address and strides"""
+    return _Strided(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
 
 
 @jit
 def _at(x, b, t, h):
     """The address of element (b, t, h, 0)."""
-    return x.address + b * x.from_batch + t * x.from_position + h * x.from_head
+    return x.address + b * x.batch_stride + t * x.position_stride + h * x.head_stride
 
 
 @jit

@@ -26,7 +26,7 @@ ROWS = 32  # at a time, in the backward pass: their shares of dweight and dbias 
 def layernorm_forward_numpy(x, weight, bias, eps):
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (...), rstd (...)"""
     C = max(x.shape[-1], 1)  # the mean of no numbers is taken to be 0, not 0 / 0
-    mean = (x.sum(axis=-1, dtype=np.float64) / C).astype(x.dtype)  # rstd makes its error up to 1 / sqrt(eps) as large
+    mean = (x.sum(axis=-1, dtype=np.float64) / C).astype(x.dtype)  # rstd multiplies its error, by up to 1 / sqrt(eps)
     centred = x - mean[..., None]
     variance = np.square(centred, dtype=np.float64).sum(axis=-1) / C  # float32 can't hold a square above 3e38
     rstd = (1 / np.sqrt(variance + eps)).astype(x.dtype)
