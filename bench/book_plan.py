@@ -9,8 +9,8 @@ from pathlib import Path
 
 from npgpt.checkpoints.runs import save_weights
 from npgpt.optim import warmup_cosine
-from npgpt.settings import TrainSettings
-from npgpt.trainer import Trainer
+from npgpt.training.settings import TrainSettings
+from npgpt.training.trainer import Trainer
 
 
 def main():

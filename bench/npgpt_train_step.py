@@ -8,7 +8,7 @@ import numba
 import npgpt
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
-from npgpt.kernels.machine.memory import keep_freed_memory
+from npgpt.kernels.machine.malloc import keep_freed_memory
 from npgpt.optim import clip_grad_norm
 
 

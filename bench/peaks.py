@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.machine.tile import ROWS, columns, multiply_tile
+from npgpt.kernels.machine.microkernel import ROWS, columns, multiply_tile
 
 K, TIMES = 256, 4000
 NUMBERS = 1 << 26  # 256 MB, more than any cache holds

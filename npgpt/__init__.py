@@ -18,7 +18,11 @@ _HOME = {
     "set_matmul_precision": "kernels.precision",
     "CheckpointError": "errors",
 }
-_MODULES = ("checkpoints", "data", "generation", "gradcheck", "kernels", "layers", "ops", "optim", "tokenizers")
+_MODULES = {
+    **{name: name for name in ("checkpoints", "generation", "gradcheck", "kernels", "layers", "ops", "optim")},
+    "data": "text.batches",
+    "tokenizers": "text.tokenizers",
+}
 
 __all__ = [*_HOME, "ops", "optim"]
 
@@ -27,7 +31,7 @@ def __getattr__(name):
     if name in _HOME:
         value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     elif name in _MODULES:
-        value = import_module(f"{__name__}.{name}")
+        value = import_module(f"{__name__}.{_MODULES[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import field
 from math import isfinite
@@ -113,6 +114,13 @@ def use_threads(threads: int | None) -> None:
             os.environ[variable] = str(threads)
 
 
+def _check_number_of_threads():
+    """Importing Numba fails with its own traceback on a number below 1; what is no number it leaves aside."""
+    text = os.environ.get("NUMBA_NUM_THREADS", "")
+    if re.fullmatch(r"\s*(-\d+|\+?0+)\s*", text):
+        raise ConfigError(f"NUMBA_NUM_THREADS must be at least 1, not {text[:20]!r}")
+
+
 def run(main) -> None:
     """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake.
 
@@ -120,6 +128,7 @@ def run(main) -> None:
     """
     sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
     try:
+        _check_number_of_threads()
         code = main()
         sys.stdout.flush()
     except UserError as error:

@@ -82,8 +82,8 @@ def _lost(before, after):
 def _print_differences(a: str, b: str, which: str) -> int:
     """Print what differs; 1 if anything does."""
     from npgpt.checkpoints import find_checkpoint
-    from npgpt.checkpoints.mapping import shown
-    from npgpt.checkpoints.survey import difference
+    from npgpt.checkpoints.shared.names import shown
+    from npgpt.checkpoints.shared.statistics import difference
 
     one, other = find_checkpoint(a, which), find_checkpoint(b, which)
     differ = 0

@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from npgpt import ops
+from npgpt.activation_checkpointing import recompute
 from npgpt.config import GPTConfig
 from npgpt.generation import generate
 from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module
-from npgpt.recompute import recompute
 from npgpt.tensor import Tensor
 
 __all__ = ["GPT", "GPTConfig"]

@@ -3,7 +3,7 @@
     from npgpt.gradcheck import gradcheck
 
 is the same check for a function of your own. (``npgpt.gradcheck`` is this module, not the function.) The function and
-its mathematics are in central_differences.py; what the command checks is listed in gradcheck_cases.py.
+its mathematics are in checking/central_differences.py; what the command checks is listed in checking/cases.py.
 """
 
 import sys
@@ -20,7 +20,7 @@ SHOWN = 3  # wrong gradients of one case; a mistake in one operation makes nearl
 def __getattr__(name):
     """The function is imported when it is asked for (PEP 562), since the command reads its flags before NumPy loads."""
     if name in ("Comparison", "Report", "gradcheck"):
-        from npgpt import central_differences
+        from npgpt.checking import central_differences
 
         return getattr(central_differences, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -31,8 +31,8 @@ def main() -> int:
     parser.add_argument("operations", nargs="*", metavar="OPERATION", help="check only these (default: all)")
     chosen = parser.parse_args().operations
 
-    from npgpt.central_differences import TOLERANCE
-    from npgpt.gradcheck_cases import cases
+    from npgpt.checking.cases import cases
+    from npgpt.checking.central_differences import TOLERANCE
     from npgpt.kernels import BACKEND
 
     rows = cases()
@@ -54,7 +54,7 @@ def _row(verdict, operation, shapes, error, time) -> str:
 
 def _check(case) -> bool:
     """Print a case's row, and below it the gradients that are wrong."""
-    from npgpt.central_differences import gradcheck
+    from npgpt.checking.central_differences import gradcheck
 
     start = perf_counter()
     try:

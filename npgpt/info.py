@@ -28,7 +28,7 @@ def main() -> int:
     settings = InfoSettings(**arguments)
 
     from npgpt.checkpoints import find_checkpoint
-    from npgpt.checkpoints.fit import check_fit
+    from npgpt.checkpoints.shared.validate import check_fit
 
     checkpoint = find_checkpoint(path, settings.checkpoint)
     odd = []
@@ -72,8 +72,8 @@ def _print_summary(checkpoint, odd):
 
 
 def _print_tensors(checkpoint, odd):
-    from npgpt.checkpoints.mapping import shown
-    from npgpt.checkpoints.survey import oddities, survey
+    from npgpt.checkpoints.shared.names import shown
+    from npgpt.checkpoints.shared.statistics import oddities, survey
 
     print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
     surveys = {}

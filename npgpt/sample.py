@@ -52,7 +52,7 @@ def main() -> int:
     from npgpt.checkpoints import make_model, open_with_tokenizer
     from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Sampling
-    from npgpt.rehearsal import compile_for_sampling
+    from npgpt.precompile import compile_for_sampling
 
     path = settings.model or newest_run()
     checkpoint, tokenizer = open_with_tokenizer(path, settings.checkpoint)

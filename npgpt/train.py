@@ -5,7 +5,7 @@ from pathlib import Path
 
 from npgpt.commandline import Parser, pathname, run, use_threads
 from npgpt.errors import ConfigError
-from npgpt.settings import CHANGEABLE, TrainSettings
+from npgpt.training.settings import CHANGEABLE, TrainSettings
 
 NEWEST = object()  # what --resume without a name means
 
@@ -37,9 +37,9 @@ def main() -> int:
 
 def _start(settings: TrainSettings) -> int:
     use_threads(settings.threads)
-    from npgpt.kernels.machine.memory import keep_freed_memory
+    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
-    from npgpt.trainer import Trainer
+    from npgpt.training.trainer import Trainer
 
     keep_freed_memory()
     set_matmul_precision(settings.matmul_precision)
@@ -53,9 +53,9 @@ def _resume(name, given: dict) -> int:
         raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
     use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
     from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
-    from npgpt.kernels.machine.memory import keep_freed_memory
+    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
-    from npgpt.trainer import Trainer
+    from npgpt.training.trainer import Trainer
 
     keep_freed_memory()
     folder = newest_run() if name is NEWEST else Path(name)

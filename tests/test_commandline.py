@@ -5,13 +5,13 @@ import sys
 from unittest import mock
 
 import pytest
-from commands import Ended, assert_refused, command, listing, refused
+from helpers.commands import Ended, assert_refused, command, listing, refused
 
 from npgpt import commandline
 from npgpt.commandline import Parser
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
-from npgpt.settings import TrainSettings
+from npgpt.training.settings import TrainSettings
 
 
 def parse(settings, *arguments) -> dict:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from commands import command, listing, process, refused
-from models import with_random_parameters
+from helpers.commands import command, listing, process, refused
+from helpers.models import with_random_parameters
 
 from npgpt import GPT, GPTConfig, load, no_grad
 from npgpt.checkpoints import WRITERS, open_checkpoint, save
 from npgpt.convert import DTYPES
-from npgpt.tokenizers import ByteTokenizer
+from npgpt.text.tokenizers import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
 ENDINGS = {"huggingface": "folder", "safetensors": "a.safetensors", "llm.c": "a.bin", "gguf": "a.gguf"}
@@ -130,7 +130,7 @@ def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
     before = listing(source)
     for to, ending in ENDINGS.items():
         with monkeypatch.context() as patch:
-            patch.setattr("npgpt.checkpoints.stored.Stored.in_order", stop)
+            patch.setattr("npgpt.checkpoints.shared.lazy_tensor.Stored.in_order", stop)
             assert command("convert", "source", ending, cwd=source).code == 130, to
         assert listing(source) == before
 

@@ -7,8 +7,8 @@ import hashlib
 import json
 
 import pytest
-from commands import everything, process
 from conftest import ROOT
+from helpers.commands import everything, process
 
 EVERY_KERNEL = """
 import hashlib, json, sys
@@ -16,7 +16,7 @@ sys.path.insert(0, "tests")
 import numba, numpy as np
 from kernels.test_table import CASES
 from npgpt.kernels import KERNELS, jit
-from versions import large_arguments, run
+from helpers.versions import large_arguments, run
 jit.ENOUGH_FOR_THREADS = 0  # threads however little there is to do
 digests = {}
 for name, case in CASES.items():

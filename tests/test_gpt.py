@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import with_random_parameters
-from tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP
+from helpers.models import with_random_parameters
+from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP
 
 from npgpt import Tensor, no_grad
 from npgpt.config import POSITIONS, GPTConfig

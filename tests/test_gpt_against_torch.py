@@ -10,17 +10,17 @@ import os
 
 import numpy as np
 import pytest
+from helpers.models import with_random_parameters
+from helpers.tolerances import rounding
 from hypothesis import example, given
 from hypothesis import strategies as st
-from models import with_random_parameters
-from tolerances import rounding
 
 from npgpt.config import ACTIVATIONS, POSITIONS, GPTConfig
 from npgpt.gpt import GPT
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
 
-from torch_gpt import torch_logits  # noqa: E402 - it imports torch
+from helpers.torch_gpt import torch_logits  # noqa: E402 - it imports torch
 
 # the largest difference of logits and of the loss, and the relative L2 distance of each gradient
 PROMISED = {np.float64: (1e-11, 1e-12, 1e-9), np.float32: (2e-4, 1e-5, 1e-5)}

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from commands import command, process, refused
-from mutations import memory_at_most
+from helpers.commands import command, process, refused
+from helpers.mutations import memory_at_most
 
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs
-from npgpt.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
 
 CONFIG = GPTConfig(vocab_size=12, block_size=6, n_layer=11, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 

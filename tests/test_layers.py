@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from models import with_random_parameters
+from helpers.models import with_random_parameters
 
 from npgpt import Tensor
 from npgpt.config import GPTConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import QUICK, command, process, refused
 from conftest import TEXT
+from helpers.commands import QUICK, assert_refused, command, process, refused
 
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import write_safetensors
@@ -60,6 +60,19 @@ def test_what_training_can_not_read(folder):
         (["good.bin", "--tokenizer", "char"], "there are no characters to make a tokenizer from"),
     ]:
         refused("train", *QUICK, *typed, cwd=folder, words=[words])
+
+
+def test_a_link_to_itself(folder):
+    (folder / "loop").symlink_to("loop")
+    assert_refused(command("train", "loop", *QUICK, cwd=folder), "can't read loop: Too many levels of symbolic links")
+    assert sorted(os.listdir(folder)) == ["loop", "text.txt"]
+
+
+@pytest.mark.parametrize("threads", ["0", "-3", " 00 "])
+def test_a_number_of_threads_that_numba_refuses(folder, threads, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    for name in ("train", "sample", "info", "convert", "gradcheck"):
+        refused(name, cwd=folder, words=[f"NUMBA_NUM_THREADS must be at least 1, not {threads!r}"], run=process)
 
 
 def test_too_little_text(folder):

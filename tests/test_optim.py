@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
+from helpers.tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine

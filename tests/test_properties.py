@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from arrays import few, seeds
+from helpers.arrays import few, seeds
+from helpers.models import with_random_parameters
+from helpers.tolerances import FLOAT64_GRADIENT, FLOAT64_VALUE
 from hypothesis import given
 from hypothesis import strategies as st
-from models import with_random_parameters
-from tolerances import FLOAT64_GRADIENT, FLOAT64_VALUE
 
 from npgpt.config import ACTIVATIONS, POSITIONS, GPTConfig
 from npgpt.gpt import GPT

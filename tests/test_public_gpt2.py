@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from npgpt import load
-from npgpt.tokenizers import GPT2Tokenizer
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 FOLDER = os.environ.get("NPGPT_GPT2")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="NPGPT_GPT2 doesn't say where the weights of GPT-2 124M are")

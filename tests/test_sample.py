@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 import pytest
-from commands import Ended, command
+from helpers.commands import Ended, command
+from helpers.models import with_random_parameters
 from hypothesis import given
 from hypothesis import strategies as st
-from models import with_random_parameters
 
 import npgpt.generation
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs
-from npgpt.checkpoints.atomic import write_json
-from npgpt.tokenizers import ByteTokenizer, CharTokenizer
+from npgpt.checkpoints.shared.atomic import write_json
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=2, n_embd=8)
 LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"

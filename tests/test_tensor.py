@@ -7,11 +7,11 @@ import weakref
 
 import numpy as np
 import pytest
-from against_torch import requires_torch
-from arrays import seeds
+from helpers.against_torch import requires_torch
+from helpers.arrays import seeds
+from helpers.tolerances import FLOAT64_GRADIENT
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import FLOAT64_GRADIENT
 
 from npgpt import Tensor, no_grad
 from npgpt.tensor import enable_grad, is_grad_enabled

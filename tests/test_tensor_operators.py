@@ -8,12 +8,12 @@ import operator
 
 import numpy as np
 import pytest
-from against_torch import requires_torch
-from arrays import lay_out, layouts, seeds, shapes
+from helpers.against_torch import requires_torch
+from helpers.arrays import lay_out, layouts, seeds, shapes
+from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, FLOAT64_GRADIENT, FLOAT64_VALUE, rounding
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
-from tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, FLOAT64_GRADIENT, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor
 from npgpt.tensor import unbroadcast

@@ -10,21 +10,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import CONSTANT_LR, TINY, command, everything, metrics, train
 from conftest import TEXT
+from helpers.commands import CONSTANT_LR, TINY, command, everything, metrics, train
+from helpers.models import with_random_parameters
 from hypothesis import example, given
 from hypothesis import strategies as st
-from models import with_random_parameters
 
 import npgpt
-from npgpt import GPT, GPTConfig, load, trainer
+from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.data import Batches, Windows
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
-from npgpt.settings import TrainSettings
-from npgpt.tokenizers import ByteTokenizer, load_tokenizer
+from npgpt.text.batches import Batches, Windows
+from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
+from npgpt.training import trainer
+from npgpt.training.settings import TrainSettings
 
 RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
 RUN += ("--sample-every", 0)

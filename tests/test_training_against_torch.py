@@ -6,8 +6,8 @@ warm-up, cosine.
 
 import numpy as np
 import pytest
-from models import with_random_parameters
-from tolerances import FLOAT32_EXTRA
+from helpers.models import with_random_parameters
+from helpers.tolerances import FLOAT32_EXTRA
 
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT

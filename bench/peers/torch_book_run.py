@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from bench.peers.torch_gpt import adamw, from_npgpt, loss_function
 from npgpt.config import GPTConfig
-from npgpt.corpus import read_corpus, split
-from npgpt.data import Batches, Windows, evaluation_batches
-from npgpt.tokenizers import GPT2Tokenizer
+from npgpt.text.batches import Batches, Windows, evaluation_batches
+from npgpt.text.corpus import read_corpus, split
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 
 def main():

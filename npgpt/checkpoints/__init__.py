@@ -27,23 +27,23 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints import hub
-from npgpt.checkpoints.checkpoint import Checkpoint
-from npgpt.checkpoints.fit import check_fit
-from npgpt.checkpoints.folders import read_huggingface, read_weights_file
-from npgpt.checkpoints.gguf import read_gguf, write_gguf
-from npgpt.checkpoints.gguf_file import is_gguf
-from npgpt.checkpoints.huggingface_writer import write_huggingface
+from npgpt.checkpoints.gguf.file import is_gguf
+from npgpt.checkpoints.gguf.model import read_gguf, write_gguf
+from npgpt.checkpoints.huggingface import hub
+from npgpt.checkpoints.huggingface.read import read_huggingface, read_weights_file
+from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE
+from npgpt.checkpoints.huggingface.write import write_huggingface
 from npgpt.checkpoints.llmc import is_llmc, read_llmc, write_llmc
-from npgpt.checkpoints.mapped import MappedFile
 from npgpt.checkpoints.nanogpt import CKPT_FILE, is_nanogpt, read_nanogpt
+from npgpt.checkpoints.pytorch.file import is_torch, read_torch, tensors_in
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, run_in, weights_file, write_safetensors_file
 from npgpt.checkpoints.safetensors import open_safetensors
-from npgpt.checkpoints.stored import stored_array
-from npgpt.checkpoints.table_files import is_table
-from npgpt.checkpoints.tensorflow import is_tensorflow, read_tensorflow
-from npgpt.checkpoints.tokenizer_files import OUR_TOKENIZER_FILE
-from npgpt.checkpoints.torch_files import is_torch, read_torch, tensors_in
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.validate import check_fit
+from npgpt.checkpoints.tensorflow.leveldb import is_table
+from npgpt.checkpoints.tensorflow.model import is_tensorflow, read_tensorflow
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import checkpoint_file
-from npgpt.checkpoints.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.fit import check_fit
-from npgpt.checkpoints.mapped import Cursor, MappedFile
-from npgpt.checkpoints.mapping import TURNED
-from npgpt.checkpoints.prepared import rounded, with_all_biases
-from npgpt.checkpoints.stored import narrowed, stored_array
+from npgpt.checkpoints.shared.atomic import checkpoint_file
+from npgpt.checkpoints.shared.cast import rounded, with_all_biases
+from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
+from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array
+from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
+from npgpt.checkpoints.shared.names import TURNED
+from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 

@@ -17,15 +17,15 @@ Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 import re
 from pathlib import Path
 
-from npgpt.checkpoints.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.mapping import TURNED, to_ours
-from npgpt.checkpoints.pickles import described
-from npgpt.checkpoints.stored import equal
-from npgpt.checkpoints.torch_files import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.pickles import described
+from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
+from npgpt.checkpoints.shared.lazy_tensor import equal
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.names import TURNED, to_ours
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
-from npgpt.tokenizers import GPT2Tokenizer
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 CKPT_FILE = "ckpt.pt"  # in the folder that its training fills
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import write_json
-from npgpt.checkpoints.checkpoint import Checkpoint
-from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.prepared import rounded
 from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
-from npgpt.checkpoints.stored import Stored
-from npgpt.checkpoints.strict_json import parse_json, read_json_object
+from npgpt.checkpoints.shared.atomic import write_json
+from npgpt.checkpoints.shared.cast import rounded
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.strict_json import parse_json, read_json_object
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 

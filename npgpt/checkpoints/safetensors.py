@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.atomic import checkpoint_file
-from npgpt.checkpoints.mapped import MappedFile
-from npgpt.checkpoints.stored import Stored, narrowed, stored_array
-from npgpt.checkpoints.strict_json import parse_json
+from npgpt.checkpoints.shared.atomic import checkpoint_file
+from npgpt.checkpoints.shared.lazy_tensor import Stored, narrowed, stored_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit

@@ -31,9 +31,9 @@ from numba import prange
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.largest import largest
 from npgpt.kernels.machine.product import add_product
 from npgpt.kernels.precision import factors_like
+from npgpt.kernels.row_max import largest
 
 ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
 

@@ -19,7 +19,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import exact_jit, parallel_jit
-from npgpt.kernels.largest import largest
+from npgpt.kernels.row_max import largest
 
 
 def cross_entropy_forward_numpy(logits, targets, ignore_index):

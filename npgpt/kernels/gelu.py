@@ -17,7 +17,7 @@ from numba import prange
 from npgpt.kernels.chunks import chunks, part
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.normal import normal_below
+from npgpt.kernels.normal_cdf import normal_below
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715

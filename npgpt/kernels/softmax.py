@@ -15,7 +15,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.largest import largest
+from npgpt.kernels.row_max import largest
 
 
 def softmax_forward_numpy(x):

@@ -2,16 +2,16 @@
 
 import re
 
-import mutations
 import numpy as np
 import pytest
+from helpers import mutations
 
 from npgpt import GPT, GPTConfig, no_grad
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.checkpoint import Checkpoint
-from npgpt.checkpoints.fit import parameter_shapes
 from npgpt.checkpoints.llmc import read_llmc, write_llmc
-from npgpt.checkpoints.stored import narrowed, stored_array, widened
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array, widened
+from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.errors import CheckpointError
 
 CONFIG = GPTConfig(vocab_size=131, block_size=6, n_layer=3, n_head=2, n_embd=4)

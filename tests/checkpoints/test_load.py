@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mutations import COUNT, memory_at_most
+from helpers.mutations import COUNT, memory_at_most
 
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs, save
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.errors import CheckpointError, TokenizerError
-from npgpt.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n_inner=24, activation="gelu")
 

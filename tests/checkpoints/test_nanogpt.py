@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from torch_bytes import FALSE, NONE, TRUE, dict_, int_, list_, storage, tensor, zip_file
+from helpers.torch_bytes import FALSE, NONE, TRUE, dict_, int_, list_, storage, tensor, zip_file
 
 import npgpt
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
 from npgpt.checkpoints.nanogpt import config_from_nanogpt
 from npgpt.errors import CheckpointError
-from npgpt.tokenizers import GPT2Tokenizer
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 ARGS = {"n_layer": 3, "n_head": 2, "n_embd": 8, "block_size": 6, "bias": True, "vocab_size": 11, "dropout": 0.1}
 

@@ -10,18 +10,18 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import mutations
 import numpy as np
 import pytest
-from models import as_checkpoint
+from helpers import mutations
+from helpers.models import as_checkpoint
 
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.checkpoints.stored import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import stored_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 from npgpt.gpt import GPT
-from npgpt.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 

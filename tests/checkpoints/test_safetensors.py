@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from mutations import COUNT
+from helpers.mutations import COUNT
 
 from npgpt.checkpoints import safetensors as ours
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.models import with_random_parameters
+from helpers.tolerances import rounding
 from hypothesis import given
 from hypothesis import strategies as st
-from models import with_random_parameters
-from tolerances import rounding
 
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.generation import KeyValueCache

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import with_random_parameters
+from helpers.models import with_random_parameters
 
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.errors import ConfigError

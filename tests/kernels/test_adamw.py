@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from arrays import arrays, dtypes, leading, sizes, values
+from helpers.arrays import arrays, dtypes, leading, sizes, values
+from helpers.tolerances import rounding
+from helpers.versions import Case
 from hypothesis import strategies as st
-from tolerances import rounding
-from versions import Case
 
 from npgpt.kernels import KERNELS
 from npgpt.kernels.machine.addresses import CHUNK

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from arrays import dtypes, few, lay_out, seeds, small_sizes, values
+from helpers.arrays import dtypes, few, lay_out, seeds, small_sizes, values
+from helpers.tolerances import rounding
+from helpers.versions import Case, versions_agree
 from hypothesis import strategies as st
-from tolerances import rounding
-from versions import Case, versions_agree
 
 from npgpt.kernels import KERNELS
 from npgpt.kernels.dropout import keep_mask_numpy

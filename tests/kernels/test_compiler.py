@@ -10,8 +10,8 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from commands import TINY
 from conftest import ROOT, TEXT
+from helpers.commands import TINY
 
 from npgpt.kernels import compiler
 
@@ -41,7 +41,7 @@ for _, p in model.named_parameters():
 print(digest.hexdigest(), compiler.waited > 0)
 """
 AHEAD = """
-from npgpt.rehearsal import compile_for_training
+from npgpt.precompile import compile_for_training
 compile_for_training(config, 4, 65, 0)
 assert compiler.waited
 compiler.compile_elsewhere = None  # nothing is left for it
@@ -99,7 +99,8 @@ def test_a_fork_has_one_of_its_own(python, tmp_path):
     code = """
 import os, sys
 from numba import float32, float64, int32
-from npgpt.kernels import compiler, sums
+from npgpt.kernels import compiler
+from npgpt.kernels import reductions as sums
 def compile(real):
     sums._sum_rows.dispatcher.compile((real[:, ::1], real[::1]))
 compile(float32)

@@ -1,10 +1,10 @@
 import numba
 import numpy as np
 import pytest
-from arrays import arrays, dtypes, leading, sizes
+from helpers.arrays import arrays, dtypes, leading, sizes
+from helpers.versions import Case
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import Case
 
 from npgpt.kernels import KERNELS
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from arrays import arrays, dtypes, lay_out, leading, seeds, sizes
+from helpers.arrays import arrays, dtypes, lay_out, leading, seeds, sizes
+from helpers.versions import Case
 from hypothesis import strategies as st
-from versions import Case
 
 from npgpt.kernels import KERNELS
 

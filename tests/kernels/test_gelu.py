@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from arrays import arrays, dtypes, leading, sizes
+from helpers.arrays import arrays, dtypes, leading, sizes
+from helpers.tolerances import rounding
+from helpers.versions import Case
 from hypothesis import strategies as st
-from tolerances import rounding
-from versions import Case
 
 from npgpt.kernels import KERNELS
 

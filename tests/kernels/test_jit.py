@@ -12,7 +12,7 @@ from conftest import ROOT
 from numba.core.caching import IndexDataCacheFile
 
 from npgpt import kernels
-from npgpt.kernels import sums
+from npgpt.kernels import reductions as sums
 from npgpt.kernels.jit import noting
 
 LINE = "npgpt: compiling kernels"
@@ -64,7 +64,7 @@ def test_a_cache_folder_that_cannot_be(python, tmp_path):
 
 def test_no_place_for_a_cache_at_all(python, tmp_path):
     """Neither beside the source nor in the user's cache folder: a file is in the way of each."""
-    shutil.copytree(ROOT / "npgpt", tmp_path / "npgpt", ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copytree(ROOT / "npgpt", tmp_path / "npgpt", ignore=shutil.ignore_patterns("__pycache__", "*.tiktoken"))
     for folder in (tmp_path / "npgpt" / "kernels", tmp_path / "npgpt" / "kernels" / "machine", tmp_path):
         (folder / "__pycache__").write_text("")
     nowhere = str(tmp_path / "__pycache__" / "cache")

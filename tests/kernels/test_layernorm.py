@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from arrays import arrays, dtypes, lay_out, rows, sizes
+from helpers.arrays import arrays, dtypes, lay_out, rows, sizes
+from helpers.tolerances import rounding
+from helpers.versions import Case, versions_agree
 from hypothesis import strategies as st
-from tolerances import rounding
-from versions import Case, versions_agree
 
 from npgpt.kernels import KERNELS
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from arrays import VIEWS, arrays, dtypes
+from helpers.arrays import VIEWS, arrays, dtypes
+from helpers.versions import Case, versions_agree
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import Case, versions_agree
 
 from npgpt.kernels import KERNELS
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tolerances import rounding
+from helpers.tolerances import rounding
 
 import npgpt
 from npgpt import GPT, GPTConfig, kernels

@@ -5,8 +5,8 @@ import json
 import numba
 import numpy as np
 import pytest
-from arrays import lay_out
-from tolerances import rounding
+from helpers.arrays import lay_out
+from helpers.tolerances import rounding
 
 from npgpt import kernels
 from npgpt.kernels import jit

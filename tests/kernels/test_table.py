@@ -6,9 +6,9 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from helpers.versions import large_arguments, not_a_number_comes_out, places_for_nan, run, versions_agree
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import large_arguments, not_a_number_comes_out, places_for_nan, run, versions_agree
 
 from npgpt.kernels import KERNELS, jit
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import normal, rows, seeds
+from helpers.against_torch import check, check_stored, requires_torch, stored_cases
+from helpers.arrays import normal, rows, seeds
+from helpers.tolerances import rounding
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import rounding
 
 from npgpt import Tensor, ops
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import leading, normal, seeds
+from helpers.against_torch import check, check_stored, requires_torch, stored_cases
+from helpers.arrays import leading, normal, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,11 +6,11 @@ import weakref
 
 import numpy as np
 import pytest
-from against_torch import STORED, by_npgpt, by_torch, requires_torch, some_gradient, stored
-from arrays import lay_out, layouts
+from helpers.against_torch import STORED, by_npgpt, by_torch, requires_torch, some_gradient, stored
+from helpers.arrays import lay_out, layouts
+from helpers.tolerances import FLOAT64_GRADIENT, FLOAT64_VALUE
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import FLOAT64_GRADIENT, FLOAT64_VALUE
 
 from npgpt import Tensor, ops
 

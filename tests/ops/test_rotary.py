@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from against_torch import check, check_stored, requires_torch, stored_cases
-from arrays import few, normal, seeds, small_sizes
+from helpers.against_torch import check, check_stored, requires_torch, stored_cases
+from helpers.arrays import few, normal, seeds, small_sizes
+from helpers.tolerances import FLOAT64_VALUE, rounding
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, ops
 from npgpt.ops.attention import split_heads

@@ -5,7 +5,7 @@ float32, so that both formats get the same numbers.
 """
 
 import numpy as np
-from against_torch import STORED, by_torch
+from helpers.against_torch import STORED, by_torch
 
 
 def cases() -> dict[str, tuple[dict, dict]]:

@@ -16,7 +16,7 @@ don't depend on how C is shared out among threads.
 import numpy as np
 
 from npgpt.kernels.jit import jit
-from npgpt.kernels.machine.tile import (
+from npgpt.kernels.machine.microkernel import (
     ROWS,
     columns,
     copy_to_a,

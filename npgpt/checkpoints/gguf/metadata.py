@@ -1,0 +1,194 @@
+"""The keys of a GGUF file and their values.
+
+    a key       string name, u32 type, the value
+    a string    u64 length, UTF-8
+    an array    u32 type, u64 count, so many values of that type, which may be strings or arrays
+
+A file of a language model holds its vocabulary here, some hundred thousand strings. So a value is stepped over, and
+looked at when it is asked for. Nothing is believed: a length is checked against the file before anything is made of it.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
+from npgpt.errors import CheckpointError
+
+# Real files have some dozen keys, and up to 20 MB of metadata. These bound time and memory.
+MAX_KEYS = 10_000
+MAX_KEY_BYTES = 1024
+MAX_BYTES = 64 << 20
+MAX_TEXT_BYTES = 5 << 20  # of a string that is made into Python's, four times as large; Unicode's characters are 4.4 MB
+MAX_NESTING = 4  # of arrays
+
+# By number. Those that are numbers are called as in NumPy.
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool")
+_TYPES += ("string", "array", "uint64", "int64", "float64")
+_NUMBERS = {type: np.dtype(type).newbyteorder("<") for type in _TYPES if type not in ("string", "array")}
+
+
+class _Value(NamedTuple):
+    """Where a key's value is: ``count`` values of one type, from ``begin`` up to ``end``. A single one has no count."""
+
+    type: str
+    count: int | None
+    begin: int
+    end: int
+
+
+class Metadata:
+    """A file's keys, by which values are asked for. One that is not there, or of another type, is a CheckpointError."""
+
+    def __init__(self, file: MappedFile, values: dict[str, _Value]):
+        self._file = file
+        self._values = values
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def number(self, key: str, type: str) -> int | float | bool:
+        """A number of the type of that name. A float is the shortest decimal that gives the stored one: 1e-05."""
+        found = self._file.array(self._value(key, type).begin, _NUMBERS[type], 1, key)[0]
+        return float(str(found)) if found.dtype.kind == "f" else found.item()
+
+    def text(self, key: str) -> str:
+        value = self._value(key, "string")
+        length = value.end - value.begin
+        if length > MAX_TEXT_BYTES:
+            raise CheckpointError(f"{self._file.path}: key {key}: a string of {length:,} bytes is too long")
+        return decoded(self._file.take(value.begin, length, key), f"{self._file.path}: key {key}")
+
+    def strings(self, key: str) -> tuple[int, bytes]:
+        """How many strings an array has, and the bytes that they take in the file, as ``packed_strings`` makes them."""
+        value = self._value(key, "string", is_array=True)
+        return value.count, self._file.take(value.begin, value.end - value.begin, key)
+
+    def _value(self, key, type, is_array=False):
+        place = f"{self._file.path}: key {key}"
+        if key not in self._values:
+            raise CheckpointError(f"{place} is not there")
+        value = self._values[key]
+        if value.type != type or (value.count is not None) != is_array:
+            wanted, found = (
+                f"array of {type}" if array else type
+                for type, array in ((type, is_array), (value.type, value.count is not None))
+            )
+            raise CheckpointError(f"{place}: {wanted} was expected, and it is {found}")
+        return value
+
+
+def read_metadata(cursor: Cursor, count: int) -> Metadata:
+    """Step over so many keys. Raises CheckpointError."""
+    file = cursor.file
+    if count > MAX_KEYS:
+        raise CheckpointError(f"{file.path}: number of keys: {count:,}, and npgpt reads up to {MAX_KEYS:,}")
+    data = memoryview(file.array(0, np.uint8, min(file.size, MAX_BYTES), "metadata"))
+    values = {}
+    for number in range(count):
+        key = read_name(cursor, MAX_KEY_BYTES, f"key {number + 1} of {count}")
+        place = f"{file.path}: key {key[:100]!r}"
+        if key in values:
+            raise CheckpointError(f"{place} is there twice")
+        type = _type(cursor.number("<u4", f"key {key[:100]!r}"), place)
+        items, begin = None, cursor.position
+        if type == "array":
+            type, items, begin = _array_header(data, begin, place)
+        cursor.position = _end(data, begin, type, 1 if items is None else items, place)
+        if type == "bool" and np.frombuffer(data[begin : cursor.position], np.uint8).max(initial=0) > 1:
+            raise CheckpointError(f"{place}: a bool that is neither 0 nor 1")
+        if type == "string" and items is None:
+            begin += 8
+        values[key] = _Value(type, items, begin, cursor.position)
+    return Metadata(file, values)
+
+
+def read_name(cursor: Cursor, longest: int, what: str) -> str:
+    """The next string, which must not be empty. Raises CheckpointError."""
+    place = f"{cursor.file.path}: {what}"
+    length = cursor.number("<u8", what)
+    if not 1 <= length <= longest:
+        raise CheckpointError(f"{place}: a name of {length:,} bytes, and 1 to {longest:,} were expected")
+    return decoded(cursor.take(length, what), place)
+
+
+def decoded(data: bytes, place: str) -> str:
+    """UTF-8 -> str. Raises CheckpointError."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{place}: not UTF-8 at byte {error.start}") from None
+
+
+def _type(number: int, place: str) -> str:
+    if number >= len(_TYPES):
+        raise CheckpointError(f"{place}: there is no type {number}")
+    return _TYPES[number]
+
+
+def _array_header(data: memoryview, begin: int, place: str) -> tuple[str, int, int]:
+    """The type of an array's items, how many there are, and where they begin."""
+    if begin + 12 > len(data):
+        raise _cut_off(place)
+    type, count = struct.unpack_from("<IQ", data, begin)
+    return _type(type, place), count, begin + 12
+
+
+def _end(data: memoryview, begin: int, type: str, count: int, place: str, nesting: int = 1) -> int:
+    """Where ``count`` values of a type end. Stepping over one takes time only if it takes bytes in the file."""
+    if type in _NUMBERS:
+        begin += count * _NUMBERS[type].itemsize
+    elif type == "string":
+        unpack_from = struct.Struct("<Q").unpack_from
+        last = len(data) - 8
+        for _ in range(count):
+            if begin > last:
+                raise _cut_off(place)
+            begin += 8 + unpack_from(data, begin)[0]
+    else:
+        if nesting == MAX_NESTING:
+            raise CheckpointError(f"{place}: arrays in arrays, more than {MAX_NESTING} deep")
+        for _ in range(count):
+            item_type, items, begin = _array_header(data, begin, place)
+            begin = _end(data, begin, item_type, items, place, nesting + 1)
+    if begin > len(data):
+        raise _cut_off(place)
+    return begin
+
+
+def _cut_off(place):
+    return CheckpointError(
+        f"{place}: it goes beyond the file's end, or {MAX_BYTES >> 20} MB: it is cut off, or damaged"
+    )
+
+
+# Writing
+
+
+def packed_metadata(metadata: dict[str, str | int | float | list[str] | np.ndarray]) -> bytes:
+    """Keys and values: int -> uint32, float -> float32, list of str -> array of string, array of int32 -> the same."""
+    return b"".join(packed_strings([key]) + _packed(value) for key, value in metadata.items())
+
+
+def packed_strings(strings: list[str]) -> bytes:
+    """Strings one after the other."""
+    encoded = [string.encode() for string in strings]
+    return b"".join(len(string).to_bytes(8, "little") + string for string in encoded)
+
+
+def _packed(value) -> bytes:
+    if isinstance(value, str):
+        return _number("string") + packed_strings([value])
+    if isinstance(value, int):
+        return _number("uint32") + struct.pack("<I", value)
+    if isinstance(value, float):
+        return _number("float32") + struct.pack("<f", value)
+    count = struct.pack("<Q", len(value))
+    if isinstance(value, list):
+        return _number("array") + _number("string") + count + packed_strings(value)
+    return _number("array") + _number("int32") + count + value.astype("<i4").tobytes()
+
+
+def _number(type: str) -> bytes:
+    return struct.pack("<I", _TYPES.index(type))

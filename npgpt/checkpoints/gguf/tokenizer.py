@@ -1,0 +1,84 @@
+"""A tokenizer in a GGUF file: for llama.cpp under tokenizer.ggml; and, if it is not GPT-2's, as a run stores it, too.
+
+llama.cpp computes GPT-2's byte-pair encoding from lists of tokens and merges. With no merges that encodes byte by byte,
+so bytes can be told to it, and characters if they are ASCII. Of another tokenizer it is told that there is none: it
+takes and gives ids then.
+"""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
+from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.strict_json import parse_json
+from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.text import gpt2_bpe
+from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
+
+OURS = "npgpt.tokenizer"  # JSON, as ``Tokenizer.to_dict`` makes it
+_MODEL, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # enum llama_token_type in llama.cpp's llama.h
+
+
+def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
+    """The keys that hold a tokenizer, in a file of a model with so many ids."""
+    ours = {}
+    if tokenizer is not None and tokenizer.name != GPT2Tokenizer.name:
+        ours = {OURS: json.dumps(tokenizer.to_dict(), ensure_ascii=False)}
+    tokens = _spelled_tokens(tokenizer, vocab_size)
+    if tokens is None:
+        return {_MODEL: "no_vocab", **ours}
+    types = np.full(vocab_size, _NORMAL, np.int32)
+    types[tokenizer.end_of_text] = _CONTROL
+    types[tokenizer.vocab_size :] = _UNUSED
+    pairs = merges(gpt2_bpe.tokens()) if tokenizer.name == GPT2Tokenizer.name else []
+    return {
+        _MODEL: "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        _TOKENS: tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": [f"{spelled(a)} {spelled(b)}" for a, b in pairs],
+        "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
+        "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
+        **ours,
+    }
+
+
+def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> dict | Callable | None:
+    """The tokenizer in a file of a model with so many ids, as ``Checkpoint.stored_tokenizer`` has it.
+
+    It is GPT-2's only if each token is. Raises CheckpointError.
+    """
+    count, stored = metadata.strings(_TOKENS) if _TOKENS in metadata else (None, b"")
+    if count not in (None, vocab_size):
+        raise CheckpointError(f"{path}: key {_TOKENS}: {count:,} tokens, and the model has {vocab_size:,}")
+    if OURS in metadata:
+        values = parse_json(metadata.text(OURS), f"{path}: key {OURS}")
+        try:
+            tokens = _spelled_tokens(tokenizer_from_dict(values), vocab_size)
+        except TokenizerError as error:
+            raise CheckpointError(f"{path}: key {OURS}: {error}") from None
+        if count is not None and tokens is not None and packed_strings(tokens) != stored:
+            raise CheckpointError(f"{path}: keys {OURS} and {_TOKENS} hold different tokens")
+        return values
+    if _MODEL not in metadata and count is None:
+        return None
+    if count is not None and metadata.text(_MODEL) == "gpt2" and vocab_size >= 50257:
+        tokens = _spelled_tokens(GPT2Tokenizer(), vocab_size)
+        if tokens is not None and packed_strings(tokens) == stored:
+            return {"name": GPT2Tokenizer.name}
+    return lambda: None  # there is another, or none, whatever the vocabulary's size
+
+
+def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] | None:
+    """A token for each id of the model, as llama.cpp spells them; None if it would not encode texts as ours does."""
+    # A vocabulary that was padded to a round number has names for the ids that are left, as in llama.cpp's converter.
+    if tokenizer is None or not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size:
+        return None
+    tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
+    single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)
+    if not single and tokenizer.name != GPT2Tokenizer.name:
+        return None
+    return [*map(spelled, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]

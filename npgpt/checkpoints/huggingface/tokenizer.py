@@ -1,0 +1,132 @@
+"""The files in which transformers keeps a tokenizer, beside the weights of a Hugging Face folder.
+
+    tokenizer.json            all of it, for the tokenizers library: what ``AutoTokenizer`` reads
+    tokenizer_config.json     which class of transformers, and its settings
+    special_tokens_map.json   <|endoftext|>'s roles; older versions read it
+    vocab.json, merges.txt    GPT-2's only: what the released folder has, and the tools that read no tokenizer.json
+    npgpt_tokenizer.json      our own form, which is what npgpt reads back
+
+There as here: the same ids for the same text, the same text for the same ids. Two things differ, since there they are
+matters of the library, not of the tokenizer:
+
+  - <|endoftext|> inside a text is its id there, and ordinary text here, and with ``split_special_tokens=True`` there.
+  - GPT-2's encoding cuts a text at what Unicode calls letters and numbers. Each library knows the Unicode of its year,
+    so a text with newer characters may be cut in other places (tiktoken 0.14 and tokenizers 0.23 agree on all of them).
+
+A character tokenizer refuses unknown characters there too, with an exception of the tokenizers library.
+
+Source: huggingface/tokenizers, serialization of its types; huggingface/transformers, tokenization_gpt2.py.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from npgpt.checkpoints.shared.atomic import atomic_write, write_json
+from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.strict_json import MAX_ITEMS, items_at_most, parse_json
+from npgpt.text import gpt2_bpe
+from npgpt.text.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
+
+OUR_TOKENIZER_FILE = "npgpt_tokenizer.json"
+
+# Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_PIECES_AS_BYTES = {**_BYTES, "use_regex": True}
+_SINGLE_CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+
+# A folder's vocabulary is compared with GPT-2's, which takes 50 to 150 times less than this allows for to parse.
+_MAX_BYTES = 10_000_000
+
+
+def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
+    """Write the files. ``block_size`` is what transformers warns at when a text is longer. Raises OSError."""
+    is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
+    special = dict.fromkeys(("bos_token", "eos_token", *(("unk_token",) if is_gpt2 else ())), END_OF_TEXT)
+    settings = {
+        **special,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,  # would take away the space before a full stop
+        "model_max_length": block_size,
+        "tokenizer_class": "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast",
+    }
+    stored = tokenizer_json(tokenizer)
+    write_json(folder / OUR_TOKENIZER_FILE, tokenizer.to_dict())
+    write_json(folder / "tokenizer.json", stored)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", special)
+    if is_gpt2:
+        write_json(folder / "vocab.json", stored["model"]["vocab"])
+        with atomic_write(folder / "merges.txt") as file:
+            file.write("\n".join(["#version: 0.2", *stored["model"]["merges"], ""]).encode())
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict:
+    """The contents of a tokenizer.json."""
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    if isinstance(tokenizer, CharTokenizer):
+        vocabulary = {character: id for id, character in enumerate(tokenizer.characters)}
+        cut, model = _SINGLE_CHARACTERS, {"type": "WordLevel", "unk_token": "<unk>"}  # which isn't there: it raises
+        decoder = {"type": "Fuse"}
+    else:
+        is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
+        tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1)]
+        vocabulary = {spelled(token): id for id, token in enumerate(tokens)}
+        cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
+        model = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "merges": [f"{spelled(a)} {spelled(b)}" for a, b in merges(tokens)],
+        }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": tokenizer.end_of_text, "content": END_OF_TEXT, **special}],
+        "normalizer": None,
+        "pre_tokenizer": cut,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": {**model, "vocab": vocabulary | {END_OF_TEXT: tokenizer.end_of_text}},
+    }
+
+
+def find_tokenizer(folder: Path, vocab_size: int, guess: bool = True) -> Tokenizer | None:
+    """The tokenizer of a folder that has none of ours: GPT-2's, or None, which is unknown.
+
+    A vocabulary that is there (vocab.json, tokenizer.json) decides; without one it is GPT-2's, if ``guess``, where the
+    model's ``vocab_size`` is. Tokens that were added to GPT-2's have ids past its own, and no text here. Raises
+    CheckpointError if a file is damaged.
+    """
+    gpt2 = _gpt2_vocabulary()
+    for name in ("vocab.json", "tokenizer.json"):
+        if (folder / name).exists():
+            return GPT2Tokenizer() if len(gpt2) <= vocab_size and _vocabulary(folder / name) == gpt2 else None
+    return GPT2Tokenizer() if guess and vocab_size == len(gpt2) else None
+
+
+def _vocabulary(file: Path):
+    """What is in the place of a vocabulary; None in a file that is too long for GPT-2's."""
+    mapped = MappedFile(file)
+    if mapped.size > _MAX_BYTES:
+        return None
+    data = mapped.take(0, mapped.size, "JSON")
+    if items_at_most(data) > MAX_ITEMS:
+        return None
+    values = parse_json(data, str(file))
+    if file.name == "tokenizer.json":
+        model = values.get("model") if isinstance(values, dict) else None
+        return model.get("vocab") if isinstance(model, dict) else None
+    return values
+
+
+@cache
+def _gpt2_vocabulary() -> dict[str, int]:
+    return {
+        **{spelled(token): id for id, token in enumerate(gpt2_bpe.tokens())},
+        END_OF_TEXT: GPT2Tokenizer.end_of_text,
+    }

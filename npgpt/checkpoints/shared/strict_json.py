@@ -1,0 +1,82 @@
+"""JSON from strangers, read without the leniency of Python's parser; a fault is a CheckpointError naming the file."""
+
+import json
+from math import isinf
+from pathlib import Path
+
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.errors import CheckpointError
+
+# A config.json takes some thousand bytes. Parsed, JSON takes up to thirty times its size, so this bounds the memory.
+MAX_FILE_BYTES = 1_000_000
+MAX_ITEMS = 250_000  # 50 MB
+
+
+def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items: int = MAX_ITEMS):
+    """Parse one JSON text. ``source`` begins every message: the file, and the part of it.
+
+    Python's parser lets pass what other readers refuse or read differently; here these are errors: bytes that are not
+    UTF-8, a key given twice, NaN, a number beyond float64's range, and -0 as a whole number. Infinity is refused too
+    unless ``infinity``, for numbers of our own that may be infinite. Nesting is limited by Python's recursion limit,
+    what memory it takes by ``max_items``.
+    """
+
+    if items_at_most(data) > max_items:
+        raise CheckpointError(f"{source}: more than {max_items:,} items, so it is not what npgpt or others write")
+
+    def constant(name):
+        if infinity and name != "NaN":
+            return float(name)
+        raise CheckpointError(f"{source}: {name} is there, which JSON does not have")
+
+    def whole_number(digits):
+        if digits == "-0":
+            raise CheckpointError(f"{source}: -0 is not a whole number")
+        return int(digits)
+
+    def decimal(digits):
+        value = float(digits)
+        if isinf(value):
+            raise CheckpointError(f"{source}: the number {digits[:20]} is too large")
+        return value
+
+    def unique(pairs):
+        values = {}
+        for key, value in pairs:
+            if key in values:
+                raise CheckpointError(f"{source}: the key {key[:100]!r} is there twice")
+            values[key] = value
+        return values
+
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        return json.loads(
+            text, object_pairs_hook=unique, parse_constant=constant, parse_int=whole_number, parse_float=decimal
+        )
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{source}: not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{source}: not JSON at character {error.pos}: {error.msg}") from None
+    except RecursionError:
+        raise CheckpointError(f"{source}: the JSON is nested too deeply") from None
+    except CheckpointError:
+        raise
+    except ValueError:  # int() of more than 4,300 digits
+        raise CheckpointError(f"{source}: a number has too many digits") from None
+
+
+def items_at_most(data: bytes | str) -> int:
+    """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
+    return sum(map(data.count, (b",", b"[", b"{") if isinstance(data, bytes) else ",[{"))
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
+    """Read a file that holds one JSON object, such as a config.json. Raises CheckpointError."""
+    file = MappedFile(path)
+    if file.size > max_bytes:
+        raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
+    data = file.take(0, file.size, "JSON")
+    values = parse_json(data, str(path))
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")
+    return values

@@ -1,0 +1,93 @@
+"""Whether the tensors in a file are those of its configuration; and if not, what is the likely reason."""
+
+from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored
+from npgpt.config import PRESETS, GPTConfig
+from npgpt.errors import CheckpointError
+
+SHOWN = 5  # names in a message
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a model's parameters, in the model's order, without making it."""
+    V, T, C, inner = config.vocab_size, config.block_size, config.n_embd, config.inner_size
+    shapes = {"wte.weight": (V, C)}
+    if config.position == "learned":
+        shapes["wpe.weight"] = (T, C)
+    for layer in range(config.n_layer):
+        for name, shape, has_bias in (
+            ("ln_1", (C,), config.bias),
+            ("attn.c_attn", (C, 3 * C), config.has_qkv_bias),
+            ("attn.c_proj", (C, C), config.bias),
+            ("ln_2", (C,), config.bias),
+            ("mlp.c_fc", (C, inner), config.bias),
+            ("mlp.c_proj", (inner, C), config.bias),
+        ):
+            shapes[f"h.{layer}.{name}.weight"] = shape
+            if has_bias:
+                shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
+    shapes["ln_f.weight"] = (C,)
+    if config.bias:
+        shapes["ln_f.bias"] = (C,)
+    if not config.tie_weights:
+        shapes["lm_head.weight"] = (V, C)
+    return shapes
+
+
+def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:
+    """Raise CheckpointError unless the tensors are all that the configuration's model has, each of the right shape.
+
+    Nothing is read or made for it, so a configuration of a million layers costs nothing either.
+    """
+    layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    if len(layers) != config.n_layer:
+        raise CheckpointError(
+            f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{_named(len(layers))}"
+        )
+    # Without a position embedding no tensor shows how long a text may be; generating takes memory for all of it.
+    size = sum(tensor.size for tensor in tensors.values())
+    if config.position != "learned" and config.block_size * config.n_embd > 4 * size + (1 << 22):
+        raise CheckpointError(
+            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} numbers"
+        )
+    expected = parameter_shapes(config)
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or unexpected:
+        problems = [("lacks the tensors", missing), ("has, and the configuration has no place for,", unexpected)]
+        raise CheckpointError("\n".join(f"{source} {what} {_listed(names)}" for what, names in problems if names))
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{source}: tensor {name} must have shape {shape}, and has {tensor.shape}"
+                f"{_likely_cause(name, tensor.shape, shape)}"
+            )
+        if not tensor.is_float:
+            raise CheckpointError(
+                f"{source}: tensor {name} must hold floating-point numbers ({', '.join(FLOATS)}), and is {tensor.dtype}"
+            )
+
+
+def _named(layers: int) -> str:
+    for name, sizes in PRESETS.items():
+        if name.startswith("gpt2") and sizes["n_layer"] == layers:
+            return f": is this {name}?"
+    return ""
+
+
+def _listed(names) -> str:
+    names = sorted(names)
+    shown = ", ".join(repr(name[:100]) for name in names[:SHOWN])  # a stranger's names: quoted, cut
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _likely_cause(name: str, shape: tuple, expected: tuple) -> str:
+    if shape == expected[::-1]:
+        return ": it looks transposed"
+    if name.startswith(("wte", "wpe", "lm_head")) and len(shape) == 2:
+        for preset, sizes in PRESETS.items():
+            if preset.startswith("gpt2") and sizes["n_embd"] == shape[1] != expected[1]:
+                return f": this is {preset}, and the configuration another model's"
+        if shape[1] == expected[1]:
+            what = "context" if name.startswith("wpe") else "vocabulary"
+            return f": a {what} of {shape[0]:,} in the file, of {expected[0]:,} in its configuration"
+    return ""

@@ -1,0 +1,1 @@
+"""OpenAI's release of GPT-2: TensorFlow checkpoints."""

@@ -1,0 +1,255 @@
+"""OpenAI's release of GPT-2: a folder that TensorFlow 1 wrote, and in which fine-tuning with their code leaves more.
+
+    hparams.json                        {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
+    checkpoint                          text; its line model_checkpoint_path: "model.ckpt" says which one is current.
+                                        Of a path that begins with / the name counts: the folder may have been moved
+    model.ckpt.index                    a table (table_files.py) with a record for each tensor; "" is the header's key
+    model.ckpt.data-00000-of-00001      the numbers, C order, little-endian; there may be several such shards
+    model.ckpt.meta, encoder.json, vocab.bpe     the graph, and the tokenizer, which is known; not read
+
+The index's checksums are always checked. A tensor's is when its numbers are first asked for, before any is handed out:
+on the mapped file, so nothing is copied for it, and the file's pages are then in memory for what wants them.
+
+Source: github.com/openai/gpt-2, src/model.py (names, shapes); tensorflow/core/protobuf/tensor_bundle.proto and
+tensorflow/core/framework/{types,tensor_shape,versions}.proto (the records).
+"""
+
+import re
+import reprlib
+from dataclasses import replace
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
+from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.names import to_ours
+from npgpt.checkpoints.shared.strict_json import read_json_object
+from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
+from npgpt.checkpoints.tensorflow.leveldb import read_table
+from npgpt.checkpoints.tensorflow.protobuf import BYTES, FIXED32, VARINT, parse_message
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError
+
+NAMES = (
+    ("model/wte", "wte.weight"),
+    ("model/wpe", "wpe.weight"),
+    ("model/h{}/ln_1/g", "h.{}.ln_1.weight"),
+    ("model/h{}/ln_1/b", "h.{}.ln_1.bias"),
+    ("model/h{}/attn/c_attn/w", "h.{}.attn.c_attn.weight"),  # [1, in, out]: a convolution of width 1
+    ("model/h{}/attn/c_attn/b", "h.{}.attn.c_attn.bias"),
+    ("model/h{}/attn/c_proj/w", "h.{}.attn.c_proj.weight"),
+    ("model/h{}/attn/c_proj/b", "h.{}.attn.c_proj.bias"),
+    ("model/h{}/ln_2/g", "h.{}.ln_2.weight"),
+    ("model/h{}/ln_2/b", "h.{}.ln_2.bias"),
+    ("model/h{}/mlp/c_fc/w", "h.{}.mlp.c_fc.weight"),
+    ("model/h{}/mlp/c_fc/b", "h.{}.mlp.c_fc.bias"),
+    ("model/h{}/mlp/c_proj/w", "h.{}.mlp.c_proj.weight"),
+    ("model/h{}/mlp/c_proj/b", "h.{}.mlp.c_proj.bias"),
+    ("model/ln_f/g", "ln_f.weight"),
+    ("model/ln_f/b", "ln_f.bias"),
+)
+# GPTConfig's field, and its key in hparams.json. All are in OpenAI's files; nothing else is.
+_FIELDS = (
+    ("vocab_size", "n_vocab"),
+    ("block_size", "n_ctx"),
+    ("n_embd", "n_embd"),
+    ("n_head", "n_head"),
+    ("n_layer", "n_layer"),
+)
+# What training saves beside the weights: the optimizer's numbers, counters.
+_NOT_WEIGHTS = re.compile(r"(?!model/).*|model/.*/Adam(_1)?")
+
+HPARAMS_FILE, CHECKPOINT_FILE = "hparams.json", "checkpoint"
+RELEASED = "model.ckpt"  # the prefix of the released files' names
+MAX_SHARDS = 1000
+MAX_TENSORS = 20_000
+MAX_DIMENSIONS = 32
+BUNDLE_VERSION = 1  # of the records; the only one there has been
+
+_DTYPES = {1: ("F32", "<f4"), 2: ("F64", "<f8"), 14: ("BF16", "<u2"), 19: ("F16", "<f2")}  # types.proto's numbers
+
+_HEADER = {1: ("num_shards", VARINT), 2: ("endianness", VARINT), 3: ("version", BYTES)}
+_VERSION = {1: ("producer", VARINT), 2: ("min_consumer", VARINT)}
+_ENTRY = {
+    1: ("dtype", VARINT),
+    2: ("shape", BYTES),
+    3: ("shard_id", VARINT),
+    4: ("offset", VARINT),
+    5: ("size", VARINT),
+    6: ("crc32c", FIXED32),
+    7: ("slices", BYTES),
+}
+_SHAPE = {2: ("dim", BYTES)}
+_DIM = {1: ("size", VARINT)}
+
+
+class _Entry(NamedTuple):
+    """What the index says about one tensor; offset and size are bytes of its shard."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
+
+
+def is_tensorflow(folder: Path) -> bool:
+    """Whether the folder is to be taken for OpenAI's."""
+    return (folder / HPARAMS_FILE).exists()
+
+
+def read_tensorflow(path: str | Path) -> Checkpoint:
+    """Open OpenAI's folder: what ``checkpoint`` names, else model.ckpt; or one of its .index files.
+
+    Raises CheckpointError.
+    """
+    path = Path(path)
+    folder, index = (path, _current(path)) if path.is_dir() else (path.parent, path)
+    if index.suffix != ".index":
+        raise CheckpointError(f"{index}: an index, whose name must end with .index: its data are in files named alike")
+    config = _config(folder / HPARAMS_FILE)
+    entries, skipped, shard_count = _read_index(index)
+    shards = _open_shards(index, entries, shard_count)
+    tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
+    kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
+    return Checkpoint(f"OpenAI's TensorFlow ({kind})", config, tensors, index, tuple(shards.values()), tuple(skipped))
+
+
+def _current(folder: Path) -> Path:
+    """The index of the folder's current checkpoint."""
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        index = folder / f"{RELEASED}.index"
+        if not index.exists():
+            raise CheckpointError(
+                f"{folder}: {HPARAMS_FILE} is there, but neither {CHECKPOINT_FILE} nor {RELEASED}.index"
+            )
+        return index
+    file = MappedFile(path)
+    if file.size > 100_000:
+        raise CheckpointError(f"{path}: larger than 100,000 bytes, so it is not TensorFlow's")
+    lines = re.findall(rb'^model_checkpoint_path: *"(.*)"\r?$', file.take(0, file.size, "text"), re.MULTILINE)
+    if len(lines) != 1:
+        raise CheckpointError(f'{path}: one line model_checkpoint_path: "..." was expected, not {len(lines)}')
+    name = re.fullmatch(rb"(?:/.*/|/)?([\w. =+-]{1,200})", lines[0])
+    if not name:
+        raise CheckpointError(
+            f"{path}: model_checkpoint_path: {lines[0][:100]!r} is not the name of files beside it: "
+            f"leave only the name there, without a folder"
+        )
+    return folder / f"{name[1].decode()}.index"
+
+
+def _config(path: Path) -> GPTConfig:
+    values = read_json_object(path)
+    keys = {key for _, key in _FIELDS}
+    if values.keys() != keys:
+        odd = sorted(values.keys() ^ keys)[0]
+        what = f"the setting {odd[:100]!r} is unknown" if odd in values else f"{odd} is missing"
+        raise CheckpointError(f"{path}: {what}; {', '.join(sorted(keys))} were expected")
+    return config_of({field: values[key] for field, key in _FIELDS}, f"{path}:", dict(_FIELDS))
+
+
+def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
+    """-> the weights' records, the names of what else is there, and the number of shards."""
+    records = read_table(MappedFile(path))
+    key, value = next(records, (None, b""))
+    if key != b"":
+        raise CheckpointError(f"{path}: its first key is not the header's")
+    shard_count = _shard_count(value, f"{path}: header")
+    entries, skipped = [], []
+    for number, (key, value) in enumerate(records):
+        if number == MAX_TENSORS:
+            raise CheckpointError(f"{path}: more than {MAX_TENSORS:,} tensors")
+        place = f"{path}: tensor {key[:100]!r}"
+        if not re.fullmatch(rb"[!-~]+", key):
+            raise CheckpointError(f"{place}: a name was expected: ASCII characters that can be printed, no spaces")
+        name = key.decode()
+        if _NOT_WEIGHTS.fullmatch(name):
+            skipped.append(name)
+        else:
+            entries.append(_entry(name, value, shard_count, place))
+    return entries, skipped, shard_count
+
+
+def _shard_count(data: bytes, place: str) -> int:
+    header = parse_message(data, _HEADER, set(), place)
+    version = parse_message(header.get("version", b""), _VERSION, set(), f"{place}: version")
+    if header.get("endianness", 0) != 0:
+        raise CheckpointError(f"{place}: endianness {header['endianness']}: only little-endian files are read here")
+    if version.get("min_consumer", 0) > BUNDLE_VERSION:
+        raise CheckpointError(
+            f"{place}: it is for readers of version {version['min_consumer']}, and this one knows {BUNDLE_VERSION}"
+        )
+    count = header.get("num_shards", 0)
+    if not 1 <= count <= MAX_SHARDS:
+        raise CheckpointError(f"{place}: {count:,} shards; 1 to {MAX_SHARDS} were expected")
+    return count
+
+
+def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
+    """Check all that can be said about one tensor by itself."""
+    found = parse_message(data, _ENTRY, {"slices"}, place)
+    if found["slices"]:
+        raise CheckpointError(f"{place}: it is stored in slices, which are not read here")
+    dtype = found.get("dtype", 0)
+    if dtype not in _DTYPES:
+        known = ", ".join(f"{number} ({name})" for number, (name, _) in _DTYPES.items())
+        raise CheckpointError(f"{place}: data type {dtype} is not one of {known}")
+    dims = parse_message(found.get("shape", b""), _SHAPE, {"dim"}, f"{place}: shape")["dim"]
+    shape = tuple(
+        parse_message(dim, _DIM, set(), f"{place}: shape").get("size", 0) for dim in dims[: MAX_DIMENSIONS + 1]
+    )
+    if len(shape) > MAX_DIMENSIONS or prod(max(size, 1) for size in shape) >= 2**60:  # a negative one is beyond 2**63
+        raise CheckpointError(f"{place}: the shape {reprlib.repr(shape)} can't be")
+    shard, offset, size = found.get("shard_id", 0), found.get("offset", 0), found.get("size", 0)
+    if shard >= shard_count:
+        raise CheckpointError(f"{place}: in shard {shard:,}, and there are {shard_count}, from 0 on")
+    word, numpys = _DTYPES[dtype]
+    expected = prod(shape) * np.dtype(numpys).itemsize
+    if size != expected:
+        raise CheckpointError(f"{place}: {size:,} bytes, and {word} {reprlib.repr(shape)} takes {expected:,}")
+    return _Entry(name, word, shape, shard, offset, size, found.get("crc32c", 0))
+
+
+def _open_shards(index: Path, entries: list[_Entry], count: int) -> dict[int, MappedFile]:
+    """Map the shards that have weights; no two of these may share bytes."""
+    prefix = index.with_suffix("")
+    shards, ends = {}, {}
+    for entry in sorted(entries, key=lambda e: (e.shard, e.offset, e.size)):
+        if entry.shard not in shards:
+            shards[entry.shard] = MappedFile(f"{prefix}.data-{entry.shard:05d}-of-{count:05d}")
+        file = shards[entry.shard]
+        what = f"tensor {entry.name[:100]!r}"
+        file.array(entry.offset, np.uint8, entry.size, what)
+        if entry.offset < ends.get(entry.shard, 0):
+            raise CheckpointError(f"{file.path}: {what}: it begins at {entry.offset:,}, within another")
+        ends[entry.shard] = entry.offset + entry.size
+    return shards
+
+
+def _stored(file: MappedFile, entry: _Entry) -> Stored:
+    numbers = file.array(entry.offset, np.uint8, entry.size, entry.name)
+    width_1 = entry.name.endswith("/w") and len(entry.shape) == 3 and entry.shape[0] == 1
+    shape = entry.shape[1:] if width_1 else entry.shape
+    unchecked = stored_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
+
+    @cache
+    def check():
+        if masked(crc32c(numbers)) != entry.crc:
+            raise CheckpointError(
+                f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
+            )
+
+    def rows(first, last):
+        check()
+        return unchecked.rows(first, last)
+
+    return replace(unchecked, rows=rows)

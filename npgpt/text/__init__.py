@@ -1,0 +1,1 @@
+"""Text for the model: files -> text -> tokens -> windows -> batches, and tokens back to text."""

@@ -1,0 +1,189 @@
+"""Text to tokens: read files, tokenize them, split them for training and validation.
+
+Text goes through in chunks, and its tokens go into a temporary file that is mapped into memory, so a gigabyte of text
+takes the same way as a kilobyte, and hardly more memory.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.errors import ConfigError, DataError, TokenizerError
+from npgpt.text.files import Paths, as_paths, find_texts, progress, read_text
+from npgpt.text.tokenizers import Tokenizer
+
+TOKEN_CHUNK = 2**22  # tokens of a .bin that are looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokens to train on.
+
+    ===========  ================================================================================================
+    tokens       (N,) ids, uint16 or uint32, read-only, memory-mapped; <|endoftext|> is between the documents
+    documents    (D,) int64, where in tokens each document starts; the first starts at 0
+    characters   how many characters the text has; None if it came as tokens
+    fingerprint  the tokens' sha256, as sha256sum prints it for a .bin: it tells whether the text has changed
+    validation   (M,) ids, if the data came with a validation part of its own, else None
+    ===========  ================================================================================================
+    """
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    characters: int | None
+    fingerprint: str
+    validation: np.ndarray | None = None
+
+
+def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
+    """Read text files and folders of them (see ``find_texts``), or token files.
+
+    Each text file is a document. The tokens are kept in an unnamed file in the folder for temporary files, which the
+    environment variable TMPDIR names; it is gone when they are no longer used.
+
+    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped where it is; what is between the ids of
+    <|endoftext|> are its documents. A folder with a train.bin and a val.bin gives tokens and validation.
+
+    Raises DataError if a file is missing, unreadable, empty, binary or not UTF-8, or has ids that the tokenizer hasn't;
+    TokenizerError, which names the file, if the tokenizer can't encode its text.
+    """
+    paths = as_paths(paths)
+    token_files = _find_token_files(paths)
+    return _map_token_files(token_files, tokenizer) if token_files else _tokenize(find_texts(paths), tokenizer)
+
+
+def texts(paths: Paths) -> Iterator[str]:
+    """The text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises the same DataErrors."""
+    paths = as_paths(paths)
+    if _find_token_files(paths):
+        raise DataError(f"{_list(paths)} has tokens, not text, so there are no characters to make a tokenizer from")
+    found = find_texts(paths)
+    with progress(found, "Reading") as bar:
+        for path in found:
+            yield from read_text(path, bar)
+
+
+def split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -> tuple[np.ndarray, np.ndarray | None]:
+    """The tokens to train on, and the last ones, to validate with: a fraction of all, or None if the fraction is 0.
+
+    by="tokens" cuts anywhere. by="documents" cuts where a document starts, as near to the fraction as there is one, so
+    that no document is in both parts. A corpus with a validation part of its own stays as it is.
+
+    Raises ConfigError on a fraction outside 0 <= fraction < 1 and on another ``by``; DataError on a single document.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"the fraction for validation must be at least 0 and less than 1, not {fraction}")
+    if by not in ("tokens", "documents"):
+        raise ConfigError(f"a text can be split by tokens or by documents, not by {by!r}")
+    if fraction == 0:
+        return corpus.tokens, None
+    if corpus.validation is not None:
+        return corpus.tokens, corpus.validation
+    cut = len(corpus.tokens) - round(fraction * len(corpus.tokens))
+    if by == "documents":
+        starts = corpus.documents[1:]
+        if not len(starts):
+            raise DataError("one document can't be split by documents: give several files, or split by tokens")
+        cut = starts[np.abs(starts - cut).argmin()]
+    return corpus.tokens[:cut], corpus.tokens[cut:]
+
+
+def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
+    digest = sha256()
+    documents = []
+    characters = count = 0
+
+    def counted(chunks):
+        nonlocal characters
+        for chunk in chunks:
+            characters += len(chunk)
+            yield chunk
+
+    def encoded():
+        for path in paths:
+            if documents:
+                yield np.array([tokenizer.end_of_text], tokenizer.dtype)
+            documents.append(count)
+            try:
+                yield from tokenizer.encode_stream(counted(read_text(path, bar)))
+            except TokenizerError as error:
+                raise TokenizerError(f"{path}: {error}") from error
+
+    try:
+        # The file has no name, so nothing of it is left behind, however this ends. The mapping keeps it alive.
+        with tempfile.TemporaryFile() as file, progress(paths, "Tokenizing") as bar:
+            for ids in encoded():
+                file.write(ids.data)
+                digest.update(ids.data)
+                count += len(ids)
+            file.flush()
+            tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(count,)))
+    except OSError as error:  # of the temporary file: those of the text files are DataErrors already
+        raise DataError(
+            f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: "
+            f"{error.strerror}.\n"
+            "Set TMPDIR to a folder with more room: twice the size of the text is always enough."
+        ) from error
+    return Corpus(tokens, np.array(documents, np.int64), characters, digest.hexdigest())
+
+
+def _find_token_files(paths: list[Path]) -> list[Path]:
+    """[x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError if they are more than that."""
+    found = []
+    for path in paths:
+        parts = [path / "train.bin", path / "val.bin"]
+        if all(part.is_file() for part in parts):
+            found.append(parts)
+        elif path.suffix == ".bin" and not path.is_dir():
+            found.append([path])
+    if found and len(paths) > 1:
+        raise DataError(
+            f"token files can't be read together with others: {_list(paths)}.\n"
+            "Give one .bin file, or one folder with a train.bin and a val.bin, or only text."
+        )
+    return found[0] if found else []
+
+
+def _map_token_files(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
+    digest = sha256()
+    with progress(paths, "Reading") as bar:
+        tokens, documents = _map_tokens(paths[0], tokenizer, digest, bar)
+        validation = _map_tokens(paths[1], tokenizer, digest, bar)[0] if len(paths) == 2 else None
+    return Corpus(tokens, documents, None, digest.hexdigest(), validation)
+
+
+def _map_tokens(path, tokenizer, digest, bar):
+    """The tokens of one .bin, and where its documents start. Adds the tokens to the digest."""
+    try:
+        size = path.stat().st_size
+        if not size:
+            raise DataError(f"{path} is empty: there are no tokens in it")
+        if size % 2:
+            raise DataError(f"{path} has {size:,} bytes, an odd number, but a token has two: the file is not whole")
+        tokens = np.asarray(np.memmap(path, "<u2", mode="r"))
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}") from error
+    starts = [[0]]
+    for first in range(0, len(tokens), TOKEN_CHUNK):
+        chunk = tokens[first : first + TOKEN_CHUNK]
+        unknown = chunk >= tokenizer.vocab_size
+        if unknown.any():
+            position = first + int(unknown.argmax())
+            raise DataError(
+                f"{path} was not made with the {tokenizer.name} tokenizer, or is not bare uint16 without a header:\n"
+                f"its token {position:,} is {tokens[position]}, but the last id is {tokenizer.vocab_size - 1}."
+            )
+        starts.append(first + 1 + np.flatnonzero(chunk == tokenizer.end_of_text))
+        digest.update(chunk.data)
+        bar.update(chunk.nbytes)
+    documents = np.concatenate(starts)
+    # nanoGPT puts <|endoftext|> after every document: after the last one, no other starts.
+    return tokens, documents[documents < len(tokens)]
+
+
+def _list(paths):
+    return ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")

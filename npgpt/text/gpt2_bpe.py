@@ -1,0 +1,97 @@
+"""GPT-2's byte-pair encoding, computed by tiktoken, and where a text can be cut without changing its tokens.
+
+The ranks are in ``gpt2.tiktoken``, so no network is needed. The file is byte for byte the table that tiktoken
+downloads as r50k_base (sha256 306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930), taken from the source
+distribution of openai-whisper (MIT licence).
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.resources import files
+
+# The encoding first splits a text into pieces by this expression, then merges bytes within each piece.
+# It is tiktoken's, which finds the same pieces as the published one (openai/gpt-2, src/encoder.py) in less time.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# \s in that expression: Unicode's White_Space. (Python's own \s has U+001C to U+001F as well.)
+_WHITESPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_LONG_RUN = 500_000
+_LONG_RUN_OF_WHITESPACE = re.compile(f"(?<!{_WHITESPACE}){_WHITESPACE}{{{_LONG_RUN},}}+")
+
+_CUT_BEFORE_SPACE = " \t\r\n"
+_CUT_BEFORE_PUNCTUATION = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~、。，！？：；'
+
+
+@cache
+def tokens() -> list[bytes]:
+    """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order."""
+    lines = files("npgpt.text").joinpath("gpt2.tiktoken").read_bytes().splitlines()
+    return [b64decode(line.split()[0]) for line in lines]
+
+
+@cache
+def _encoding():
+    import tiktoken  # here, so that who only decodes, or uses another tokenizer, doesn't wait for it
+
+    ranks = {token: rank for rank, token in enumerate(tokens())}
+    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def encode(text: str) -> list[int]:
+    """The ids of a text that holds no lone surrogates. ``<|endoftext|>`` in it is text like any other."""
+    encode_ordinary = _encoding().encode_ordinary
+    return [id for part in _split_long_runs(text) for id in encode_ordinary(part)]
+
+
+def recut(chunks: Iterable[str]) -> Iterator[str]:
+    """The same text in other chunks: each can be encoded by itself, and together they give the tokens of the whole.
+
+    Between two characters a and b the text can be cut
+
+        if b is whitespace and a is not, or
+        if b is punctuation and a is a letter,
+
+    as the alternatives of PATTERN show. No piece goes across such a place: within a piece, whitespace follows
+    nothing but whitespace, and punctuation never follows a letter. No piece to the left depends on what comes after
+    the cut: only the alternatives for whitespace look ahead, and what follows whitespace on the left is a, or comes
+    before it. None looks back.
+
+    Text without any such place, say a gigabyte of one letter, is held in memory as a whole.
+    """
+    held = []
+    for chunk in chunks:
+        cut = _last_cut(chunk)
+        if cut:
+            yield "".join(held) + chunk[:cut]
+            held = []
+        held.append(chunk[cut:])
+    yield "".join(held)
+
+
+def _last_cut(text: str) -> int:
+    """The last place inside a text where it can be cut; 0 if there is none."""
+    for i in range(len(text) - 1, 0, -1):
+        a, b = text[i - 1], text[i]
+        # Python and tiktoken may know the Unicode of different years, and must agree here. They do: b is one of a few
+        # old characters, all of tiktoken's whitespace is whitespace to Python, and what was made a letter stays one.
+        if (b in _CUT_BEFORE_SPACE and not a.isspace()) or (b in _CUT_BEFORE_PUNCTUATION and a.isalpha()):
+            return i
+    return 0
+
+
+def _split_long_runs(text: str) -> Iterator[str]:
+    r"""Parts that give the tokens of the text when each is encoded by itself, and on none of which tiktoken fails.
+
+    Its regular expressions keep a million places to go back to, then panic (github.com/openai/tiktoken/issues/15). Only
+    ``\s+(?!\S)`` still needs one for each character: it takes a run of whitespace except the last character, which goes
+    with the next piece. Cut there, the run ends its part, and ``\s++$`` takes the same characters without going back.
+    """
+    start = 0
+    if len(text) >= _LONG_RUN:
+        for run in _LONG_RUN_OF_WHITESPACE.finditer(text):
+            if run.end() < len(text):
+                yield text[start : run.end() - 1]
+                start = run.end() - 1
+    yield text[start:]

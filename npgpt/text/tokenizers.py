@@ -1,0 +1,253 @@
+"""Tokenizers: text to ids and back. GPT-2's byte-pair encoding, characters, bytes.
+
+All three have the same methods, which ``Tokenizer`` describes. None needs a network.
+"""
+
+import codecs
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from operator import index
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.errors import TokenizerError
+from npgpt.text import gpt2_bpe
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """What every tokenizer can do.
+
+    ===========  =================================================================================================
+    name         "gpt2", "char" or "byte"
+    vocab_size   V, the number of ids
+    end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name:
+                 whoever joins documents puts it in
+    dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
+    ===========  =================================================================================================
+    """
+
+    name: str
+    end_of_text: int
+
+    def __init__(self, vocabulary: list[bytes]):
+        """vocabulary: the UTF-8 bytes that each id stands for."""
+        self._vocabulary = vocabulary
+        self.vocab_size = len(vocabulary)
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    def encode(self, text: str) -> np.ndarray:
+        """text -> ids (N,) of ``dtype``. Raises TokenizerError if the text can't be encoded."""
+        raise NotImplementedError
+
+    def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
+        """Encode a text that arrives in chunks. The arrays, joined, are what ``encode`` makes of the joined chunks."""
+        return map(self.encode, chunks)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """ids (N,) -> text. Bytes that are not UTF-8 become U+FFFD. Raises TokenizerError on an id that there isn't."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def stream(self) -> "TextStream":
+        """For decoding ids one at a time, as they are generated."""
+        return TextStream(self)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that one id stands for: a whole character, or part of one. Raises TokenizerError."""
+        if not 0 <= index(id) < self.vocab_size:
+            raise TokenizerError(
+                f"there is no id {id}: the {self.name} tokenizer has the ids 0 to {self.vocab_size - 1}"
+            )
+        return self._vocabulary[id]
+
+    def to_dict(self) -> dict:
+        """What a run stores, as JSON: ``tokenizer_from_dict`` makes the same tokenizer of it."""
+        return {"name": self.name}
+
+
+class TextStream:
+    """Decodes ids one at a time. A character may be spread over several ids; its bytes are held back until it is whole.
+
+    Bytes that can't become a character turn into U+FFFD, as in ``decode``. What is unfinished at the end is dropped.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        """The text that this id completes; "" while a character is unfinished. Raises TokenizerError."""
+        return self._decoder.decode(self._tokenizer.token_bytes(id))
+
+    def finish(self) -> str:
+        """The text still to print, which is "": what is held back is never a whole character. Ready for a new text."""
+        self._decoder.reset()
+        return ""
+
+
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's byte-pair encoding of 50,257 ids (Radford et al. 2019, section 2.2), computed by tiktoken."""
+
+    name = "gpt2"
+    end_of_text = 50256
+
+    def __init__(self):
+        super().__init__([*gpt2_bpe.tokens(), END_OF_TEXT.encode()])
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)  # tiktoken would replace lone surrogates without a word
+        return np.array(gpt2_bpe.encode(text), dtype=self.dtype)
+
+    def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
+        """As in ``Tokenizer``, on several threads: tiktoken lets go of Python's lock while it works.
+
+        At most one chunk for each thread, and one more, is held at a time.
+        """
+        gpt2_bpe.encode("")  # builds the encoding, which else each thread would do at once
+        threads = min(os.cpu_count() or 1, 8)
+        with ThreadPoolExecutor(threads) as pool:
+            pending = deque()
+            for part in gpt2_bpe.recut(chunks):
+                pending.append(pool.submit(self.encode, part))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+
+class CharTokenizer(Tokenizer):
+    """One id for each character of a text, by code point, and the last id for <|endoftext|>."""
+
+    name = "char"
+
+    def __init__(self, characters: str):
+        """characters: each one once, sorted by code point. ``from_texts`` finds them. Raises TokenizerError."""
+        if not isinstance(characters, str) or not characters:
+            raise TokenizerError("a character tokenizer needs at least one character")
+        codes = _code_points(characters)
+        if (codes[1:] <= codes[:-1]).any():
+            raise TokenizerError("the characters of a character tokenizer must be sorted, and each there only once")
+        super().__init__([*(character.encode() for character in characters), END_OF_TEXT.encode()])
+        self.characters = characters
+        self.end_of_text = len(characters)
+        # From code point to id. No character has the id end_of_text, so here it marks the unknown ones. The last entry
+        # serves all code points past the known ones.
+        self._ids = np.full(int(codes[-1]) + 2, self.end_of_text, self.dtype)
+        self._ids[codes] = np.arange(len(codes))
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> "CharTokenizer":
+        """The tokenizer for all characters of some texts, which are looked at one after the other."""
+        seen = np.zeros(0x110000, bool)  # every code point of Unicode
+        for text in texts:
+            seen[_code_points(text)] = True
+        return cls("".join(map(chr, np.flatnonzero(seen))))
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._encode(text, 0)
+
+    def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
+        offset = 0
+        for chunk in chunks:
+            yield self._encode(chunk, offset)
+            offset += len(chunk)
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "characters": self.characters}
+
+    def _encode(self, text, offset):
+        """offset: where the text begins in a longer one, for the error's message."""
+        ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
+        unseen = ids == self.end_of_text
+        if unseen.any():
+            position = int(unseen.argmax())
+            raise TokenizerError(
+                f"the character {_describe(text[position])} at offset {offset + position} is not one of the "
+                f"{len(self.characters)} that this character tokenizer was made from.\n"
+                "Leave it out, train on a text that has it, or use --tokenizer gpt2 or byte, which take any character."
+            )
+        return ids
+
+
+class ByteTokenizer(Tokenizer):
+    """The ids 0 to 255 are the bytes of UTF-8, and 256 is <|endoftext|>."""
+
+    name = "byte"
+    end_of_text = 256
+
+    def __init__(self):
+        super().__init__([*(bytes([byte]) for byte in range(256)), END_OF_TEXT.encode()])
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(_utf8(text), np.uint8).astype(self.dtype)
+
+
+NAMES = (GPT2Tokenizer.name, CharTokenizer.name, ByteTokenizer.name)
+
+
+def make_tokenizer(name: str, texts: Iterable[str] = ()) -> Tokenizer:
+    """A tokenizer by its name. Only "char" looks at the texts. Raises TokenizerError on a name that there isn't."""
+    if name == GPT2Tokenizer.name:
+        return GPT2Tokenizer()
+    if name == ByteTokenizer.name:
+        return ByteTokenizer()
+    if name == CharTokenizer.name:
+        return CharTokenizer.from_texts(texts)
+    raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(NAMES)}")
+
+
+def tokenizer_from_dict(values: dict) -> Tokenizer:
+    """The inverse of ``to_dict``. All is checked: raises TokenizerError on what ``to_dict`` doesn't make."""
+    if not isinstance(values, dict) or values.get("name") not in NAMES:
+        raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(NAMES)}")
+    expected = {"name", "characters"} if values["name"] == CharTokenizer.name else {"name"}
+    if set(values) != expected:
+        raise TokenizerError(
+            f"a stored {values['name']} tokenizer must have {' and '.join(sorted(expected))}, nothing else"
+        )
+    return CharTokenizer(values["characters"]) if "characters" in values else make_tokenizer(values["name"])
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: str | Path):
+    """Write a tokenizer as a JSON file."""
+    Path(path).write_text(json.dumps(tokenizer.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read what ``save_tokenizer`` wrote. Raises TokenizerError, which names the file."""
+    try:
+        return tokenizer_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise TokenizerError(f"can't read the tokenizer {path}: {error.strerror}") from error
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets nested without end
+        raise TokenizerError(f"{path} is not a stored tokenizer: it is not JSON ({error})") from error
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"the text has {_describe(text[error.start])} at offset {error.start}, half of a surrogate pair, "
+            "which is not a character of its own: was the text decoded as it should be?"
+        ) from error
+
+
+def _code_points(text: str) -> np.ndarray:
+    """(N,) uint32"""
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    except UnicodeEncodeError:
+        _utf8(text)  # says what is wrong
+        raise
+
+
+def _describe(character: str) -> str:
+    return f"{character!r} (U+{ord(character):04X})"

@@ -1,0 +1,396 @@
+"""The measurements run, count right, and refuse to compare what isn't the same work."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers.models import with_random_parameters
+from helpers.running_bench import ROOT, bench, needs_torch
+
+import npgpt
+from bench import book_run, commandline, step_timing, train_step
+from bench.commandline import table
+from npgpt import GPT, AdamW, GPTConfig
+from npgpt.errors import ConfigError
+from npgpt.optim import clip_grad_norm
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+# Counting
+
+
+def test_flops_of_gpt2():
+    gpt2 = GPTConfig.preset("gpt2")
+    # 12 blocks with 768 x (2304 + 768 + 3072 + 3072) weights, and the head
+    assert train_step.matrix_parameters(gpt2) == 12 * 768 * 9216 + 50257 * 768 == 123_532_032
+    for B, T, gflop in ((4, 64, 190.65), (4, 256, 773.47), (4, 1024, 3267.85)):
+        assert train_step.step_flops(gpt2, B, T) / 1e9 == pytest.approx(gflop, abs=0.01)
+
+
+def test_flops_counted_one_by_one():
+    """Two for each multiplication and addition in each product, forward, and twice that backward; attention without
+    the half that the mask takes."""
+    config = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=6, n_inner=10)
+    B, T, C, V, inner = 3, 8, 6, 11, 10
+    products = 2 * (C * 3 * C + C * C + 2 * C * inner) + C * V  # multiplications a token
+    attention = 2 * 2 * T * C / 2
+    assert train_step.step_flops(config, B, T) == 2 * 3 * (products + attention) * B * T
+
+
+# Comparing
+
+
+def test_largest_difference():
+    assert train_step.largest_difference([2.0, 1.0], [2.0, 1.0]) == 0
+    assert train_step.largest_difference([2.0, 1.1, 1.0], [2.0, 1.0, 1.0]) == pytest.approx(0.1)
+    assert train_step.largest_difference([2.0], [2.0, 1.0]) == math.inf
+    assert train_step.largest_difference([2.0, math.nan], [2.0, math.nan]) == math.inf
+    assert train_step.largest_difference([2.0, 1.0], [2.0, math.inf]) == math.inf
+
+
+def report(seconds, losses):
+    return {"seconds": seconds, "phases": {"forward": seconds}, "losses": losses, "peak_memory": 10**9}
+
+
+def test_ratio_of_medians_and_its_range():
+    ours = [report([1.0, 1.0, 9.0], [3.0, 2.0]), report([2.0, 2.0, 2.0], [3.0, 2.0])]
+    theirs = [report([2.0, 2.0, 2.0], [3.0, 2.0]), report([3.0, 3.0, 3.0], [3.0, 2.0])]
+    result = train_step.compare(ours, theirs, 1e-3)
+    assert not result["void"]
+    assert (result["ratio"], result["lowest_ratio"], result["highest_ratio"]) == (2.5 / 2, 1.5, 2.0)
+
+
+@pytest.mark.parametrize("theirs", [[3.0, 2.1], [3.0], [3.0, math.nan]])
+def test_one_round_with_other_losses_makes_all_void(theirs):
+    good, bad = report([1.0], [3.0, 2.0]), report([1.0], theirs)
+    result = train_step.compare([good, good], [good, bad], 1e-3)
+    assert result["void"]
+    assert "ratio" not in result
+
+
+@pytest.mark.parametrize(
+    ("peer", "precision", "loss", "void"),
+    [
+        ("torch", "highest", 2.01, True),
+        ("torch", "medium", 2.01, False),
+        ("torch", "medium", 2.2, True),
+        ("torch-autocast", "highest", 2.01, False),
+        ("torch-autocast", "highest", 2.2, True),
+        ("torch-compile", "highest", 2.01, True),
+    ],
+)
+def test_void_is_printed_and_is_exit_code_1(monkeypatch, capsys, tmp_path, peer, precision, loss, void):
+    """What is in bfloat16, or may be, is allowed more."""
+    sides = {"npgpt": [report([1.0], [3.0, 2.0])], peer: [report([2.0], [3.0, loss])]}
+    run_with(monkeypatch, train_step, sides, f"--peer={peer}", f"--matmul-precision={precision}", tmp_path)
+    assert train_step.main() == int(void)
+    output = capsys.readouterr().out
+    assert f"npgpt's matmul precision {precision}" in output
+    assert ("VOID" in output) == void
+    assert ("times as fast" in output) == (f"| {peer} " in output) == (not void)
+    assert json.loads((tmp_path / "x.json").read_text())["comparisons"][peer]["void"] == void
+
+
+def run_with(monkeypatch, module, sides, *arguments):
+    """A command's arguments, the last one a folder for its x.json, and what its processes are to have measured."""
+    monkeypatch.setattr(module, "prepare", lambda threads: 1)
+    monkeypatch.setattr(module, "check_peer", lambda name: None)
+    monkeypatch.setattr(module, "_measure", lambda *arguments: sides)
+    monkeypatch.setattr(sys, "argv", ["", "--preset=nano", *arguments[:-1], f"--json={arguments[-1] / 'x.json'}"])
+
+
+def test_one_peer_may_be_void_and_another_not(monkeypatch, capsys, tmp_path):
+    sides = {"npgpt": [report([1.0], [3.0, 2.0])], "torch": [report([2.0], [3.0, 2.0])]}
+    sides["torch-compile"] = [report([3.0], [3.0, 2.1])]
+    run_with(monkeypatch, train_step, sides, "--peer=torch,torch-compile", tmp_path)
+    assert train_step.main() == 1
+    output = capsys.readouterr().out
+    assert "npgpt is 2.00 times as fast as torch (" in output
+    assert "VOID: npgpt and torch-compile" in output
+    assert "| torch-compile" not in output
+    comparisons = json.loads((tmp_path / "x.json").read_text())["comparisons"]
+    assert {peer: comparison["void"] for peer, comparison in comparisons.items()} == {
+        "torch": False, "torch-compile": True,
+    }  # fmt: skip
+
+
+def book_report(seconds=1.0, final=0.4, samples=2, steps=(0, 5), first=10.8):
+    losses = {"first_val_loss": first, "best_val_loss": 6.2, "final_train_loss": final, "final_val_loss": 6.3}
+    rest = {"peak_memory": 10**9, "samples": samples, "evaluations": [{"step": s} for s in steps]}
+    return {"seconds": seconds, **losses, **rest}
+
+
+def test_book_runs_compared():
+    assert book_run.compare([book_report(2.0)], [book_report(3.0, final=0.41)])["ratio"] == 1.5
+    for other in ({"final": 0.6}, {"final": math.nan}, {"samples": 1}, {"steps": (0, 4)}, {"first": 10.9}):
+        result = book_run.compare([book_report()], [book_report(**other)])
+        assert len(result["void"]) == 1
+        assert "ratio" not in result
+
+
+def test_book_runs_compared_with_several_peers(monkeypatch, capsys, tmp_path):
+    """The same difference is too much in float32, and not in bfloat16."""
+    far = [book_report(3.0, final=0.46)]
+    sides = {"npgpt": [book_report(2.0)], "torch": far, "torch-autocast": far}
+    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", tmp_path)
+    assert book_run.main() == 1
+    output = capsys.readouterr().out
+    assert "VOID: npgpt and torch did" in output
+    assert "npgpt is 1.50 times as fast as torch-autocast" in output
+    assert "| torch " not in output
+    assert json.loads((tmp_path / "x.json").read_text())["comparisons"]["torch-autocast"]["void"] == []
+    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", "--matmul-precision=high", tmp_path)
+    assert book_run.main() == 0
+
+
+def test_table():
+    assert table(["", "s"], [["npgpt", "1.5"], ["x", "10"]]).splitlines() == [
+        "|       |   s |",
+        "| :---- | --: |",
+        "| npgpt | 1.5 |",
+        "| x     |  10 |",
+    ]
+
+
+# Passing on
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("precision", "said"), [("highest", []), ("medium", ["--matmul-precision=medium"])])
+def test_book_run_tells_npgpt_a_precision_that_is_not_the_default(monkeypatch, precision, said):
+    def run_module(module, *arguments, **where):
+        raise Stopped([a for a in arguments if "precision" in a])
+
+    monkeypatch.setattr(book_run, "run_module", run_module)
+    with pytest.raises(Stopped) as stopped:
+        book_run.run_npgpt(book_run.Settings().training(), precision)
+    assert stopped.value.args == (said,)
+
+
+def test_train_step_sets_npgpts_precision(monkeypatch):
+    from bench import npgpt_train_step
+
+    def set_matmul_precision(precision):
+        raise Stopped(precision)
+
+    monkeypatch.setattr(npgpt, "set_matmul_precision", set_matmul_precision, raising=False)
+    job = train_step.Settings(preset="nano", matmul_precision="high").job()
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(job)])
+    with pytest.raises(Stopped, match="high"):
+        npgpt_train_step.main()
+
+
+def test_phases_of_counted_steps_are_timed():
+    calls = []
+
+    def step(ids, targets, done):
+        calls.append("step")
+        done("forward")
+        done("backward")
+        return 1.0
+
+    job = train_step.Settings(preset="nano", context=4, warmup=2, steps=3).job()
+    found = step_timing.time_steps(step, job, lambda: calls.append("warmed up"))
+    assert calls == ["step", "step", "warmed up", "step", "step", "step"]
+    assert list(found["phases"]) == ["forward", "backward"]
+    for i, seconds in enumerate(found["seconds"]):
+        assert 0 < sum(phase[i] for phase in found["phases"].values()) <= seconds
+    assert all(len(phase) == 3 for phase in found["phases"].values())
+
+
+# Running
+
+
+@pytest.mark.parametrize("peer", ["none", pytest.param("torch,torch-autocast,torch-medium", marks=needs_torch)])
+def test_train_step_on_nano(tmp_path, peer):
+    path = tmp_path / "step.json"
+    flags = ["--preset=nano", "--steps=2", "--warmup=1", "--rounds=1", "--threads=1", f"--peer={peer}"]
+    done = bench("train_step", *flags, f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    assert results["benchmark"] == "train_step"
+    assert results["threads"] == 1
+    assert results["job"]["model"]["n_embd"] == 64
+    assert {"cpu", "cores", "memory_bytes", "python", "numpy", "blas", "numba", "commit"} <= results["machine"].keys()
+    peers = [] if peer == "none" else peer.split(",")
+    assert list(results["sides"]) == ["npgpt", *peers]
+    assert results["matrix_parameters"] == 2 * 12 * 64 * 64 + 50257 * 64
+    for side in results["sides"].values():
+        (run,) = side["rounds"]
+        assert len(run["seconds"]) == 2
+        assert len(run["warmup_seconds"]) == 1
+        assert len(run["losses"]) == 3
+        assert list(side["phases"]) == ["forward", "backward", "clip", "optimizer"]
+        assert all(len(seconds) == 2 for seconds in run["phases"].values())
+        assert side["seconds_per_step"] == pytest.approx(sum(run["seconds"]) / 2)
+        assert side["tokens_per_second"] == pytest.approx(4 * 64 / side["seconds_per_step"])
+        assert side["gflops_per_second"] == pytest.approx(results["flops_per_step"] / side["seconds_per_step"] / 1e9)
+        assert 5e7 < side["peak_memory"] < 5e9
+    assert "| npgpt " in done.stdout
+    assert list(results["comparisons"]) == peers
+    for name in peers:
+        assert results["comparisons"][name]["largest_loss_difference"] < 1e-4
+        assert f"times as fast as {name} (" in done.stdout
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("command", ["train_step --steps=2 --warmup=1", "book_run --context=64 --epochs=0.1"])
+def test_compiled_on_nano(tmp_path, command):
+    path = tmp_path / "x.json"
+    flags = ["--preset=nano", "--rounds=1", "--peer=torch-compile,torch-autocast-compile", f"--json={path}"]
+    done = bench(*command.split(), *flags)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(path.read_text())["comparisons"]) == ["torch-compile", "torch-autocast-compile"]
+
+
+@pytest.mark.slow
+@needs_torch
+def test_book_run_on_nano(tmp_path):
+    path = tmp_path / "book.json"
+    done = bench("book_run", "--preset=nano", "--context=64", "--epochs=0.5", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    ours, theirs = results["sides"]["npgpt"][0], results["sides"]["torch"][0]
+    assert [e["step"] for e in ours["evaluations"]] == [0, 5, 10, 15, 18]
+    assert ours["samples"] == theirs["samples"] == 3
+    assert ours["best_val_loss"] == pytest.approx(theirs["best_val_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_startup_on_nano(tmp_path):
+    path = tmp_path / "startup.json"
+    done = bench("startup", "--preset=nano", "--max-steps=2", "--helps=1", "--starts=1", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(path.read_text())["seconds"]
+    assert seconds["compiling, cold"][0] > 0
+    assert seconds["warm start to the first step"][0] < seconds["cold start to the first step"][0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train_step --preset=nano --peer=none --steps=0",
+        "train_step --preset=huge",
+        "train_step --preset=nano --peer=none --n-head=5",
+        "train_step --preset=nano --peer=none --threads=100000",
+        "train_step --preset=nano --peer=none --json=HERE/missing/x.json",
+        "train_step --preset=nano --peer=none --json=HERE",
+        "train_step --preset=nano --peer=torch,nobody",
+        "train_step --preset=nano --peer=none --matmul-precision=low",
+        "book_run --preset=nano --peer=torch,none",
+        "book_run --epochs=nan",
+        "book_run --preset=nano --peer=none --text=HERE/missing.txt",
+        "startup --starts=x",
+        "load --preset=nano --peer=torch",
+        "plot HERE/missing.json --out=HERE/x.png",
+    ],
+)
+def test_a_wrong_flag_is_exit_code_2(command, tmp_path):
+    done = bench(*command.replace("HERE", str(tmp_path)).split())
+    assert done.returncode == 2
+    assert 1 <= len(done.stderr.splitlines()) <= 3
+    assert "Traceback" not in done.stderr
+
+
+def test_without_torch_the_message_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(commandline, "find_spec", lambda name: None)
+    commandline.check_peer("none")
+    with pytest.raises(ConfigError, match=r"needs torch .*\n.*--peer none"):
+        commandline.check_peer("torch")
+
+
+def test_without_a_compiler_the_message_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(commandline, "find_spec", lambda name: True)
+    monkeypatch.setattr(commandline, "which", lambda name: None)
+    commandline.check_peer("torch,torch-autocast")
+    with pytest.raises(ConfigError, match=r"torch-compile needs a C\+\+ compiler.*\n.*--peer none"):
+        commandline.check_peer("torch,torch-compile")
+
+
+# The peer
+
+
+@pytest.fixture(params=[True, False], ids=["bias", "no bias"])
+def pair(request):
+    """The same small model twice: npgpt's and torch's."""
+    if torch is None:
+        pytest.skip("needs torch")
+    from bench.peers.torch_gpt import from_npgpt
+
+    config = GPTConfig(vocab_size=31, block_size=12, n_layer=2, n_head=3, n_embd=12, bias=request.param)
+    ours = with_random_parameters(GPT(config))
+    arrays = {name: torch.from_numpy(a.copy()) for name, a in ours.state_dict().items()}
+    return ours, from_npgpt(config, arrays)
+
+
+def test_torch_learns_as_npgpt_does(pair):
+    from bench.peers.torch_gpt import adamw
+
+    ours, theirs = pair
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    our_optimizer, their_optimizer = AdamW(ours.named_parameters(), **settings), adamw(theirs, **settings)
+    tokens = np.random.default_rng(0).integers(31, size=(3, 10))
+    ids, targets = tokens[:, :-1], tokens[:, 1:]
+    for _ in range(10):
+        our_loss = ours.loss(ids, targets)
+        our_optimizer.zero_grad()
+        our_loss.backward()
+        norm = clip_grad_norm([p for _, p in ours.named_parameters()], 1.0)
+        our_optimizer.step()
+        their_loss = theirs.loss(torch.from_numpy(ids), torch.from_numpy(targets))
+        their_optimizer.zero_grad()
+        their_loss.backward()
+        their_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        their_optimizer.step()
+        assert our_loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
+        assert norm == pytest.approx(their_norm.item(), rel=1e-3)
+
+
+def test_autocast_is_for_products_alone(pair):
+    """The loss is off by no more than bfloat16's rounding, and weights and gradients stay float32."""
+    from bench.peers.torch_gpt import loss_function
+
+    _, theirs = pair
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(31, size=(3, 10)))
+    batch = tokens[:, :-1], tokens[:, 1:]
+    exact = theirs.loss(*batch).item()
+    loss = loss_function(theirs, autocast=True, compile=False, matmul_precision="highest")(*batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert 0 < abs(loss.item() - exact) < 2**-8 * exact
+    assert {x.dtype for p in theirs.parameters() for x in (p, p.grad)} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_torch_generates_what_npgpt_does(pair):
+    """20 tokens, of which the model sees the last 12, so the cache is filled and the window slides."""
+    ours, theirs = pair
+    ids = np.array([[3, 1, 4], [1, 5, 9]])
+    expected = ours.generate(ids, 17, temperature=0)
+    assert theirs.generate(torch.from_numpy(ids), 17, temperature=0).tolist() == expected.tolist()
+
+
+def test_torch_samples_among_the_likeliest(pair):
+    _, theirs = pair
+    ids = torch.tensor([[3, 1, 4]] * 200)
+    likeliest = theirs(ids[:1])[0, -1].topk(2).indices.tolist()
+    assert set(theirs.generate(ids, 1, temperature=5.0, top_k=2)[:, -1].tolist()) == set(likeliest)
+
+
+@needs_torch
+def test_torch_never_loads_our_kernels():
+    modules = "bench.peers.torch_train_step, bench.peers.torch_book_run"
+    code = f"import sys, {modules}; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,354 @@
+"""The check of gradients: right ones pass, wrong ones are found with their place."""
+
+import contextlib
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from npgpt import ops
+from npgpt.checking.central_differences import EACH_ELEMENT_UP_TO
+from npgpt.gradcheck import gradcheck
+from npgpt.tensor import Tensor
+
+
+def numbers(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+def square(spoil=lambda dx: dx):
+    """x -> x^2, whose gradient is what ``spoil`` makes of the right one."""
+    return lambda x: Tensor.from_op(x.data**2, (x,), lambda dy: (spoil(2 * x.data * dy),))
+
+
+def changed(index, value):
+    """A gradient of which one element is wrong."""
+
+    def spoil(dx):
+        dx[index] = value
+        return dx
+
+    return spoil
+
+
+SMALL, LARGE = (3, 4), (30, 40)
+sizes = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
+
+
+def test_the_two_sizes_are_on_both_sides_of_the_limit():
+    assert np.prod(SMALL) <= EACH_ELEMENT_UP_TO < np.prod(LARGE)
+
+
+# Right gradients
+
+
+@sizes
+@pytest.mark.parametrize(
+    "f",
+    [
+        square(),
+        lambda x: (x * x).sum(),
+        lambda x: x,
+        lambda x: x.T @ x,
+        lambda x: ops.softmax(x @ x.T),
+        lambda x: 1e-9 * x * x,
+        lambda x: 1e9 * x * x,
+        lambda x: x * x + 1e6,
+    ],
+)
+def test_right_gradients_pass(f, shape):
+    report = gradcheck(f, [numbers(*shape)])
+    assert report.ok, report
+    assert report.error < 1e-8
+    assert str(report).startswith("ok     dx0")
+    assert report.raise_if_wrong() is None
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (EACH_ELEMENT_UP_TO,), (EACH_ELEMENT_UP_TO + 1,)])
+def test_all_shapes(shape):
+    assert gradcheck(square(), [numbers(*shape)]).ok
+    if math.prod(shape):
+        assert not gradcheck(square(lambda dx: 1.001 * dx), [numbers(*shape)]).ok
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e6])
+def test_large_and_small_inputs(scale):
+    assert gradcheck(square(), [numbers(*SMALL) * scale]).ok
+    assert not gradcheck(square(lambda dx: 1.001 * dx), [numbers(*SMALL) * scale]).ok
+
+
+def test_several_inputs_and_constants():
+    x, weight, bias = numbers(2, 3, 4), numbers(4, 5), numbers(5)
+    report = gradcheck(ops.linear, [x, weight, bias], names=["x", "weight", "bias"])
+    assert report.ok
+    assert [(c.name, c.shape) for c in report.inputs] == [("x", (2, 3, 4)), ("weight", (4, 5)), ("bias", (5,))]
+    assert gradcheck(lambda x, weight: ops.linear(x, weight, None), [x, weight]).ok
+    assert gradcheck(lambda weight: ops.embedding([1, 1, 0], weight), [weight]).ok
+
+
+def test_an_input_that_does_not_matter_needs_no_gradient():
+    report = gradcheck(lambda x, unused: x * 2, [numbers(3), numbers(2)])
+    assert report.ok
+    assert report.inputs[1].by_hand is None
+    assert "dx1" in str(report)
+    assert "by hand none, numerically 0" in str(report)
+
+
+def test_a_tensor_that_is_used_twice():
+    x = Tensor(numbers(3, 3), requires_grad=True)
+    assert gradcheck(lambda a, b: a @ b, [x, x]).ok
+    assert gradcheck(lambda a: a @ a.T, [x]).ok
+
+
+def test_the_numbers_are_those_of_backward():
+    x = numbers(2, 3)
+    report = gradcheck(lambda x: x.exp(), [x])
+    leaf = Tensor(x, requires_grad=True)
+    leaf.exp().backward(report.dy)
+    (found,) = report.inputs
+    assert found.by_hand == leaf.grad[found.index]
+    assert abs(found.numerical - found.by_hand) < 1e-9
+    assert np.abs(report.dy).min() >= 0.5
+
+
+def test_the_same_every_time():
+    x = numbers(*LARGE)
+    wrong = square(changed((3, 4), 0))
+    assert str(gradcheck(wrong, [x])) == str(gradcheck(wrong, [x]))
+    assert gradcheck(wrong, [x], seed=1).dy[0, 0] != gradcheck(wrong, [x]).dy[0, 0]
+
+
+# Wrong gradients
+
+
+@sizes
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda dx: 2 * dx,
+        lambda dx: (1 + 1e-6) * dx,
+        lambda dx: -dx,
+        lambda dx: 0 * dx,
+        lambda dx: dx + 1e-3,
+        lambda dx: dx[::-1].copy(),
+        lambda dx: dx.reshape(dx.shape[::-1]).T.copy(),
+    ],
+    ids=["factor", "nearly right", "sign", "zero", "offset", "reversed", "transposed"],
+)
+def test_wrong_gradients_are_found(spoil, shape):
+    report = gradcheck(square(spoil), [numbers(*shape)])
+    assert not report.ok
+    (found,) = report.inputs
+    assert not found.ok
+    x = Tensor(numbers(*shape), requires_grad=True)
+    square(spoil)(x).backward(report.dy)
+    right = 2 * x.data * report.dy
+    assert found.by_hand == x.grad[found.index]  # the place is one where the gradient is wrong
+    assert found.numerical == pytest.approx(right[found.index])
+    assert found.by_hand != right[found.index]
+    with pytest.raises(AssertionError, match="WRONG  dx0"):
+        report.raise_if_wrong()
+
+
+@sizes
+def test_a_transposed_gradient_of_a_square_matrix(shape):
+    n = shape[1]
+
+    def product(x, w):
+        return Tensor.from_op(x.data @ w.data, (x, w), lambda dy: (dy @ w.data, x.data.T @ dy))  # dy @ w.T is right
+
+    report = gradcheck(product, [numbers(n, n), numbers(n, n, seed=1)], names=["x", "w"])
+    assert [c.ok for c in report.inputs] == [False, True]
+
+
+@sizes
+@pytest.mark.parametrize("value", [0, np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("index", [(0, 0), (-1, -1), (1, 2)])
+def test_a_single_wrong_element_is_found_and_named(shape, value, index):
+    report = gradcheck(square(changed(index, value)), [numbers(*shape)])
+    (found,) = report.inputs
+    assert not report.ok
+    assert found.index == tuple(i % n for i, n in zip(index, shape, strict=True))
+    assert np.array_equal(found.by_hand, value, equal_nan=True)
+    assert found.error > 1e-3
+    assert f"dx0[{found.index[0]}, {found.index[1]}]: by hand" in str(report)
+
+
+def test_many_errors_too_small_to_see_one_by_one():
+    """Each is below what the rounding of the values lets one see; along a direction they add up."""
+
+    def mean(x):
+        return Tensor.from_op(
+            np.asarray(x.data.mean() + 10), (x,), lambda dy: (dy * (1 + 1e-4 * np.sign(x.data)) / x.size,)
+        )
+
+    x = np.random.default_rng(0).uniform(-1, 1, (100, 100))
+    (found,) = gradcheck(mean, [x]).inputs
+    assert not found.ok
+    assert found.index is None
+    assert "dx0: by hand" in str(found)
+
+
+def test_two_errors_in_a_large_array_do_not_cancel():
+    def spoil(dx):
+        dx[3, 4] += 1
+        dx[20, 1] -= 1
+        return dx
+
+    for seed in range(10):
+        (found,) = gradcheck(square(spoil), [numbers(*LARGE)], seed=seed).inputs
+        assert found.index in [(3, 4), (20, 1)]
+
+
+@sizes
+def test_a_missing_gradient(shape):
+    x = numbers(*shape)
+
+    def half(a, b):
+        return Tensor.from_op(a.data * b.data, (a, b), lambda dy: (dy * b.data, None))
+
+    report = gradcheck(half, [x, x + 3])
+    assert [c.ok for c in report.inputs] == [True, False]
+    assert report.inputs[1].by_hand is None
+    assert "by hand none, numerically" in str(report)
+    forgets = gradcheck(lambda x: Tensor(x.data * 2), [x])  # and so does one that leaves the record
+    assert not forgets.ok
+
+
+def test_a_share_that_is_handed_back_twice():
+    def twice(a):
+        return Tensor.from_op(a.data**2, (a, a), lambda dy: (2 * a.data * dy, 2 * a.data * dy))
+
+    (found,) = gradcheck(twice, [numbers(3)]).inputs
+    assert found.by_hand == pytest.approx(2 * found.numerical)
+    assert found.error == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_backward_pass_that_forgets_dy():
+    def total(x):
+        return Tensor.from_op(np.asarray(x.data.sum()), (x,), lambda dy: (np.ones_like(x.data),))
+
+    assert not gradcheck(total, [numbers(3)]).ok
+
+
+def test_a_slope_that_is_not_finite_is_wrong():
+    def step(x):
+        return Tensor.from_op(np.where(x.data > 1, np.nan, x.data), (x,), lambda dy: (dy,))
+
+    with np.errstate(all="ignore"):
+        (found,) = gradcheck(step, [np.array([1.0])]).inputs
+    assert (found.ok, found.error) == (False, math.inf)
+
+
+def test_a_kink_and_the_tolerance():
+    assert not gradcheck(ops.relu, [np.zeros(1)]).ok
+    assert gradcheck(ops.relu, [np.array([-0.1, 0.1])]).ok
+    x = numbers(3)
+    assert gradcheck(square(lambda dx: 1.001 * dx), [x], tolerance=0.01).ok
+    assert not gradcheck(square(), [x], tolerance=0).ok
+
+
+def test_what_backward_raises_passes_through():
+    with pytest.raises(RuntimeError, match=r"returned a gradient \(4, 3\)"):
+        gradcheck(square(np.transpose), [numbers(3, 4)])
+
+
+# What can't be checked
+
+
+def changes_its_input(x):
+    y = x * 2
+    x.data += 1
+    return y
+
+
+def changes_its_input_on_the_way_back(x):
+    def backward(dy):
+        x.data[...] = 0
+        return (2 * dy,)
+
+    return Tensor.from_op(2 * x.data, (x,), backward)
+
+
+def fresh_dropout():
+    seeds = iter(range(100))
+    return lambda x: ops.dropout(x, 0.5, next(seeds))
+
+
+@pytest.mark.parametrize(
+    ("f", "inputs", "error", "words"),
+    [
+        (square(), [], ValueError, "at least one input"),
+        (square(), [np.ones(3, np.float32)], TypeError, "input 0 is float32"),
+        (square(), [np.arange(3)], TypeError, "input 0 is int64"),
+        (square(), [None], TypeError, "input 0 is object"),
+        (square(), [Tensor(np.ones(3, np.float32), requires_grad=True)], TypeError, "input 0 is float32"),
+        (square(), [Tensor(np.ones(3))], ValueError, "input 0 .* must be a leaf"),
+        (square(), [Tensor(np.ones(3), requires_grad=True) * 2], ValueError, "input 0 .* must be a leaf"),
+        (lambda x: x.data, [np.ones(3)], TypeError, "must give a Tensor of float64, not ndarray$"),
+        (lambda x: None, [np.ones(3)], TypeError, "must give a Tensor of float64, not NoneType$"),
+        (lambda x: Tensor(x.data.astype(np.float32)), [np.ones(3)], TypeError, "not one of float32$"),
+        (lambda x: x.log(), [np.zeros(3)], ValueError, "not finite"),
+        (fresh_dropout(), [np.ones(30)], ValueError, "fix its seed"),
+        (changes_its_input, [np.ones(3)], ValueError, "changes input 0"),
+        (changes_its_input_on_the_way_back, [np.ones(3)], ValueError, "changes input 0"),
+    ],
+)
+def test_what_cannot_be_checked(f, inputs, error, words):
+    with np.errstate(all="ignore"), pytest.raises(error, match=words):
+        gradcheck(f, inputs)
+
+
+def test_names_fit():
+    with pytest.raises(ValueError, match="1 names for 2 inputs"):
+        gradcheck(lambda a, b: a + b, [numbers(2), numbers(2)], names=["a"])
+
+
+def fails_later():
+    calls = itertools.count()
+    return lambda x: x * x if next(calls) < 3 else x @ None
+
+
+@sizes
+@pytest.mark.parametrize("f", [square(), square(changed((1, 2), np.nan)), changes_its_input, fails_later()])
+def test_inputs_are_left_as_they_were(f, shape):
+    array, parameter = numbers(*shape), Tensor(numbers(*shape, seed=1), requires_grad=True)
+    data, grad = parameter.data, np.full(shape, 7.0)
+    parameter.grad = grad
+    before = array.copy(), data.copy()
+    with contextlib.suppress(ValueError, TypeError):
+        gradcheck(lambda x, parameter: f(x) + f(parameter), [array, parameter])
+    assert parameter.data is data
+    assert parameter.grad is grad
+    np.testing.assert_array_equal(array, before[0])
+    np.testing.assert_array_equal(data, before[1])
+    assert (grad == 7).all()
+
+
+def test_inputs_that_cannot_be_written_to():
+    x = numbers(2, 3)
+    x.flags.writeable = False
+    assert gradcheck(lambda a, b: a * b, [x, Tensor(x, requires_grad=True)]).ok
+
+
+def test_public_names(python):
+    ended = python(
+        "import npgpt\n"
+        "from npgpt.gradcheck import Comparison, Report, gradcheck\n"
+        "from npgpt import gradcheck as module\n"
+        "assert module.gradcheck is gradcheck is npgpt.gradcheck.gradcheck and npgpt.gradcheck is module\n"
+        "try: module.other\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    assert ended.stdout == "module 'npgpt.gradcheck' has no attribute 'other'\n", ended.stderr
+
+
+def test_the_example_in_the_readme(capsys):
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Check a gradient of your own")[1]
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
+    exec(code, {})
+    assert capsys.readouterr().out == printed

@@ -1,0 +1,229 @@
+"""GPT-2 in GGUF files: what is written is read as the same model, and what is another model is refused."""
+
+import re
+
+import numpy as np
+import pytest
+from helpers import mutations
+from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of, info, keys_of, raw
+
+import npgpt
+from npgpt import GPT, GPTConfig
+from npgpt.checkpoints import load, open_checkpoint
+from npgpt.checkpoints.gguf.blocks import dequantized, quantized
+from npgpt.checkpoints.gguf.file import open_gguf
+from npgpt.checkpoints.gguf.model import NAMES, write_gguf
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
+from npgpt.checkpoints.shared.names import to_theirs
+from npgpt.checkpoints.shared.validate import parameter_shapes
+from npgpt.config import PRESETS
+from npgpt.errors import CheckpointError
+
+IDS = np.arange(12).reshape(2, 6) % 11
+
+
+def logits(model: GPT) -> np.ndarray:
+    with npgpt.no_grad():
+        return model.eval()(IDS).data
+
+
+def model_of(config: GPTConfig) -> GPT:
+    model = GPT(config, seed=None)
+    model.load_state_dict(arrays_of(config))
+    return model
+
+
+# There and back
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_weights": False},
+        {"n_inner": None, "layer_norm_epsilon": 1e-3},
+        {"bias": False},
+        {"qkv_bias": False},
+        {"n_layer": 12, "block_size": 7},
+        {"n_embd": 30, "n_inner": 17},
+    ],
+    ids=str,
+)
+def test_written_and_read(tmp_path, changes):
+    config = GPTConfig(**{**CONFIG.to_dict(), **changes})
+    path = tmp_path / "model.bin"
+    write_gguf(path, checkpoint_of(config))
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.config == GPTConfig(**{**config.to_dict(), "bias": True, "qkv_bias": None})
+    assert (checkpoint.format, checkpoint.source, checkpoint.skipped) == ("GGUF (F32)", path, ())
+    found, expected = npgpt.load(path), model_of(config)
+    for name, array in expected.state_dict().items():
+        assert found.state_dict()[name].tobytes() == array.tobytes(), name
+    assert logits(found).tobytes() == logits(expected).tobytes() or not config.bias
+    np.testing.assert_allclose(logits(found), logits(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "Q8_0"])
+@pytest.mark.parametrize("n_embd", [32, 40])
+def test_smaller_types(tmp_path, dtype, n_embd):
+    config = GPTConfig(**{**CONFIG.to_dict(), "n_embd": n_embd, "tie_weights": False})
+    write_gguf(tmp_path / "a", checkpoint_of(config), dtype)
+    found = open_checkpoint(tmp_path / "a")
+    for name, array in arrays_of(config).items():
+        tensor = found.tensors[name]
+        inputs = array.shape[-1] if name in ("wte.weight", "lm_head.weight") else array.shape[0]
+        if array.ndim == 1 or name == "wpe.weight":
+            wanted, expected = "F32", array
+        elif dtype == "F16" or inputs % 32:
+            wanted, expected = "F16", array.astype(np.float16)
+        else:  # blocks lie along the inputs
+            turned = array.T if tensor.transposed else array
+            expected = dequantized(quantized(turned), "Q8_0")
+            wanted, expected = "Q8_0", expected.T if tensor.transposed else expected
+        assert tensor.dtype == wanted, name
+        np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
+    assert found.format == ("GGUF (F16, F32, Q8_0)" if (dtype, n_embd) == ("Q8_0", 40) else f"GGUF ({wanted_(dtype)})")
+    load(tmp_path / "a")
+
+
+def wanted_(dtype):
+    return ", ".join(sorted({"F32", dtype}))
+
+
+def test_the_same_bytes_every_time(tmp_path):
+    write_gguf(tmp_path / "a.gguf", checkpoint_of(CONFIG), "Q8_0")
+    first = (tmp_path / "a.gguf").read_bytes()
+    checkpoint = checkpoint_of(CONFIG)
+    shuffled = dict(sorted(checkpoint.tensors.items()))
+    write_gguf(tmp_path / "a.gguf", Checkpoint("", CONFIG, shuffled, "memory"), "Q8_0")
+    assert (tmp_path / "a.gguf").read_bytes() == first
+    # A file that is read from can be replaced.
+    write_gguf(tmp_path / "a.gguf", open_checkpoint(tmp_path / "a.gguf"), "Q8_0")
+    assert (tmp_path / "a.gguf").read_bytes() == first
+
+
+def test_names_that_are_not_unicode(tmp_path):
+    write_gguf(tmp_path / "a\udcff.gguf", checkpoint_of(CONFIG))
+    assert open_gguf(tmp_path / "a\udcff.gguf")[1].text("general.name") == "a?"
+
+
+def test_the_names_are_those_of_the_gguf_package():
+    gguf = pytest.importorskip("gguf", reason="compares with the gguf package, which is not installed")
+    stems = {gguf.TENSOR_NAMES[tensor].format(bid="{}") for tensor in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2]}
+    assert {theirs.rsplit(".", 1)[0] for theirs, *_ in NAMES} == stems
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("gpt2")])
+def test_the_sizes_of_gpt2(tmp_path, name):
+    """Files of all four sizes, as llama.cpp has the shapes: without weights, so they take no space on the disk."""
+    config = GPTConfig.preset(name)
+    C, inner, layers = config.n_embd, 4 * config.n_embd, range(config.n_layer)
+    shapes = {"token_embd.weight": (50257, C), "position_embd.weight": (1024, C)}
+    for i in layers:
+        for stem, shape in {
+            "attn_qkv": (3 * C, C),
+            "attn_output": (C, C),
+            "ffn_up": (inner, C),
+            "ffn_down": (C, inner),
+        }.items():
+            shapes |= {f"blk.{i}.{stem}.weight": shape, f"blk.{i}.{stem}.bias": shape[:1]}
+        shapes |= {f"blk.{i}.{norm}.{part}": (C,) for norm in ("attn_norm", "ffn_norm") for part in ("weight", "bias")}
+    shapes |= {"output_norm.weight": (C,), "output_norm.bias": (C,)}
+    infos, end = [], 0
+    for tensor, shape in shapes.items():
+        infos.append(info(tensor, shape, offset=end))
+        end += -(-4 * int(np.prod(shape)) // 32) * 32
+    content = raw(list(keys_of(config).values()), infos)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(content)
+    with open(path, "r+b") as file:
+        file.truncate(len(content) + end)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.config == config
+    assert {name: t.shape for name, t in checkpoint.tensors.items()} == parameter_shapes(config)
+    # and to the names that they are written with
+    tensors = {name: Stored(shape, "F32", None) for name, shape in parameter_shapes(config).items()}
+    assert {name: t.shape for name, t in to_theirs(NAMES, tensors).items()} == shapes
+
+
+def test_reading_takes_little_memory(tmp_path):
+    rows = 8 * PIECE // 1024
+    tensor = Stored((rows, 1024), "F32", lambda first, last: np.ones((last - first, 1024), np.float32))
+    config = GPTConfig(vocab_size=rows, block_size=1, n_layer=1, n_head=1, n_embd=1024, n_inner=1)
+    checkpoint = checkpoint_of(config)
+    checkpoint.tensors["wte.weight"] = tensor
+    write_gguf(tmp_path / "a", checkpoint, "Q8_0")
+    out = np.empty(tensor.shape, np.float32)
+    found = open_checkpoint(tmp_path / "a").tensors["wte.weight"]
+    with mutations.memory_at_most(-16 << 20):  # 16 MB: a piece is one of 4, in float32, and a few are in between
+        found.copy_to(out)
+    assert found.dtype == "Q8_0"
+    assert (out == out[0, 0]).all()
+
+
+# What can't be written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position": "rotary"}, "position is rotary, and llama.cpp computes a GPT-2 with learned only"),
+        ({"position": "sinusoidal"}, "position is sinusoidal, and llama.cpp"),
+        ({"activation": "gelu"}, "activation is gelu, and llama.cpp computes a GPT-2 with gelu_new only"),
+        ({"activation": "relu"}, "activation is relu, and llama.cpp"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, and llama.cpp"),
+        ({"layer_norm_epsilon": 1e-60}, "layer_norm_epsilon is 1e-60, which is 0 in float32"),
+    ],
+    ids=str,
+)
+def test_models_that_llama_cpp_does_not_compute(tmp_path, changes, message):
+    config = GPTConfig(**{**CONFIG.to_dict(), **changes})
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {message}")):
+        write_gguf(tmp_path / "a", checkpoint_of(config))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
+def test_numbers_that_can_not_be_written(tmp_path, dtype):
+    weights = {"F32": 1e39, "F16": 1e5, "Q8_0": 1e8}
+    checkpoint = checkpoint_of(CONFIG)
+    numbers = np.full((32, 64), weights[dtype])
+    checkpoint.tensors["h.1.mlp.c_fc.weight"] = stored_array(numbers)
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor ") + r".*too large for " + dtype):
+        write_gguf(tmp_path / "a", checkpoint, dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_the_configurations(tmp_path):
+    checkpoint = checkpoint_of(CONFIG)
+    del checkpoint.tensors["h.1.mlp.c_fc.bias"]
+    with pytest.raises(CheckpointError, match=r"memory lacks the tensors 'h\.1\.mlp\.c_fc\.bias'"):
+        write_gguf(tmp_path / "a", checkpoint)
+
+
+def test_dtypes_that_can_not_be_written(tmp_path):
+    with pytest.raises(CheckpointError, match="dtype 'Q4_0' can't be written as GGUF: there are F32, F16, Q8_0"):
+        write_gguf(tmp_path / "a", checkpoint_of(CONFIG), "Q4_0")
+
+
+# Files of others
+
+
+def test_a_file_of_someone_else(tmp_path):
+    (tmp_path / "a").write_bytes(file_of())
+    assert open_checkpoint(tmp_path / "a").config == CONFIG
+    assert logits(load(tmp_path / "a")).tobytes() == logits(model_of(CONFIG)).tobytes()
+
+
+def test_a_head_that_is_the_embedding_once_more(tmp_path):
+    wte = arrays_of(CONFIG)["wte.weight"]
+    (tmp_path / "a").write_bytes(file_of(tensors={"output.weight": wte}))
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert checkpoint.config == CONFIG
+    assert checkpoint.skipped == ("output.weight",)
+    (tmp_path / "a").write_bytes(file_of(tensors={"output.weight": wte.astype(np.float16)}))
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert not checkpoint.config.tie_weights
+    assert checkpoint.skipped == ()
+    np.testing.assert_array_equal(checkpoint.tensors["lm_head.weight"].numpy(), wte.astype(np.float16))

@@ -1,0 +1,435 @@
+"""Models by name: what is downloaded, from a hub on this machine, and what a hub may do wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, TEXT
+from helpers.commands import assert_refused, command, process
+from helpers.hub_models import NAME, REASON, assert_the_model, message, model_files, put_in_cache
+from helpers.hub_server import COMMIT, Hub
+
+from checkpoints.huggingface.test_config import TINY, parameters
+from npgpt.checkpoints import load, open_checkpoint
+from npgpt.checkpoints.huggingface.hub import find
+from npgpt.checkpoints.huggingface.read import WEIGHTS
+from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE
+from npgpt.errors import CheckpointError
+from npgpt.text.tokenizers import ByteTokenizer
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+@pytest.fixture
+def server(cache, tmp_path, files, monkeypatch):
+    """A hub that has the model, and nothing but it to be asked."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason=REASON)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda seconds: None))
+    with Hub() as hub:
+        hub.repositories[NAME] = files
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def environment(server, cache, tmp_path):
+    """For a process of its own."""
+    ours = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(cache), "HF_HOME": str(tmp_path / "home")}
+    ours |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
+    return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | ours
+
+
+def find_at_last():
+    """huggingface_hub goes on by itself after a cut, or (before 1.33) leaves that to the next try."""
+    for _ in range(3):
+        with suppress(CheckpointError):
+            return find(NAME)
+    return find(NAME)
+
+
+def unfinished(cache: Path, files: dict[str, bytes]) -> Path:
+    """The file in which the weights arrive."""
+    digest = sha256(files["model.safetensors"]).hexdigest()
+    return cache / f"models--{NAME.replace('/', '--')}" / "blobs" / f"{digest}.incomplete"
+
+
+# The download
+
+
+def test_a_download_and_then_the_cache(server, cache, files):
+    assert_the_model()
+    assert server.asked() == ["config.json", "generation_config.json", "vocab.json", "model.safetensors"]
+    number = len(server.requests)
+    snapshot = find(NAME)
+    assert load(NAME).config.n_embd == TINY["n_embd"]
+    assert len(server.requests) == number
+    assert (snapshot.parent.name, snapshot.name) == ("snapshots", COMMIT)
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == {
+        name: files[name] for name in server.asked()
+    }
+    assert not [path for path in cache.rglob("*") if path.name.endswith((".incomplete", "tmp"))]
+
+
+def test_a_download_is_found_by_huggingface_hub_too(server):
+    from huggingface_hub import hf_hub_download
+
+    snapshot = find(NAME)
+    for file in ("config.json", "model.safetensors", "vocab.json"):
+        found = hf_hub_download(NAME, file, cache_dir=os.environ["HF_HUB_CACHE"], local_files_only=True)
+        assert Path(found) == snapshot / file
+
+
+def test_a_short_name_is_asked_for_in_full(server, files):
+    server.repositories["distilbert/distilgpt2"] = files
+    assert_the_model("distilgpt2")
+    assert {path.split("/resolve/")[0] for _, path, _ in server.requests if "/resolve/" in path} == {
+        "/distilbert/distilgpt2"
+    }
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards(server, tmp_path, shards):
+    server.repositories[NAME] = model_files(tmp_path, shards) | {"pytorch_model.bin": b"PK" * 4000}
+    assert_the_model()
+    assert "pytorch_model.bin" not in server.asked()
+    assert len(server.large_requests()) == shards
+
+
+def test_an_index_on_the_hub_that_names_other_folders(server, tmp_path, cache):
+    files = model_files(tmp_path, shards=2)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": "../../secret"}}).encode()
+    server.repositories[NAME] = files
+    assert "weight_map: '../../secret' is not the name of a file beside it" in message()
+    assert not [path for _, path, _ in server.requests if "secret" in path]
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": "not-there"}}).encode()
+    server.commit = COMMIT[::-1]
+    assert f"{NAME} has no 'not-there' at {server.url}, which its index names" in message()
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_pickle_is_downloaded_only_if_there_is_nothing_else(server, files, index):
+    del files["model.safetensors"]
+    if index:
+        files["pytorch_model-00001-of-00001.bin"] = files.pop("pytorch_model.bin")
+        places = {"wte.weight": "pytorch_model-00001-of-00001.bin"}
+        files["pytorch_model.bin.index.json"] = json.dumps({"weight_map": places}).encode()
+    snapshot = find(NAME)
+    assert (
+        snapshot / ("pytorch_model-00001-of-00001.bin" if index else "pytorch_model.bin")
+    ).read_bytes() == b"PK" * 4000
+    assert find(NAME) == snapshot
+
+
+def test_a_token_goes_to_the_hub_and_no_further(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert_the_model()
+    for _, path, headers in server.requests:
+        sent = {name.lower(): value for name, value in headers.items()}.get("authorization")
+        assert sent == (None if path.startswith("/storage/") else "Bearer hf_secret"), path
+
+
+def test_a_newer_commit_takes_the_cache_only_when_it_is_there(server, cache, files):
+    """What refs/main names stays complete; the old model is used until somebody deletes it."""
+    old = find(NAME)
+    (old / "model.safetensors").resolve().unlink()
+    server.commit = COMMIT[::-1]
+    server.stop_at = [3000] * 7
+    message()
+    server.stop_at.clear()
+    assert (old.parents[1] / "refs" / "main").read_text() == COMMIT
+    assert find(NAME).name == COMMIT[::-1]
+
+
+def test_a_pickle_that_is_downloaded_is_read(server, files, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file with torch, which is not installed")
+    del files["model.safetensors"]
+    torch.save({name: torch.from_numpy(array) for name, array in parameters().items()}, tmp_path / "saved")
+    files["pytorch_model.bin"] = (tmp_path / "saved").read_bytes()
+    assert_the_model()
+
+
+# Downloads that are interrupted, or damaged
+
+
+def test_a_connection_that_is_cut_is_made_again(server):
+    server.stop_at = [3000, 5000]
+    find_at_last()
+    assert_the_model()
+    assert [r is None for r in server.large_requests()] == [True, False, False]
+
+
+def test_a_later_try_goes_on_where_the_first_stopped(server, cache, files):
+    server.stop_at = [3000] * 7
+    text = message()
+    assert f"{NAME} can't be downloaded from {server.url} (" in text
+    assert "try again, and it goes on from there" in text
+    begun = unfinished(cache, files).stat().st_size
+    assert 2000 <= begun <= 3000
+    server.requests.clear()
+    server.stop_at.clear()
+    assert_the_model()
+    assert server.large_requests() == [f"bytes={begun}-"]
+
+
+def test_ctrl_c_and_a_later_try(server, tmp_path, cache, environment):
+    """In a process, as it is typed; only that the file is written to in pieces of 1,000 bytes."""
+    config = {**TINY, "n_embd": 48}
+    server.repositories[NAME] = files = model_files(tmp_path, config=config)
+    partial = unfinished(cache, files)
+    server.stop_at, server.then = [50_000], "wait"
+    code = "import runpy, sys, huggingface_hub.constants\nhuggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
+    code += f"sys.argv = ['sample', '--model', '{NAME}']\nrunpy.run_module('npgpt.sample', run_name='__main__')"
+    with subprocess.Popen([sys.executable, "-c", code], **PIPES, env=environment) as running:
+        until = time.monotonic() + 60
+        while not partial.exists() or partial.stat().st_size < 30_000:
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("stopped\n")
+    assert "Traceback" not in err
+    server.released.set()
+    server.requests.clear()
+    begun = partial.stat().st_size
+    assert 30_000 <= begun <= 50_000
+    assert_the_model(config=config)
+    assert server.large_requests() == [f"bytes={begun}-"]
+
+
+def test_a_hub_that_sends_no_parts(server):
+    server.stop_at, server.ranges = [3000], False
+    find_at_last()
+    assert_the_model()
+    assert len(server.large_requests()) > 1
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"something else", b"x" * 10**5], ids=["nothing", "of another file", "more than there is"]
+)
+def test_what_was_left_may_be_bad(server, cache, files, left):
+    partial = unfinished(cache, files)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(left)
+    assert_the_model()
+    assert not partial.exists()
+    assert server.large_requests()[-1] is None
+
+
+def test_what_was_left_may_be_all_of_it(server, cache, files):
+    partial = unfinished(cache, files)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(files["model.safetensors"])
+    assert_the_model()
+    assert server.large_requests() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: bytes(len(data)), lambda data: data[::-1]],
+    ids=["one bit", "zeros", "reversed"],
+)
+def test_a_damaged_download_is_not_kept(server, cache, files, damage):
+    server.send = damage
+    text = message()
+    assert text.startswith(
+        f"{NAME}: model.safetensors: what {server.url} sent is damaged, and was thrown away: its sha"
+    )
+    digest = sha256(files["model.safetensors"]).hexdigest()
+    assert digest in text
+    assert not [path for path in cache.rglob("*") if path.name in (digest, f"{digest}.incomplete", "model.safetensors")]
+    assert len(server.large_requests()) == 1
+    server.send = lambda data: data
+    assert_the_model()
+
+
+@pytest.mark.parametrize("send", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b""])
+def test_another_length_than_was_said(server, cache, send):
+    server.send = send
+    assert message()
+    assert not list(cache.rglob("model.safetensors"))
+    server.send = lambda data: data
+    assert_the_model()
+
+
+def test_two_processes_at_a_time(server, environment):
+    """They wait for each other: the file is sent once."""
+    server.stop_at, server.then = [3000], "wait"
+    run = [sys.executable, "-c", f"from npgpt.checkpoints.huggingface.hub import find; print(find('{NAME}'))"]
+    with subprocess.Popen(run, **PIPES, env=environment) as one:
+        assert server.waiting.wait(60)
+        number = len(server.requests)
+        with subprocess.Popen(run, **PIPES, env=environment) as other:
+            until = time.monotonic() + 60
+            while "model.safetensors" not in [path.rsplit("/")[-1] for _, path, _ in server.requests[number:]]:
+                assert other.poll() is None
+                assert time.monotonic() < until
+            time.sleep(0.2)  # it has the last answer that it needs before it waits
+            server.released.set()
+            found = {process.communicate(timeout=60)[0] for process in (one, other)}
+    assert found == {f"{find(NAME)}\n"}
+    assert server.large_requests() == [None]
+
+
+# What the hub doesn't give
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ((401, None), "has no {name} either, or it is private: then log in with `hf auth login`, or set HF_TOKEN"),
+        ((404, "RepoNotFound"), "has no {name} either, or it is private: then log in"),
+        ((401, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
+        ((403, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
+        ((403, None), "{url} refuses {name}: log in with"),
+        ((404, "RevisionNotFound"), "{name} can't be downloaded from {url} (RevisionNotFoundError"),
+        ((500, None), "{name} can't be downloaded from {url} ("),
+        ((429, None), "{name} can't be downloaded from {url} ("),
+    ],
+    ids=str,
+)
+def test_refusals(server, cache, refusal, words):
+    server.refuse[NAME] = refusal
+    first, second = message().split("\n")
+    assert first == f"{NAME}: there is no such file or folder, and no such model in the hub's cache, {cache}."
+    assert words.format(name=NAME, url=server.url) in second
+    assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
+    assert len(server.requests) <= 6
+
+
+def test_a_model_that_is_not_there(server):
+    assert f"{server.url} has no openai-community/gpt2-xl either, or it is private" in message("gpt2-xl")
+
+
+def test_repositories_of_something_else(server, files):
+    server.repositories[NAME] = {"README.md": b"", "model.safetensors": files["model.safetensors"]}
+    assert f"{NAME} has no config.json at {server.url}" in message()
+    server.repositories[NAME] = {"config.json": files["config.json"], "tf_model.h5": files["tf_model.h5"]}
+    assert f"{NAME} has none of {', '.join(WEIGHTS)} at {server.url}" in message()
+    server.commit = COMMIT[::-1]
+    server.repositories[NAME] = files | {"config.json": b'{"model_type": "llama"}'}
+    assert "config.json: model_type is 'llama', and npgpt computes only 'gpt2'" in message()
+    assert server.large_requests() == []
+
+
+@pytest.mark.parametrize("commit", ["", "main", "../../../outside", COMMIT[1:]])
+def test_a_commit_that_is_none(server, cache, commit):
+    server.commit = commit
+    assert "its answers don't have the headers of a Hugging Face hub" in message()
+    assert not cache.exists()
+
+
+def test_a_hub_that_is_gone(server):
+    server.close()
+    assert f"{NAME} can't be downloaded from {server.url} (" in message()
+
+
+def test_a_hub_that_goes_away_in_the_middle(server, cache):
+    server.stop_at, server.then = [3000], "wait"
+    closing = threading.Thread(target=lambda: (server.waiting.wait(60), server.close()))
+    closing.start()
+    assert f"{NAME} can't be downloaded from {server.url} (" in message()
+    closing.join()
+    assert list(cache.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("endpoint", ["rubbish", "http:", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
+def test_endpoints_that_are_none(server, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert f"{NAME} can't be downloaded from {endpoint} (" in message()
+    assert server.requests == []
+
+
+def test_a_slip_in_a_path_is_not_asked_for(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("runs/typo", "models/a.gguf", "models/model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"^{path}: there is no such file or folder"):
+            open_checkpoint(path)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_the_hub_is_not_asked(server, files, cache, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert f"\n{variable} is set: unset it to download the model; or put its config.json and" in message()
+    put_in_cache(cache, NAME, files)
+    assert_the_model()
+    assert server.requests == []
+
+
+def test_a_disk_that_is_too_small(server, cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")(0, 0, 10**9 * 5)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert_the_model()
+    server.commit, server.repositories["a/b"] = COMMIT[::-1], server.repositories[NAME]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    assert "a/b: model.safetensors: 0.0 GB are to be downloaded" in message("a/b")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_cache_that_may_not_be_written_to(server, cache):
+    cache.mkdir()
+    cache.chmod(0o500)
+    assert "PermissionError" in message()
+
+
+def test_a_cache_that_is_a_file(server, cache):
+    cache.write_bytes(b"")
+    assert f"{NAME} can't be downloaded from {server.url} (" in message()
+
+
+# The commands
+
+
+@pytest.fixture
+def chatty(server, tmp_path):
+    """A model with a tokenizer of 257 ids on the hub."""
+    config = {**TINY, "vocab_size": 257, "n_positions": 16}
+    tokenizer = json.dumps(ByteTokenizer().to_dict()).encode()
+    server.repositories[NAME] = model_files(tmp_path, config=config) | {OUR_TOKENIZER_FILE: tokenizer}
+    return server
+
+
+def test_sampling_from_a_name(chatty, environment):
+    typed = ["--model", NAME, "--prompt", "ab", "--greedy", "--max-new-tokens", "3"]
+    first = process("sample", *typed, cwd=".", env=environment)
+    assert first.code == 0, first
+    assert first.out.startswith("ab")
+    again = process("sample", *typed, cwd=".", env=environment | {"HF_HUB_OFFLINE": "1"})
+    assert (again.code, again.out) == (0, first.out)
+
+
+def test_a_name_that_can_not_be_downloaded(server, environment):
+    for name, words in [("no/such", f"{server.url} has no no/such either"), ("gpt2", "openai-community/gpt2 either")]:
+        ended = process("sample", "--model", name, cwd=".", env=environment)
+        assert_refused(ended, f"error: {name}: there is no such file or folder", words)
+    assert os.listdir(".") == []
+
+
+def test_training_from_a_name(chatty):
+    Path("text.txt").write_text(TEXT)
+    flags = ("--max-steps", 1, "--batch-size", 2, "--sample-every", 0)
+    ended = command("train", "text.txt", "--init-from", NAME, *flags, cwd=".")
+    assert ended.code == 0, ended
+    assert np.isfinite(load("runs/text").wte.weight.data).all()
+    refused = command("train", "text.txt", "--init-from", "no/such", *flags, cwd=".")
+    assert_refused(refused, "error: no/such: there is no such file or folder")

@@ -1,0 +1,176 @@
+"""Models by name: what is a name, and what is found in the hub's cache without a network or a package."""
+
+import builtins
+import importlib.util
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.hub_models import (
+    NAME,
+    assert_the_model,
+    message,
+    model_files,
+    needs_huggingface_hub,
+    put_in_cache,
+)
+from helpers.hub_server import COMMIT
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from checkpoints.huggingface.test_config import TINY
+from npgpt.checkpoints import load
+from npgpt.checkpoints.huggingface import hub as hub_module
+from npgpt.checkpoints.huggingface.hub import FULL_NAMES, find
+from npgpt.errors import CheckpointError
+
+# Names
+
+
+NO_NAMES = ["", "tiny", "GPT2", "a/b/c", "../b", "a/..", "a/b..c", "a--b/c", "/a", "a/", "-a/b", "a/.b", "a/b\n"]
+NO_NAMES += ["a\\b/c", "é/b", "~/b", "a b/c", "a/b\0", "hf://a/b", "https://huggingface.co/a/b", "a/" + "b" * 97]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name(cache, name):
+    """It is not looked for in the cache, nor asked for."""
+    with pytest.raises(CheckpointError, match=r"there is no such file or folder\. Name a run, a folder"):
+        find(name)
+
+
+@needs_huggingface_hub
+@given(st.text("aB0_-./é", min_size=1, max_size=12) | st.from_regex(r"\w[\w.-]*/[\w.-]*\w", fullmatch=True))
+@example("a/" + "b" * 96)
+def test_our_names_are_the_hubs(name):
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hub_module, "_cached", lambda storage: storage)
+            storage = find(name)
+    except CheckpointError:
+        return
+    assert storage.parent == Path(os.environ["HF_HUB_CACHE"])
+    if not name.endswith((".git", ".ipynb")):
+        validate_repo_id(name)
+
+
+def test_a_path_wins_over_a_name(cache, files):
+    put_in_cache(cache, "openai-community/gpt2", files)
+    Path("gpt2").mkdir()
+    with pytest.raises(CheckpointError, match=r"gpt2: no config\.json in it"):
+        load("gpt2")
+
+
+# The cache. Everything here goes without huggingface_hub.
+
+
+@pytest.fixture
+def without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_model_in_the_cache(cache, tmp_path, without_huggingface_hub, shards):
+    put_in_cache(cache, NAME, model_files(tmp_path, shards))
+    assert_the_model()
+    assert_the_model(Path(NAME))
+    assert load(NAME).config.n_embd == TINY["n_embd"]
+
+
+@pytest.mark.parametrize("stored", ["short", "full"])
+@pytest.mark.parametrize(("short", "full"), FULL_NAMES.items())
+def test_old_names_and_new_ones(cache, files, without_huggingface_hub, short, full, stored):
+    snapshot = put_in_cache(cache, short if stored == "short" else full, files)
+    assert find(short) == find(full) == snapshot
+
+
+def test_a_model_that_only_has_a_pickle(cache, files, without_huggingface_hub):
+    del files["model.safetensors"]
+    snapshot = put_in_cache(cache, NAME, files)
+    assert find(NAME) == snapshot
+
+
+ENVIRONMENTS = [
+    {},
+    {"HF_HUB_CACHE": "/a/hub"},
+    {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/b"},
+    {"HUGGINGFACE_HUB_CACHE": "$THERE/hub", "THERE": "/c", "HF_HOME": "/d"},
+    {"HF_HOME": "/d", "XDG_CACHE_HOME": "/e"},
+    {"HF_HOME": "~/$THERE/home", "THERE": "f"},
+    {"XDG_CACHE_HOME": "/e"},
+    {"XDG_CACHE_HOME": "~/e"},
+    {"HOME": "/g"},
+    {"HF_HUB_CACHE": ""},
+    {"HF_HOME": ""},
+]
+
+
+@needs_huggingface_hub
+@pytest.mark.parametrize("variables", ENVIRONMENTS, ids=str)
+def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch, variables):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    constants = runpy.run_path(importlib.util.find_spec("huggingface_hub.constants").origin)
+    assert str(hub_module._cache()) == str(Path(constants["HF_HUB_CACHE"]))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "model-00002-of-00003.safetensors"])
+@pytest.mark.parametrize("how", ["never there", "its content is gone"])
+def test_a_snapshot_that_is_not_complete(cache, tmp_path, without_huggingface_hub, missing, how):
+    snapshot = put_in_cache(cache, NAME, model_files(tmp_path, shards=3 * ("-of-" in missing)))
+    for path in (snapshot / missing, snapshot / "pytorch_model.bin"):
+        if path.exists():
+            (path if how == "never there" else path.resolve()).unlink()
+    assert "no such model in the hub's cache" in message()
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "main", "..", "../../../outside", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), "é\udc80"]
+)
+def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hub, ref):
+    """Also those behind which there is a model."""
+    snapshot = put_in_cache(cache, NAME, files)
+    for path in (tmp_path / "outside", snapshot.parent / "main", snapshot.parent / (COMMIT + "0")):
+        path.symlink_to(snapshot)
+    (snapshot.parents[1] / "refs" / "main").write_bytes(ref.encode(errors="surrogateescape"))
+    assert "no such model in the hub's cache" in message()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT + "\n")
+    assert_the_model()
+    (snapshot.parents[1] / "refs" / "main").unlink()
+    assert "no such model in the hub's cache" in message()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a\\b", "..", ""])
+def test_an_index_that_names_other_folders(cache, tmp_path, without_huggingface_hub, name):
+    files = model_files(tmp_path, shards=2)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": name}}).encode()
+    snapshot = put_in_cache(cache, NAME, files)
+    assert message().startswith(f"{snapshot}/model.safetensors.index.json: weight_map: {name!r} is not the name of")
+
+
+def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    first, second = message("gpt2").split("\n")
+    assert first == f"gpt2: there is no such file or folder, and no such model in the hub's cache, {cache}."
+    assert second.startswith("To download models: pip install -U huggingface_hub (here: ModuleNotFoundError: ")
+    assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
+
+
+def test_a_huggingface_hub_that_can_not_be_imported(cache, monkeypatch):
+    """As when it is too old, or doesn't like one of its environment variables."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    ordinary = builtins.__import__
+
+    def imported(name, *arguments):
+        if name.split(".")[0] == "huggingface_hub":
+            raise ValueError("HF_HUB_DOWNLOAD_TIMEOUT is not a number\nand more")
+        return ordinary(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+    assert "(here: ValueError: HF_HUB_DOWNLOAD_TIMEOUT is not a number)" in message()

@@ -1,0 +1,34 @@
+"""Small models for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import stored_array
+
+
+def with_random_parameters(module, seed: int = 0):
+    """Give every parameter random values, and return the module.
+
+    A new model's biases are zero, its layer norms' weights one and its attention nearly uniform, so a forgotten bias
+    or swapped queries and keys would hardly show. Here everything is well away from where it starts. Each matrix is
+    divided by the root of the number of terms in its products, which keeps logits around 1. The values are those of
+    float32 in a float64 model too.
+    """
+    rng = np.random.default_rng(seed)
+    for name, p in module.named_parameters():
+        noise = rng.standard_normal(p.shape, np.float32)
+        if p.ndim == 2:
+            terms = p.shape[1] if name in ("wte.weight", "wpe.weight", "lm_head.weight") else p.shape[0]
+            p.data[...] = noise / np.float32(np.sqrt(terms))
+        else:
+            p.data[...] = noise * np.float32(0.3) + np.float32("ln_" in name and name.endswith("weight"))
+    return module
+
+
+def as_checkpoint(model, tokenizer=None) -> Checkpoint:
+    """The model as if it had been read from a file, in ``stored_array``'s care."""
+    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
+    return Checkpoint("memory", model.config, tensors, Path("memory"), stored_tokenizer=stored_tokenizer)

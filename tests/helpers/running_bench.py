@@ -1,0 +1,18 @@
+"""bench/ is not installed: importing this makes it importable. And its commands, run as a user does."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+
+
+def bench(module, *arguments):
+    command = [sys.executable, "-m", f"bench.{module}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,380 @@
+"""Tokenizers against tiktoken's own encoding, against Python's codecs, and on what they must refuse."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from npgpt.errors import TokenizerError
+from npgpt.text import gpt2_bpe
+from npgpt.text.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    GPT2Tokenizer,
+    load_tokenizer,
+    make_tokenizer,
+    save_tokenizer,
+    tokenizer_from_dict,
+)
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+# Text that GPT-2's pattern treats in all its ways: contractions, kinds of whitespace (U+001C only to Python),
+# digits, other scripts, emoji, characters of two to four bytes.
+PIECES = [
+    "a",
+    "I'll",
+    "'s",
+    "' s",
+    "ve",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\u00a0",
+    "\u2003",
+    "\x1c",
+    "\x85",
+    "\x00",
+    "1",
+    "²",
+    "三",
+]
+PIECES += [
+    "中文",
+    "。",
+    "！",
+    "é",
+    "e\u0301",
+    "👩‍👩‍👧",
+    ".",
+    "...",
+    '"',
+    "_",
+    "-",
+    "<|endoftext|>",
+    "word",
+    " of",
+    "ǅ",
+    "\u0e01\u0e33",
+]
+text_like = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=30).map("".join) | st.text(
+    " \n'ls1.", max_size=20
+)
+
+# Made once: a GPT2Tokenizer has a table of 50,257 entries.
+GPT2 = GPT2Tokenizer()
+
+
+def tokenizer_for(name, text):
+    return GPT2 if name == "gpt2" else make_tokenizer(name, [text or "x"])
+
+
+NAMES = ("gpt2", "char", "byte")
+
+
+def in_chunks(text, cuts):
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+@pytest.fixture(scope="module")
+def tiktoken_gpt2():
+    """The encoding that tiktoken itself would download."""
+    cache = SHARED / "tiktoken-cache"
+    if not cache.is_dir():
+        pytest.skip(f"needs tiktoken's own tables in {cache}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+        import tiktoken
+
+        return tiktoken.get_encoding("gpt2")
+
+
+def test_gpt2_rank_table_is_the_published_one():
+    table = Path(gpt2_bpe.__file__).parent / "gpt2.tiktoken"
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    assert digest == "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+
+
+def test_gpt2_known_values():
+    ids = GPT2.encode("hello world")
+    assert ids.tolist() == [31373, 995]
+    assert ids.dtype == np.uint16
+    assert (GPT2.vocab_size, GPT2.end_of_text) == (50257, 50256)
+    assert GPT2.decode([31373, 50256, 995]) == "hello<|endoftext|> world"
+    assert GPT2.encode("").tolist() == []
+
+
+def test_gpt2_on_whartons_story():
+    path = SHARED / "data" / "the-verdict-wharton.txt"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    text = path.read_text(encoding="utf-8")
+    ids = GPT2.encode(text)
+    assert len(ids) == 5145
+    assert GPT2.decode(ids) == text
+
+
+@settings(deadline=None)
+@given(text=text_like)
+@example(text="it's <|endoftext|>\n\n  'LL ok' ll")
+def test_gpt2_is_tiktokens_own_encoding(tiktoken_gpt2, text):
+    ids = GPT2.encode(text).tolist()
+    assert ids == tiktoken_gpt2.encode_ordinary(text)
+    assert GPT2.decode(ids) == tiktoken_gpt2.decode(ids)
+
+
+def test_gpt2_vocabulary_is_tiktokens_own(tiktoken_gpt2):
+    assert [GPT2.token_bytes(id) for id in range(50257)] == [
+        tiktoken_gpt2.decode_single_token_bytes(id) for id in range(50257)
+    ]
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\u3000", " \n"])
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("x", "y"), ("x", ""), ("", " y")])
+def test_gpt2_takes_whitespace_on_which_tiktoken_alone_panics(monkeypatch, space, before, after):
+    # A run short enough for tiktoken, but treated as a long one, must come out the same.
+    pattern = gpt2_bpe._LONG_RUN_OF_WHITESPACE.pattern.replace("500000", "5")
+    monkeypatch.setattr(gpt2_bpe, "_LONG_RUN", 5)
+    monkeypatch.setattr(gpt2_bpe, "_LONG_RUN_OF_WHITESPACE", re.compile(pattern))
+    for n in (4, 5, 6, 7, 8):
+        text = f"{before}{space * n}{after} z{space * n}"
+        assert gpt2_bpe.encode(text) == gpt2_bpe._encoding().encode_ordinary(text)
+
+
+def test_gpt2_takes_a_million_spaces():
+    assert GPT2.encode("x" + " " * 1_200_000 + "y").tolist() == [87, *[220] * 1_199_999, 331]
+
+
+@settings(deadline=None)
+@given(text=text_like, cuts=st.lists(st.integers(0, 200), max_size=6))
+@pytest.mark.parametrize("name", NAMES)
+def test_encoding_in_chunks_is_encoding_the_whole(name, text, cuts):
+    tokenizer = tokenizer_for(name, text)
+    parts = list(tokenizer.encode_stream(in_chunks(text, cuts)))
+    assert np.concatenate([np.empty(0, tokenizer.dtype), *parts]).tolist() == tokenizer.encode(text).tolist()
+
+
+@settings(deadline=None)
+@given(text=text_like)
+@example(text="don't won't 'tis we'll l' l 1'2\x1c \n a\u00a0 b ")
+@example(text="x\n\n\n\ny")
+def test_every_cut_that_recut_may_make_is_exact(text):
+    whole = gpt2_bpe.encode(text)
+    for end in range(2, len(text) + 1):
+        cut = gpt2_bpe._last_cut(text[:end])
+        assert gpt2_bpe.encode(text[:cut]) + gpt2_bpe.encode(text[cut:]) == whole
+
+
+@pytest.mark.parametrize("text", ["word " * 1000, "12,34 567\n" * 500, '{"a":[1,2,"b"]}' * 300, "我们，他们。" * 800])
+def test_recut_holds_back_little_of_ordinary_text(text):
+    chunks = in_chunks(text, range(0, len(text), 100))
+    parts = list(gpt2_bpe.recut(chunks))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) < 200
+
+
+def test_recut_reads_no_further_than_it_must():
+    read = []
+
+    def chunks():
+        for i in range(1000):
+            read.append(i)
+            yield "some words "
+
+    next(gpt2_bpe.recut(chunks()))
+    assert len(read) <= 2
+    read.clear()
+    stream = GPT2.encode_stream(chunks())
+    next(stream)
+    assert len(read) < 20
+
+
+@settings(deadline=None)
+@given(text=text_like)
+@pytest.mark.parametrize("name", NAMES)
+def test_decode_inverts_encode(name, text):
+    tokenizer = tokenizer_for(name, text)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.end_of_text not in ids
+
+
+@settings(deadline=None)
+@given(text=text_like)
+@pytest.mark.parametrize("name", NAMES)
+def test_stream_of_valid_text_is_the_text_and_never_a_broken_character(name, text):
+    text = text.replace("\ufffd", "")
+    tokenizer = tokenizer_for(name, text)
+    stream = tokenizer.stream()
+    shown = ""
+    for id in tokenizer.encode(text):
+        shown += stream.push(id)
+        assert text.startswith(shown)
+    assert shown + stream.finish() == text
+
+
+@settings(deadline=None)
+@given(
+    data=st.binary(max_size=40)
+    | st.lists(st.sampled_from([b"\xf0\x9f", b"\x91", b"\xa9", b"a", b"\xe2\x82"])).map(b"".join)
+)
+def test_stream_replaces_bytes_as_python_does_and_drops_the_unfinished_end(data):
+    stream = ByteTokenizer().stream()
+    shown = "".join(map(stream.push, data)) + stream.finish()
+    whole = data.decode("utf-8", errors="replace")
+    assert shown in (whole, whole.removesuffix("\ufffd"))
+    assert ByteTokenizer().decode(data) == whole
+
+
+def test_stream_holds_an_unfinished_character_back():
+    stream = GPT2.stream()
+    first, second, third = GPT2.encode("🜁")  # three tokens for four bytes
+    assert [stream.push(first), stream.push(second), stream.push(third)] == ["", "", "🜁"]
+    assert stream.push(first) == ""
+    assert stream.finish() == ""
+    assert stream.push(31373) == "hello"  # nothing of the dropped character comes back
+    assert stream.push(first) + stream.push(31373) == "\ufffdhello"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [-1, 10**6, "vocab_size"])
+def test_ids_that_there_are_not(name, bad):
+    tokenizer = tokenizer_for(name, "abc")
+    bad = tokenizer.vocab_size if bad == "vocab_size" else bad
+    with pytest.raises(TokenizerError, match=f"no id {bad}:.*0 to {tokenizer.vocab_size - 1}"):
+        tokenizer.decode([0, bad])
+    with pytest.raises(TokenizerError, match=f"no id {bad}:"):
+        tokenizer.stream().push(bad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lone_surrogates_are_refused(name):
+    tokenizer = tokenizer_for(name, "abc")
+    for text in ("ab\udc80", "ab\ud83d\ude00"):
+        with pytest.raises(TokenizerError, match=rf"U\+{ord(text[2]):04X}\) at offset 2"):
+            tokenizer.encode(text)
+
+
+def test_char_ids_go_by_code_point():
+    tokenizer = CharTokenizer.from_texts(["ba", "", "n👩a", "\n"])
+    assert tokenizer.characters == "\nabn👩"
+    assert tokenizer.encode("\n👩ab").tolist() == [0, 4, 1, 2]
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (6, 5)
+    assert tokenizer.decode([1, 5, 2]) == "a<|endoftext|>b"
+    assert tokenizer.encode("").tolist() == []
+
+
+@pytest.mark.parametrize("unseen", ["ï", "A", "z", "\x07", "👩", "\U0010ffff"])
+def test_char_names_the_character_it_never_saw(unseen):
+    tokenizer = CharTokenizer.from_texts(["abcdy"])
+    with pytest.raises(TokenizerError) as error:
+        tokenizer.encode(f"ab{unseen}d")
+    message = str(error.value)
+    assert f"{unseen!r} (U+{ord(unseen):04X}) at offset 2 " in message
+    assert "--tokenizer" in message
+    assert message.count("\n") < 3
+    with pytest.raises(TokenizerError, match="at offset 6 "):
+        list(tokenizer.encode_stream(["abcd", "", f"ab{unseen}"]))
+
+
+def test_char_with_more_characters_than_16_bits_hold():
+    characters = [chr(code) for code in range(70_000) if not 0xD800 <= code < 0xE000]
+    tokenizer = CharTokenizer.from_texts(characters)
+    ids = tokenizer.encode(characters[-1])
+    assert ids.dtype == np.uint32
+    assert ids.tolist() == [len(characters) - 1]
+    assert tokenizer.decode(ids) == characters[-1]
+    # 65,535 characters and <|endoftext|> just fit.
+    assert CharTokenizer("".join(characters[: 2**16 - 1])).dtype == np.uint16
+    assert CharTokenizer("".join(characters[: 2**16])).dtype == np.uint32
+
+
+def test_bytes_are_utf8():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé").tolist() == [0x61, 0xC3, 0xA9]
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (257, 256)
+    assert tokenizer.decode([0x61, 256]) == "a<|endoftext|>"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_tokenizer_is_the_same(name, tmp_path):
+    text = 'naïve "👩"\u2028\\\n'
+    tokenizer = tokenizer_for(name, text)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert type(loaded) is type(tokenizer)
+    assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) == tokenizer.to_dict()
+
+
+def test_unknown_name_lists_the_names():
+    with pytest.raises(TokenizerError, match="'bpe'; there are gpt2, char, byte"):
+        make_tokenizer("bpe")
+
+
+def test_char_needs_text():
+    with pytest.raises(TokenizerError, match="at least one character"):
+        make_tokenizer("char", [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        [],
+        "gpt2",
+        {},
+        {"name": None},
+        {"name": ["gpt2"]},
+        {"name": "bpe"},
+        {"name": "gpt2", "characters": "ab"},
+        {"name": "char"},
+        {"name": "char", "characters": "ab", "vocab_size": 3},
+        {"name": "char", "characters": ""},
+        {"name": "char", "characters": ["a", "b"]},
+        {"name": "char", "characters": 5},
+        {"name": "char", "characters": "ba"},
+        {"name": "char", "characters": "aab"},
+        {"name": "char", "characters": "ab\ud800"},
+    ],
+)
+def test_what_is_no_stored_tokenizer(values, tmp_path):
+    with pytest.raises(TokenizerError):
+        tokenizer_from_dict(values)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: "):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000])
+def test_a_file_that_is_not_json(content, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not a stored tokenizer"):
+        load_tokenizer(path)
+    with pytest.raises(TokenizerError, match=r"can't read .*missing\.json: No such file"):
+        load_tokenizer(tmp_path / "missing.json")
+
+
+def test_nothing_heavy_is_imported_before_it_is_used():
+    code = """
+import sys
+from npgpt.text import corpus
+from npgpt.text import batches as data
+from npgpt.text import tokenizers
+tokenizers.GPT2Tokenizer().decode([31373]), tokenizers.ByteTokenizer().encode("a")
+assert not {"numba", "tiktoken"} & set(sys.modules), "imported"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

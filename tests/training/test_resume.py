@@ -1,0 +1,253 @@
+"""A run that was stopped and goes on gives what an unbroken one gives: weights, optimizer, state and log, bit for bit.
+
+It is stopped in every way: Ctrl-C at each place where it can come, in a process of its own, twice, kill -9.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import TEXT
+from helpers.commands import CONSTANT_LR, TINY, Ended, command, everything, metrics, process, train
+
+from npgpt import GPT
+from npgpt.checkpoints import runs
+from npgpt.training import trainer
+
+# Epochs of 17 windows, so 4 1/4 steps of 2 batches of 2; evaluations of 4 batches after 0, 3, 6 and 7 steps, samples
+# after 0, 2, 4, 6 and 7.
+RUN = ("text.txt", *TINY, "--stride", 25, "--grad-accum", 2, "--dropout", 0.2, "--max-steps", 7, "--eval-every", 3)
+RUN += ("--eval-batches", 2, "--sample-every", 2, "--sample-tokens", 3, "--log-every", 2, "--seed", 3)
+LOSSES = 7 * 2 + 4 * 4  # how often the loss of a batch is computed in it
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    (folder / "text.txt").write_text(TEXT)
+    run, ended = train(folder, *RUN)
+    assert "17 windows of 8 tokens, 4.2 steps an epoch, 7 steps" in ended.err
+    return everything(run)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(n) presses Ctrl-C while the loss is computed for the n-th time from now."""
+    calls = {"left": 0}
+    loss = GPT.loss
+
+    def counted(self, *batch):
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, *batch)
+
+    monkeypatch.setattr(GPT, "loss", counted)
+    monkeypatch.setattr(trainer, "compile_for_training", lambda *of: None)  # which computes a loss that is none
+    return lambda n: calls.update(left=n)
+
+
+def stopped(ended: Ended) -> bool:
+    """Whether a run has stopped as it should, and said how to go on; False if it went to its end."""
+    assert ended.code == 0, ended
+    if ended.out:
+        return False
+    *_, last = ended.err.splitlines()
+    assert "stopping after this step" in ended.err
+    assert last.startswith("stopped after step ")
+    assert last.endswith("; go on with: python -m npgpt.train --resume runs/text")
+    return True
+
+
+@pytest.mark.parametrize("place", range(1, LOSSES))
+def test_stopped_once_wherever_that_is(folder, interrupt, unbroken, place):
+    """In an evaluation (the first, one in between, the last), in a step's first batch and in its second."""
+    interrupt(place)
+    assert stopped(command("train", *RUN, cwd=folder))
+    interrupt(0)
+    ended = command("train", "--resume", cwd=folder)
+    assert ended.out.startswith("trained 7 steps")
+    assert everything(folder / "runs" / "text") == unbroken
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("longer")
+    (folder / "text.txt").write_text(TEXT)
+    return everything(train(folder, *LONGER)[0])
+
+
+LONGER = ("text.txt", *TINY, "--dropout", 0.2, "--max-steps", 21, "--eval-every", 21, "--eval-batches", 1)
+
+
+@pytest.mark.parametrize("step", range(1, 21))
+def test_stopped_after_each_step(folder, interrupt, longer, step):
+    interrupt(2 + step)  # after the first evaluation's two
+    ended = command("train", *LONGER, cwd=folder)
+    assert stopped(ended)
+    assert f"stopped after step {step};" in ended.err
+    interrupt(0)
+    assert command("train", "--resume", cwd=folder).code == 0
+    assert everything(folder / "runs" / "text") == longer
+
+
+@pytest.mark.parametrize("places", [5, 6, 7])
+def test_stopped_again_and_again(folder, interrupt, unbroken, places):
+    """An evaluation takes the loss of four batches, so five places further there is always something done."""
+    interrupt(places)
+    ended = command("train", *RUN, cwd=folder)
+    times = 0
+    while stopped(ended):
+        times += 1
+        interrupt(places)
+        ended = command("train", "--resume", "runs/text", cwd=folder)
+    assert times >= 4
+    assert everything(folder / "runs" / "text") == unbroken
+
+
+def test_at_the_very_last_place_there_is_nothing_left_to_stop(folder, interrupt, unbroken):
+    interrupt(LOSSES)
+    assert not stopped(command("train", *RUN, cwd=folder))
+    assert everything(folder / "runs" / "text") == unbroken
+
+
+def test_what_may_change(folder, interrupt, unbroken):
+    """The log and the samples, as it says; the weights stay those of the unbroken run."""
+    interrupt(9)
+    assert stopped(command("train", *RUN, cwd=folder))
+    interrupt(0)
+    typed = ("--sample-every", 0, "--log-every", 1, "--eval-every", 3, "--sample-prompt", "jury", "--patience", 9)
+    assert command("train", "--resume", "runs/text", *typed, cwd=folder).code == 0
+    run = folder / "runs" / "text"
+    assert everything(run)["arrays"] == unbroken["arrays"]
+    assert [line["step"] for line in metrics(run, "train")] == [1, 2, 4, 5, 6, 7]
+    assert [line["step"] for line in metrics(run, "sample")] == [0, 2]
+    stored = json.loads((run / "config.json").read_text())["training"]
+    assert (stored["log_every"], stored["sample_prompt"], stored["patience"]) == (1, "jury", 9)
+
+
+def test_more_steps(folder):
+    """A finished run goes on when it is told to; with a constant learning rate, as if it had been told so at once."""
+    common = (*RUN, *CONSTANT_LR)
+    run, _ = train(folder, *common, "--max-steps", 6)
+    assert command("train", "--resume", "--max-steps", 12, cwd=folder).out.startswith("trained 12 steps")
+    at_once, _ = train(folder, *common, "--max-steps", 12)
+    assert everything(run) == everything(at_once)
+    assert command("train", "--resume", run, "--epochs", 4, cwd=folder).out.startswith("trained 17 steps")
+
+
+def test_the_learning_rate_of_a_longer_run(folder):
+    run, _ = train(folder, *RUN, "--lr", 0.01, "--min-lr", 0, "--warmup", 0)
+    assert command("train", "--resume", "--max-steps", 14, cwd=folder).code == 0
+    rates = [line["lr"] for line in metrics(run, "train")]  # after 1, 2, 4, 6 and 7 steps, then after 8, 10, 12 and 14
+    assert rates[4] < 0.001 < rates[5] == pytest.approx(0.005)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def test_a_run_that_was_stopped_early_goes_on_to_the_next_evaluation(folder, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "_losses", lambda self, stop: {"val": 1.0})
+    run, ended = train(folder, *RUN, "--eval-every", 2, "--max-steps", 9, "--patience", 1)
+    assert "trained 4 steps" in ended.out
+    for _ in range(2):
+        ended = command("train", "--resume", run, cwd=folder)
+    assert "trained 8 steps" in ended.out
+    assert "without progress in 3 evaluations" in ended.out
+
+
+def test_other_runs_and_texts_do_not_get_in_the_way(folder, interrupt, unbroken):
+    """--resume takes the newest run; it reads its text where it was, whatever else there is now."""
+    train(folder, *RUN, "--seed", 4)
+    interrupt(10)
+    assert command("train", *RUN, cwd=folder).code == 0
+    interrupt(0)
+    (folder / "another.txt").write_text("Another text.")
+    assert "going on with runs/text-2 at step" in command("train", "--resume", cwd=folder).err
+    assert everything(folder / "runs" / "text-2") == unbroken
+
+
+# Processes
+
+
+def start(folder, *arguments, code="from npgpt.train import main; from npgpt.commandline import run; run(main)"):
+    """A training process whose lines on stderr can be waited for."""
+    typed = [sys.executable, "-c", f"import sys; {code}", *map(str, arguments)]
+    return subprocess.Popen(typed, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(training, words):
+    for line in training.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} never came")
+
+
+# With a constant learning rate the first steps of a long run are those of a short one.
+LONG = ("text.txt", *TINY, *CONSTANT_LR, "--dropout", 0.2, "--log-every", 1, "--eval-every", 2, "--sample-every", 0)
+
+
+def goes_on_as_unbroken(folder, *changed):
+    """runs/text, wherever it was left, two steps further is a run that was unbroken until there."""
+    run = folder / "runs" / "text"
+    step = runs.load_checkpoint(run / "last.safetensors")[2]["step"] + 2
+    assert process("train", "--resume", "runs/text", "--max-steps", step, *changed, cwd=folder).code == 0
+    assert process("train", *LONG, "--max-steps", step, cwd=folder).code == 0
+    assert everything(run) == everything(folder / "runs" / "text-2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process(folder, number):
+    training = start(folder, *LONG, "--max-steps", 10**6)
+    wait_for(training, "  lr ")
+    training.send_signal(number)
+    out, err = training.communicate(timeout=60)
+    assert stopped(Ended(training.returncode, out, "stopping after this step\n" * ("stopping" in err) + err))
+    goes_on_as_unbroken(folder)
+
+
+def test_a_second_signal_ends_at_once(folder):
+    """While it writes a sample of a million tokens, so that there is time for it."""
+    assert process("train", *LONG, "--max-steps", 2, cwd=folder).code == 0
+    run = folder / "runs" / "text"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    changed = ("--max-steps", 9, "--eval-every", 9, "--sample-every", 3, "--sample-tokens", 10**6)
+    training = start(folder, "--resume", *changed)
+    wait_for(training, "3/9  loss")
+    training.send_signal(signal.SIGINT)
+    wait_for(training, "stopping after this step (again to stop at once, without saving)")
+    training.send_signal(signal.SIGINT)
+    out, err = training.communicate(timeout=60)
+    assert (training.returncode, out, err) == (130, "", "stopped\n")
+    for name in ("last.safetensors", "best.safetensors", "tokenizer.json"):
+        assert (run / name).read_bytes() == before[name]
+    goes_on_as_unbroken(folder, "--eval-every", 2, "--sample-every", 0, "--sample-tokens", 40)
+
+
+@pytest.mark.parametrize("line", [3, 20, 37])
+def test_kill(folder, line):
+    """A kill at any moment, most of them while it writes: every evaluation here saves a checkpoint."""
+    code = "from npgpt.training import trainer; trainer.SAVE_AFTER = 0; from npgpt.train import main; main()"
+    training = start(folder, *LONG, "--max-steps", 10**6, code=code)
+    for _ in range(line):
+        wait_for(training, "train loss")
+    training.kill()
+    training.communicate()
+    assert training.returncode == -signal.SIGKILL
+    assert metrics(folder / "runs" / "text", "eval")[line - 1]
+    goes_on_as_unbroken(folder)
+    assert sorted(path.name for path in (folder / "runs" / "text").iterdir()) == [
+        "best.safetensors", "config.json", "last.safetensors", "metrics.jsonl", "tokenizer.json",
+    ]  # fmt: skip
+
+
+def test_killed_before_anything_was_saved(folder):
+    training = start(folder, *LONG, "--max-steps", 10**6)
+    wait_for(training, "0/1000000  train loss")
+    training.kill()
+    training.communicate()
+    assert not (folder / "runs" / "text" / "last.safetensors").exists()
+    for name in ([], ["runs/text"]):
+        ended = command("train", "--resume", *name, cwd=folder)
+        assert ended.code == 2
+        assert "has not saved anything yet" in ended.err or "there is no run in runs/" in ended.err

@@ -1,0 +1,127 @@
+"""TrainSettings: what is typed, what a run stores, and that both are checked alike."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt.config import ACTIVATIONS, POSITIONS, PRESETS, GPTConfig
+from npgpt.errors import ConfigError
+from npgpt.training.settings import CHANGEABLE, TrainSettings
+
+fractions = st.floats(0, 1, exclude_max=True)
+positive = st.floats(0, 1e6, exclude_min=True)
+counts = st.integers(1, 2**31 - 1)
+from_0 = st.floats(0, 1e300)
+switches = st.booleans()
+# For each field values that can be; all that may be None in TrainSettings are None now and then.
+VALUES = {
+    "texts": st.lists(st.text(), max_size=3).map(tuple),
+    "tokenizer": st.sampled_from(["gpt2", "char", "byte"]), "split_by": st.sampled_from(["tokens", "documents"]),
+    "context": counts, "stride": counts, "batch_size": counts, "val_fraction": fractions,
+    "preset": st.sampled_from(sorted(PRESETS)), "n_layer": counts, "n_head": counts, "n_embd": counts,
+    "n_inner": counts, "dropout": fractions, "bias": switches, "qkv_bias": switches, "tie_weights": switches,
+    "position": st.sampled_from(POSITIONS), "activation": st.sampled_from(ACTIVATIONS),
+    "init_from": st.text(min_size=1), "max_steps": counts, "epochs": positive, "patience": counts, "min_delta": from_0,
+    "lr": positive, "min_lr": from_0, "warmup": st.integers(0, 2**31 - 1), "grad_accum": counts, "grad_clip": from_0,
+    "weight_decay": from_0, "beta1": fractions, "beta2": fractions, "seed": st.integers(0, 2**63 - 1),
+    "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
+    "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
+    "matmul_precision": st.sampled_from(["highest", "high", "medium"]),
+    "recompute": switches, "threads": st.integers(1, 1024),
+}  # fmt: skip
+
+
+@st.composite
+def settings_values(draw):
+    values = draw(st.fixed_dictionaries({}, optional=VALUES))
+    for one, other in [("max_steps", "epochs"), ("init_from", "preset"), ("init_from", "tokenizer")]:
+        if one in values:
+            values.pop(other, None)
+    if values.get("val_fraction") == 0:
+        values.pop("patience", None)
+    if "min_lr" in values:
+        values["min_lr"] = min(values["min_lr"], values.get("lr", 1e-3))
+    return values
+
+
+def test_every_field_is_drawn():
+    assert set(VALUES) == {f.name for f in fields(TrainSettings)}
+    assert set(CHANGEABLE) <= set(VALUES)
+
+
+@given(settings_values())
+def test_what_a_run_stores_comes_back(values):
+    settings = TrainSettings(**values)
+    stored = json.loads(json.dumps(settings.to_dict()))
+    assert TrainSettings.from_dict(stored) == settings
+    without_none = {name: value for name, value in stored.items() if value is not None}
+    assert TrainSettings.from_dict(without_none) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("texts", "a.txt"),
+        ("texts", ["a.txt", 3]),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("batch_size", True),
+        ("batch_size", "8"),
+        ("batch_size", [8]),
+        ("batch_size", 10**400),
+        ("lr", 0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", "1e-3"),
+        ("dropout", 1),
+        ("dropout", -0.1),
+        ("bias", 1),
+        ("bias", "yes"),
+        ("tokenizer", "bpe"),
+        ("tokenizer", 3),
+        ("preset", ["nano"]),
+        ("init_from", ""),
+        ("init_from", 5),
+        ("sample_prompt", 5),
+        ("colour", "red"),
+    ],
+)
+def test_a_stored_value_that_can_not_be(name, value):
+    with pytest.raises(ConfigError, match=name):
+        TrainSettings.from_dict({name: value})
+
+
+def test_stored_values_are_checked_against_each_other():
+    with pytest.raises(ConfigError, match="give one"):
+        TrainSettings.from_dict({"max_steps": 3, "epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_steps": 3, "epochs": 1.0}, "--max-steps and --epochs"),
+        ({"init_from": "x", "preset": "nano"}, "--preset"),
+        ({"init_from": "x", "tokenizer": "byte"}, "--tokenizer"),
+        ({"lr": 1e-3, "min_lr": 2e-3}, "--min-lr 0.002 is above --lr 0.001"),
+        ({"val_fraction": 0.0, "patience": 1}, "--patience"),
+    ],
+)
+def test_settings_that_contradict_each_other(values, words):
+    with pytest.raises(ConfigError, match=words):
+        TrainSettings(**values)
+    with pytest.raises(ConfigError, match=words):
+        replace(TrainSettings(), **values)
+
+
+def test_what_is_said_of_the_model():
+    assert TrainSettings().model_changes() == {}
+    said = {
+        "n_layer": 1, "n_head": 2, "n_embd": 8, "n_inner": 9, "dropout": 0.0, "bias": False, "qkv_bias": True,
+        "tie_weights": False, "position": "rotary", "activation": "relu",
+    }  # fmt: skip
+    changes = TrainSettings(**said, context=16, lr=3.0).model_changes()
+    assert changes == {**said, "block_size": 16}
+    assert GPTConfig(**changes).to_dict().items() >= changes.items()
