@@ -3,8 +3,8 @@
 import json
 import sys
 
-import pytest
 import helpers.running_bench  # noqa: F401, makes bench importable
+import pytest
 
 from bench import kernel_cases, plot, train_step
 from npgpt.errors import ConfigError

@@ -1,6 +1,6 @@
 """Write fixture/: a GPT-2 with two tiny layers as OpenAI's code saves it, by TensorFlow itself.
 
-    python tests/checkpoints/tensorflow/make_tensorflow_fixture.py      needs tensorflow (2.21 wrote the files that are stored)
+    python tests/checkpoints/tensorflow/make_tensorflow_fixture.py      needs tensorflow (2.21 wrote the stored files)
 
 What is in them follows from the tensors' names, so the tests know it without TensorFlow.
 
