@@ -8,7 +8,6 @@ import numba
 import npgpt
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
-from npgpt.kernels.machine.malloc import keep_freed_memory
 from npgpt.optim import clip_grad_norm
 
 
@@ -16,7 +15,6 @@ def main():
     job = json.loads(sys.argv[1])
     if job["matmul_precision"] != "highest":
         npgpt.set_matmul_precision(job["matmul_precision"])
-    keep_freed_memory()  # as npgpt.train does
     model = load(job["weights"]).train()
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
     parameters = [p for _, p in model.named_parameters()]

@@ -1,4 +1,4 @@
-"""GPTConfig: the numbers that define a model. Without NumPy, so a command can check its flags before that loads."""
+"""GPTConfig: the settings of a model. Without NumPy, so a command can check its flags before NumPy is loaded."""
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -18,6 +18,9 @@ PRESETS = {
     "mini": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256},
 }
+
+# How the next token is drawn, unless told otherwise: the same in ``generate``, in training and in ``npgpt.sample``.
+TEMPERATURE, TOP_K, TOP_P = 0.8, 50, None
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class GPTConfig:
     scale_attn_by_inverse_layer_idx   divide attention scores by the layer's number as well (Mistral's GPT-2s)
     ==================  ===================================================================================
 
-    Raises ConfigError, which names the field, if a number can't be.
+    Raises ConfigError, which names the field, if a value is out of range.
+
+    >>> GPTConfig.preset("gpt2-medium").head_size
+    64
     """
 
     vocab_size: int = 50257
@@ -78,9 +84,12 @@ class GPTConfig:
             raise ConfigError(
                 f"n_embd must be divisible by n_head, and {self.n_embd} is not divisible by {self.n_head}"
             )
+        columns = max(self.vocab_size, self.block_size, 3 * self.n_embd, self.inner_size)
+        if columns * self.n_embd >= 2**59:  # NumPy counts the bytes of an array, 8 an element, in 63 bits
+            raise ConfigError(f"n_embd {self.n_embd} with {columns} columns makes a matrix too large for any memory")
         if self.position == "rotary" and self.head_size % 2:
             raise ConfigError(
-                f"position=rotary turns pairs of numbers, so n_embd / n_head must be even, not {self.head_size}"
+                f"position=rotary turns pairs of elements, so n_embd / n_head must be even, not {self.head_size}"
             )
 
     @classmethod
@@ -92,7 +101,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "GPTConfig":
-        """The inverse of ``to_dict``. Raises ConfigError on a field that there isn't."""
+        """The inverse of ``to_dict``. Raises ConfigError on an unknown field."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown setting of a model: {', '.join(map(str, unknown))}")

@@ -1,111 +1,165 @@
 """GPT: token and position embeddings, a stack of blocks, a last layer norm and the vocabulary head."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 
 from npgpt import ops
-from npgpt.activation_checkpointing import recompute
+from npgpt.activation_checkpointing import checkpointed
 from npgpt.config import GPTConfig
-from npgpt.generation import generate
-from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module
+from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module, allocate
 from npgpt.tensor import Tensor
 
-__all__ = ["GPT", "GPTConfig"]
+__all__ = ["GPT", "GPTConfig", "parameter_shapes"]
 
 
 class GPT(Module):
     """GPT-2 (Radford et al. 2019), with the options of ``GPTConfig``.
 
-    seed    of the initial weights and of dropout; None leaves all matrices zero, for weights that are loaded afterwards
+    seed    of the initial weights and of dropout
     dtype   float32, or float64 for checking
 
     Dropout is off until ``model.train()``. With ``model.recompute = True`` training takes less memory and up to a
-    third more time: see recompute.py.
+    third more time: see activation_checkpointing.py.
     """
 
     recompute = False
 
-    def __init__(self, config: GPTConfig, seed: int | None = 0, dtype=np.float32):
-        dtype = np.dtype(dtype)
+    def __init__(self, config: GPTConfig, seed: int = 0, dtype: np.dtype = np.float32):
+        self._declare(config, np.dtype(dtype))
+        self._initialise(np.random.default_rng([seed, 0]))
+        self.seed(seed)
+
+    @classmethod
+    def empty(cls, config: GPTConfig, dtype: np.dtype = np.float32) -> "GPT":
+        """A model whose parameters have shapes and no memory, for weights that are loaded into it.
+
+        >>> GPT.empty(GPTConfig.preset("gpt2-xl")).num_parameters()
+        1557611200
+        """
+        model = cls.__new__(cls)
+        model._declare(config, np.dtype(dtype))
+        model.seed(0)
+        return model
+
+    def _declare(self, config, dtype):
         self.config = config
-        self.rng = np.random.default_rng(None if seed is None else [seed, 1])  # for dropout; weights have their own
+        self.rng = np.random.default_rng()  # for dropout alone; ``seed`` sets it
         C = config.n_embd
         self.wte = Embedding(config.vocab_size, C, dtype)
         if config.position == "learned":
             self.wpe = Embedding(config.block_size, C, dtype)
-        elif config.position == "sinusoidal":
-            self.sinusoids = _sinusoids(config.block_size, C, dtype)
         self.drop = Dropout(config.dropout, self.rng)
         self.h = [Block(config, layer, self.rng, dtype) for layer in range(config.n_layer)]
         self.ln_f = LayerNorm(C, config.bias, config.layer_norm_epsilon, dtype)
         if not config.tie_weights:
             self.lm_head = Embedding(config.vocab_size, C, dtype)
-        if seed is not None:
-            self._initialise(np.random.default_rng([seed, 0]))
 
     def _initialise(self, rng):
         """GPT-2's: normal with deviation 0.02; smaller where a layer's result is added to the residual stream.
 
         The stream is a sum of 2 n_layer such results, so dividing by sqrt(2 n_layer) keeps its variance (section 2.3).
-        Biases start at 0 and the layer norms' weights at 1.
+        Biases start at 0 and the layer norms' weights at 1, as they are declared.
         """
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                p.data[...] = rng.standard_normal(p.shape, np.float32)
+                allocate(p)[...] = rng.standard_normal(p.shape, np.float32)
                 p.data *= 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
+            else:
+                p.data = np.array(p.data)
+
+    def seed(self, seed: int) -> None:
+        """Begin dropout's random numbers anew. A new model has begun with its own seed, a loaded one with 0."""
+        self.rng.bit_generator.state = np.random.default_rng([seed, 1]).bit_generator.state
+
+    def get_rng_state(self) -> dict:
+        """The state of dropout's random numbers; ``set_rng_state`` continues from it. JSON can hold it."""
+        return self.rng.bit_generator.state
+
+    def set_rng_state(self, state: dict) -> None:
+        """Continue from a state of ``get_rng_state``. Raises KeyError, TypeError or ValueError if it is none."""
+        self.rng.bit_generator.state = state
 
     @property
-    def head(self) -> Tensor:
+    def lm_head_weight(self) -> Tensor:
         """The vocabulary head's matrix (V, C): the token embedding's own if weights are tied."""
         return self.wte.weight if self.config.tie_weights else self.lm_head.weight
 
-    def features(self, ids, padding_mask=None, cache=None) -> Tensor:
-        """ids (B, T) -> (B, T, C): what the vocabulary head reads.
+    @cached_property
+    def _sinusoids(self) -> np.ndarray:
+        """(block_size, C): sin(t w_j) in the even columns and cos(t w_j) in the odd, w_j = 10000^(-2j / C).
 
-        padding_mask    (B, T) of bool, False where an id is padding and is not to be looked at
-        cache           a KeyValueCache: ids continue what it holds
+        Source: Vaswani et al. 2017, section 3.5.
+        """
+        columns = np.arange(self.config.n_embd)
+        angles = np.arange(self.config.block_size)[:, None] * 10000.0 ** (-(columns - columns % 2) / len(columns))
+        return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.wte.weight.dtype)
+
+    def hidden_states(self, ids: np.ndarray, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+        """ids (B, T) -> (B, T, C), which the vocabulary head reads.
+
+        cache           a ``generation.KeyValueCache``: ids continue the positions that it holds, and are added to them.
+                        No gradients then: call it within ``no_grad()``
+        padding_mask    (B, T) of bool, False where an id is padding and is not to be looked at. With a cache it is
+                        (B, cache.length + T), for the positions in the cache too
 
         Raises ValueError if T is longer than the model's block_size, IndexError on an id outside the vocabulary.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:
             raise ValueError(f"ids must have shape (B, T), not {ids.shape}")
-        T = ids.shape[1]
         first = 0 if cache is None else cache.length
-        if first + T > self.config.block_size:
-            raise ValueError(f"{first + T} tokens, and the model's block_size is {self.config.block_size}")
+        end = first + ids.shape[1]
+        if end > self.config.block_size:
+            raise ValueError(f"{end} tokens, and the model's block_size is {self.config.block_size}")
         x = self.wte(ids)
         if self.config.position == "learned":
-            x = x + self.wpe(np.arange(first, first + T))
+            x = x + self.wpe(np.arange(first, end))
         elif self.config.position == "sinusoidal":
-            x = x + self.sinusoids[first : first + T]
+            x = x + self._sinusoids[first:end]
         x = self.drop(x)
         for layer, block in enumerate(self.h):
-            if self.recompute and cache is None:
-                x = recompute(block, self.rng, x, padding_mask)
+            if cache is not None:
+                x = block(x, padding_mask, cache.layers[layer])
+            elif self.recompute:
+                x = checkpointed(block, self.rng, x, padding_mask)
             else:
-                x = block(x, padding_mask, None if cache is None else cache.layers[layer])
+                x = block(x, padding_mask)
         return self.ln_f(x)
 
-    def forward(self, ids, padding_mask=None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V): at each position, scores for the token that comes next."""
-        return self.features(ids, padding_mask) @ self.head.T
+    def forward(self, ids: np.ndarray, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V): at each position, scores for the next token. See ``hidden_states``."""
+        return self.hidden_states(ids, padding_mask, cache) @ self.lm_head_weight.T
 
-    def loss(self, ids, targets, padding_mask=None) -> Tensor:
-        """ids, targets (B, T) -> the mean cross-entropy in nats, over the targets that are not -100."""
-        return ops.linear_cross_entropy(self.features(ids, padding_mask), self.head, targets)
+    def loss(self, ids: np.ndarray, targets: np.ndarray, padding_mask: np.ndarray | None = None) -> Tensor:
+        """ids, targets (B, T) -> the mean cross-entropy in nats, over the targets that are not -100.
 
-    def generate(self, ids, max_new_tokens: int, **sampling) -> np.ndarray:
-        """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``."""
+        >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+        >>> loss = model.loss([[0, 1, 2]], [[1, 2, 3]])
+        >>> round(loss.item(), 2), round(math.log(5), 2)  # a new model guesses
+        (1.61, 1.61)
+        >>> loss.backward()
+        >>> model.wte.weight.grad.shape
+        (5, 2)
+        """
+        return ops.linear_cross_entropy(self.hidden_states(ids, padding_mask), self.lm_head_weight, targets)
+
+    def generate(self, ids: np.ndarray, max_new_tokens: int, **sampling) -> np.ndarray:
+        """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``.
+
+        >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+        >>> model.generate([[1, 2]], max_new_tokens=3, temperature=0).shape
+        (1, 5)
+        """
+        from npgpt.generation import generate  # which imports this file
+
         return generate(self, ids, max_new_tokens, **sampling)
 
     def num_parameters(self) -> int:
-        return sum(p.size for _, p in self.named_parameters())
+        return sum(p.size for p in self.parameters())
 
 
-def _sinusoids(T: int, C: int, dtype) -> np.ndarray:
-    """(T, C): sin(t w_j) in the even columns and cos(t w_j) in the odd, w_j = 10000^(-2j / C) (Vaswani et al. 2017)."""
-    columns = np.arange(C)
-    angles = np.arange(T)[:, None] * 10000.0 ** (-(columns - columns % 2) / C)
-    return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(dtype)
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of a model's parameters, in the model's order; no memory is taken for them."""
+    return {name: p.shape for name, p in GPT.empty(config).named_parameters()}

@@ -1,6 +1,10 @@
-"""The parts of a GPT: what holds parameters, and the halves of a block. B batch, T time, C channels, H heads."""
+"""The parts of a GPT, each a Module with its parameters. B batch, T time, C channels, H heads.
+
+Parameters are declared by the modules and get their values from ``GPT`` (gpt.py) or from a file.
+"""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,14 +15,14 @@ from npgpt.tensor import Tensor
 
 
 class Module:
-    """Something with parameters. Its attributes that are Tensors, Modules or lists of Modules are found by name."""
+    """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name."""
 
     training = False
 
-    def __call__(self, *inputs, **named):
+    def __call__(self, *inputs, **named) -> Tensor:
         return self.forward(*inputs, **named)
 
-    def children(self):
+    def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, Module) of the direct parts, in the order in which they were made; of a list h: h.0, h.1, ..."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
@@ -26,7 +30,7 @@ class Module:
             elif isinstance(value, list):
                 yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
 
-    def named_parameters(self, prefix: str = ""):
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(name, Tensor) of every parameter, named as in the public GPT-2 checkpoint."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -34,14 +38,22 @@ class Module:
         for name, child in self.children():
             yield from child.named_parameters(f"{prefix}{name}.")
 
-    def train(self, mode: bool = True):
+    def parameters(self) -> list[Tensor]:
+        """Each parameter once."""
+        return list(dict.fromkeys(p for _, p in self.named_parameters()))
+
+    def trainable_parameters(self) -> list[Tensor]:
+        """Those that are not frozen. To freeze a parameter, set its ``requires_grad`` to False."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def train(self, mode: bool = True) -> "Module":
         """Switch dropout on, here and in all parts. A new or loaded model has it off."""
         self.training = mode
         for _, child in self.children():
             child.train(mode)
         return self
 
-    def eval(self):
+    def eval(self) -> "Module":
         """Switch dropout off."""
         return self.train(False)
 
@@ -49,95 +61,92 @@ class Module:
         """{name: array} of all parameters: the arrays themselves, not copies."""
         return {name: p.data for name, p in self.named_parameters()}
 
-    def load_state_dict(self, arrays: dict[str, np.ndarray], source: str = "the given arrays") -> None:
-        """Copy ``arrays`` into the parameters; nothing is changed unless all of them fit.
+    def load_state_dict(self, arrays: dict[str, np.ndarray], source: str = "the state") -> None:
+        """Copy ``arrays`` into the parameters, converted to their dtype; nothing is changed unless all of them fit.
 
-        Raises CheckpointError, which names ``source``: names that are missing or that the model has no place for, a
-        shape that differs.
+        Raises CheckpointError, which begins with ``source``, on a missing or unexpected name, another shape, or
+        an array that isn't floating-point.
         """
         parameters = dict(self.named_parameters())
-        for problem, names in (
-            ("lacks", parameters.keys() - arrays.keys()),
-            ("has, and the model has no place for,", arrays.keys() - parameters.keys()),
-        ):
-            if names:
-                shown = ", ".join(repr(name[:100]) for name in sorted(names)[:3])  # a stranger's names: quoted, cut
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                raise CheckpointError(f"{source} {problem} the tensor {shown}{more}")
-        for name, parameter in parameters.items():
-            check_fits(name, parameter.shape, arrays[name], source)
-        for name, parameter in parameters.items():
-            assign(parameter, arrays[name])
+        for name in sorted(parameters.keys() ^ arrays.keys()):
+            problem = "has an unexpected tensor" if name in arrays else "lacks the tensor"
+            raise CheckpointError(f"{source} {problem} {name[:100]!r}")
+        for name, p in parameters.items():
+            array = arrays[name]
+            if array.shape != p.shape:
+                raise CheckpointError(f"{source}: tensor {name} must have shape {p.shape}, and has {array.shape}")
+            if array.dtype.kind != "f":
+                raise CheckpointError(f"{source}: tensor {name} must be floating-point, and is {array.dtype}")
+        for name, p in parameters.items():
+            np.copyto(allocate(p), arrays[name], casting="same_kind")
 
 
-def check_fits(name: str, expected: tuple, array: np.ndarray, source: str) -> None:
-    """Raise CheckpointError unless ``array`` can be the tensor ``name`` of shape ``expected``."""
-    if array.shape != expected:
-        raise CheckpointError(f"{source}: tensor {name} must have shape {expected}, and has {array.shape}")
-    if array.dtype.kind != "f":
-        raise CheckpointError(f"{source}: tensor {name} must hold floating-point numbers, and holds {array.dtype}")
+def declare(shape: tuple[int, ...], dtype: np.dtype, value: float = 0.0) -> Tensor:
+    """A parameter that has a shape and no memory yet: a read-only view of one element.
+
+    ``allocate`` gives it memory, or assign an array to its ``data``.
+    """
+    return Tensor(np.broadcast_to(np.array(value, dtype), shape), requires_grad=True)
 
 
-def assign(parameter: Tensor, array: np.ndarray) -> None:
-    """Copy an array into a parameter, converted to the parameter's dtype."""
-    np.copyto(parameter.data, array, casting="same_kind")
-
-
-def _parameter(shape, dtype, value=0.0) -> Tensor:
-    return Tensor(np.full(shape, value, dtype) if value else np.zeros(shape, dtype), requires_grad=True)
+def allocate(parameter: Tensor) -> np.ndarray:
+    """The parameter's array, to be written to: new memory, uninitialised, if it is only declared so far."""
+    if not parameter.data.flags.writeable:
+        parameter.data = np.empty(parameter.shape, parameter.dtype)
+    return parameter.data
 
 
 class Linear(Module):
     """y = x W + b.   weight (in, out), as in GPT-2's checkpoint, bias (out,) or None"""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, dtype):
-        self.weight = _parameter((inputs, outputs), dtype)
-        self.bias = _parameter((outputs,), dtype) if bias else None
+    def __init__(self, inputs: int, outputs: int, bias: bool, dtype: np.dtype):
+        self.weight = declare((inputs, outputs), dtype)
+        self.bias = declare((outputs,), dtype) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
 
 class LayerNorm(Module):
     """weight (C,), starting at 1, bias (C,) or None"""
 
-    def __init__(self, C: int, bias: bool, eps: float, dtype):
-        self.weight = _parameter((C,), dtype, 1.0)
-        self.bias = _parameter((C,), dtype) if bias else None
+    def __init__(self, C: int, bias: bool, eps: float, dtype: np.dtype):
+        self.weight = declare((C,), dtype, 1.0)
+        self.bias = declare((C,), dtype) if bias else None
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.layernorm(x, self.weight, self.bias, self.eps)
 
 
 class Embedding(Module):
     """A table of rows: ids (...) -> (..., C).   weight (rows, C)"""
 
-    def __init__(self, rows: int, C: int, dtype):
-        self.weight = _parameter((rows, C), dtype)
+    def __init__(self, rows: int, C: int, dtype: np.dtype):
+        self.weight = declare((rows, C), dtype)
 
-    def forward(self, ids):
+    def forward(self, ids: np.ndarray) -> Tensor:
         return ops.embedding(ids, self.weight)
 
 
 class Dropout(Module):
-    """Dropout while training. Each use draws its seed from the model's generator, whose state can be saved."""
+    """Dropout while training. Each use draws its seed from the model's generator."""
 
     def __init__(self, p: float, rng: np.random.Generator):
         self.p = p
         self.rng = rng
 
-    def seed(self) -> int:
+    def draw_seed(self) -> int:
         return int(self.rng.integers(2**64, dtype=np.uint64))
 
-    def forward(self, x):
-        return ops.dropout(x, self.p, self.seed()) if self.training and self.p else x
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.dropout(x, self.p, self.draw_seed()) if self.training and self.p else x
 
 
 class CausalSelfAttention(Module):
-    """(B, T, C) -> (B, T, C): queries, keys and values from one linear layer, attention, and one linear layer more."""
+    """(B, T, C) -> (B, T, C): queries, keys and values from one linear layer, attention, and another linear layer."""
 
-    def __init__(self, config: GPTConfig, layer: int, rng, dtype):
+    def __init__(self, config: GPTConfig, layer: int, rng: np.random.Generator, dtype: np.dtype):
         C = config.n_embd
         self.c_attn = Linear(C, 3 * C, config.has_qkv_bias, dtype)
         self.c_proj = Linear(C, C, config.bias, dtype)
@@ -149,45 +158,41 @@ class CausalSelfAttention(Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
 
-    def forward(self, x, padding_mask=None, cache=None):
+    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
         qkv = self.c_attn(x)
         if self.rotary:
             qkv = ops.rotary(qkv, self.n_head, first=0 if cache is None else cache.length)
-        if cache is not None:
-            y = Tensor(cache.attend(qkv.data, self.n_head, self.scale))
-        elif self.training and self.attn_dropout.p:
-            p, seed = self.attn_dropout.p, self.attn_dropout.seed()
-            y = ops.causal_self_attention(qkv, self.n_head, self.scale, padding_mask, p, seed)
-        else:
-            y = ops.causal_self_attention(qkv, self.n_head, self.scale, padding_mask)
+        p = self.attn_dropout.p if self.training else 0.0
+        seed = self.attn_dropout.draw_seed() if p else 0
+        y = ops.causal_self_attention(qkv, self.n_head, self.scale, padding_mask, p, seed, cache)
         return self.resid_dropout(self.c_proj(y))
 
 
-ACTIVATIONS = {"gelu_new": ops.gelu_tanh, "gelu": ops.gelu, "relu": ops.relu}
+_ACTIVATIONS = {"gelu_new": ops.gelu_tanh, "gelu": ops.gelu, "relu": ops.relu}
 
 
 class MLP(Module):
     """(B, T, C) -> (B, T, C) through a wider layer, for each position by itself."""
 
-    def __init__(self, config: GPTConfig, rng, dtype):
+    def __init__(self, config: GPTConfig, rng: np.random.Generator, dtype: np.dtype):
         self.c_fc = Linear(config.n_embd, config.inner_size, config.bias, dtype)
         self.c_proj = Linear(config.inner_size, config.n_embd, config.bias, dtype)
         self.dropout = Dropout(config.dropout, rng)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = _ACTIVATIONS[config.activation]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class Block(Module):
     """Attention moves information between positions, the MLP works on each; both add to the residual stream x."""
 
-    def __init__(self, config: GPTConfig, layer: int, rng, dtype):
+    def __init__(self, config: GPTConfig, layer: int, rng: np.random.Generator, dtype: np.dtype):
         self.ln_1 = LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
         self.attn = CausalSelfAttention(config, layer, rng, dtype)
         self.ln_2 = LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
         self.mlp = MLP(config, rng, dtype)
 
-    def forward(self, x, padding_mask=None, cache=None):
+    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
         x = x + self.attn(self.ln_1(x), padding_mask, cache)
         return x + self.mlp(self.ln_2(x))

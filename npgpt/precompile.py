@@ -41,7 +41,7 @@ def _compile_what_is_met_by(work, config, stop=lambda: False):
     small = replace(config, n_layer=1, vocab_size=min(config.vocab_size, 8192))
     # What kernels would have written is anything, so NumPy may warn of it, and what checks it may refuse it.
     with noting() as notes, np.errstate(all="ignore"), suppress(Exception):
-        work(GPT(small, seed=None))
+        work(GPT(small))
     compile_noted(notes, stop)
 
 
@@ -52,7 +52,7 @@ def _step(model, batch_size, context):
     gradients = [p.grad for p in parameters.values()]
     kernels.sum_of_squares(gradients)  # clip_grad_norm would look at the norm, which is anything here
     kernels.scale(gradients, 1.0)
-    AdamW(parameters).step()
+    AdamW(parameters.items()).step()
 
 
 @no_grad()
@@ -60,4 +60,4 @@ def _sample(model, prompt):
     model.eval()
     cache = KeyValueCache(model.config, 1)
     for T in (prompt, 1):
-        model.features(np.zeros((1, T), np.int64), cache=cache)[:, -1] @ model.head.T
+        model.hidden_states(np.zeros((1, T), np.int64), cache=cache)[:, -1] @ model.lm_head_weight.T

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
+from npgpt.config import TEMPERATURE, TOP_K, TOP_P
 from npgpt.errors import CheckpointError, ConfigError, DataError
 
 MODEL, TEXT, CHOICE = "model", "text", "choice of the next token"
@@ -27,10 +28,10 @@ class SampleSettings:
     max_new_tokens: int = flag(200, count(), "tokens to add to each", TEXT)
     stop: str | None = flag(None, str, "end a text where this appears; it is not printed", TEXT, "TEXT")
 
-    temperature: float = flag(0.8, number("X", 0), "below 1 the likely gets likelier; 0 is greedy", CHOICE)
-    top_k: int | None = flag(None, count(), "only the N likeliest tokens (default: all)", CHOICE)
+    temperature: float = flag(TEMPERATURE, number("X", 0), "below 1 sharpens the distribution; 0 is greedy", CHOICE)
+    top_k: int = flag(TOP_K, count(0), "only the N likeliest tokens; 0 is all", CHOICE)
     top_p: float | None = flag(
-        None, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
+        TOP_P, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
     )
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
     seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "for the same text again", CHOICE)
@@ -74,11 +75,11 @@ def main() -> int:
 
 
 def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
-    from npgpt.generation import TextUntil, stream
+    from npgpt.generation import StopString, stream
 
     sys.stdout.write(prompt)
     sys.stdout.flush()
-    decoder, until = tokenizer.stream(), TextUntil(settings.stop)
+    decoder, until = tokenizer.stream(), StopString(settings.stop)
     with _CtrlC() as ctrl_c:
         for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
             ctrl_c.check()

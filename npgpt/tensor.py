@@ -1,54 +1,18 @@
-"""Tensor: an array that remembers how it was made, so that gradients can be carried back through what made it.
+"""Tensor: an array that remembers how it was made, with the operations that Python has syntax for.
 
-Three parts: the record (``from_op``), the walk back through it (``walk_back``), and the operations that Python has
-syntax for. The named ones (linear, layernorm, attention ...) have a file each in ``npgpt/ops``.
+The record and the way back through it are autograd.py. The operations with names (linear, layernorm, attention ...)
+have a file each in ``npgpt/ops``.
 """
 
 import math
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 
 import numpy as np
 
 from npgpt import kernels
+from npgpt.autograd import Node, backpropagate, enable_grad, is_grad_enabled, needs_grad, no_grad
 
-_recording = ContextVar("npgpt_recording", default=True)
-
-
-def no_grad():
-    """``with no_grad():`` nothing is recorded, so no memory is kept for a backward pass. ``@no_grad()`` works too."""
-    return _recording_is(False)
-
-
-def enable_grad():
-    """``with enable_grad():`` everything is recorded, within ``no_grad`` too."""
-    return _recording_is(True)
-
-
-@contextmanager
-def _recording_is(recording):
-    token = _recording.set(recording)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-def is_grad_enabled() -> bool:
-    """False inside ``no_grad``."""
-    return _recording.get()
-
-
-class Node:
-    """One entry in the record: how a result was made. It holds no values, only what ``backward`` captured."""
-
-    __slots__ = ("backward", "dtype", "parents", "shape")
-
-    def __init__(self, parents, backward, shape, dtype):
-        self.parents = parents  # a Node for a result, the Tensor itself for a leaf, None where no gradient goes
-        self.backward = backward
-        self.shape = shape
-        self.dtype = dtype
+__all__ = ["Tensor", "enable_grad", "is_grad_enabled", "needs_grad", "no_grad", "unbroadcast"]
 
 
 class Tensor:
@@ -73,77 +37,97 @@ class Tensor:
         self._node = None
 
     @classmethod
-    def from_op(cls, data: np.ndarray, parents, backward) -> "Tensor":
-        """The result of an operation.
+    def from_op(cls, data: np.ndarray, parents: tuple, backward: Callable) -> "Tensor":
+        """Make the result of an operation, and record how it was made.
 
         parents     the tensors it was made from; None for an optional one that is absent
-        backward    a function of dy, the gradient of ``data``, that returns one gradient for each parent (None where
-                    there is none). A gradient that is zero nearly everywhere may be a function that adds it to an array
-                    of the parent's shape. dy and what is returned belong to the walk, which may add to them in place.
-                    The arrays that backward captures are what stays in memory until the backward pass has come by
+        backward    backward(dy, needs) -> the gradients of the parents, in their order. dy is the gradient of ``data``.
+                    needs[i] is True if parent i's gradient is needed; another one need not be computed, and is ignored.
+                    None means zero. A gradient that is zero nearly everywhere may be a function that adds it to an
+                    array of the parent's shape.
+
+        The arrays that ``backward`` captures are what stays in memory until the backward pass. The engine owns dy and
+        the returned arrays and may modify them in place.
+
+        >>> def square(x):
+        ...     return Tensor.from_op(x.data**2, (x,), lambda dy, needs: (2 * x.data * dy,))
+        >>> x = Tensor([3.0], requires_grad=True)
+        >>> square(x).backward()
+        >>> x.grad
+        array([6.], dtype=float32)
         """
         result = cls(data)
-        if _recording.get() and any(p is not None and p.requires_grad for p in parents):
+        needs = needs_grad(*parents)
+        if any(needs):
             result.requires_grad = True
-            sources = tuple(p._source() if p is not None and p.requires_grad else None for p in parents)
+            sources = tuple(p.source if need else None for p, need in zip(parents, needs, strict=True))
             result._node = Node(sources, backward, result.shape, result.dtype)
         return result
 
-    def _source(self):
+    @property
+    def source(self):
+        """Where this tensor's gradient goes to: the Node that made it, or the tensor itself if it is a leaf."""
         return self if self._node is None else self._node
 
-    def backward(self, grad=None) -> None:
-        """Set ``grad`` of every leaf that this tensor was made from: d self / d leaf, added to what is there.
+    def backward(self, grad: np.ndarray | None = None) -> None:
+        """Add d self / d leaf to the ``grad`` of every leaf that this tensor was made from and that needs one.
 
-        ``grad`` is the gradient to start from, of this tensor's shape; left out, the tensor must hold a single number
-        and it is 1. Raises RuntimeError if there is nothing to walk, ValueError on a wrong shape.
+        grad    the gradient to start from, of this tensor's shape. Without it the tensor must have one element, and it
+                is 1
+
+        Raises RuntimeError if nothing that the tensor was made from has requires_grad, ValueError on a wrong shape.
+
+        >>> a, b = Tensor([2.0, 3.0], requires_grad=True), Tensor([5.0, 7.0], requires_grad=True)
+        >>> (a * b + a).sum().backward()
+        >>> a.grad, b.grad  # b + 1 and a
+        (array([6., 8.], dtype=float32), array([2., 3.], dtype=float32))
         """
         if not self.requires_grad:
             raise RuntimeError("backward() of a tensor that depends on nothing with requires_grad=True")
         if grad is None:
             if self.size != 1:
-                raise ValueError(f"backward() without a gradient needs a single number, not an array {self.shape}")
+                raise ValueError(f"backward() without a gradient needs one element, not an array {self.shape}")
             grad = np.ones_like(self.data)
         grad = np.array(grad, self.dtype)
         if grad.shape != self.shape:
             raise ValueError(f"the gradient has shape {grad.shape}, and the tensor {self.shape}")
-        for leaf, dy in walk_back(self, grad):
+        for leaf, dy in backpropagate(self, grad):
             if leaf.grad is None:
                 leaf.grad = dy
             else:
                 leaf.grad += dy
 
-    # The shape of things
+    # Properties of the array
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.data.shape
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return self.data.ndim
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self.data.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.data.dtype
 
     @property
-    def T(self):
+    def T(self) -> "Tensor":
         return self.transpose()
 
     def item(self) -> float:
-        """The number in a tensor that holds one."""
+        """The element of a tensor that has one."""
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
         return self.data
 
     def detach(self) -> "Tensor":
-        """The same values without the record."""
+        """The same array without the record."""
         return Tensor(self.data)
 
     def __len__(self):
@@ -154,128 +138,140 @@ class Tensor:
 
     # Arithmetic, elementwise with NumPy's broadcasting. A number, list or array on the other side is a constant.
 
-    def __add__(self, other):
+    def __add__(self, other) -> "Tensor":
         other = _constant(other, self)
         a, b = self.shape, other.shape
-        return Tensor.from_op(
-            self.data + other.data, (self, other), lambda dy: (unbroadcast(dy, a), unbroadcast(dy, b))
-        )
 
-    def __sub__(self, other):
+        def backward(dy, needs):
+            return unbroadcast(dy, a) if needs[0] else None, unbroadcast(dy, b) if needs[1] else None
+
+        return Tensor.from_op(self.data + other.data, (self, other), backward)
+
+    def __sub__(self, other) -> "Tensor":
         other = _constant(other, self)
         a, b = self.shape, other.shape
-        return Tensor.from_op(
-            self.data - other.data, (self, other), lambda dy: (unbroadcast(dy, a), unbroadcast(-dy, b))
-        )
 
-    def __mul__(self, other):
+        def backward(dy, needs):
+            return unbroadcast(dy, a) if needs[0] else None, unbroadcast(-dy, b) if needs[1] else None
+
+        return Tensor.from_op(self.data - other.data, (self, other), backward)
+
+    def __mul__(self, other) -> "Tensor":
         """d(ab) = b da + a db"""
         other = _constant(other, self)
         a, b = self.data, other.data
-        return Tensor.from_op(
-            a * b, (self, other), lambda dy: (unbroadcast(dy * b, a.shape), unbroadcast(dy * a, b.shape))
-        )
 
-    def __truediv__(self, other):
+        def backward(dy, needs):
+            da = unbroadcast(dy * b, a.shape) if needs[0] else None
+            db = unbroadcast(dy * a, b.shape) if needs[1] else None
+            return da, db
+
+        return Tensor.from_op(a * b, (self, other), backward)
+
+    def __truediv__(self, other) -> "Tensor":
         """d(a / b) = da / b - (a / b) db / b, in which, unlike in a / b^2, no square is too large or too small"""
         other = _constant(other, self)
         a, b = self.data, other.data
-        return Tensor.from_op(
-            a / b, (self, other), lambda dy: (unbroadcast(dy / b, a.shape), unbroadcast(-dy * (a / b) / b, b.shape))
-        )
 
-    def __pow__(self, exponent):
+        def backward(dy, needs):
+            da = unbroadcast(dy / b, a.shape) if needs[0] else None
+            db = unbroadcast(-dy * (a / b) / b, b.shape) if needs[1] else None
+            return da, db
+
+        return Tensor.from_op(a / b, (self, other), backward)
+
+    def __pow__(self, exponent: float) -> "Tensor":
         """A constant power: d(x^n) = n x^(n - 1) dx"""
         if not isinstance(exponent, int | float):
             raise TypeError("the exponent must be a number")
         x, n = self.data, float(exponent)  # NumPy's own float64 would turn a float32 result into float64
-        return Tensor.from_op(x**n, (self,), lambda dy: (dy * (n * x ** (n - 1)) if n else np.zeros_like(x),))
+        return Tensor.from_op(x**n, (self,), lambda dy, needs: (dy * (n * x ** (n - 1)) if n else np.zeros_like(x),))
 
-    def __neg__(self):
-        return Tensor.from_op(-self.data, (self,), lambda dy: (-dy,))
+    def __neg__(self) -> "Tensor":
+        return Tensor.from_op(-self.data, (self,), lambda dy, needs: (-dy,))
 
-    def __radd__(self, other):
+    def __radd__(self, other) -> "Tensor":
         return self + other
 
-    def __rmul__(self, other):
+    def __rmul__(self, other) -> "Tensor":
         return self * other
 
-    def __rsub__(self, other):
+    def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other) -> "Tensor":
         return _constant(other, self) / self
 
-    def exp(self):
+    def exp(self) -> "Tensor":
         """d exp(x) = exp(x) dx"""
         y = np.exp(self.data)
-        return Tensor.from_op(y, (self,), lambda dy: (dy * y,))
+        return Tensor.from_op(y, (self,), lambda dy, needs: (dy * y,))
 
-    def log(self):
+    def log(self) -> "Tensor":
         """d log(x) = dx / x"""
         x = self.data
-        return Tensor.from_op(np.log(x), (self,), lambda dy: (dy / x,))
+        return Tensor.from_op(np.log(x), (self,), lambda dy, needs: (dy / x,))
 
     # Matrix product
 
-    def __matmul__(self, other):
+    def __matmul__(self, other) -> "Tensor":
         """a (..., M, K) @ b (..., K, N) -> (..., M, N):  da = dy @ b.T, db = a.T @ dy (kernels/matmul.py derives it)"""
         other = _constant(other, self)
         a, b = self.data, other.data
         if a.ndim < 2 or b.ndim < 2:
             raise ValueError(f"@ takes matrices or stacks of them, not {a.shape} and {b.shape}")
 
-        def backward(dy):
-            da = _matmul(dy, b.swapaxes(-1, -2))
-            db = _matmul(a.swapaxes(-1, -2), dy)
-            return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
+        def backward(dy, needs):
+            da = unbroadcast(_matmul(dy, b.swapaxes(-1, -2)), a.shape) if needs[0] else None
+            db = unbroadcast(_matmul(a.swapaxes(-1, -2), dy), b.shape) if needs[1] else None
+            return da, db
 
         return Tensor.from_op(_matmul(a, b), (self, other), backward)
 
-    def __rmatmul__(self, other):
+    def __rmatmul__(self, other) -> "Tensor":
         return _constant(other, self) @ self
 
-    # Sums, and other shapes for the same numbers
+    # Sums, and other shapes of the same elements
 
-    def sum(self, axis=None, keepdims=False):
-        """Each number goes into one sum with weight 1, so the sum's gradient comes back to each of them."""
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
+        """Each element goes into one sum with weight 1, so the sum's gradient comes back to each of them."""
         shape = self.shape
 
-        def backward(dy):
+        def backward(dy, needs):
             if axis is not None and not keepdims:
                 dy = np.expand_dims(dy, axis)
             return (np.broadcast_to(dy, shape),)
 
         return Tensor.from_op(np.asarray(self.data.sum(axis=axis, keepdims=keepdims)), (self,), backward)
 
-    def mean(self, axis=None, keepdims=False):
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size if self.size else np.nan)
 
-    def reshape(self, *shape):
+    def reshape(self, *shape) -> "Tensor":
         before = self.shape
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-        return Tensor.from_op(self.data.reshape(shape), (self,), lambda dy: (dy.reshape(before),))
+        return Tensor.from_op(self.data.reshape(shape), (self,), lambda dy, needs: (dy.reshape(before),))
 
-    def transpose(self, *axes):
+    def transpose(self, *axes) -> "Tensor":
         """Axes in a new order; without arguments, in reverse order. Back: the inverse permutation."""
         axes = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
         axes = tuple(a % self.ndim for a in axes) or tuple(reversed(range(self.ndim)))
-        return Tensor.from_op(self.data.transpose(axes), (self,), lambda dy: (dy.transpose(np.argsort(axes)),))
+        return Tensor.from_op(self.data.transpose(axes), (self,), lambda dy, needs: (dy.transpose(np.argsort(axes)),))
 
-    def __getitem__(self, index):
-        """A selection. Back: each share goes to where it was taken from; what was taken twice collects twice."""
+    def __getitem__(self, index) -> "Tensor":
+        """A selection. Each contribution goes back to where the element was taken from; one taken twice gets both."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
 
-        def backward(dy):
+        def backward(dy, needs):
             return (lambda dx: np.add.at(dx, index, dy),)
 
         return Tensor.from_op(np.asarray(self.data[index]), (self,), backward)
 
 
-def unbroadcast(gradient: np.ndarray, shape: tuple) -> np.ndarray:
-    """Undo broadcasting: where NumPy repeated an input of ``shape`` along an axis, the shares of the copies add up."""
+def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Undo broadcasting: where NumPy repeated an input of ``shape``, add up the gradients of the copies."""
     if gradient.shape == shape:
         return gradient
     added = tuple(range(gradient.ndim - len(shape)))
@@ -313,83 +309,3 @@ def _constant(other, like) -> Tensor:
     if array.dtype.kind not in "biuf":  # None would become NaN
         raise TypeError(f"a Tensor can't be combined with {type(other).__name__}")
     return Tensor(array.astype(like.dtype))
-
-
-def walk_back(result: Tensor, grad: np.ndarray):
-    """From ``grad``, the gradient of ``result``, to (leaf, its gradient) of every leaf that it was made from.
-
-    Nodes are taken in reverse topological order: a result is passed on only when all that was made from it has handed
-    its share back. In
-
-        b = a + a
-        c = b + b
-
-    c hands b two shares of 1; b must wait for both and then hand a two shares of 2, so a.grad = 4. A walk that goes on
-    to a at the first share would count twice. The walk is a loop, not a recursion, so depth has no limit; and it lets
-    go of each node as it passes, so memory falls while gradients appear. The graph can be walked once.
-    """
-    order = _topological_order(result._source())
-    gradients = {id(result._source()): grad}
-    while order:
-        source = order.pop()
-        dy = gradients.pop(id(source), None)
-        if dy is None:
-            continue
-        if isinstance(source, Tensor):
-            yield source, dy
-        else:
-            _hand_back(source, dy, gradients)
-
-
-def _topological_order(result):
-    """Everything that gradients pass through on the way from ``result``, each after all that it was made from."""
-    order, seen, stack = [], set(), [(result, False)]
-    while stack:
-        source, parents_done = stack.pop()
-        if parents_done:
-            order.append(source)
-        elif id(source) not in seen:
-            seen.add(id(source))
-            stack.append((source, True))
-            if isinstance(source, Node):
-                stack.extend((p, False) for p in source.parents if p is not None)
-    return order
-
-
-def _hand_back(node, dy, gradients):
-    """Ask one node for its parents' shares and add them to ``gradients``, {id of a source: array}."""
-    parents, backward = node.parents, node.backward
-    node.parents, node.backward = (), _already_walked
-    shares = [share if share is None or callable(share) else np.asarray(share) for share in backward(dy)]
-    if len(shares) != len(parents):
-        raise RuntimeError(f"{backward.__qualname__} returned {len(shares)} gradients for {len(parents)} parents")
-    for i, (parent, share) in enumerate(zip(parents, shares, strict=True)):
-        if parent is None or share is None:
-            continue
-        if callable(share):
-            if id(parent) not in gradients:
-                gradients[id(parent)] = np.zeros(parent.shape, parent.dtype)
-            share(gradients[id(parent)])
-            continue
-        if share.shape != parent.shape or share.dtype != parent.dtype:
-            raise RuntimeError(
-                f"{backward.__qualname__} returned a gradient {share.shape} {share.dtype} "
-                f"for its input {i}, which is {parent.shape} {parent.dtype}"
-            )
-        if id(parent) in gradients:
-            gradients[id(parent)] += share
-        else:
-            # The first share is kept and others are added to it, so it must be nobody else's. dy itself may be: here is
-            # its end. But what comes after this share, for another parent, must not be made of the same memory.
-            gradients[id(parent)] = share.copy() if _is_needed(share, shares[i + 1 :]) else share
-
-
-def _is_needed(share, others):
-    """Whether an array can't be written to yet: because of what it is a view of, or of what else is made from it."""
-    return not share.flags.writeable or any(
-        callable(other) or (other is not None and np.may_share_memory(share, other)) for other in others
-    )
-
-
-def _already_walked(dy):
-    raise RuntimeError("backward() has been through this graph already and let go of it; compute the result again")

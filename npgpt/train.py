@@ -37,11 +37,9 @@ def main() -> int:
 
 def _start(settings: TrainSettings) -> int:
     use_threads(settings.threads)
-    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.training.trainer import Trainer
 
-    keep_freed_memory()
     set_matmul_precision(settings.matmul_precision)
     return Trainer.start(settings).run()
 
@@ -53,11 +51,9 @@ def _resume(name, given: dict) -> int:
         raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
     use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
     from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
-    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.training.trainer import Trainer
 
-    keep_freed_memory()
     folder = newest_run() if name is NEWEST else Path(name)
     _, training = read_run_config(folder)
     try:

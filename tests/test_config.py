@@ -152,13 +152,13 @@ def test_the_presets_have_the_released_models_numbers_of_parameters(preset, para
 
 def test_gpt2_itself_has_its_number_of_parameters():
     # seed=None leaves the matrices zero, so no memory is touched
-    assert GPT(GPTConfig.preset("gpt2"), seed=None).num_parameters() == 124_439_808
+    assert GPT.empty(GPTConfig.preset("gpt2")).num_parameters() == 124_439_808
 
 
 @pytest.mark.parametrize("changes", [{}, *({field: value} for field, value in UNUSUAL.items())])
 def test_a_models_number_of_parameters_follows_from_its_shapes(changes):
     config = GPTConfig.preset("nano", vocab_size=13, **{k: v for k, v in changes.items() if k != "vocab_size"})
-    assert GPT(config, seed=None).num_parameters() == number_of_parameters(config)
+    assert GPT.empty(config).num_parameters() == number_of_parameters(config)
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])

@@ -17,7 +17,7 @@ TINY = GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
 
 def random_model(config=TINY, seed=0):
-    return with_random_parameters(GPT(config, seed=None, dtype=np.float64), seed)
+    return with_random_parameters(GPT.empty(config, np.float64), seed)
 
 
 def random_ids(*shape, seed=0, vocab_size=TINY.vocab_size):
@@ -25,7 +25,7 @@ def random_ids(*shape, seed=0, vocab_size=TINY.vocab_size):
 
 
 def shapes(config):
-    return {name: p.shape for name, p in GPT(config, seed=None).named_parameters()}
+    return {name: p.shape for name, p in GPT.empty(config).named_parameters()}
 
 
 # Parameters
@@ -176,10 +176,10 @@ def test_the_seed_decides_dropout_and_its_state_continues():
     model, same, other = (GPT(DROPPING, seed=seed).train() for seed in (0, 0, 1))
     first = losses(model, 4)
     assert first[:2] == losses(same, 2)
-    state = same.rng.bit_generator.state
+    state = same.get_rng_state()
     other.load_state_dict(model.state_dict())
     assert losses(other, 1) != first[:1]
-    other.rng.bit_generator.state = state
+    other.set_rng_state(state)
     assert losses(other, 2) == first[2:]
 
 
@@ -187,10 +187,10 @@ def test_dropout_is_at_the_embeddings_and_three_times_in_each_block():
     """Of the attention weights, of attention's result and of the MLP's: each draws one seed."""
     model = GPT(DROPPING, seed=0).train()
     generator = np.random.default_rng()
-    generator.bit_generator.state = model.rng.bit_generator.state
+    generator.bit_generator.state = model.get_rng_state()
     losses(model, 1)
     generator.integers(2**64, size=1 + 3 * DROPPING.n_layer, dtype=np.uint64)
-    assert model.rng.bit_generator.state == generator.bit_generator.state
+    assert model.get_rng_state() == generator.bit_generator.state
 
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.2}, {"position": "sinusoidal"}, {"position": "rotary"}])
@@ -198,10 +198,10 @@ def test_gradients_are_the_slopes_of_the_loss(changes):
     """Along a random direction of all parameters, by central differences, with the same random numbers for dropout."""
     model = random_model(replace(TINY, **changes)).train()
     parameters = [p for _, p in model.named_parameters()]
-    state = model.rng.bit_generator.state
+    state = model.get_rng_state()
 
     def loss():
-        model.rng.bit_generator.state = state
+        model.set_rng_state(state)
         return model.loss(random_ids(2, 6), random_ids(2, 6, seed=1))
 
     def loss_at(step):
@@ -236,15 +236,15 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_targets_that_count(padding_ma
 
 def test_the_gradient_of_a_tied_matrix_is_the_sum_of_both_its_uses():
     tied = random_model(TINY)
-    untied = GPT(replace(TINY, tie_weights=False), seed=None, dtype=np.float64)
-    untied.load_state_dict({**tied.state_dict(), "lm_head.weight": tied.head.data})
+    untied = GPT.empty(replace(TINY, tie_weights=False), np.float64)
+    untied.load_state_dict({**tied.state_dict(), "lm_head.weight": tied.lm_head_weight.data})
     ids, targets = random_ids(2, 6), random_ids(2, 6, seed=1)
     for model in (tied, untied):
         model.loss(ids, targets).backward()
     for name, p in untied.named_parameters():
         if name == "wte.weight":
-            assert tied.wte.weight is tied.head
-            np.testing.assert_allclose(tied.head.grad, p.grad + untied.head.grad, rtol=1e-12)
+            assert tied.wte.weight is tied.lm_head_weight
+            np.testing.assert_allclose(tied.lm_head_weight.grad, p.grad + untied.lm_head_weight.grad, rtol=1e-12)
         elif name != "lm_head.weight":
             np.testing.assert_allclose(dict(tied.named_parameters())[name].grad, p.grad, rtol=1e-12, atol=1e-16)
 
@@ -259,7 +259,7 @@ def test_sinusoidal_positions_are_added_to_the_tokens():
     x = model.wte.weight.data[[3, 1, 4]] + expected[:3]
     for block in model.h:
         x = block(Tensor(x.reshape(1, 3, 4))).data
-    np.testing.assert_allclose(model.features([[3, 1, 4]]).data, model.ln_f(Tensor(x)).data, atol=1e-13)
+    np.testing.assert_allclose(model.hidden_states([[3, 1, 4]]).data, model.ln_f(Tensor(x)).data, atol=1e-13)
 
 
 @pytest.mark.parametrize("position", POSITIONS)

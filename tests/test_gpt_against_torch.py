@@ -64,7 +64,7 @@ class Problem:
         rng = np.random.default_rng(seed)
         B, T = shape or (rng.integers(1, 4), rng.integers(1, config.block_size + 1))
         self.config = config
-        self.arrays = with_random_parameters(GPT(config, seed=None, dtype=np.float64), seed).state_dict()
+        self.arrays = with_random_parameters(GPT.empty(config, np.float64), seed).state_dict()
         self.ids = rng.integers(config.vocab_size, size=(B, T))
         self.targets = np.where(rng.random((B, T)) < 0.2, -100, rng.integers(config.vocab_size, size=(B, T)))
         self.targets[0, 0] = 0  # at least one does
@@ -81,7 +81,7 @@ class Problem:
                 continue
             if self.is_narrow:
                 logits_within, loss_within = 100 * logits_within, 100 * loss_within
-            model = GPT(self.config, seed=None, dtype=dtype)
+            model = GPT.empty(self.config, dtype)
             model.load_state_dict(self.arrays)
             found = model(self.ids, self.padding_mask).data
             np.testing.assert_allclose(found, logits.detach().numpy(), rtol=0, atol=logits_within)
@@ -182,7 +182,7 @@ def test_the_loss_equals_transformers_own():
     """It computes in float32, and its labels are the ids themselves, which it shifts by one."""
     problem = Problem(GPTConfig(**TINY), seed=0)
     model, _ = transformers_model(problem.config, problem.arrays)
-    ours = GPT(problem.config, seed=None)
+    ours = GPT.empty(problem.config)
     ours.load_state_dict(problem.arrays)
     ids = np.random.default_rng(0).integers(19, size=(2, 6))
     theirs = model(input_ids=torch.from_numpy(ids), labels=torch.from_numpy(ids)).loss.item()

@@ -22,7 +22,7 @@ def stored(kind: str) -> dict[str, np.ndarray]:
 
 
 def model(dtype):
-    model = GPT(CONFIG, seed=None, dtype=dtype)
+    model = GPT.empty(CONFIG, dtype)
     model.load_state_dict(stored("parameters"))
     return model
 

@@ -37,7 +37,7 @@ def models(draw, positions=POSITIONS, vocabularies=(1, 2, 13)):
         activation=draw(st.sampled_from(ACTIVATIONS)),
         scale_attn_by_inverse_layer_idx=draw(yes_or_no),
     )
-    return with_random_parameters(GPT(config, seed=None, dtype=np.float64), draw(seeds))
+    return with_random_parameters(GPT.empty(config, np.float64), draw(seeds))
 
 
 def ids_for(model, B, T, seed):

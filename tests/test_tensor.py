@@ -117,11 +117,13 @@ def test_the_gradient_of_a_leaf_is_nobody_elses():
         "dy for both": lambda a, b: a + b,
         "views": lambda a, b: a.reshape(4).reshape(2, 2).T + b.transpose(1, 0),
         "repeated": lambda a, b: a.sum() + b.sum(axis=0, keepdims=True),
-        "one array for two": lambda a, b: Tensor.from_op(a.data + b.data, (a, b), lambda dy: (d := dy * 1, d)),
+        "one array for two": lambda a, b: Tensor.from_op(a.data + b.data, (a, b), lambda dy, needs: (d := dy * 1, d)),
         "dy, and what is added from it later": lambda a, b: Tensor.from_op(
-            a.data + b.data, (a, b), lambda dy: (dy, lambda db: np.add(db, dy, out=db))
+            a.data + b.data, (a, b), lambda dy, needs: (dy, lambda db: np.add(db, dy, out=db))
         ),
-        "a view and its base": lambda a, b: Tensor.from_op(a.data + b.data, (a, b), lambda dy: (d := dy * 1, d[:])),
+        "a view and its base": lambda a, b: Tensor.from_op(
+            a.data + b.data, (a, b), lambda dy, needs: (d := dy * 1, d[:])
+        ),
     }
     for name, way in ways.items():
         a, b = leaf(np.ones((2, 2))), leaf(np.ones((2, 2)))
@@ -158,7 +160,7 @@ class Recorded:
         factor = np.full(100, 2.0)
         self.kept.append(weakref.ref(factor))
 
-        def backward(dy):
+        def backward(dy, needs):
             self.alive.append(sum(ref() is not None for ref in self.kept))
             return (dy * factor,)
 
@@ -184,7 +186,7 @@ def test_a_gradient_that_adds_itself(order, of_a_leaf):
         dx[1:2] += 10 * dy
 
     uses = (
-        lambda: Tensor.from_op(y.data[1:2] * 10, (y,), lambda dy: (lambda dx: adds(dx, dy),)),
+        lambda: Tensor.from_op(y.data[1:2] * 10, (y,), lambda dy, needs: (lambda dx: adds(dx, dy),)),
         lambda: y * 2.0,
     )
     total = sum((uses[use]().sum() for use in order), start=Tensor(np.float64(0)))
@@ -197,7 +199,7 @@ def test_gradients_on_the_way_are_given_back_too():
     gradients, most = [], 0
 
     def step(x):
-        def backward(dy):
+        def backward(dy, needs):
             nonlocal most
             gradients.append(weakref.ref(dy))
             most = max(most, sum(ref() is not None for ref in gradients))
@@ -339,7 +341,7 @@ def test_backward_needs_something_to_walk_and_a_gradient_that_fits():
 def test_an_operation_with_a_wrong_gradient_is_named():
     def wrong(*gradients):
         def operation(x):
-            def backward(dy):
+            def backward(dy, needs):
                 return gradients
 
             return Tensor.from_op(x.data * 2, (x,), backward)

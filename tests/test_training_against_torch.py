@@ -22,7 +22,7 @@ CONFIG = GPTConfig(vocab_size=31, block_size=10, n_layer=2, n_head=3, n_embd=24)
 STEPS, WARMUP, LR, MIN_LR, BETAS, DECAY = 100, 10, 3e-3, 3e-4, (0.9, 0.95), 0.1
 CLIP = 1.7  # the norms are 1 to 3
 
-ARRAYS = with_random_parameters(GPT(CONFIG, seed=None, dtype=np.float64), seed=5).state_dict()
+ARRAYS = with_random_parameters(GPT.empty(CONFIG, np.float64), seed=5).state_dict()
 RNG = np.random.default_rng(6)
 IDS = RNG.integers(CONFIG.vocab_size, size=(8, 4, 11))  # eight batches, again and again, so that the loss falls
 
@@ -33,7 +33,7 @@ def rate(step):
 
 def by_npgpt(dtype):
     """-> losses (STEPS,), the gradients' norms (STEPS,), {name: parameter} at the end"""
-    model = GPT(CONFIG, seed=None, dtype=dtype)
+    model = GPT.empty(CONFIG, dtype)
     model.load_state_dict(ARRAYS)
     optimizer = AdamW(model.named_parameters(), betas=BETAS, weight_decay=DECAY)
     losses, norms = [], []

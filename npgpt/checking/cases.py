@@ -174,10 +174,10 @@ def _gpt(option, changes, compute) -> Case:
     for name, p in model.named_parameters():
         layernorm_weight = name.endswith("weight") and "ln_" in name
         p.data[...] = layernorm_weight + rng.standard_normal(p.shape) * (1 if name.startswith("w") else 0.3)
-    state = model.rng.bit_generator.state
+    state = model.get_rng_state()
 
     def f(*_):  # the parameters are the model's own
-        model.rng.bit_generator.state = state  # the same dropout every time
+        model.set_rng_state(state)  # the same dropout every time
         return compute(model)
 
     return Case("gpt", option, f, dict(model.named_parameters()))

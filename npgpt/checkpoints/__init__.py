@@ -45,8 +45,8 @@ from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.checkpoints.tensorflow.leveldb import is_table
 from npgpt.checkpoints.tensorflow.model import is_tensorflow, read_tensorflow
 from npgpt.errors import CheckpointError
-from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
+from npgpt.layers import allocate
 from npgpt.tensor import no_grad
 
 WRITERS = {
@@ -177,10 +177,10 @@ def _open_file(path: Path) -> Checkpoint:
 
 def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:
     """A model with a checkpoint's weights, which are read tensor by tensor. Raises CheckpointError."""
-    model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
+    model = GPT.empty(checkpoint.config, dtype)
     tensors = checkpoint.passing()
     for name, parameter in model.named_parameters():
-        tensors[name].copy_to(parameter.data)
+        tensors[name].copy_to(allocate(parameter))
     checkpoint.forget()
     if check:
         _check_numbers(model, checkpoint.source)
@@ -190,14 +190,11 @@ def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> 
 def _check_numbers(model: GPT, source) -> None:
     """Raise CheckpointError if two tokens don't give numbers; say which tensors are to blame.
 
-    One after the other, as texts are generated: that reads each weight but the other positions', and needs nothing
-    compiled that generating doesn't.
+    This uses every weight except later positions, and only kernels that generation compiles anyway.
     """
     config = model.config
-    cache = KeyValueCache(replace(config, block_size=2), 1, model.head.dtype)
     with no_grad(), np.errstate(all="ignore"):
-        for id in range(min(2, config.vocab_size, config.block_size)):
-            logits = (model.features(np.array([[id]]), cache=cache)[:, -1] @ model.head.T).data
+        logits = model(np.arange(min(2, config.vocab_size, config.block_size))[None]).data
     if np.isfinite(logits).all():
         return
     bad = [name for name, p in model.named_parameters() if not np.isfinite(p.data).all()]

@@ -1,8 +1,8 @@
-"""Making text: which token is next (sampling), what is kept between steps (cache), the loop (stream), its end."""
+"""Generate text: draw a token (sampling), keep keys and values (cache), the loop (stream), where it ends (stop)."""
 
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.sampling import Sampling
-from npgpt.generation.stop import TextUntil
+from npgpt.generation.stop import StopString
 from npgpt.generation.stream import generate, stream
 
-__all__ = ["KeyValueCache", "Sampling", "TextUntil", "generate", "stream"]
+__all__ = ["KeyValueCache", "Sampling", "StopString", "generate", "stream"]

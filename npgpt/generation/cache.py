@@ -2,54 +2,46 @@
 
 import numpy as np
 
-from npgpt import kernels
 from npgpt.config import GPTConfig
 
 
 class LayerCache:
-    """One layer's keys and values, (B, block_size, H, D) each, of which the first ``length`` positions are filled.
+    """One layer's keys and values, (B, block_size, H, D) each, of which the first ``length`` positions are filled."""
 
-    Training hands attention arrays with gaps, queries with keys and values between them. Numba would compile it a
-    second and a third time for arrays without, which takes seconds each; so there are gaps here, too.
-    """
-
-    def __init__(self, shape, dtype):
-        self.keys, self.values = _with_gaps(shape, dtype)
+    def __init__(self, shape: tuple[int, int, int, int], dtype: np.dtype):
+        self.keys, self.values = np.empty(shape, dtype), np.empty(shape, dtype)
         self.length = 0
 
-    def attend(self, qkv: np.ndarray, n_head: int, scale: float) -> np.ndarray:
-        """Append the keys and values of T new positions and let the new queries look at all there are.
+    def append(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Store k and v (B, T, H, D) of T new positions -> those of all positions so far, as views.
 
-        qkv (B, T, 3C) -> (B, T, C)
+        Raises ValueError, and stores nothing, if there is no room or the arrays are of another model or batch.
         """
-        B, T, C3 = qkv.shape
-        q, k, v = (qkv.reshape(B, T, 3, n_head, -1)[:, :, i] for i in range(3))
-        end = self.length + T
-        if q.flags.c_contiguous:
-            whole, q = q, _with_gaps(q.shape, q.dtype)[0]
-            q[...] = whole
-        self.keys[:, self.length : end] = k
-        self.values[:, self.length : end] = v
+        B, block_size, H, D = self.keys.shape
+        first, end = self.length, self.length + k.shape[1]
+        if not k.shape == v.shape == (B, end - first, H, D) or not k.dtype == v.dtype == self.keys.dtype:
+            raise ValueError(
+                f"a cache of {self.keys.dtype} for B, H, D = {B}, {H}, {D} can't store keys {k.dtype} {k.shape} "
+                f"and values {v.dtype} {v.shape}"
+            )
+        if end > block_size:
+            raise ValueError(f"a cache of {block_size} positions that holds {first} can't store {end - first} more")
+        self.keys[:, first:end], self.values[:, first:end] = k, v
         self.length = end
-        y, _ = kernels.attention_forward(q, self.keys[:, :end], self.values[:, :end], scale)
-        return y.reshape(B, T, C3 // 3)
-
-
-def _with_gaps(shape, dtype):
-    """Two arrays (B, T, H, D), each with the other between its heads."""
-    *others, D = shape
-    both = np.empty((*others, 2, D), dtype)
-    return both[..., 0, :], both[..., 1, :]
+        return self.keys[:, :end], self.values[:, :end]
 
 
 class KeyValueCache:
     """A LayerCache for each layer. A new token then costs one position's work instead of the whole text's."""
 
-    def __init__(self, config: GPTConfig, batch: int, dtype=np.float32):
+    def __init__(self, config: GPTConfig, batch: int, dtype: np.dtype = np.float32):
         shape = (batch, config.block_size, config.n_head, config.head_size)
         self.layers = [LayerCache(shape, dtype) for _ in range(config.n_layer)]
 
     @property
     def length(self) -> int:
-        """How many positions it holds."""
-        return self.layers[-1].length
+        """How many positions it holds. Raises ValueError if a forward pass was interrupted between two layers."""
+        lengths = {layer.length for layer in self.layers}
+        if len(lengths) > 1:
+            raise ValueError(f"the cache's layers hold {sorted(lengths)} positions: a forward pass was interrupted")
+        return lengths.pop()

@@ -1,11 +1,15 @@
-"""Ending a text where a given string appears."""
+"""End a text where a given string appears."""
 
 
-class TextUntil:
+class StopString:
     """Passes text on up to, and without, the first appearance of ``stop``.
 
     What could be the beginning of ``stop`` is held back until it is clear that it isn't, so a ``stop`` that is spread
-    over several tokens is never printed in part. ``stop`` None passes everything on.
+    over several tokens is never printed in part. With ``stop`` None everything passes.
+
+    >>> end = StopString("END")
+    >>> end.push("the E"), end.push("NDs"), end.found
+    ('the ', '', True)
     """
 
     def __init__(self, stop: str | None):
@@ -14,7 +18,7 @@ class TextUntil:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The text that can be printed now. ``found`` says whether the end has come."""
+        """Take the next piece of text -> what can be printed now. ``found`` says whether ``stop`` has appeared."""
         if self.stop is None:
             return text
         text = self._held + text

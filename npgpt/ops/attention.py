@@ -7,42 +7,55 @@ from npgpt.tensor import Tensor
 
 
 def causal_self_attention(
-    qkv: Tensor, n_head: int, scale: float | None = None, padding_mask=None, dropout: float = 0.0, seed: int = 0
+    qkv: Tensor,
+    n_head: int,
+    scale: float | None = None,
+    padding_mask: np.ndarray | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    cache=None,
 ) -> Tensor:
     """Every position takes a weighted mean of the values at its own and earlier positions, in n_head independent heads.
 
-    qkv (B, T, 3C): queries, keys and values side by side, each of n_head heads of D = C / n_head numbers -> (B, T, C)
+    qkv (B, T, 3C): queries, keys and values side by side, each of n_head heads of D = C / n_head elements -> (B, T, C)
     scale           of the scores; None is 1 / sqrt(D)
     padding_mask    (B, T) of bool, False where a position is padding that nobody may look at; None: there is none. A
                     position that may look at nothing, because all up to it is padding, gets zeros
     dropout, seed   drop attention weights, as ``dropout`` does
+    cache           holds the keys and values of ``cache.length`` earlier positions (generation/cache.py). Those of qkv
+                    are appended, and the padding mask covers all: (B, cache.length + T)
 
     Forward     S = scale q k^T, -inf where the key is later or padding     P = softmax(S)      y = P v
     Backward    dv = P^T dy         dP = dy v^T         dS = P * (dP - rowsum(dP * P))
                 dq = scale dS k     dk = scale dS^T q
 
     Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't
-    fit.
+    fit. With a cache there is no backward pass: the earlier keys and values have no record.
     """
     if qkv.ndim != 3 or n_head < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C > 0 divisible by {n_head} heads")
     B, T, C3 = qkv.shape
     C, D = C3 // 3, C3 // 3 // n_head
     scale = 1 / math.sqrt(D) if scale is None else scale
+    q, k, v = split_heads(qkv.data, n_head)
+    Tk = T if cache is None else cache.length + T
     if padding_mask is not None:
         padding_mask = np.asarray(padding_mask)
-        if padding_mask.shape != (B, T) or padding_mask.dtype != bool:
+        if padding_mask.shape != (B, Tk) or padding_mask.dtype != bool:
             raise ValueError(
-                f"attention: the padding mask must be bool {(B, T)}, not {padding_mask.dtype} {padding_mask.shape}"
+                f"attention: the padding mask must be bool {(B, Tk)}, not {padding_mask.dtype} {padding_mask.shape}"
             )
-    q, k, v = split_heads(qkv.data, n_head)
-    y, mz = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
+    if cache is not None:
+        k, v = cache.append(k, v)
+    y, *row_terms = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
 
-    def backward(dy):
+    def backward(dy, needs):
+        if cache is not None:
+            raise RuntimeError("no gradient goes back through a key/value cache: leave out the cache, or use no_grad()")
         dqkv = np.empty((B, T, C3), dy.dtype)
         dq, dk, dv = split_heads(dqkv, n_head)
         dy = dy.reshape(B, T, n_head, D)
-        kernels.attention_backward(dy, q, k, v, mz, scale, dq, dk, dv, padding_mask, dropout, seed)
+        kernels.attention_backward(dy, q, k, v, *row_terms, scale, dq, dk, dv, padding_mask, dropout, seed)
         return (dqkv,)
 
     return Tensor.from_op(y.reshape(B, T, C), (qkv,), backward)

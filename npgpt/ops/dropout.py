@@ -16,4 +16,4 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
         raise ValueError(f"dropout's p must be from 0 up to, not including, 1: {p}")
     if p == 0:
         return x
-    return Tensor.from_op(kernels.dropout(x.data, p, seed), (x,), lambda dy: (kernels.dropout(dy, p, seed),))
+    return Tensor.from_op(kernels.dropout(x.data, p, seed), (x,), lambda dy, needs: (kernels.dropout(dy, p, seed),))

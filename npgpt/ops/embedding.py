@@ -12,8 +12,8 @@ def embedding(ids, weight: Tensor) -> Tensor:
     Forward     y[n] = weight[ids[n]]
     Backward    dweight[v] = sum of dy[n] over all n with ids[n] = v
 
-    It is the product of a one-hot matrix with the table, and the backward pass that of its transpose with dy; neither
-    is ever made. Nor is dweight, zero but for a few rows, where there is a gradient to add them to: a tied head's.
+    It is the product of a one-hot matrix with the table, and that matrix is not built. If weight already has a gradient
+    (a tied head's), the rows are added to it, and no dense dweight is built either.
 
     Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
     """
@@ -21,7 +21,7 @@ def embedding(ids, weight: Tensor) -> Tensor:
     V, C = weight.shape
     check_ids(ids, V)
 
-    def backward(dy):
+    def backward(dy, needs):
         return (lambda dweight: kernels.embedding_backward(dy, ids, dweight),)
 
     return Tensor.from_op(weight.data[ids].reshape(*ids.shape, C), (weight,), backward)

@@ -15,7 +15,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     """
     x_data = x.data
     y = kernels.gelu_tanh_forward(x_data)
-    return Tensor.from_op(y, (x,), lambda dy: (kernels.gelu_tanh_backward(dy, x_data),))
+    return Tensor.from_op(y, (x,), lambda dy, needs: (kernels.gelu_tanh_backward(dy, x_data),))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -29,4 +29,4 @@ def gelu(x: Tensor) -> Tensor:
     Source: Hendrycks & Gimpel 2016, section 2.
     """
     x_data = x.data
-    return Tensor.from_op(kernels.gelu_forward(x_data), (x,), lambda dy: (kernels.gelu_backward(dy, x_data),))
+    return Tensor.from_op(kernels.gelu_forward(x_data), (x,), lambda dy, needs: (kernels.gelu_backward(dy, x_data),))

@@ -19,15 +19,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     I, O = weight.shape
     if x.shape[-1:] != (I,) or (bias is not None and bias.shape != (O,)):
         raise ValueError(f"linear: x {x.shape}, weight {weight.shape}, bias {None if bias is None else bias.shape}")
-    shape, wanted = x.shape, x.requires_grad
+    shape = x.shape
     N = math.prod(shape[:-1])  # NumPy's -1 can't be worked out where I or O is 0
     rows, W = x.data.reshape(N, I), weight.data
+    kept_rows = rows if weight.requires_grad else None  # x is kept for dW alone
 
-    def backward(dy):
+    def backward(dy, needs):
         dy = dy.reshape(N, O)
-        dx = kernels.matmul(dy, W.T).reshape(shape) if wanted else None
-        dW = kernels.matmul(rows.T, dy)
-        return dx, dW, None if bias is None else kernels.sum_rows(dy)
+        dx = kernels.matmul(dy, W.T).reshape(shape) if needs[0] else None
+        dW = kernels.matmul(kept_rows.T, dy) if needs[1] else None
+        db = kernels.sum_rows(dy) if needs[2] else None
+        return dx, dW, db
 
     y = kernels.matmul(rows, W, None if bias is None else bias.data)
     return Tensor.from_op(y.reshape(*shape[:-1], O), (x, weight, bias), backward)

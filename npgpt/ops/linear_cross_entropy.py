@@ -2,13 +2,13 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.ops.cross_entropy import check_targets, mean_loss
-from npgpt.tensor import Tensor, is_grad_enabled
+from npgpt.tensor import Tensor, needs_grad
 
 ROWS = 384  # at a time: enough for the products to be fast, few enough for their logits to be small
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int = -100) -> Tensor:
-    """The vocabulary head and the loss in one: cross_entropy(x W^T, targets), without an array of (N, V).
+    """The vocabulary head and the loss in one, cross_entropy(x W^T, targets); its forward pass computes the gradients.
 
     x (..., C), weight (V, C), targets (...) of whole numbers from 0 to V - 1, or ignore_index -> ()
 
@@ -17,9 +17,8 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     Backward    dlogits = dloss / n (softmax(logits) - onehot(targets))
                 dx = dlogits W,     dW = dlogits^T x
 
-    No array of (N, V) is ever whole. dlogits is known up to the factor dloss as soon as the logits are: it is written
-    over them, goes into dx and dW, and makes room for the next rows. The factor is put on afterwards. Errors are those
-    of ``cross_entropy``.
+    The (N, V) logits never exist at once. Each chunk's logits are overwritten by dlogits / dloss, which are added to dx
+    and dW at once; the backward pass multiplies both by dloss. Errors are those of ``cross_entropy``.
     """
     V, C = weight.shape
     if x.shape[-1:] != (C,):
@@ -28,24 +27,27 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     N, shape = len(targets), x.shape
     rows, W = x.data.reshape(N, C), weight.data
     losses, weights = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)
-    wanted = is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    dx, dW = np.empty_like(rows) if wanted else None, None
+    needs_dx, needs_dW = needs_grad(x, weight)
+    dx = np.empty_like(rows) if needs_dx else None
+    dW = np.zeros_like(W) if needs_dW and not N else None
     for begin in range(0, N, ROWS):
-        some = slice(begin, begin + ROWS)
-        logits = kernels.matmul(rows[some], W.T)
-        losses[some], mz = kernels.cross_entropy_forward(logits, targets[some], ignore_index)
-        if wanted:
-            dlogits = kernels.cross_entropy_backward(weights[some], logits, targets[some], mz, ignore_index, out=logits)
-            dx[some] = kernels.matmul(dlogits, W)
-            dW = kernels.matmul(dlogits.T, rows[some], add_to=dW)
+        chunk = slice(begin, begin + ROWS)
+        logits = kernels.matmul(rows[chunk], W.T)
+        losses[chunk], *row_terms = kernels.cross_entropy_forward(logits, targets[chunk], ignore_index)
+        if needs_dx or needs_dW:
+            dlogits = kernels.cross_entropy_backward(
+                weights[chunk], logits, targets[chunk], *row_terms, ignore_index, logits
+            )
+            if needs_dx:
+                dx[chunk] = kernels.matmul(dlogits, W)
+            if needs_dW:
+                dW = kernels.matmul(dlogits.T, rows[chunk], add_to=dW)
             del dlogits
         del logits  # before the next ones are made
-    if wanted and dW is None:
-        dW = np.zeros_like(W)
 
-    def backward(dloss):
+    def backward(dloss, needs):
         if dloss != 1:
-            kernels.scale([dx, dW], dloss.item())
-        return dx.reshape(shape), dW
+            kernels.scale([gradient for gradient in (dx, dW) if gradient is not None], dloss.item())
+        return dx.reshape(shape) if needs[0] else None, dW
 
     return Tensor.from_op(mean_loss(losses, count), (x, weight), backward)

@@ -15,4 +15,4 @@ def relu(x: Tensor) -> Tensor:
     """
     y = np.maximum(x.data, 0)
     flat = x.data <= 0  # false for NaN
-    return Tensor.from_op(y, (x,), lambda dy: (np.where(flat, dy.dtype.type(0), dy),))
+    return Tensor.from_op(y, (x,), lambda dy, needs: (np.where(flat, dy.dtype.type(0), dy),))

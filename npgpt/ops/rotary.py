@@ -4,7 +4,7 @@ from npgpt.tensor import Tensor
 
 
 def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
-    """Rotary positions: turn each pair of numbers in a query or key by an angle that grows with its position.
+    """Rotary positions: turn each pair of elements of a query or key by an angle that grows with its position.
 
     qkv (B, T, 3C), the positions being first, first + 1, ... -> (B, T, 3C), the values untouched
 
@@ -27,7 +27,7 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
         after[..., D // 2 :] = a * sin + b * cos
         return y
 
-    return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy: (turn(np.ascontiguousarray(dy), -sin),))
+    return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy, needs: (turn(np.ascontiguousarray(dy), -sin),))
 
 
 def _angles(T, D, first, dtype):

@@ -3,7 +3,7 @@ from npgpt.tensor import Tensor
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Turn the numbers of the last axis into probabilities.
+    """Turn the last axis into probabilities.
 
     x (..., N) -> (..., N)
 
@@ -13,4 +13,4 @@ def softmax(x: Tensor) -> Tensor:
     since dy_j/dx_k = y_j (1[j = k] - y_k); the derivation is in the kernel's file.
     """
     y = kernels.softmax_forward(x.data)
-    return Tensor.from_op(y, (x,), lambda dy: (kernels.softmax_backward(dy, y),))
+    return Tensor.from_op(y, (x,), lambda dy, needs: (kernels.softmax_backward(dy, y),))

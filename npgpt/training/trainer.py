@@ -93,7 +93,7 @@ class Trainer:
         else:
             compile_for_sampling(config, 1)  # for the tokens that make_model tries
             model = make_model(replace(checkpoint, config=config))
-            model.rng.bit_generator.state = np.random.default_rng([settings.seed, 1]).bit_generator.state
+            model.seed(settings.seed)
         trainer = cls(settings, model, tokenizer, corpus, None)
         trainer.folder = runs.create_run(out, exact=settings.out is not None)
         write_json(trainer.folder / runs.TOKENIZER_FILE, tokenizer.to_dict())
@@ -108,7 +108,7 @@ class Trainer:
         path = runs.weights_file(folder, "last")
         weights, moments, state = runs.load_checkpoint(path)
         corpus = read_corpus(settings.texts, tokenizer)
-        model = GPT(config, seed=None)
+        model = GPT.empty(config)
         model.load_state_dict(weights, str(path))
         trainer = cls(settings, model, tokenizer, corpus, folder)
         trainer._restore(state, moments, path)
@@ -184,7 +184,7 @@ class Trainer:
             part = model.loss(*self.batches.batch(self.step * s.grad_accum + i)) * (1 / s.grad_accum)
             part.backward()
             loss += part.item()
-        norm = clip_grad_norm([p for _, p in model.named_parameters()], s.grad_clip or math.inf)
+        norm = clip_grad_norm(model.trainable_parameters(), s.grad_clip or math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}")
         self.optimizer.lr = lr
@@ -279,7 +279,7 @@ class Trainer:
         return patience is not None and self.evaluations_without_progress >= patience
 
     def _log_sample(self):
-        sampling, decoder = Sampling(temperature=0.8, top_k=50), self.tokenizer.stream()
+        sampling, decoder = Sampling(), self.tokenizer.stream()
         new = stream(self.model, [self.prompt], self.settings.sample_tokens, sampling, seed=self.step)
         try:
             text = self.settings.sample_prompt + "".join(decoder.push(int(id)) for (id,) in new)
@@ -300,7 +300,7 @@ class Trainer:
             "best": self.best,
             "best_step": self.best_step,
             "evaluations_without_progress": self.evaluations_without_progress,
-            "dropout_rng": self.model.rng.bit_generator.state,
+            "dropout_rng": self.model.get_rng_state(),
             "fingerprint": self.fingerprint,
             "seconds": self._seconds_so_far(),
         }
@@ -320,7 +320,7 @@ class Trainer:
             self.best, self.best_step = state["best"], state["best_step"]
             self.evaluations_without_progress = state["evaluations_without_progress"]
             self.seconds = state["seconds"]
-            self.model.rng.bit_generator.state = state["dropout_rng"]
+            self.model.set_rng_state(state["dropout_rng"])
             self.optimizer.load_state_dict(moments, self.step)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: the training state is damaged: {error}") from None

@@ -11,8 +11,8 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.llmc import read_llmc, write_llmc
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array, widened
-from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=131, block_size=6, n_layer=3, n_head=2, n_embd=4)
 T, V, L, H, C, ROWS = 6, 131, 3, 2, 4, 256
@@ -125,7 +125,7 @@ def test_a_number_that_is_too_large_is_not_made_infinity(tmp_path):
 def test_absent_biases_are_zeros_and_the_function_is_the_same(tmp_path, settings):
     given = checkpoint(GPTConfig(**{**CONFIG.to_dict(), **settings}))
     write_llmc(tmp_path / "a", given)
-    model = GPT(given.config, seed=None)
+    model = GPT.empty(given.config)
     model.load_state_dict({name: tensor.numpy() for name, tensor in given.tensors.items()})
     found = load(tmp_path / "a")
     absent = parameter_shapes(CONFIG).keys() - given.tensors.keys()

@@ -94,7 +94,7 @@ def test_the_tokenizer_of_gpt2_where_the_vocabulary_has_its_size(run, tmp_path):
     (run / "tokenizer.json").unlink()
     assert open_checkpoint(run).tokenizer is None
     config = GPTConfig(block_size=4, n_layer=1, n_head=1, n_embd=2)
-    runs.save_weights(tmp_path / "a", GPT(config, seed=None).state_dict(), config)
+    runs.save_weights(tmp_path / "a", GPT.empty(config).state_dict(), config)
     assert isinstance(open_checkpoint(tmp_path / "a").tokenizer, GPT2Tokenizer)
 
 
@@ -291,5 +291,5 @@ def test_mutated_configurations_load_or_are_refused(tmp_path):
             message = str(error)
             assert str(tmp_path) in message
         else:
-            assert sorted(model.state_dict()) == sorted(GPT(CONFIG, seed=None).state_dict())
+            assert sorted(model.state_dict()) == sorted(GPT.empty(CONFIG).state_dict())
     assert 0.5 * COUNT < refused < COUNT

@@ -17,7 +17,7 @@ CONFIG = GPTConfig(vocab_size=13, block_size=7, n_layer=2, n_head=2, n_embd=8)
 
 
 def random_model(dtype=np.float64, **changes):
-    return with_random_parameters(GPT(replace(CONFIG, **changes), seed=None, dtype=dtype))
+    return with_random_parameters(GPT.empty(replace(CONFIG, **changes), dtype))
 
 
 def random_ids(B, T):
@@ -42,13 +42,13 @@ def test_pieces_give_what_the_whole_gives(options, pieces, B, dtype):
     found, first = [], 0
     for size in pieces:
         assert cache.length == first
-        found.append(model.features(ids[:, first : first + size], cache=cache).data)
+        found.append(model.hidden_states(ids[:, first : first + size], cache=cache).data)
         first += size
     assert cache.length == first
     found = np.concatenate(found, axis=1)
     assert found.dtype == dtype
     # a feature is a layer norm's result, of a size around 1, after a few sums of some 30 terms each
-    np.testing.assert_allclose(found, model.features(ids).data, rtol=0, atol=10 * rounding(dtype, 30))
+    np.testing.assert_allclose(found, model.hidden_states(ids).data, rtol=0, atol=10 * rounding(dtype, 30))
 
 
 def test_logits_through_the_cache():
@@ -57,24 +57,24 @@ def test_logits_through_the_cache():
     cache = KeyValueCache(model.config, 2, np.float64)
     logits = model(ids).data
     for t in range(7):
-        features = model.features(ids[:, t : t + 1], cache=cache)
-        np.testing.assert_allclose((features @ model.head.T).data[:, 0], logits[:, t], atol=1e-13)
+        features = model.hidden_states(ids[:, t : t + 1], cache=cache)
+        np.testing.assert_allclose((features @ model.lm_head_weight.T).data[:, 0], logits[:, t], atol=1e-13)
 
 
 def test_a_full_cache_takes_no_more():
     model = random_model()
     cache = KeyValueCache(model.config, 1, np.float64)
-    model.features(random_ids(1, 5), cache=cache)
+    model.hidden_states(random_ids(1, 5), cache=cache)
     with pytest.raises(ValueError, match=r"8 tokens.*block_size is 7"):
-        model.features(random_ids(1, 3), cache=cache)
+        model.hidden_states(random_ids(1, 3), cache=cache)
     assert cache.length == 5
 
 
 def test_two_caches_are_separate():
     model = random_model()
     one, other = (KeyValueCache(model.config, 1, np.float64) for _ in range(2))
-    model.features([[1, 2]], cache=one)
-    model.features([[3]], cache=other)
+    model.hidden_states([[1, 2]], cache=one)
+    model.hidden_states([[3]], cache=other)
     assert (one.length, other.length) == (2, 1)
-    expected = model.features([[1, 2, 4]]).data[:, -1]
-    np.testing.assert_allclose(model.features([[4]], cache=one).data[:, -1], expected, atol=1e-13)
+    expected = model.hidden_states([[1, 2, 4]]).data[:, -1]
+    np.testing.assert_allclose(model.hidden_states([[4]], cache=one).data[:, -1], expected, atol=1e-13)

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from npgpt.generation import TextUntil
+from npgpt.generation import StopString
 
 
 def until(stop, pieces) -> str:
     """What is printed of a text that comes in pieces, as npgpt.sample prints it."""
-    text_until, printed = TextUntil(stop), ""
+    stop_string, printed = StopString(stop), ""
     for piece in pieces:
-        printed += text_until.push(piece)
-        if text_until.found:
+        printed += stop_string.push(piece)
+        if stop_string.found:
             break
-    return printed + text_until.finish()
+    return printed + stop_string.finish()
 
 
 def cut(text, places) -> list[str]:
@@ -41,12 +41,12 @@ def test_any_text_in_any_pieces(text, stop, places):
 
 @given(few_letters, stops, places)
 def test_no_more_is_held_back_than_could_be_the_stop(text, stop, places):
-    text_until, pushed, printed = TextUntil(stop), "", ""
+    stop_string, pushed, printed = StopString(stop), "", ""
     for piece in cut(text, places):
         pushed += piece
-        printed += text_until.push(piece)
-        assert text_until.found == (stop in pushed)
-        if text_until.found:
+        printed += stop_string.push(piece)
+        assert stop_string.found == (stop in pushed)
+        if stop_string.found:
             break
         held = pushed[len(printed) :]
         assert pushed == printed + held
@@ -57,11 +57,11 @@ def test_no_more_is_held_back_than_could_be_the_stop(text, stop, places):
 
 @given(st.text(), places)
 def test_without_a_stop_everything_passes_at_once(text, places):
-    text_until = TextUntil(None)
+    stop_string = StopString(None)
     for piece in cut(text, places):
-        assert text_until.push(piece) == piece
-        assert not text_until.found
-    assert text_until.finish() == ""
+        assert stop_string.push(piece) == piece
+        assert not stop_string.found
+    assert stop_string.finish() == ""
 
 
 @pytest.mark.parametrize("stop", ["\n\n", "<|endoftext|>", "é字", "THE END"])

@@ -63,13 +63,13 @@ def test_float32_text_with_and_without_the_cache(position):
 
 def record(model, what):
     """Call ``what(ids, cache)`` each time that the model computes features, and return the list of what it gave."""
-    results, features = [], model.features
+    results, features = [], model.hidden_states
 
     def recorded(ids, cache=None):
         results.append(what(ids, cache))
         return features(ids, cache=cache)
 
-    model.features = recorded
+    model.hidden_states = recorded
     return results
 
 
@@ -152,9 +152,9 @@ def test_stream_yields_what_generate_joins_one_token_at_a_time():
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_meanwhile_and_then_as_it_was(training):
     model, without = random_model(dropout=0.5).train(training), random_model()
-    state = model.rng.bit_generator.state
+    state = model.get_rng_state()
     np.testing.assert_array_equal(model.generate([[1, 2]], 9, seed=0), without.generate([[1, 2]], 9, seed=0))
-    assert model.rng.bit_generator.state == state
+    assert model.get_rng_state() == state
     assert model.training is training
     assert model.h[1].mlp.dropout.training is training
 

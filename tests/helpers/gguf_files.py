@@ -10,7 +10,7 @@ from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import stored_array
 from npgpt.checkpoints.shared.names import to_theirs
-from npgpt.checkpoints.shared.validate import parameter_shapes
+from npgpt.gpt import parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=32, n_inner=64)
 

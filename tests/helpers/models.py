@@ -21,9 +21,10 @@ def with_random_parameters(module, seed: int = 0):
         noise = rng.standard_normal(p.shape, np.float32)
         if p.ndim == 2:
             terms = p.shape[1] if name in ("wte.weight", "wpe.weight", "lm_head.weight") else p.shape[0]
-            p.data[...] = noise / np.float32(np.sqrt(terms))
+            noise /= np.float32(np.sqrt(terms))
         else:
-            p.data[...] = noise * np.float32(0.3) + np.float32("ln_" in name and name.endswith("weight"))
+            noise = noise * np.float32(0.3) + np.float32("ln_" in name and name.endswith("weight"))
+        p.data = noise.astype(p.dtype)
     return module
 
 

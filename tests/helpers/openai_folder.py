@@ -8,7 +8,7 @@ from checkpoints.tensorflow.make_tensorflow_fixture import FOLDER, shapes, value
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load
-from npgpt.checkpoints.shared.validate import parameter_shapes
+from npgpt.gpt import parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=17, block_size=6, n_embd=8, n_head=2, n_layer=2)
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"

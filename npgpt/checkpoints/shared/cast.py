@@ -6,9 +6,9 @@ import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import Stored
-from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 DTYPES = ("F32", "F16", "BF16")
 

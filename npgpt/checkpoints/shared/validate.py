@@ -3,34 +3,9 @@
 from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 SHOWN = 5  # names in a message
-
-
-def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a model's parameters, in the model's order, without making it."""
-    V, T, C, inner = config.vocab_size, config.block_size, config.n_embd, config.inner_size
-    shapes = {"wte.weight": (V, C)}
-    if config.position == "learned":
-        shapes["wpe.weight"] = (T, C)
-    for layer in range(config.n_layer):
-        for name, shape, has_bias in (
-            ("ln_1", (C,), config.bias),
-            ("attn.c_attn", (C, 3 * C), config.has_qkv_bias),
-            ("attn.c_proj", (C, C), config.bias),
-            ("ln_2", (C,), config.bias),
-            ("mlp.c_fc", (C, inner), config.bias),
-            ("mlp.c_proj", (inner, C), config.bias),
-        ):
-            shapes[f"h.{layer}.{name}.weight"] = shape
-            if has_bias:
-                shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
-    shapes["ln_f.weight"] = (C,)
-    if config.bias:
-        shapes["ln_f.bias"] = (C,)
-    if not config.tie_weights:
-        shapes["lm_head.weight"] = (V, C)
-    return shapes
 
 
 def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:

@@ -30,7 +30,7 @@ def llama(path):
 
 
 def write(path, config, tokenizer, dtype="F32"):
-    model = with_random_parameters(GPT(config, seed=None))
+    model = with_random_parameters(GPT.empty(config))
     tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
     write_gguf(path, Checkpoint("", config, tensors, "memory", stored_tokenizer=tokenizer), dtype)
 

@@ -16,9 +16,9 @@ from npgpt.checkpoints.gguf.model import NAMES, write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
 from npgpt.checkpoints.shared.names import to_theirs
-from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import PRESETS
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 IDS = np.arange(12).reshape(2, 6) % 11
 
@@ -29,7 +29,7 @@ def logits(model: GPT) -> np.ndarray:
 
 
 def model_of(config: GPTConfig) -> GPT:
-    model = GPT(config, seed=None)
+    model = GPT.empty(config)
     model.load_state_dict(arrays_of(config))
     return model
 

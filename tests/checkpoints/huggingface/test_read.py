@@ -13,9 +13,9 @@ from checkpoints.huggingface.test_config import TINY, assert_same, parameters, w
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.safetensors import write_safetensors
-from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import PRESETS
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
 
 FORMS = ["zip", "legacy"]

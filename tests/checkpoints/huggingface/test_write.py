@@ -65,7 +65,7 @@ def drawn(seed: int) -> GPTConfig:
 
 
 def model_of(config: GPTConfig, seed: int = 0) -> GPT:
-    return with_random_parameters(GPT(config, seed=None), seed).eval()
+    return with_random_parameters(GPT.empty(config), seed).eval()
 
 
 def logits_of(model: GPT, ids: np.ndarray) -> np.ndarray:

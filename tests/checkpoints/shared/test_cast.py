@@ -10,9 +10,9 @@ import pytest
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import ENOUGH_TO_FORGET, Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import Stored, narrowed, stored_array, widened
-from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 

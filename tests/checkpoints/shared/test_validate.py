@@ -8,8 +8,9 @@ import pytest
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
 from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
-from npgpt.checkpoints.shared.validate import check_fit, parameter_shapes
+from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
 TINY = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n_inner=24)
 
@@ -33,7 +34,7 @@ def shaped(config, **changes):
 )
 def test_shapes_are_the_models(changes):
     config = replace(TINY, **changes)
-    model = GPT(config, seed=None)
+    model = GPT.empty(config)
     assert list(parameter_shapes(config).items()) == [(name, p.shape) for name, p in model.named_parameters()]
 
 
