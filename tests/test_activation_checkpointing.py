@@ -1,4 +1,4 @@
-"""recompute: less is kept, and nothing else differs, not by a bit."""
+"""Activation checkpointing: less is kept, and nothing else differs, not by a bit."""
 
 import signal
 import weakref
@@ -9,7 +9,7 @@ from helpers.commands import TINY, command, everything, train
 from helpers.models import with_random_parameters
 
 from npgpt import GPT, GPTConfig, Tensor, no_grad
-from npgpt.activation_checkpointing import recompute
+from npgpt.activation_checkpointing import checkpointed
 from npgpt.config import POSITIONS
 from npgpt.layers import Block, Dropout, Linear, Module
 from npgpt.training import trainer
@@ -113,8 +113,8 @@ def test_of_a_block_its_input_alone_is_kept(monkeypatch):
 def test_gradients_are_handed_over_and_added_by_the_walk():
     """A weight that two recomputed uses and a plain one share, and an input that wants no gradient."""
     rng = np.random.default_rng(0)
-    layer = Linear(3, 3, True, np.float64)
-    layer.weight.data[...] = rng.standard_normal((3, 3))
+    layer = with_random_parameters(Linear(3, 3, True, np.float64))
+    with_random_parameters(layer)
     x = rng.standard_normal((2, 3))
 
     def gradients(use, wanted):
@@ -125,7 +125,7 @@ def test_gradients_are_handed_over_and_added_by_the_walk():
 
     for wanted in (True, False):
         expected = gradients(layer, wanted)
-        found = gradients(lambda x: recompute(layer, rng, x), wanted)
+        found = gradients(lambda x: checkpointed(layer, rng, x), wanted)
         assert (found[2] is None) == (not wanted)
         for one, other in zip(found[: 2 + wanted], expected, strict=False):
             np.testing.assert_allclose(one, other, rtol=1e-14)
@@ -148,13 +148,13 @@ class Nested(Module):
         self.inner, self.rng, self.drop = inner, rng, Dropout(0.3, rng)
 
     def forward(self, x):
-        return self.drop(recompute(self.inner, self.rng, self.drop(x)))
+        return self.drop(checkpointed(self.inner, self.rng, self.drop(x)))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_one_within_the_other(depth):
     results = []
-    for outermost in (lambda module, rng, x: module(x), recompute):
+    for outermost in (lambda module, rng, x: module(x), checkpointed):
         rng = np.random.default_rng(3)
         module = inner = with_random_parameters(Twice(rng))
         for _ in range(depth):

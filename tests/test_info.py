@@ -17,7 +17,7 @@ def run(tmp_path):
     runs.write_run_config(tmp_path, CONFIG, {})
     save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
     weights = GPT(CONFIG, seed=1).state_dict()
-    runs.save_checkpoint(tmp_path / "last.safetensors", weights, {"mean.wte.weight": np.zeros((12, 8))}, {}, CONFIG)
+    runs.save_checkpoint(tmp_path / "last.safetensors", weights, {"exp_avg.wte.weight": np.zeros((12, 8))}, {}, CONFIG)
     weights["h.3.mlp.c_fc.weight"] = np.full((8, 24), np.nan)
     runs.save_weights(tmp_path / "best.safetensors", weights, CONFIG)
     return tmp_path

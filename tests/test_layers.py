@@ -96,7 +96,7 @@ def replaced(name, array):
 UNFIT = {
     "missing": (without("h.0.bias"), r"some\.file lacks the tensor 'h\.0\.bias'"),
     "missing, the first parameter": (without("scale"), r"lacks the tensor 'scale'"),
-    "unexpected": (replaced("h.2.weight", np.ones((2, 3))), r"some\.file .*no place for.* 'h\.2\.weight'"),
+    "unexpected": (replaced("h.2.weight", np.ones((2, 3))), r"some\.file has an unexpected tensor 'h\.2\.weight'"),
     "shape": (replaced("h.1.weight", np.ones((3, 2))), r"some\.file.* h\.1\.weight .*\(2, 3\).*\(3, 2\)"),
     "shape that would broadcast": (replaced("h.1.weight", np.ones((1, 3))), r"h\.1\.weight .*\(2, 3\).*\(1, 3\)"),
     "scalar": (replaced("first.bias", np.float64(1)), r"first\.bias .*\(3,\).*\(\)"),
@@ -115,11 +115,6 @@ def test_arrays_that_do_not_fit_change_nothing(change, message):
         tree.load_state_dict(arrays, "some.file")
     for name, array in Tree().state_dict().items():
         np.testing.assert_array_equal(tree.state_dict()[name], array)
-
-
-def test_of_many_missing_names_three_are_told_and_the_others_counted():
-    with pytest.raises(CheckpointError, match=r"lacks the tensor 'first.bias', 'first.weight', 'h.0.bias' and 3 more$"):
-        Tree().load_state_dict({})
 
 
 # The parts, with random parameters in float64, against plain versions of what each does
@@ -283,8 +278,10 @@ def test_attention_drops_weights_and_then_its_result():
     N, T, p = 2000, 8, 0.25
     config = GPTConfig(block_size=T, n_layer=1, n_head=1, n_embd=1, dropout=p)
     attention = CausalSelfAttention(config, 0, np.random.default_rng(0), np.float64).train()
-    attention.c_attn.bias.data[...] = [0, 0, 1]  # queries and keys are 0, so the weights of t + 1 positions are equal
-    attention.c_proj.weight.data[...] = 1
+    attention.c_attn.bias.data = np.array(
+        [0.0, 0, 1]
+    )  # queries and keys are 0: t + 1 equal weights
+    attention.c_proj.weight.data = np.ones((1, 1))
     y = attention(Tensor(np.zeros((N, T, 1)))).data[..., 0]
     dropped = y == 0
     # either dropout can zero the first position, which has one weight; the last one's eight are hardly all dropped

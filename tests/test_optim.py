@@ -124,9 +124,9 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     give_gradients(optimizer, 2)
     optimizer.parameters["d"].grad = None
     p = optimizer.parameters["d"].data
-    before = p.copy(), optimizer.mean["d"].copy(), optimizer.mean_square["d"].copy()
+    before = p.copy(), optimizer.exp_avg["d"].copy(), optimizer.exp_avg_sq["d"].copy()
     optimizer.step()
-    for array, old in zip((p, optimizer.mean["d"], optimizer.mean_square["d"]), before, strict=True):
+    for array, old in zip((p, optimizer.exp_avg["d"], optimizer.exp_avg_sq["d"]), before, strict=True):
         np.testing.assert_array_equal(array, old)
 
 
@@ -175,21 +175,21 @@ def test_a_loaded_state_goes_on_exactly_like_the_saved_one(dtype):
 def test_the_state_is_named_after_the_parameters():
     optimizer = optimizer_of(np.float32)
     state = optimizer.state_dict()
-    assert list(state) == [f"{kind}.{name}" for kind in ("mean", "mean_square") for name in SHAPES]
+    assert list(state) == [f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in SHAPES]
     for name, p in optimizer.parameters.items():
-        for array in (state[f"mean.{name}"], state[f"mean_square.{name}"]):
+        for array in (state[f"exp_avg.{name}"], state[f"exp_avg_sq.{name}"]):
             assert (array.shape, array.dtype) == (p.shape, p.dtype)
             assert not array.any()
-    assert state["mean.bias"] is optimizer.mean["bias"]
+    assert state["exp_avg.bias"] is optimizer.exp_avg["bias"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("mean.bias"), "mean.bias"),
-        (lambda state: state.update({"mean.other": np.ones(3)}), "mean.other"),
-        (lambda state: state.update({"mean_square.bias": np.ones((5, 1))}), r"mean_square.bias .*\(5, 1\).*\(5,\)"),
-        (lambda state: state.update({"mean_square.bias": np.ones(())}), r"mean_square.bias .*\(\).*\(5,\)"),
+        (lambda state: state.pop("exp_avg.bias"), "exp_avg.bias"),
+        (lambda state: state.update({"exp_avg.other": np.ones(3)}), "exp_avg.other"),
+        (lambda state: state.update({"exp_avg_sq.bias": np.ones((5, 1))}), r"exp_avg_sq.bias .*\(5, 1\).*\(5,\)"),
+        (lambda state: state.update({"exp_avg_sq.bias": np.ones(())}), r"exp_avg_sq.bias .*\(\).*\(5,\)"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):

@@ -322,7 +322,7 @@ def test_a_graph_is_walked_once():
     y = middle.sum()
     y.backward()
     for again in (y, middle.sum()):
-        with pytest.raises(RuntimeError, match="has been through this graph already"):
+        with pytest.raises(RuntimeError, match="has been through this graph and released it"):
             again.backward()
     np.testing.assert_array_equal(x.grad, [2, 2])
 
@@ -331,7 +331,7 @@ def test_backward_needs_something_to_walk_and_a_gradient_that_fits():
     x = leaf(np.ones((2, 3)))
     with pytest.raises(RuntimeError, match="depends on nothing with requires_grad"):
         Tensor(1.0).backward()
-    with pytest.raises(ValueError, match=r"needs a single number, not an array \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"needs one element, not an array \(2, 3\)"):
         (x * 2).backward()
     with pytest.raises(ValueError, match=r"the gradient has shape \(3,\), and the tensor \(2, 3\)"):
         (x * 2).backward(np.ones(3))
@@ -348,14 +348,14 @@ def test_an_operation_with_a_wrong_gradient_is_named():
 
         return operation(leaf(np.ones((2, 3)))).sum()
 
-    named = r"operation\.<locals>\.backward returned"
+    named = r"operation's backward returned"
     with pytest.raises(
         RuntimeError, match=named + r" a gradient \(3,\) float64 for its input 0, which is \(2, 3\) float64"
     ):
         wrong(np.ones(3)).backward()
     with pytest.raises(RuntimeError, match=named + r" a gradient \(2, 3\) float32 for its input 0"):
         wrong(np.ones((2, 3), np.float32)).backward()
-    with pytest.raises(RuntimeError, match=named + " 2 gradients for 1 parents"):
+    with pytest.raises(RuntimeError, match=named + " 2 gradients for 1 inputs"):
         wrong(np.ones((2, 3)), np.ones((2, 3))).backward()
 
 
