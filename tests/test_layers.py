@@ -278,9 +278,7 @@ def test_attention_drops_weights_and_then_its_result():
     N, T, p = 2000, 8, 0.25
     config = GPTConfig(block_size=T, n_layer=1, n_head=1, n_embd=1, dropout=p)
     attention = CausalSelfAttention(config, 0, np.random.default_rng(0), np.float64).train()
-    attention.c_attn.bias.data = np.array(
-        [0.0, 0, 1]
-    )  # queries and keys are 0: t + 1 equal weights
+    attention.c_attn.bias.data = np.array([0.0, 0, 1])  # queries and keys are 0: t + 1 equal weights
     attention.c_proj.weight.data = np.ones((1, 1))
     y = attention(Tensor(np.zeros((N, T, 1)))).data[..., 0]
     dropped = y == 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.generation import KeyValueCache
+from npgpt.generation.cache import LayerCache
 from npgpt.gpt import GPT
 
 CONFIG = GPTConfig(vocab_size=13, block_size=7, n_layer=2, n_head=2, n_embd=8)
@@ -51,16 +52,6 @@ def test_pieces_give_what_the_whole_gives(options, pieces, B, dtype):
     np.testing.assert_allclose(found, model.hidden_states(ids).data, rtol=0, atol=10 * rounding(dtype, 30))
 
 
-def test_logits_through_the_cache():
-    model = random_model()
-    ids = random_ids(2, 7)
-    cache = KeyValueCache(model.config, 2, np.float64)
-    logits = model(ids).data
-    for t in range(7):
-        features = model.hidden_states(ids[:, t : t + 1], cache=cache)
-        np.testing.assert_allclose((features @ model.lm_head_weight.T).data[:, 0], logits[:, t], atol=1e-13)
-
-
 def test_a_full_cache_takes_no_more():
     model = random_model()
     cache = KeyValueCache(model.config, 1, np.float64)
@@ -78,3 +69,33 @@ def test_two_caches_are_separate():
     assert (one.length, other.length) == (2, 1)
     expected = model.hidden_states([[1, 2, 4]]).data[:, -1]
     np.testing.assert_allclose(model.hidden_states([[4]], cache=one).data[:, -1], expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "batch", "heads", "values"])
+def test_keys_and_values_of_another_model_or_batch_are_refused(wrong):
+    cache = LayerCache((2, 7, 3, 4), np.float32)
+    shape, dtype = {"batch": (1, 2, 3, 4), "heads": (2, 2, 4, 4)}.get(wrong, (2, 2, 3, 4)), np.float32
+    k = np.ones(shape, np.float64 if wrong == "dtype" else dtype)
+    with pytest.raises(ValueError, match="can't store keys"):
+        cache.append(k, k[:, :1] if wrong == "values" else k)
+    assert cache.length == 0
+
+
+def test_a_layer_holds_what_was_appended_and_no_more_than_it_has_room_for():
+    cache, k = LayerCache((2, 5, 3, 4), np.float64), np.random.default_rng(0).standard_normal((2, 6, 3, 4))
+    for begin, end in ((0, 2), (2, 5)):
+        keys, values = cache.append(k[:, begin:end], -k[:, begin:end])
+        np.testing.assert_array_equal(keys, k[:, :end])
+        np.testing.assert_array_equal(values, -k[:, :end])
+    with pytest.raises(ValueError, match="a cache of 5 positions that holds 5 can't store 1 more"):
+        cache.append(k[:, 5:], k[:, 5:])
+
+
+def test_an_interrupted_forward_pass_shows(monkeypatch):
+    model, cache = random_model(), KeyValueCache(CONFIG, 1, np.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.h[1].attn, "forward", lambda *inputs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model([[1, 2]], cache=cache)
+    with pytest.raises(ValueError, match=r"layers hold \[0, 2\] positions: a forward pass was interrupted"):
+        model([[3]], cache=cache)
