@@ -16,8 +16,10 @@ def main():
     if job["matmul_precision"] != "highest":
         npgpt.set_matmul_precision(job["matmul_precision"])
     model = load(job["weights"]).train()
+    for name, p in model.named_parameters():
+        p.requires_grad = name.startswith(job["train_only"])
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
-    parameters = [p for _, p in model.named_parameters()]
+    parameters = model.trainable_parameters()
 
     def step(ids, targets, done):
         optimizer.zero_grad()

@@ -2,6 +2,9 @@
 
 A step is: gradients to zero, forward, backward, clip them to norm 1, AdamW. Each side runs in a process of its own, one
 after the other, several rounds. If a peer's losses differ, it has not done the same work, and its timing is void.
+
+With --train-only PREFIX the parameters with other names are frozen, and each side runs a second time with all of them
+trained, to show what freezing saves beside what arithmetic says.
 """
 
 import json
@@ -18,6 +21,7 @@ from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt import config
 from npgpt.commandline import choice, count, flag
 from npgpt.config import GPTConfig
+from npgpt.errors import ConfigError
 
 PRESETS = {
     **config.PRESETS,
@@ -27,6 +31,7 @@ PRESETS = {
 
 OPTIMIZER = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 SEED = 0
+ALL = ", all"  # the sides that train all parameters, beside those with frozen ones
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Settings:
     n_head: int | None = flag(None, count(), "heads of attention", "model")
     n_embd: int | None = flag(None, count(), "width", "model")
     vocab_size: int | None = flag(None, count(), "tokens that there are", "model")
+    train_only: str | None = flag(
+        None, str, "freeze all parameters but those whose names begin so, as h.11.", "work", "PREFIX"
+    )
     batch_size: int | None = flag(None, count(), "windows a batch (default: 4; 12 for nanogpt-cpu)", "work")
     context: int | None = flag(None, count(), "tokens a window (default: 256, or the preset's if less)", "work")
     steps: int = flag(20, count(), "counted steps a process", "work")
@@ -65,6 +73,7 @@ class Settings:
             "seed": SEED,
             "optimizer": OPTIMIZER,
             "grad_clip": 1.0,
+            "train_only": self.train_only or "",
             "matmul_precision": self.matmul_precision,
         }
 
@@ -76,16 +85,33 @@ def matrix_parameters(model: GPTConfig) -> int:
     return model.n_layer * (4 * C * C + 2 * C * model.inner_size) + model.vocab_size * C
 
 
-def step_flops(model: GPTConfig, B: int, T: int) -> int:
+def step_flops(model: GPTConfig, B: int, T: int, train_only: str = "") -> int:
     """Floating-point operations of the products in a training step; a multiplication and an addition are two.
 
     Weights     2 N a token forward, twice that backward (for the input and for the weight): 6 N
     Attention   two products forward, q k^T and P v, four backward, of 2 T C a token and layer each, of which the causal
                 mask leaves half: 6 n_layer T C
 
+    If only the parameters whose names begin with ``train_only`` train, the forward pass stays the same. Backward, a
+    weight's gradient is made if the weight trains, and its input's gradient if anything before it trains; so is
+    attention's. With one block trained these are both for its weights, one for those above it and none below it.
+
     Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B, which doesn't halve for the mask.
     """
-    return (6 * matrix_parameters(model) + 6 * model.n_layer * T * model.n_embd) * B * T
+    from npgpt.gpt import parameter_shapes  # loads Numba, which reads the number of threads
+
+    C, T_C = model.n_embd, T * model.n_embd
+    a_token, trains_before = 0, False
+    for name, shape in parameter_shapes(model).items():  # in the order in which they are used
+        trains = name.startswith(train_only)
+        if name.startswith("h.") and len(shape) == 2:
+            a_token += 2 * shape[0] * shape[1] * (1 + trains + trains_before)
+        if name.endswith("attn.c_proj.weight"):
+            a_token += 2 * T_C * (1 + 2 * trains_before)
+        trains_before |= trains and name != "lm_head.weight"
+    head = "wte.weight" if model.tie_weights else "lm_head.weight"
+    a_token += 2 * model.vocab_size * C * (1 + head.startswith(train_only) + trains_before)
+    return a_token * B * T
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
@@ -105,26 +131,58 @@ def main() -> int:
     machine = describe()
     threads = prepare(settings.threads)
     results = {"benchmark": "train_step", "machine": machine, "threads": threads, "job": job}
+    model, B, T = GPTConfig.from_dict(job["model"]), job["batch_size"], job["context"]
+    _check_prefix(job["train_only"], model)
 
     rounds = _measure(settings, job, threads)
 
-    model, B, T = GPTConfig.from_dict(job["model"]), job["batch_size"], job["context"]
-    results["matrix_parameters"], results["flops_per_step"] = matrix_parameters(model), step_flops(model, B, T)
-    results["sides"] = {side: _summary(runs, B * T, results["flops_per_step"]) for side, runs in rounds.items()}
+    flops = {suffix: step_flops(model, B, T, told["train_only"]) for suffix, told in _variants(job).items()}
+    results["matrix_parameters"], results["flops_per_step"] = matrix_parameters(model), flops[""]
+    results["sides"] = {
+        side: _summary(runs, B * T, flops[ALL if side.endswith(ALL) else ""]) for side, runs in rounds.items()
+    }
     least = 0 if settings.matmul_precision == "highest" else BFLOAT16
     results["comparisons"] = {
-        peer: compare(rounds["npgpt"], rounds[peer], max(PEERS[peer].tolerance, least)) for peer in peers(settings.peer)
+        peer + suffix: compare(rounds["npgpt" + suffix], rounds[peer + suffix], max(PEERS[peer].tolerance, least))
+        for suffix in flops
+        for peer in peers(settings.peer)
     }
+    if job["train_only"]:
+        results["frozen"] = _savings(results["sides"], flops)
     write_json(settings.json, results)
     _print(results, settings.rounds)
     return 1 if any(comparison["void"] for comparison in results["comparisons"].values()) else 0
 
 
+def _check_prefix(prefix, model):
+    from npgpt.gpt import parameter_shapes
+
+    if not any(name.startswith(prefix) for name in parameter_shapes(model)):
+        raise ConfigError(f"--train-only {prefix}: no parameter's name begins so, as h.0. or wte.weight would")
+
+
+def _variants(job) -> dict[str, dict]:
+    """{what is added to a side's name: its job}: with frozen parameters the sides run without, too."""
+    return {"": job, ALL: {**job, "train_only": ""}} if job["train_only"] else {"": job}
+
+
+def _savings(sides, flops) -> dict:
+    """What a step with frozen parameters takes, as a share of the step that trains all, by arithmetic and measured."""
+    measured = {
+        side: {of: s[of] / sides[side + ALL][of] for of in ("seconds_per_step", "peak_memory")}
+        for side, s in sides.items()
+        if side + ALL in sides
+    }
+    return {"flops": flops[""] / flops[ALL], "measured": measured}
+
+
 def _measure(settings, job, threads) -> dict[str, list[dict]]:
     """-> {side: what each of its processes reported}"""
-    sides = {"npgpt": ("bench.npgpt_train_step", job)}
-    for peer in peers(settings.peer):
-        sides[peer] = ("bench.peers.torch_train_step", {**job, "mode": PEERS[peer].mode()})
+    sides = {}
+    for suffix, told in _variants(job).items():
+        sides["npgpt" + suffix] = ("bench.npgpt_train_step", told)
+        for peer in peers(settings.peer):
+            sides[peer + suffix] = ("bench.peers.torch_train_step", {**told, "mode": PEERS[peer].mode()})
     rounds = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.safetensors")
@@ -179,6 +237,10 @@ def _print(results, rounds):
         f"{job['matmul_precision']}; {results['flops_per_step'] / 1e9:.4g} GFLOP a step, with N = "
         f"{results['matrix_parameters']:,}\n"
     )
+    if job["train_only"]:
+        print(
+            f"trained are the parameters whose names begin with {job['train_only']}; or all, where the table says so\n"
+        )
     void = {peer for peer, comparison in comparisons.items() if comparison["void"]}
     rows = [
         [
@@ -206,6 +268,14 @@ def _print(results, rounds):
                 f"({comparison['lowest_ratio']:.2f} to {comparison['highest_ratio']:.2f} over {rounds} rounds); "
                 f"the losses differ by at most {comparison['largest_loss_difference']:.1g} of their size"
             )
+    if "frozen" in results:
+        rows = [
+            [side, f"{s['seconds_per_step']:.3f}", f"{s['peak_memory']:.3f}"]
+            for side, s in results["frozen"]["measured"].items()
+            if side not in void
+        ]
+        rows.append(["arithmetic", f"{results['frozen']['flops']:.3f}", ""])
+        print("\n" + table(["share of the step that trains all", "time", "peak memory"], rows))
 
 
 if __name__ == "__main__":

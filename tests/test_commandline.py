@@ -52,8 +52,8 @@ BAD = (
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
-    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "top-k", "threads") for v in [*NOT_NUMBERS, "0"]]
-    + [("sample", "seed", v) for v in [*NOT_NUMBERS, "1.5"]]
+    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads") for v in [*NOT_NUMBERS, "0"]]
+    + [("sample", f, v) for f in ("seed", "top-k") for v in [*NOT_NUMBERS, "1.5"]]
     + [("sample", "temperature", v) for v in NOT_NUMBERS]
     + [("sample", "top-p", v) for v in [*NOT_NUMBERS, "0", "1.01"]]
     + [("sample", "checkpoint", v) for v in ("", "x", "0")]

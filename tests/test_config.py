@@ -60,6 +60,12 @@ def test_a_configuration_cannot_be_changed():
         GPTConfig().n_layer = 3
 
 
+@pytest.mark.parametrize("sizes", [{"n_embd": 2**30}, {"vocab_size": 2**31 - 1, "n_embd": 2**29}])
+def test_sizes_beyond_any_memory_are_refused(sizes):
+    with pytest.raises(ConfigError, match=r"n_embd \d+ with \d+ columns makes a matrix too large"):
+        GPTConfig(n_head=1, **sizes)
+
+
 def test_values_at_the_ends_of_what_is_allowed():
     one = dict.fromkeys(["vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_inner"], 1)
     config = GPTConfig(**one, dropout=0, layer_norm_epsilon=1e-12)
@@ -151,7 +157,6 @@ def test_the_presets_have_the_released_models_numbers_of_parameters(preset, para
 
 
 def test_gpt2_itself_has_its_number_of_parameters():
-    # seed=None leaves the matrices zero, so no memory is touched
     assert GPT.empty(GPTConfig.preset("gpt2")).num_parameters() == 124_439_808
 
 

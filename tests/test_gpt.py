@@ -1,5 +1,6 @@
 """GPT: its parameters, its initial weights, and what must hold of its results without others to compare them with."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,10 +9,10 @@ import pytest
 from helpers.models import with_random_parameters
 from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP
 
-from npgpt import Tensor, no_grad
+from npgpt import AdamW, Tensor, no_grad
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.errors import CheckpointError
-from npgpt.gpt import GPT
+from npgpt.gpt import GPT, parameter_shapes
 
 TINY = GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
@@ -25,7 +26,7 @@ def random_ids(*shape, seed=0, vocab_size=TINY.vocab_size):
 
 
 def shapes(config):
-    return {name: p.shape for name, p in GPT.empty(config).named_parameters()}
+    return parameter_shapes(config)
 
 
 # Parameters
@@ -93,10 +94,37 @@ def test_parameters_and_results_have_the_models_dtype(dtype):
     assert {p.grad.dtype for _, p in model.named_parameters()} == {np.dtype(dtype)}
 
 
-def test_a_models_arrays_make_another_the_same():
-    one, other = random_model(), GPT(TINY, seed=1, dtype=np.float64)
+@pytest.mark.parametrize("other", [GPT(TINY, seed=1, dtype=np.float64), GPT.empty(TINY, np.float64)])
+def test_a_models_arrays_make_another_the_same(other):
+    one = random_model()
     other.load_state_dict(one.state_dict())
+    assert all(p.data.flags.writeable for p in other.parameters())
     np.testing.assert_array_equal(one(random_ids(2, 6)).data, other(random_ids(2, 6)).data)
+
+
+def test_an_empty_model_has_shapes_and_no_memory():
+    config = GPTConfig(n_layer=1, n_head=1, n_embd=2**24, position="sinusoidal")  # 12 PB of weights
+    assert GPT.empty(config).num_parameters() == sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    model = GPT.empty(TINY, np.float64)
+    assert {p.dtype for p in model.parameters()} == {np.dtype(np.float64)}
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.data.flags.writeable for p in model.parameters())
+
+
+def test_an_empty_model_is_not_trained():
+    model = GPT.empty(TINY)
+    optimizer = AdamW(model.named_parameters())
+    model.loss(random_ids(2, 6), random_ids(2, 6)).backward()
+    with pytest.raises(ValueError, match=r"parameter wte.weight is read-only: load the model's weights"):
+        optimizer.step()
+    assert optimizer.steps == 0
+
+
+def test_parameters_are_listed_and_those_that_train():
+    model = GPT(TINY)
+    assert model.parameters() == model.trainable_parameters() == [p for _, p in model.named_parameters()]
+    model.wte.weight.requires_grad = False
+    assert model.trainable_parameters() == model.parameters()[1:]
 
 
 def test_arrays_of_another_architecture_are_refused():
@@ -173,14 +201,18 @@ def test_dropout_is_on_while_training_only():
 
 
 def test_the_seed_decides_dropout_and_its_state_continues():
-    model, same, other = (GPT(DROPPING, seed=seed).train() for seed in (0, 0, 1))
+    """Of a new model and of a loaded one; the state goes through JSON."""
+    model, same, other = GPT(DROPPING, seed=0).train(), GPT.empty(DROPPING).train(), GPT(DROPPING, seed=1).train()
+    same.load_state_dict(model.state_dict())
     first = losses(model, 4)
     assert first[:2] == losses(same, 2)
-    state = same.get_rng_state()
+    state = json.loads(json.dumps(same.get_rng_state()))
     other.load_state_dict(model.state_dict())
     assert losses(other, 1) != first[:1]
     other.set_rng_state(state)
     assert losses(other, 2) == first[2:]
+    other.seed(0)
+    assert losses(other, 4) == first
 
 
 def test_dropout_is_at_the_embeddings_and_three_times_in_each_block():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
 
-from npgpt import Tensor
+from npgpt import Tensor, optim
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
 
 # "a" to "d" are matrices, embeddings or stacks, which decay; the others have one dimension or none.
@@ -105,6 +105,21 @@ def test_decay_is_for_matrices_only():
     for name, p in optimizer.parameters.items():
         kept = 1 - 0.01 * 0.3 if name in DECAYING else 1
         np.testing.assert_allclose(p.data, before[name] * kept, rtol=1e-15, err_msg=name)
+
+
+def test_moments_are_for_what_trains_when_it_is_made():
+    parameters = {name: Tensor(array, requires_grad=name != "d") for name, array in arrays(np.float64).items()}
+    optimizer = AdamW(parameters.items())
+    trained = [name for name in SHAPES if name != "d"]
+    assert list(optimizer.parameters) == trained
+    assert list(optimizer.state_dict()) == [f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in trained]
+
+
+def test_freed_memory_is_kept_where_training_starts(monkeypatch):
+    calls = []
+    monkeypatch.setattr(optim, "keep_freed_memory", lambda: calls.append(1))
+    AdamW([])
+    assert calls == [1]
 
 
 def test_steps_are_counted_from_zero():

@@ -1,4 +1,4 @@
-"""Tensor: the record, and the walk back through it."""
+"""Tensor: the record, and the way back through it."""
 
 import gc
 import operator
@@ -81,6 +81,25 @@ def test_any_graph_against_torch(seed, program):
         gradients.append([np.zeros(4) if x.grad is None else np.asarray(x.grad) for x in leaves])
     for ours, theirs in zip(*gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=FLOAT64_GRADIENT * max(1, np.abs(theirs).max()))
+
+
+def test_backward_is_told_which_gradients_are_needed():
+    told = []
+
+    def operation(*inputs):
+        return Tensor.from_op(np.ones(2), inputs, lambda dy, needs: told.append(needs) or [dy * 1.0 for _ in inputs])
+
+    x, constant = leaf([1.0, 2.0]), Tensor(np.ones(2))
+    operation(x, None, constant, x * 2).sum().backward()
+    assert told == [(True, False, False, True)]
+    assert constant.grad is None
+    np.testing.assert_array_equal(x.grad, [3, 3])
+
+
+def test_what_is_returned_for_an_input_that_needs_nothing_is_ignored():
+    x, constant = leaf([1.0, 2.0]), Tensor(np.ones(2))
+    Tensor.from_op(x.data, (x, constant), lambda dy, needs: (dy, "of no shape")).sum().backward()
+    np.testing.assert_array_equal(x.grad, [1, 1])
 
 
 def test_gradients_add_up_over_passes_until_they_are_taken_away():

@@ -150,9 +150,10 @@ def loss_function(model: GPT, autocast: bool, compile: bool, matmul_precision: s
 
 
 def adamw(model: GPT, **settings) -> torch.optim.AdamW:
-    """The fused AdamW, with decay on matrices only."""
+    """The fused AdamW of what trains, with decay on matrices only."""
     decay = settings.pop("weight_decay")
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    others = [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, fused=True, **settings)

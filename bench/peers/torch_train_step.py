@@ -14,6 +14,8 @@ from npgpt.config import GPTConfig
 def main():
     job = json.loads(sys.argv[1])
     model = from_npgpt(GPTConfig.from_dict(job["model"]), load_file(job["weights"]))
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith(job["train_only"]))
     optimizer = adamw(model, **job["optimizer"])
     loss_of = loss_function(model, **job["mode"])
 

@@ -13,7 +13,7 @@ from helpers.running_bench import ROOT, bench, needs_torch
 import npgpt
 from bench import book_run, commandline, step_timing, train_step
 from bench.commandline import table
-from npgpt import GPT, AdamW, GPTConfig
+from npgpt import GPT, AdamW, GPTConfig, kernels
 from npgpt.errors import ConfigError
 from npgpt.optim import clip_grad_norm
 
@@ -42,6 +42,29 @@ def test_flops_counted_one_by_one():
     products = 2 * (C * 3 * C + C * C + 2 * C * inner) + C * V  # multiplications a token
     attention = 2 * 2 * T * C / 2
     assert train_step.step_flops(config, B, T) == 2 * 3 * (products + attention) * B * T
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("prefix", ["", "h.1.", "h.0.", "ln_f", "w", "lm_head", "h.1.attn.c_attn.bias", "h.1.mlp"])
+def test_flops_with_frozen_parameters_are_those_of_the_products_that_a_step_makes(prefix, tie_weights, monkeypatch):
+    config = GPTConfig(vocab_size=11, block_size=8, n_layer=3, n_head=2, n_embd=6, n_inner=10, tie_weights=tie_weights)
+    B, T, C, done = 3, 8, 6, []
+    matmul, forward, backward = kernels.matmul, kernels.attention_forward, kernels.attention_backward
+    causal = B * T * T * C  # one product of attention, half of it: a multiplication and an addition for each
+
+    def counted(flops_of, kernel):
+        return lambda *arguments, **named: done.append(flops_of(*arguments)) or kernel(*arguments, **named)
+
+    monkeypatch.setattr(kernels, "matmul", counted(lambda a, b, *_: 2 * a.shape[0] * a.shape[1] * b.shape[1], matmul))
+    monkeypatch.setattr(kernels, "attention_forward", counted(lambda *_: 2 * causal, forward))
+    monkeypatch.setattr(kernels, "attention_backward", counted(lambda *_: 4 * causal, backward))
+    model, ids = GPT(config), np.zeros((B, T), int)
+    for name, p in model.named_parameters():
+        p.requires_grad = name.startswith(prefix)
+    loss = model.loss(ids, ids)
+    if loss.requires_grad:
+        loss.backward()
+    assert train_step.step_flops(config, B, T, prefix) == sum(done)
 
 
 # Comparing
@@ -243,6 +266,22 @@ def test_train_step_on_nano(tmp_path, peer):
         assert f"times as fast as {name} (" in done.stdout
 
 
+@needs_torch
+def test_train_step_with_frozen_parameters(tmp_path):
+    flags = ["--preset=nano", "--steps=2", "--warmup=1", "--rounds=1", "--threads=1", "--train-only=h.1."]
+    done = bench("train_step", *flags, f"--json={tmp_path / 'x.json'}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert list(results["sides"]) == ["npgpt", "torch", "npgpt, all", "torch, all"]
+    assert list(results["comparisons"]) == ["torch", "torch, all"]
+    frozen, trained = (results["sides"][side]["rounds"][0]["losses"] for side in ("npgpt", "npgpt, all"))
+    assert frozen[0] == trained[0]
+    assert frozen[2] > trained[2]
+    assert 1 / 3 < results["frozen"]["flops"] < 1
+    assert list(results["frozen"]["measured"]) == ["npgpt", "torch"]
+    assert "| arithmetic " in done.stdout
+
+
 @pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("command", ["train_step --steps=2 --warmup=1", "book_run --context=64 --epochs=0.1"])
@@ -288,6 +327,7 @@ def test_startup_on_nano(tmp_path):
         "train_step --preset=nano --peer=none --json=HERE",
         "train_step --preset=nano --peer=torch,nobody",
         "train_step --preset=nano --peer=none --matmul-precision=low",
+        "train_step --preset=nano --peer=none --train-only=h.2.",
         "book_run --preset=nano --peer=torch,none",
         "book_run --epochs=nan",
         "book_run --preset=nano --peer=none --text=HERE/missing.txt",

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 from helpers.against_torch import check, check_stored, requires_torch, stored_cases
@@ -32,6 +34,18 @@ def test_an_input_without_gradient_gets_none():
     ops.linear(x, weight).sum().backward()
     assert x.grad is None
     np.testing.assert_array_equal(weight.grad, np.full((3, 4), 2))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_input_is_kept_for_a_weight_that_trains(frozen):
+    x, weight = (Tensor(np.ones(shape), requires_grad=True) for shape in ((2, 3), (3, 4)))
+    weight.requires_grad = not frozen
+    inner = x * 2
+    y, kept = ops.linear(inner, weight), weakref.ref(inner.data)
+    del inner
+    assert (kept() is None) == frozen
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, np.full((2, 3), 8))
 
 
 @pytest.mark.parametrize(
