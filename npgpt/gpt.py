@@ -62,11 +62,12 @@ class GPT(Module):
         The stream is a sum of 2 n_layer such results, so dividing by sqrt(2 n_layer) keeps its variance (section 2.3).
         Biases start at 0 and the layer norms' weights at 1, as they are declared.
         """
-        for name, p in self.named_parameters():
-            if p.ndim == 2:
-                allocate(p)[...] = rng.standard_normal(p.shape, np.float32)
-                p.data *= 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
-            else:
+        matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}  # too large fails at once
+        for name, matrix in matrices.items():
+            matrix[...] = rng.standard_normal(matrix.shape, np.float32)
+            matrix *= 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
+        for p in self.parameters():
+            if p.ndim == 1:
                 p.data = np.array(p.data)
 
     def seed(self, seed: int) -> None:

@@ -68,9 +68,9 @@ class Module:
         an array that isn't floating-point.
         """
         parameters = dict(self.named_parameters())
-        for name in sorted(parameters.keys() ^ arrays.keys()):
-            problem = "has an unexpected tensor" if name in arrays else "lacks the tensor"
-            raise CheckpointError(f"{source} {problem} {name[:100]!r}")
+        if wrong := sorted(parameters.keys() ^ arrays.keys()):
+            problem = "has an unexpected tensor" if wrong[0] in arrays else "lacks the tensor"
+            raise CheckpointError(f"{source} {problem} {wrong[0][:100]!r}")
         for name, p in parameters.items():
             array = arrays[name]
             if array.shape != p.shape:

@@ -169,19 +169,6 @@ def test_one_within_the_other(depth):
         np.testing.assert_array_equal(one, other)
 
 
-def test_frozen_weights_get_no_gradient():
-    model = recomputing(random_model())
-    for _, p in model.h[1].named_parameters():
-        p.requires_grad = False
-    model.loss(IDS, TARGETS).backward()
-    assert {name for name, p in model.named_parameters() if p.grad is None} == {
-        f"h.1.{name}" for name, _ in model.h[1].named_parameters()
-    }
-    for _, p in model.named_parameters():
-        p.requires_grad = False
-    assert not model.loss(IDS, TARGETS).requires_grad
-
-
 def test_an_interruption_leaves_no_trace(monkeypatch):
     """Ctrl-C while a block is computed again; the next step is what it would have been."""
     plain, again = random_model(), recomputing(random_model())

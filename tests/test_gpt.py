@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.models import with_random_parameters
-from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP
 
-from npgpt import AdamW, Tensor, no_grad
-from npgpt.config import POSITIONS, GPTConfig
+from npgpt import AdamW, no_grad
+from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT, parameter_shapes
 
@@ -215,42 +214,6 @@ def test_the_seed_decides_dropout_and_its_state_continues():
     assert losses(other, 4) == first
 
 
-def test_dropout_is_at_the_embeddings_and_three_times_in_each_block():
-    """Of the attention weights, of attention's result and of the MLP's: each draws one seed."""
-    model = GPT(DROPPING, seed=0).train()
-    generator = np.random.default_rng()
-    generator.bit_generator.state = model.get_rng_state()
-    losses(model, 1)
-    generator.integers(2**64, size=1 + 3 * DROPPING.n_layer, dtype=np.uint64)
-    assert model.get_rng_state() == generator.bit_generator.state
-
-
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.2}, {"position": "sinusoidal"}, {"position": "rotary"}])
-def test_gradients_are_the_slopes_of_the_loss(changes):
-    """Along a random direction of all parameters, by central differences, with the same random numbers for dropout."""
-    model = random_model(replace(TINY, **changes)).train()
-    parameters = [p for _, p in model.named_parameters()]
-    state = model.get_rng_state()
-
-    def loss():
-        model.set_rng_state(state)
-        return model.loss(random_ids(2, 6), random_ids(2, 6, seed=1))
-
-    def loss_at(step):
-        for p, start, direction in zip(parameters, starts, directions, strict=True):
-            p.data[...] = start + step * direction
-        return loss().item()
-
-    loss().backward()
-    rng = np.random.default_rng(5)
-    starts = [p.data.copy() for p in parameters]
-    directions = [rng.standard_normal(p.shape) / 10 for p in parameters]
-    h = CENTRAL_DIFFERENCE_STEP
-    expected = (loss_at(h) - loss_at(-h)) / (2 * h)
-    found = sum((p.grad * direction).sum() for p, direction in zip(parameters, directions, strict=True))
-    assert abs(found - expected) <= CENTRAL_DIFFERENCE * max(1, abs(expected))
-
-
 # The loss
 
 
@@ -281,27 +244,6 @@ def test_the_gradient_of_a_tied_matrix_is_the_sum_of_both_its_uses():
             np.testing.assert_allclose(dict(tied.named_parameters())[name].grad, p.grad, rtol=1e-12, atol=1e-16)
 
 
-# Positions
-
-
-def test_sinusoidal_positions_are_added_to_the_tokens():
-    """(T, C) of sin(t / 10000^(2i / C)) and cos(the same), for C = 4: angles t and t / 100."""
-    model = random_model(replace(TINY, position="sinusoidal", n_embd=4))
-    expected = [[math.sin(t), math.cos(t), math.sin(t / 100), math.cos(t / 100)] for t in range(6)]
-    x = model.wte.weight.data[[3, 1, 4]] + expected[:3]
-    for block in model.h:
-        x = block(Tensor(x.reshape(1, 3, 4))).data
-    np.testing.assert_allclose(model.hidden_states([[3, 1, 4]]).data, model.ln_f(Tensor(x)).data, atol=1e-13)
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-def test_order_matters(position):
-    """The last position sees the same tokens in another order: only their positions differ."""
-    model = random_model(replace(TINY, position=position, n_layer=1))
-    one, other = model([[1, 2, 3, 4], [2, 1, 3, 4]]).data[:, -1]
-    assert np.abs(one - other).max() > 1e-3
-
-
 # What is refused
 
 
@@ -322,7 +264,3 @@ def test_ids_that_are_refused():
         model.loss(random_ids(2, 4), random_ids(2, 3))
     with pytest.raises(ValueError, match=r"padding mask.*\(1, 2\)"):
         model([[0, 1]], padding_mask=np.ones((2, 2), bool))
-
-
-def test_a_text_as_long_as_the_context_is_taken():
-    assert GPT(TINY, seed=0)(random_ids(2, 6)).shape == (2, 6, 13)
