@@ -7,6 +7,7 @@ from node to node back to the leaves, the tensors that no operation made.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,16 +51,14 @@ def needs_grad(*tensors) -> tuple[bool, ...]:
     return tuple(_recording.get() and t is not None and t.requires_grad for t in tensors)
 
 
+@dataclass(slots=True, eq=False)
 class Node:
     """How one result was made. It holds no values of its own, only what ``backward`` captured."""
 
-    __slots__ = ("backward", "dtype", "parents", "shape")
-
-    def __init__(self, parents: tuple, backward: Callable, shape: tuple[int, ...], dtype: np.dtype):
-        self.parents = parents  # for each input the Node or the leaf that its gradient goes to, None if it needs none
-        self.backward = backward
-        self.shape = shape
-        self.dtype = dtype
+    parents: tuple  # for each input the Node or the leaf that its gradient goes to, None if it needs none
+    backward: Callable
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def backpropagate(result, grad: np.ndarray) -> Iterator[tuple]:
@@ -108,10 +107,13 @@ def _contribute(node, dy, gradients):
     """Add to the parents' gradients what ``backward`` makes of dy, and release what it captured."""
     parents, backward = node.parents, node.backward
     node.parents, node.backward = (), _already_released
-    found = backward(dy, tuple(parent is not None for parent in parents))
+    found = [
+        dx if dx is None or callable(dx) else np.asarray(dx)
+        for dx in backward(dy, tuple(parent is not None for parent in parents))
+    ]
+    operation = backward.__qualname__.rsplit(".<locals>", 1)[0]  # "linear" of linear.<locals>.backward
     if len(found) != len(parents):
-        raise RuntimeError(f"{_name(backward)} returned {len(found)} gradients for {len(parents)} inputs")
-    found = [dx if dx is None or callable(dx) else np.asarray(dx) for dx in found]
+        raise RuntimeError(f"backward of {operation} returned {len(found)} gradients for {len(parents)} inputs")
     for i, (parent, dx) in enumerate(zip(parents, found, strict=True)):
         if parent is None or dx is None:
             continue
@@ -121,29 +123,20 @@ def _contribute(node, dy, gradients):
             dx(gradients[parent])
         elif (dx.shape, dx.dtype) != (parent.shape, parent.dtype):
             raise RuntimeError(
-                f"{_name(backward)} returned a gradient {dx.shape} {dx.dtype} "
+                f"backward of {operation} returned a gradient {dx.shape} {dx.dtype} "
                 f"for its input {i}, which is {parent.shape} {parent.dtype}"
             )
         elif parent in gradients:
             gradients[parent] += dx
-        else:
+        else:  # the first contribution is added to in place, so nothing else may use its memory
             gradients[parent] = dx.copy() if _is_shared(dx, found[i + 1 :]) else dx
 
 
-def _is_shared(dx, later) -> bool:
-    """True if dx can't be added to in place: it is read-only, or contributions that are still to come read its memory.
-
-    dx may be dy itself, which nothing else reads any more.
-    """
+def _is_shared(dx, later):
+    """Whether dx is read-only, or a later contribution reads its memory. (dy may be dx: nothing else reads it.)"""
     return not dx.flags.writeable or any(
         callable(other) or (other is not None and np.may_share_memory(dx, other)) for other in later
     )
-
-
-def _name(backward) -> str:
-    """ "linear's backward" for the function that ``linear`` made: its __qualname__ is linear.<locals>.backward."""
-    *_, operation = ["an operation", *backward.__qualname__.split(".<locals>.")[:-1]]
-    return f"{operation}'s backward"
 
 
 def _already_released(dy, needs):

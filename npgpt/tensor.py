@@ -140,45 +140,23 @@ class Tensor:
 
     def __add__(self, other) -> "Tensor":
         other = _constant(other, self)
-        a, b = self.shape, other.shape
-
-        def backward(dy, needs):
-            return unbroadcast(dy, a) if needs[0] else None, unbroadcast(dy, b) if needs[1] else None
-
-        return Tensor.from_op(self.data + other.data, (self, other), backward)
+        return _binary(self.data + other.data, self, other, lambda dy: dy, lambda dy: dy)
 
     def __sub__(self, other) -> "Tensor":
         other = _constant(other, self)
-        a, b = self.shape, other.shape
-
-        def backward(dy, needs):
-            return unbroadcast(dy, a) if needs[0] else None, unbroadcast(-dy, b) if needs[1] else None
-
-        return Tensor.from_op(self.data - other.data, (self, other), backward)
+        return _binary(self.data - other.data, self, other, lambda dy: dy, lambda dy: -dy)
 
     def __mul__(self, other) -> "Tensor":
         """d(ab) = b da + a db"""
         other = _constant(other, self)
         a, b = self.data, other.data
-
-        def backward(dy, needs):
-            da = unbroadcast(dy * b, a.shape) if needs[0] else None
-            db = unbroadcast(dy * a, b.shape) if needs[1] else None
-            return da, db
-
-        return Tensor.from_op(a * b, (self, other), backward)
+        return _binary(a * b, self, other, lambda dy: dy * b, lambda dy: dy * a)
 
     def __truediv__(self, other) -> "Tensor":
         """d(a / b) = da / b - (a / b) db / b, in which, unlike in a / b^2, no square is too large or too small"""
         other = _constant(other, self)
         a, b = self.data, other.data
-
-        def backward(dy, needs):
-            da = unbroadcast(dy / b, a.shape) if needs[0] else None
-            db = unbroadcast(-dy * (a / b) / b, b.shape) if needs[1] else None
-            return da, db
-
-        return Tensor.from_op(a / b, (self, other), backward)
+        return _binary(a / b, self, other, lambda dy: dy / b, lambda dy: -dy * (a / b) / b)
 
     def __pow__(self, exponent: float) -> "Tensor":
         """A constant power: d(x^n) = n x^(n - 1) dx"""
@@ -220,13 +198,8 @@ class Tensor:
         a, b = self.data, other.data
         if a.ndim < 2 or b.ndim < 2:
             raise ValueError(f"@ takes matrices or stacks of them, not {a.shape} and {b.shape}")
-
-        def backward(dy, needs):
-            da = unbroadcast(_matmul(dy, b.swapaxes(-1, -2)), a.shape) if needs[0] else None
-            db = unbroadcast(_matmul(a.swapaxes(-1, -2), dy), b.shape) if needs[1] else None
-            return da, db
-
-        return Tensor.from_op(_matmul(a, b), (self, other), backward)
+        da, db = lambda dy: _matmul(dy, b.swapaxes(-1, -2)), lambda dy: _matmul(a.swapaxes(-1, -2), dy)
+        return _binary(_matmul(a, b), self, other, da, db)
 
     def __rmatmul__(self, other) -> "Tensor":
         return _constant(other, self) @ self
@@ -268,6 +241,17 @@ class Tensor:
             return (lambda dx: np.add.at(dx, index, dy),)
 
         return Tensor.from_op(np.asarray(self.data[index]), (self,), backward)
+
+
+def _binary(y, a, b, da, db) -> Tensor:
+    """The result y of operands a and b, which NumPy broadcast; da(dy) and db(dy) are the broadcast ones' gradients."""
+    shapes = a.shape, b.shape
+
+    def backward(dy, needs):
+        pairs = zip((da, db), shapes, needs, strict=True)
+        return [unbroadcast(gradient(dy), shape) if need else None for gradient, shape, need in pairs]
+
+    return Tensor.from_op(y, (a, b), backward)
 
 
 def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,7 +21,15 @@ MASK = np.array([[False, False, True, True, True, False, True], [True] * 4 + [Fa
 
 def model_of(position, dropout, dtype):
     config = GPTConfig(
-        vocab_size=V, block_size=T, n_layer=2, n_head=2, n_embd=8, position=position, dropout=0.3 * dropout
+        vocab_size=V,
+        block_size=T,
+        n_layer=2,
+        n_head=2,
+        n_embd=8,
+        position=position,
+        dropout=0.3 * dropout,
+        layer_norm_epsilon=0.1,
+        scale_attn_by_inverse_layer_idx=True,
     )
     model = with_random_parameters(GPT.empty(config, dtype))
     model.seed(3)

@@ -203,6 +203,6 @@ def test_what_a_backward_pass_raises_is_a_row(monkeypatch, tmp_path):
     ended = command("gradcheck", "softmax", "relu", cwd=tmp_path)
     assert ended.code == 1
     assert wrong_rows(ended) == ["softmax", "softmax"]
-    assert "RuntimeError: softmax's backward returned a gradient (2, 3)" in ended.out
+    assert "RuntimeError: backward of softmax returned a gradient (2, 3)" in ended.out
     assert "ok     relu" in ended.out
     assert max(map(len, ended.out.splitlines())) < 80

@@ -54,13 +54,6 @@ def test_greedy_texts_are_not_all_the_same_token():
     assert len(np.unique(model.generate(random_ids(3, 5), 10, temperature=0)[:, 5:])) > 4
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-def test_float32_text_with_and_without_the_cache(position):
-    model = random_model(dtype=np.float32, position=position)
-    with_cache, without = (model.generate(random_ids(2, 3), 12, temperature=0, use_cache=use) for use in (True, False))
-    np.testing.assert_array_equal(with_cache, without)
-
-
 def record(model, what):
     """Call ``what(ids, cache)`` each time that the model computes features, and return the list of what it gave."""
     results, features = [], model.hidden_states

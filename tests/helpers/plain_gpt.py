@@ -53,6 +53,8 @@ def plain_logits(arrays, config, ids, padding_mask=None, past=None, rng=None):
         for h in range(config.n_head):
             head = slice(h * D, (h + 1) * D)
             scores = q[..., head] @ k[..., head].swapaxes(1, 2) / math.sqrt(D)
+            if config.scale_attn_by_inverse_layer_idx:
+                scores /= i + 1
             weights[:, h] = np.exp(np.where(hidden, -np.inf, scores - scores.max(-1, keepdims=True)))
         weights = drop(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300))
         y = [weights[:, h] @ v[..., h * D : (h + 1) * D] for h in range(config.n_head)]
