@@ -1,5 +1,7 @@
 """Activation checkpointing: drop what a module computed inside, and compute it again in the backward pass."""
 
+from typing import Any
+
 import numpy as np
 
 from npgpt.autograd import backpropagate
@@ -7,7 +9,7 @@ from npgpt.layers import Module
 from npgpt.tensor import Tensor, enable_grad, no_grad
 
 
-def checkpointed(module: Module, rng: np.random.Generator, x: Tensor, *others) -> Tensor:
+def checkpointed(module: Module, rng: np.random.Generator, x: Tensor, *others: Any) -> Tensor:
     """module(x, *others), of which only x is kept for the backward pass.
 
     Forward     y = module(x), and nothing is recorded

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def is_grad_enabled() -> bool:
     return _recording.get()
 
 
-def needs_grad(*tensors) -> tuple[bool, ...]:
+def needs_grad(*tensors: Any) -> tuple[bool, ...]:
     """For each tensor, whether a backward pass must compute its gradient. None stands for an absent tensor."""
     return tuple(_recording.get() and t is not None and t.requires_grad for t in tensors)
 
@@ -61,7 +62,7 @@ class Node:
     dtype: np.dtype
 
 
-def backpropagate(result, grad: np.ndarray) -> Iterator[tuple]:
+def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     """From ``grad``, the gradient of the tensor ``result``, yield (leaf, its gradient) for each leaf that needs one.
 
     Nodes are taken in reverse topological order, so a gradient is complete before it is passed on. In

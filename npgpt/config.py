@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
+from typing import Any
 
 from npgpt.errors import ConfigError
 
@@ -93,7 +94,7 @@ class GPTConfig:
             )
 
     @classmethod
-    def preset(cls, name: str, **changes) -> "GPTConfig":
+    def preset(cls, name: str, **changes: Any) -> "GPTConfig":
         """A named size, with any field changed: ``GPTConfig.preset("gpt2-medium", dropout=0.1)``."""
         if name not in PRESETS:
             raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")

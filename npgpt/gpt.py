@@ -2,8 +2,10 @@
 
 import math
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import ops
 from npgpt.activation_checkpointing import checkpointed
@@ -97,7 +99,7 @@ class GPT(Module):
         angles = np.arange(self.config.block_size)[:, None] * 10000.0 ** (-(columns - columns % 2) / len(columns))
         return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.wte.weight.dtype)
 
-    def hidden_states(self, ids: np.ndarray, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+    def hidden_states(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         """ids (B, T) -> (B, T, C), which the vocabulary head reads.
 
         cache           a ``generation.KeyValueCache``: ids continue the positions that it holds, and are added to them.
@@ -129,11 +131,11 @@ class GPT(Module):
                 x = block(x, padding_mask)
         return self.ln_f(x)
 
-    def forward(self, ids: np.ndarray, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+    def forward(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): at each position, scores for the next token. See ``hidden_states``."""
         return self.hidden_states(ids, padding_mask, cache) @ self.lm_head_weight.T
 
-    def loss(self, ids: np.ndarray, targets: np.ndarray, padding_mask: np.ndarray | None = None) -> Tensor:
+    def loss(self, ids: ArrayLike, targets: ArrayLike, padding_mask: np.ndarray | None = None) -> Tensor:
         """ids, targets (B, T) -> the mean cross-entropy in nats, over the targets that are not -100.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
@@ -146,7 +148,7 @@ class GPT(Module):
         """
         return ops.linear_cross_entropy(self.hidden_states(ids, padding_mask), self.lm_head_weight, targets)
 
-    def generate(self, ids: np.ndarray, max_new_tokens: int, **sampling) -> np.ndarray:
+    def generate(self, ids: ArrayLike, max_new_tokens: int, **sampling: Any) -> np.ndarray:
         """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)

@@ -5,8 +5,10 @@ Parameters are declared by the modules and get their values from ``GPT`` (gpt.py
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import ops
 from npgpt.config import GPTConfig
@@ -125,7 +127,7 @@ class Embedding(Module):
     def __init__(self, rows: int, C: int, dtype: np.dtype):
         self.weight = declare((rows, C), dtype)
 
-    def forward(self, ids: np.ndarray) -> Tensor:
+    def forward(self, ids: ArrayLike) -> Tensor:
         return ops.embedding(ids, self.weight)
 
 
@@ -158,7 +160,7 @@ class CausalSelfAttention(Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
 
-    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         qkv = self.c_attn(x)
         if self.rotary:
             qkv = ops.rotary(qkv, self.n_head, first=0 if cache is None else cache.length)
@@ -193,6 +195,6 @@ class Block(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
         self.mlp = MLP(config, rng, dtype)
 
-    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache=None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), padding_mask, cache)
         return x + self.mlp(self.ln_2(x))

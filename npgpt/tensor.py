@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.autograd import Node, backpropagate, enable_grad, is_grad_enabled, needs_grad, no_grad
@@ -30,7 +31,7 @@ class Tensor:
     __array_priority__ = 1000  # so that ndarray + Tensor is ours to answer
     __array_ufunc__ = None
 
-    def __init__(self, data, requires_grad: bool = False):
+    def __init__(self, data: ArrayLike, requires_grad: bool = False):
         self.data = _as_float_array(data)
         self.grad = None
         self.requires_grad = requires_grad
@@ -65,7 +66,7 @@ class Tensor:
         return result
 
     @property
-    def source(self):
+    def source(self) -> "Node | Tensor":
         """Where this tensor's gradient goes to: the Node that made it, or the tensor itself if it is a leaf."""
         return self if self._node is None else self._node
 
@@ -221,12 +222,12 @@ class Tensor:
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size if self.size else np.nan)
 
-    def reshape(self, *shape) -> "Tensor":
+    def reshape(self, *shape: int | tuple[int, ...]) -> "Tensor":
         before = self.shape
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         return Tensor.from_op(self.data.reshape(shape), (self,), lambda dy, needs: (dy.reshape(before),))
 
-    def transpose(self, *axes) -> "Tensor":
+    def transpose(self, *axes: int | tuple[int, ...]) -> "Tensor":
         """Axes in a new order; without arguments, in reverse order. Back: the inverse permutation."""
         axes = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
         axes = tuple(a % self.ndim for a in axes) or tuple(reversed(range(self.ndim)))

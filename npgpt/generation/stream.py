@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt.config import TEMPERATURE, TOP_K, TOP_P
 from npgpt.generation.cache import KeyValueCache
@@ -13,7 +14,7 @@ from npgpt.tensor import no_grad
 
 def stream(
     model: GPT,
-    ids: np.ndarray,
+    ids: ArrayLike,
     max_new_tokens: int,
     sampling: Sampling | None = None,
     seed: int | None = None,
@@ -49,7 +50,7 @@ def stream(
 
 def generate(
     model: GPT,
-    ids: np.ndarray,
+    ids: ArrayLike,
     max_new_tokens: int,
     temperature: float = TEMPERATURE,
     top_k: int | None = TOP_K,

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ def causal_self_attention(
     padding_mask: np.ndarray | None = None,
     dropout: float = 0.0,
     seed: int = 0,
-    cache=None,
+    cache: Any = None,
 ) -> Tensor:
     """Every position takes a weighted mean of the values at its own and earlier positions, in n_head independent heads.
 

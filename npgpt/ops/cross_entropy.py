@@ -1,11 +1,12 @@
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.ops.embedding import check_ids
 from npgpt.tensor import Tensor
 
 
-def cross_entropy(logits: Tensor, targets, ignore_index: int = -100) -> Tensor:
+def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
     """The mean of -log softmax(logits)[target], in nats.
 
     logits (..., V), targets (...) of whole numbers from 0 to V - 1, or ignore_index where there is nothing to predict
@@ -36,7 +37,7 @@ def mean_loss(losses: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(total / count if count else np.nan, losses.dtype)
 
 
-def check_targets(targets, shape: tuple, V: int, ignore_index: int) -> tuple[np.ndarray, int]:
+def check_targets(targets: ArrayLike, shape: tuple[int, ...], V: int, ignore_index: int) -> tuple[np.ndarray, int]:
     """-> targets as one row (N,) of int64, and how many of them count."""
     targets = np.asarray(targets)
     if targets.shape != shape:

@@ -1,10 +1,11 @@
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.tensor import Tensor
 
 
-def embedding(ids, weight: Tensor) -> Tensor:
+def embedding(ids: ArrayLike, weight: Tensor) -> Tensor:
     """Look up rows of a table.
 
     ids (...) of whole numbers from 0 to V - 1, weight (V, C) -> (..., C)

@@ -1,4 +1,5 @@
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.ops.cross_entropy import check_targets, mean_loss
@@ -7,7 +8,7 @@ from npgpt.tensor import Tensor, needs_grad
 ROWS = 384  # at a time: enough for the products to be fast, few enough for their logits to be small
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int = -100) -> Tensor:
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
     """The vocabulary head and the loss in one, cross_entropy(x W^T, targets); its forward pass computes the gradients.
 
     x (..., C), weight (V, C), targets (...) of whole numbers from 0 to V - 1, or ignore_index -> ()
