@@ -250,7 +250,7 @@ BAD = {
             ("C", 2, "longer than that"),
             ("C", 3, "header: n_embd must be divisible by n_head"),
             ("C", 6, "cut off"),
-            ("C", 2**31 - 2, "cut off"),
+            ("C", 2**31 - 2, "too large for any memory"),
             ("Vp", 0, "header: 131 tokens, and 0 rows"),
             ("Vp", -1, "header: 131 tokens, and -1 rows"),
             ("Vp", -(2**31), "header: 131 tokens, and -2,147,483,648 rows"),
