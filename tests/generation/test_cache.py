@@ -1,15 +1,12 @@
-"""Through the cache, piece by piece, comes what the model makes of the whole text at once."""
+"""The key/value cache: what it stores and refuses. test_gpt_options.py compares what the model makes of it."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.models import with_random_parameters
-from helpers.tolerances import rounding
-from hypothesis import given
-from hypothesis import strategies as st
 
-from npgpt.config import POSITIONS, GPTConfig
+from npgpt.config import GPTConfig
 from npgpt.generation import KeyValueCache
 from npgpt.generation.cache import LayerCache
 from npgpt.gpt import GPT
@@ -23,33 +20,6 @@ def random_model(dtype=np.float64, **changes):
 
 def random_ids(B, T):
     return np.random.default_rng(1).integers(CONFIG.vocab_size, size=(B, T))
-
-
-options = st.fixed_dictionaries(
-    {
-        "position": st.sampled_from(POSITIONS),
-        "n_head": st.sampled_from([1, 2, 4]),
-        "scale_attn_by_inverse_layer_idx": st.booleans(),
-    }
-)
-pieces = st.lists(st.integers(1, 4), min_size=1, max_size=7).filter(lambda sizes: sum(sizes) <= CONFIG.block_size)
-
-
-@given(options, pieces, st.integers(1, 3), st.sampled_from([np.float32, np.float64]))
-def test_pieces_give_what_the_whole_gives(options, pieces, B, dtype):
-    model = random_model(dtype, **options)
-    ids = random_ids(B, sum(pieces))
-    cache = KeyValueCache(model.config, B, dtype)
-    found, first = [], 0
-    for size in pieces:
-        assert cache.length == first
-        found.append(model.hidden_states(ids[:, first : first + size], cache=cache).data)
-        first += size
-    assert cache.length == first
-    found = np.concatenate(found, axis=1)
-    assert found.dtype == dtype
-    # a feature is a layer norm's result, of a size around 1, after a few sums of some 30 terms each
-    np.testing.assert_allclose(found, model.hidden_states(ids).data, rtol=0, atol=10 * rounding(dtype, 30))
 
 
 def test_a_full_cache_takes_no_more():
