@@ -56,20 +56,21 @@ def precision_as_before():
     "pieces", [None, [(0, 7)], [(0, 3), (3, 4), (4, 7)]], ids=["no cache", "cache", "cached pieces"]
 )
 def test_logits_with_every_combination(position, pieces):
-    for masked, dropout, recompute, recording, precision in product(*[[False, True]] * 4, ["highest", "medium"]):
-        said = f"{masked=} {dropout=} {recompute=} {recording=} {precision}"
+    formats = [("highest", np.float64), ("highest", np.float32), ("medium", np.float32)]
+    for masked, dropout, recompute, recording, (precision, dtype) in product(*[[False, True]] * 4, formats):
+        said = f"{masked=} {dropout=} {recompute=} {recording=} {precision} {dtype}"
         mask = MASK if masked else None
-        model = model_of(position, dropout, np.float64 if precision == "highest" else np.float32)
+        model = model_of(position, dropout, dtype)
         model.recompute = recompute
         set_matmul_precision(precision)
         with nullcontext() if recording else no_grad():
             if pieces is None:
                 results = [model(IDS, mask)]
             else:
-                cache = KeyValueCache(model.config, B, model.wte.weight.dtype)
+                cache = KeyValueCache(model.config, B, dtype)
                 results = [model(IDS[:, a:b], None if mask is None else mask[:, :b], cache) for a, b in pieces]
         # logits are around 1, and come of a few sums of some 30 terms; bfloat16 has 8 bits
-        allowed = 0.05 if rounds_to_bfloat16() else 30 * rounding(model.wte.weight.dtype, 30)
+        allowed = 0.05 if rounds_to_bfloat16() else 30 * rounding(dtype, 30)
         found = np.concatenate([result.data for result in results], axis=1)
         np.testing.assert_allclose(found, plain(model, pieces or [(0, T)], mask), rtol=0, atol=allowed, err_msg=said)
         for result in results:

@@ -1,4 +1,4 @@
-"""AdamW and clipping against torch's and against their formulas; the learning rate's course at hand-computed places."""
+"""AdamW and clipping against torch's and against their formulas; the learning rate schedule at hand-computed places."""
 
 import math
 
@@ -290,7 +290,7 @@ def test_clipping_nothing():
 
 # The learning rate
 
-COURSE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
+SCHEDULE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
 
 
 @pytest.mark.parametrize(
@@ -309,16 +309,16 @@ COURSE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
     ],
 )
 def test_warm_up_and_cosine(step, expected):
-    assert warmup_cosine(step, **COURSE) == pytest.approx(expected, rel=1e-14)
+    assert warmup_cosine(step, **SCHEDULE) == pytest.approx(expected, rel=1e-14)
 
 
 def test_the_learning_rate_rises_and_then_falls():
-    course = [warmup_cosine(step, **COURSE) for step in range(15)]
-    assert all(np.diff(course[:4]) > 0)
-    assert all(np.diff(course[4:13]) < 0)
+    schedule = [warmup_cosine(step, **SCHEDULE) for step in range(15)]
+    assert all(np.diff(schedule[:4]) > 0)
+    assert all(np.diff(schedule[4:13]) < 0)
 
 
-def test_courses_without_a_part():
+def test_schedules_without_a_part():
     assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=10) == 1.0
     assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=1) == 1.0
     assert [warmup_cosine(step, 1.0, 0.1, warmup=2, max_steps=2) for step in range(3)] == [0.5, 1.0, 0.1]
