@@ -285,7 +285,7 @@ def _as_float_array(data) -> np.ndarray:
 
 
 def _constant(other, like) -> Tensor:
-    """What stands on the other side of an operator, as a tensor; numbers, lists and arrays take ``like``'s dtype."""
+    """An operator's other operand as a tensor: a number, list or array becomes a constant of ``like``'s dtype."""
     if isinstance(other, Tensor):
         if other.dtype != like.dtype:
             raise TypeError(f"operands are {like.dtype} and {other.dtype}; make them the same")

@@ -31,6 +31,6 @@ class StopString:
         return text[: len(text) - keep]
 
     def finish(self) -> str:
-        """What was held back, when no more text comes."""
+        """The text that is still held back, when no more comes."""
         held, self._held = self._held, ""
         return held
