@@ -16,17 +16,13 @@ CHUNK = 2**18  # bytes read at a time
 
 
 def as_paths(paths: Paths) -> list[Path]:
-    """Make a list of one path or several. Raises DataError if there are none, or one doesn't exist.
-
-    >>> as_paths("/")
-    [PosixPath('/')]
-    """
-    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    if not paths:
+    """Make a list of one path or several. Raises DataError if there are none, or one doesn't exist."""
+    found = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not found:
         raise DataError("no text was named: give text files, or a folder with .txt files")
-    for path in paths:
+    for path in found:
         _size(path)
-    return paths
+    return found
 
 
 def find_texts(paths: Paths) -> list[Path]:

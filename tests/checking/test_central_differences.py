@@ -3,11 +3,9 @@
 import contextlib
 import itertools
 import math
-import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from npgpt import ops
 from npgpt.checking.central_differences import EACH_ELEMENT_UP_TO
@@ -345,10 +343,3 @@ def test_public_names(python):
         "except AttributeError as error: print(error)\n"
     )
     assert ended.stdout == "module 'npgpt.gradcheck' has no attribute 'other'\n", ended.stderr
-
-
-def test_the_example_in_the_readme(capsys):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Check a gradient of your own")[1]
-    code, printed = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
-    exec(code, {})
-    assert capsys.readouterr().out == printed
