@@ -27,14 +27,8 @@ ORDER = [
     ["gpt"],
     ["optim", "text"],
     ["checkpoints.shared"],
-    [
-        "checkpoints.safetensors",
-        "checkpoints.llmc",
-        "checkpoints.gguf",
-        "checkpoints.pytorch",
-        "checkpoints.tensorflow",
-    ],
-    ["checkpoints.runs", "checkpoints.nanogpt", "checkpoints.huggingface"],
+    ["checkpoints.safetensors", "checkpoints.pytorch"],
+    [f"checkpoints.{name}" for name in ("runs", "huggingface", "nanogpt", "tensorflow", "gguf", "llmc")],
     ["checkpoints"],
     ["checking", "precompile", "commandline"],
     ["training"],
@@ -48,7 +42,6 @@ EXTRAS = {
     "safetensors",
     "huggingface_hub",
     "gguf",
-    "llama_cpp",
     "matplotlib",
     "scipy",
     "pytest",
@@ -182,9 +175,8 @@ def loaded_by(python, code) -> set[str]:
 
 
 def test_importing_npgpt_loads_nothing_heavy(python):
-    assert not loaded_by(python, "import npgpt; npgpt.__version__, npgpt.GPTConfig, npgpt.CheckpointError") & (
-        NEEDED | EXTRAS
-    )
+    code = "import npgpt; npgpt.__version__, npgpt.GPTConfig, npgpt.CheckpointError"
+    assert not loaded_by(python, code) & (NEEDED | EXTRAS)
 
 
 def test_importing_all_of_npgpt_loads_none_of_the_extras(python):

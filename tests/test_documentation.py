@@ -13,10 +13,9 @@ from helpers.commands import QUICK, command
 from test_architecture import modules
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARTS = re.split(r"(?m)^## ", README)  # by heading: a block of Python, and below it what it prints
-CODE = {
-    part.split("\n")[0]: re.findall(r"```(\w*)\n(.*?)```", part, re.DOTALL) for part in PARTS if "```python" in part
-}
+# By heading: a block of Python, and below it what it prints.
+PARTS = {part.split("\n")[0]: part for part in re.split(r"(?m)^## ", README) if "```python" in part}
+CODE = {heading: re.findall(r"```(\w*)\n(.*?)```", part, re.DOTALL) for heading, part in PARTS.items()}
 COMMANDS = sorted(set(re.findall(r"python -m npgpt\.(\w+)([^\n`|&]*)", README)))
 
 
@@ -66,11 +65,12 @@ def test_examples_in_docstrings_run(tmp_path, monkeypatch):
 def public_functions(body, place=""):
     """Functions and methods without a leading underscore, except for those that Numba compiles."""
     for node in body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
             yield from public_functions(node.body, f"{node.name}.")
-        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            if not any(re.search("jit|overload|intrinsic", ast.unparse(d)) for d in node.decorator_list):
-                yield place + node.name, node
+        elif not any(re.search("jit|overload|intrinsic", ast.unparse(d)) for d in node.decorator_list):
+            yield place + node.name, node
 
 
 @pytest.mark.parametrize("module", modules())

@@ -72,6 +72,6 @@ def test_a_wheel_holds_the_package_and_works(tmp_path):
     sources = {name for name in listed.split("\0") if name.startswith("npgpt/")}
     assert {name for name in found if name.startswith("npgpt/")} == sources
     assert {"npgpt/text/gpt2.tiktoken", "npgpt/py.typed"} <= sources
-    code = "import npgpt; print(npgpt.__file__, npgpt.text.tokenizers.GPT2Tokenizer().encode('The verdict'))"
+    code = "import npgpt; print(npgpt.__file__, npgpt.tokenizers.GPT2Tokenizer().encode('The verdict'))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True)
     assert ended.stdout == f"{tmp_path}/unpacked/npgpt/__init__.py [  464 15593]\n", ended
