@@ -59,26 +59,42 @@ def find(mutant: Mutant) -> tuple[Path, list[ast.AST]]:
 
     Raises LookupError unless it is there exactly once.
     """
-    named = definitions()[mutant.where]
+    named = definitions().get(mutant.where, [])
     if len(named) != 1:
-        raise LookupError(f"in {' and '.join(str(path.relative_to(ROOT)) for path, _ in named) or 'no file'}")
+        files = " and ".join(str(path.relative_to(ROOT)) for path, _ in named)
+        raise LookupError(f"defined in {files}: add the module's name" if files else f"not defined{elsewhere(mutant)}")
     path, definition = named[0]
+    found = occurrences(mutant, definition)
+    if len(found) != 1:
+        raise LookupError(f"{mutant.old!r} is there {len(found)} times" + ("" if found else elsewhere(mutant)))
+    return path, found[0]
+
+
+def elsewhere(mutant: Mutant) -> str:
+    """Names the functions that hold what is to be changed: it may have moved."""
+    full = {name: named[0][1] for name, named in definitions().items() if name.startswith("npgpt.")}
+    found = [n for n, node in full.items() if isinstance(node, ast.FunctionDef) and occurrences(mutant, node)]
+    return f"; {mutant.old!r} is in {', '.join(found[:4])}" if found else ""
+
+
+def occurrences(mutant: Mutant, definition: ast.AST) -> list[list[ast.AST]]:
     wanted = ast.parse(mutant.old).body
     if isinstance(wanted[0], ast.Expr) and is_expression(mutant.new):
-        found = [[node] for node in ast.walk(definition) if ast.dump(node) == ast.dump(wanted[0].value)]
-    else:
-        dumps, found = [ast.dump(node) for node in wanted], []
-        for node in ast.walk(definition):
-            if isinstance(node, ast.keyword) and [ast.dump(x) for x in ast.parse(ast.unparse(node)).body] == dumps:
-                found.append([node])
-            for body in (
-                x for _, x in ast.iter_fields(node) if isinstance(x, list) and x and isinstance(x[0], ast.stmt)
-            ):
-                parts = [body[i : i + len(dumps)] for i in range(len(body))]
-                found += [part for part in parts if [ast.dump(x) for x in part] == dumps]
-    if len(found) != 1:
-        raise LookupError(f"{mutant.old!r} is there {len(found)} times")
-    return path, found[0]
+        return [[node] for node in ast.walk(definition) if same([node], [wanted[0].value])]
+    found = []
+    for node in ast.walk(definition):
+        if isinstance(node, ast.keyword) and same(ast.parse(ast.unparse(node)).body, wanted):
+            found.append([node])
+        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            if isinstance(body, list):
+                parts = [body[i : i + len(wanted)] for i in range(len(body))]
+                found += [part for part in parts if same(part, wanted)]
+    return found
+
+
+def same(nodes: list[ast.AST], others: list[ast.AST]) -> bool:
+    """Whether they are written alike, wherever they stand."""
+    return list(map(type, nodes)) == list(map(type, others)) and [*map(ast.dump, nodes)] == [*map(ast.dump, others)]
 
 
 def is_expression(text: str) -> bool:
@@ -112,13 +128,14 @@ def tests_of(mutant: Mutant) -> list[str]:
 
 
 def misfits() -> list[str]:
-    """The changes that don't fit the code, each with the reason."""
-    found = []
+    """What in the table doesn't fit the code, each with the reason."""
+    named = {name for names in [*TESTS.values(), *(m.tests for m in MUTANTS)] for name in names.split()}
+    found = [f"there is no tests/{name}" for name in sorted(named) if not (ROOT / "tests" / name).is_file()]
+    found += [f"TESTS: there is no npgpt/{place}" for place in TESTS if not (ROOT / "npgpt" / place).exists()]
     for mutant in MUTANTS:
         try:
             changed(mutant)
             reason = "" if tests_of(mutant) else "no tests mirror its file: name them"
-            reason += "".join(f"there is no {name}" for name in tests_of(mutant) if not (ROOT / name).is_file())
         except (LookupError, SyntaxError) as error:
             reason = str(error)
         if reason:
@@ -178,7 +195,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="changes tried at a time (default: 2)")
     arguments = parser.parse_args()
     if wrong := misfits():
-        print("\n".join(wrong) + f"\n{len(wrong)} of {len(MUTANTS)} changes don't fit the code")
+        print("\n".join(wrong) + f"\n{len(wrong)} misfits: adapt tests/mutant_table.py to the code")
         return 1
     if arguments.check:
         print(f"all {len(MUTANTS)} changes fit the code")

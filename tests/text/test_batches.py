@@ -1,4 +1,4 @@
-"""From tokens to batches: every window, in an order that can be taken up anywhere."""
+"""From tokens to batches: every window once an epoch, in an order that can be resumed anywhere."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,8 @@ from npgpt.text.corpus import read_corpus, train_val_split
 from npgpt.text.tokenizers import ByteTokenizer
 
 
-def test_windows_as_in_the_docstring():
-    windows = TokenDataset(np.arange(8, dtype=np.uint16), context=3, stride=2)
-    assert len(windows) == 3
-    ids, targets = windows.batch([0, 2, 1])
-    assert ids.tolist() == [[0, 1, 2], [4, 5, 6], [2, 3, 4]]
-    assert targets.tolist() == [[1, 2, 3], [5, 6, 7], [3, 4, 5]]
-    for array in (ids, targets):
+def test_batches_are_arrays_of_their_own():
+    for array in TokenDataset(np.arange(8, dtype=np.uint16), context=3, stride=2).batch([0, 2, 1]):
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
         assert array.flags.writeable
@@ -25,7 +20,7 @@ def test_windows_as_in_the_docstring():
 
 @settings(deadline=None)
 @given(n=st.integers(2, 80), context=st.integers(1, 20), stride=st.integers(1, 30) | st.none())
-def test_windows_are_all_the_whole_ones(n, context, stride):
+def test_windows_are_all_whole_ones_and_no_others(n, context, stride):
     tokens = np.arange(n, dtype=np.uint16) + 7
     if n < context + 1:
         with pytest.raises(DataError):
@@ -41,7 +36,7 @@ def test_windows_are_all_the_whole_ones(n, context, stride):
             windows.batch([0, index])
 
 
-def test_windows_refuse():
+def test_a_dataset_refuses_too_few_tokens_and_wrong_sizes():
     with pytest.raises(DataError) as error:
         TokenDataset(np.zeros(64, np.uint16), context=64, part="validation part")
     for words in (
@@ -82,21 +77,21 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone():
                 np.testing.assert_array_equal(got, want)
 
 
-def test_orders_differ_by_seed_and_epoch_and_are_shuffled():
+def test_orders_are_shuffled_and_differ_by_seed_and_epoch():
     windows = TokenDataset(np.arange(51), context=1, stride=1)
     orders = [window_numbers(BatchSampler(windows, 50, seed).batch(k)[0]) for seed in (0, 1) for k in (0, 1)]
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == 5
 
 
-def test_only_the_orders_in_use_are_kept():
+def test_a_sampler_keeps_only_the_orders_in_use():
     batches = BatchSampler(TokenDataset(np.arange(51), context=1, stride=1), batch_size=20)
     for k in range(50):
         batches.batch(k)
         assert len(batches._orders) <= 2
 
 
-def test_batches_refuse():
+def test_a_sampler_refuses_wrong_sizes_and_seeds():
     windows = TokenDataset(np.arange(5), context=2)
     for batch_size, seed in ((0, 0), (1, -1)):
         with pytest.raises(ConfigError):
@@ -118,7 +113,7 @@ def test_evaluation_batches_are_spread_evenly(n, batch_size, count):
         assert (targets == ids + 1).all()
 
 
-def test_windows_over_a_corpus(tmp_path):
+def test_windows_of_a_corpus(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abcdefghijklmnopqrst")
     tokenizer = ByteTokenizer()

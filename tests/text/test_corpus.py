@@ -48,7 +48,7 @@ def assert_user_error(error, *words):
 # Text files
 
 
-def test_files_in_a_folder(tmp_path):
+def test_a_folder_stands_for_its_txt_files(tmp_path):
     for name in (
         "b.txt",
         "a.txt",
@@ -71,7 +71,7 @@ def test_files_in_a_folder(tmp_path):
     assert find_texts(str(tmp_path / "a.txt")) == [tmp_path / "a.txt"]
 
 
-def test_text_is_taken_as_it_is(tmp_path):
+def test_text_is_not_changed(tmp_path):
     text = "\r\none\r\n\ttwo\u2028 three\n\n  "
     corpus = read_corpus(write(tmp_path / "a.txt", text), BYTE)
     assert BYTE.decode(corpus.tokens) == text
@@ -144,7 +144,7 @@ def test_tokens_of_32_bits(tmp_path):
     assert tokenizer.decode(corpus.tokens) == text
 
 
-def test_fingerprint_tells_texts_apart(tmp_path):
+def test_different_texts_have_different_fingerprints(tmp_path):
     paths = [write(tmp_path / name, text) for name, text in (("a", "abc"), ("b", "abd"), ("c", "abc"))]
     first, other, same = (read_corpus(path, BYTE).fingerprint for path in paths)
     assert first == same != other
@@ -164,7 +164,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path):
         os.close(read_end)
 
 
-def test_no_bar_when_stderr_is_no_terminal_and_none_that_is_gone_in_a_second(tmp_path, capfd, monkeypatch):
+def test_progress_is_shown_on_a_terminal_after_a_second(tmp_path, capfd, monkeypatch):
     path = write(tmp_path / "a.txt", "some text " * 100)
     read_corpus(path, BYTE)
     assert text_files.progress([path], "Reading").disable
@@ -181,7 +181,7 @@ def test_no_bar_when_stderr_is_no_terminal_and_none_that_is_gone_in_a_second(tmp
 # Texts that can't be
 
 
-def test_missing(tmp_path):
+def test_a_missing_path_is_refused(tmp_path):
     for paths in ([tmp_path / "no.txt"], tmp_path / "no.bin", [write(tmp_path / "a.txt", "a"), tmp_path / "no.txt"]):
         with pytest.raises(DataError) as error:
             read_corpus(paths, BYTE)
@@ -190,7 +190,7 @@ def test_missing(tmp_path):
         read_corpus([], BYTE)
 
 
-def test_folder_without_text(tmp_path):
+def test_a_folder_without_text_is_refused(tmp_path):
     write(tmp_path / "sub" / "a.md", "text")
     with pytest.raises(DataError) as error:
         read_corpus([tmp_path], BYTE)
@@ -198,7 +198,7 @@ def test_folder_without_text(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
-def test_empty(tmp_path, content):
+def test_an_empty_text_is_refused(tmp_path, content):
     write(tmp_path / "a.txt", "some")
     path = write(tmp_path / "b.txt", content)
     with pytest.raises(DataError) as error:
@@ -217,7 +217,7 @@ def test_empty(tmp_path, content):
         (b"a\xed\xa0\x80", 1),  # a surrogate
     ],
 )
-def test_not_utf8_names_the_byte(tmp_path, monkeypatch, content, offset, chunk):
+def test_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path, monkeypatch, content, offset, chunk):
     monkeypatch.setattr(text_files, "CHUNK", chunk)
     path = write(tmp_path / "a b.txt", content)
     with pytest.raises(DataError) as error:
@@ -225,7 +225,7 @@ def test_not_utf8_names_the_byte(tmp_path, monkeypatch, content, offset, chunk):
     assert_user_error(error, f"{path} is not UTF-8", f"at offset {offset} ", f"iconv -f LATIN1 -t UTF-8 '{path}'")
 
 
-def test_utf16_and_binary(tmp_path):
+def test_utf16_and_binary_files_are_refused(tmp_path):
     for encoding in ("utf-16-le", "utf-16-be"):
         path = write(tmp_path / "a.txt", "\ufeffhello".encode(encoding))
         with pytest.raises(DataError) as error:
@@ -250,7 +250,7 @@ def test_a_bad_byte_far_into_a_text_is_found_and_nothing_is_left_behind(tmp_path
     assert list(folder.iterdir()) == []
 
 
-def test_unreadable(tmp_path, monkeypatch):
+def test_an_unreadable_path_is_refused(tmp_path, monkeypatch):
     # Root may read everything, so the refusal is made here.
     path = write(tmp_path / "a.txt", "text")
 
@@ -268,7 +268,7 @@ def test_unreadable(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_for_real(tmp_path):
+def test_a_path_without_permission_is_refused(tmp_path):
     write(tmp_path / "sub" / "a.txt", "text").chmod(0)
     with pytest.raises(DataError, match="Permission denied"):
         read_corpus(tmp_path, BYTE)
@@ -280,13 +280,13 @@ def test_unreadable_for_real(tmp_path):
         (tmp_path / "sub").chmod(0o700)
 
 
-def test_dangling_link_in_a_folder(tmp_path):
+def test_a_dangling_link_in_a_folder_is_refused(tmp_path):
     (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match="there is no file or folder"):
         read_corpus(tmp_path, BYTE)
 
 
-def test_no_room_for_the_tokens(tmp_path, monkeypatch):
+def test_no_room_for_the_tokens_is_an_error_that_names_tmpdir(tmp_path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -298,7 +298,7 @@ def test_no_room_for_the_tokens(tmp_path, monkeypatch):
     assert_user_error(error, "/somewhere: No space left on device", "TMPDIR")
 
 
-def test_a_text_that_the_tokenizer_can_not_encode(tmp_path, monkeypatch):
+def test_a_text_that_the_tokenizer_cannot_encode_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "CHUNK", 4)
     path = write(tmp_path / "a.txt", "aababaïab")
     with pytest.raises(TokenizerError) as error:
@@ -309,7 +309,7 @@ def test_a_text_that_the_tokenizer_can_not_encode(tmp_path, monkeypatch):
 # Token files
 
 
-def test_token_file(tmp_path):
+def test_a_token_file_is_mapped_with_its_documents(tmp_path):
     end = GPT2.end_of_text
     path = write_tokens(tmp_path / "a.bin", [5, 6, end, 7, end, end, 8, 50255, end])
     corpus = read_corpus(path, GPT2)
@@ -321,7 +321,7 @@ def test_token_file(tmp_path):
     assert not corpus.tokens.flags.writeable
 
 
-def test_token_file_in_chunks(tmp_path, monkeypatch):
+def test_a_token_file_is_checked_in_chunks(tmp_path, monkeypatch):
     end = GPT2.end_of_text
     ids = [1, end, 2, end, 3, 4, end, 5, 6, 7]
     path = write_tokens(tmp_path / "a.bin", ids)
@@ -332,7 +332,7 @@ def test_token_file_in_chunks(tmp_path, monkeypatch):
         assert corpus.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_folder_of_token_files_is_split_already(tmp_path):
+def test_a_folder_of_token_files_brings_its_validation_part(tmp_path):
     write_tokens(tmp_path / "train.bin", [1, 2, 3])
     write_tokens(tmp_path / "val.bin", [4, 5])
     write(tmp_path / "input.txt", "nanoGPT keeps the text there too")
@@ -345,7 +345,7 @@ def test_folder_of_token_files_is_split_already(tmp_path):
     assert read_corpus(changed.parent, GPT2).fingerprint != corpus.fingerprint
 
 
-def test_token_files_that_can_not_be(tmp_path, monkeypatch):
+def test_wrong_token_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "TOKEN_CHUNK", 2)
     cases = {
         "empty.bin": (b"", ["is empty"]),
@@ -359,7 +359,7 @@ def test_token_files_that_can_not_be(tmp_path, monkeypatch):
         assert_user_error(error, path, *words)
 
 
-def test_token_files_and_text_do_not_mix(tmp_path):
+def test_token_files_and_text_together_are_refused(tmp_path):
     text = write(tmp_path / "a.txt", "text")
     one, two = write_tokens(tmp_path / "one.bin", [1]), write_tokens(tmp_path / "two.bin", [1])
     folder = write_tokens(tmp_path / "both" / "train.bin", [1]).parent
@@ -387,7 +387,7 @@ def corpus_of(lengths):
     fraction=st.floats(0, 1, exclude_max=True),
     by=st.sampled_from(["tokens", "documents"]),
 )
-def test_split_is_in_two_and_in_order(lengths, fraction, by):
+def test_a_split_keeps_all_tokens_in_order(lengths, fraction, by):
     corpus = corpus_of(lengths)
     if by == "documents" and len(lengths) == 1 and fraction > 0:
         with pytest.raises(DataError, match="one document"):
@@ -409,7 +409,7 @@ def test_split_is_in_two_and_in_order(lengths, fraction, by):
         assert abs(len(train) - (1 - fraction) * sum(lengths)) <= distances.min() + 1
 
 
-def test_split_refuses():
+def test_wrong_splits_are_refused():
     for fraction in (-0.1, 1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="fraction"):
             train_val_split(corpus_of([5]), fraction)
