@@ -83,7 +83,7 @@ def occurrences(mutant: Mutant, definition: ast.AST) -> list[list[ast.AST]]:
         return [[node] for node in ast.walk(definition) if same([node], [wanted[0].value])]
     found = []
     for node in ast.walk(definition):
-        if isinstance(node, ast.keyword) and same(ast.parse(ast.unparse(node)).body, wanted):
+        if isinstance(node, ast.keyword) and node.arg and same(ast.parse(ast.unparse(node)).body, wanted):
             found.append([node])
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             if isinstance(body, list):
