@@ -26,8 +26,8 @@ class Tokenizer:
     ===========  =================================================================================================
     name         "gpt2", "char" or "byte"
     vocab_size   V, the number of ids
-    end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name: it
-                 is inserted where documents are joined
+    end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name:
+                 whoever joins documents puts it in
     dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
     ===========  =================================================================================================
     """
@@ -125,32 +125,33 @@ class GPT2Tokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One id for each character of a text, by code point, and the last id for <|endoftext|>.
-
-    >>> tokenizer = CharTokenizer.from_texts(["banana", "bandana"])
-    >>> tokenizer.characters, tokenizer.encode("band").tolist(), tokenizer.end_of_text
-    ('abdn', [1, 0, 3, 2], 4)
-    """
+    """One id for each character of a text, by code point, and the last id for <|endoftext|>."""
 
     name = "char"
 
     def __init__(self, characters: str):
-        """characters: sorted by code point, none repeated. ``from_texts`` finds them. Raises TokenizerError."""
+        """characters: each one once, sorted by code point. ``from_texts`` finds them. Raises TokenizerError."""
         if not isinstance(characters, str) or not characters:
             raise TokenizerError("a character tokenizer needs at least one character")
         codes = _code_points(characters)
         if (codes[1:] <= codes[:-1]).any():
-            raise TokenizerError("the characters of a character tokenizer must be sorted, without repetition")
+            raise TokenizerError("the characters of a character tokenizer must be sorted, and each there only once")
         super().__init__([*(character.encode() for character in characters), END_OF_TEXT.encode()])
         self.characters = characters
         self.end_of_text = len(characters)
-        # From code point to id; end_of_text marks the unknown ones. The last entry serves all later code points.
+        # From code point to id. No character has the id end_of_text, so here it marks the unknown ones. The last entry
+        # serves all code points past the known ones.
         self._ids = np.full(int(codes[-1]) + 2, self.end_of_text, self.dtype)
         self._ids[codes] = np.arange(len(codes))
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """Make the tokenizer of all characters in some texts, which are read once, one after the other."""
+        """Make the tokenizer of all characters in some texts, which are read once, one after the other.
+
+        >>> tokenizer = CharTokenizer.from_texts(["banana", "bandana"])
+        >>> tokenizer.characters, tokenizer.encode("band").tolist()
+        ('abdn', [1, 0, 3, 2])
+        """
         seen = np.zeros(0x110000, bool)  # every code point of Unicode
         for text in texts:
             seen[_code_points(text)] = True
