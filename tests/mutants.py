@@ -148,9 +148,7 @@ class Checkout:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        away = shutil.ignore_patterns(
-            ".git", "__pycache__", "runs", ".venv", ".hypothesis", ".pytest_cache", "*.egg-info"
-        )
+        away = shutil.ignore_patterns(".git", "__pycache__", "runs", ".venv", ".hypothesis", ".*_cache", "*.egg-info")
         shutil.copytree(ROOT, folder / "checkout", ignore=away)
 
     def failure(self, tests: list[str], cache: str) -> str | None:
@@ -200,7 +198,11 @@ def main():
     if arguments.check:
         print(f"all {len(MUTANTS)} changes fit the code")
         return 0
-    chosen = [m for m in MUTANTS if any(w in f"{find(m)[0]} {m.where} {m.what}" for w in arguments.words or [""])]
+    chosen = [
+        m
+        for m in MUTANTS
+        if any(w in f"{find(m)[0].relative_to(ROOT)} {m.where} {m.what}" for w in arguments.words or [""])
+    ]
     if arguments.list or not chosen:
         print("\n".join(f"{m.where:<36} {m.what}" for m in chosen) + f"\n{len(chosen)} changes")
         return 0
