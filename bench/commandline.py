@@ -1,4 +1,4 @@
-"""What the commands here share: flags, peers, errors, tables and JSON files."""
+"""Shared by all commands here: flags, peers, errors, tables and JSON files."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from npgpt.errors import ConfigError
 
 
 class Parser(commandline.Parser):
-    """npgpt's own, for ``python -m bench.NAME``."""
+    """npgpt's parser, for ``python -m bench.NAME``."""
 
     def __init__(self, name: str, description: str):
         super().__init__(name, description)
@@ -25,7 +25,7 @@ class Parser(commandline.Parser):
 def run(main) -> None:
     """Run a command's ``main`` and leave: 0, 1 if the measurement failed or is void, 2 if the user made a mistake.
 
-    SIGTERM is taken as Ctrl-C, so that then, too, measured processes end and temporary folders go.
+    SIGTERM is handled like Ctrl-C, so that measured processes end and temporary folders are removed.
     """
 
     def guarded():
@@ -40,7 +40,7 @@ def run(main) -> None:
 
 
 def peer_names(text: str) -> str:
-    """A kind of flag: names of PEERS with commas between them, or none. ``peers`` makes a list of it."""
+    """A flag's type: names of PEERS with commas between them, or "none". ``peers`` makes a list of it."""
     for name in peers(text):
         if name not in PEERS:
             raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}, none")
@@ -55,7 +55,7 @@ def peers(text: str) -> list[str]:
 
 
 def check_peer(text: str) -> None:
-    """Raise ConfigError unless what the peers need is there."""
+    """Raise ConfigError unless the packages and the compiler that the peers need are installed."""
     alone = "To measure npgpt alone: --peer none"
     for name in peers(text):
         if not (find_spec("torch") and find_spec("safetensors")):
@@ -66,7 +66,7 @@ def check_peer(text: str) -> None:
 
 
 def check_json_path(path: str | None) -> None:
-    """Raise ConfigError, before the work and not after it, if the results couldn't be written there."""
+    """Raise ConfigError, before any work is done, if the results can't be written there."""
     if path is None:
         return
     existed = os.path.exists(path)
@@ -85,7 +85,7 @@ def write_json(path: str | None, results: dict) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, its columns aligned: the first to the left, the others to the right."""
+    """Format a Markdown table: the first column aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rules = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]

@@ -1,8 +1,8 @@
 """python -m bench.load : GPT-2 from a Hugging Face folder on the disk to its first logits, and transformers doing it.
 
-Each process is fresh. Timed are the whole process, and, inside it, what comes after its imports: finding the model's
-files, reading the weights, and one forward pass over a few tokens. Kernels are compiled and files are in the operating
-system's memory: one round of each side goes before. Memory is what the process has at most, less what it had before.
+Each process is fresh. Two times are taken: of the whole process, and of its work after the imports, which is finding
+the model's files, reading the weights, and one forward pass over a few tokens. One round of each side goes before, so
+kernels are compiled and files are in the operating system's cache. Memory is the process's peak, less that before.
 """
 
 import json
@@ -22,7 +22,7 @@ from npgpt.config import PRESETS
 from npgpt.errors import ConfigError
 
 MODULES = {"npgpt": "bench.npgpt_load", "transformers": "bench.peers.transformers_load"}
-TOLERANCE = 1e-4  # of a logit, where the largest are about 1; float32
+TOLERANCE = 1e-4  # of a float32 logit; the largest are about 1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What both sides of bench.load do in their processes: load a model, compute logits, and say what that took."""
+"""The work of both sides of bench.load in their processes: load a model, compute logits, report time and memory."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ TOKENS = [[464, 11241, 318, 257, 1332]]
 
 
 def report(load, logits_of) -> None:
-    """Print, as JSON, the seconds of ``logits_of(load())``, the memory it took at most, and some of the logits.
+    """Print, as JSON, the seconds of ``logits_of(load())``, its peak of memory, and some of the logits.
 
     logits_of: a model -> logits (1, T, V) of TOKENS, a NumPy array
     """
@@ -22,7 +22,7 @@ def report(load, logits_of) -> None:
 
 
 def _memory(field: str) -> int:
-    """Bytes of this process that are in memory now (VmRSS), or were at most (VmHWM), as Linux counts them."""
+    """Resident bytes of this process now (VmRSS) or at most (VmHWM), as Linux counts them."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])

@@ -14,23 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # The instructions that decide how fast a matrix product can be, as Linux names them.
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
 # Variables with these beginnings change what is measured, so the set ones are recorded.
-TELLING = (
-    "NPGPT_",
-    "NUMBA_",
-    "OPENBLAS_",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "MKL_",
-    "DNNL_",
-    "ONEDNN_",
-    "MALLOC_",
-    "LD_PRELOAD",
-)
+PREFIXES = "NPGPT_ NUMBA_ OPENBLAS_ OMP_ KMP_ GOMP_ MKL_ DNNL_ ONEDNN_ MALLOC_ LD_PRELOAD"
 
 
 def describe() -> dict:
-    """For the JSON files."""
+    """Describe this machine and its software, for the JSON files."""
     cpuinfo = _read("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", _field(cpuinfo, "flags") or _field(cpuinfo, "Features") or ""))
     return {
@@ -45,12 +33,14 @@ def describe() -> dict:
         **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "torch")},
         "blas": _blas(),
         "commit": _commit(),
-        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(TELLING)},
+        "environment": {
+            name: os.environ[name] for name in sorted(os.environ) if name.startswith(tuple(PREFIXES.split()))
+        },
     }
 
 
 def summary(machine: dict) -> str:
-    """One line, to stand above a table."""
+    """One line for the head of a table."""
     software = ", ".join(f"{name} {machine[name]}" for name in ("python", "numpy", "numba", "torch") if machine[name])
     return (
         f"{machine['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB, "
@@ -59,7 +49,7 @@ def summary(machine: dict) -> str:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,7 +1,7 @@
 """python -m bench.plot RESULT.json... --out FILE.png : bench.train_step's results as bars, bench.kernels' as roofline.
 
-Roofline (Williams, Waterman & Patterson 2009): a kernel that does I operations for each byte that it reads or writes
-can't be faster than the products' peak, nor than I times the memory's. One above the slope found its data in the cache.
+Roofline (Williams, Waterman & Patterson 2009): a kernel that does I operations for each byte that it reads or writes is
+limited by the peak of products and by I times the memory's bandwidth. One above the slope has its data in the cache.
 """
 
 import json
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def read(path: Path) -> list[dict]:
-    """The results in a file, or in all files of a folder. Raises ConfigError if there are none that can be drawn."""
+    """Read the results in a file, or in all files of a folder. Raises ConfigError if none can be drawn."""
     found = []
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         try:
@@ -80,7 +80,7 @@ def draw(results: list[dict]):
 
 
 def draw_step(axes, result, bars):
-    """A bar for each side that did the same work, made of its phases' medians; there is room for so many bars."""
+    """Draw a bar for each side that did the same work, made of its phases' medians; there is room for ``bars``."""
     job, model = result["job"], result["job"]["model"]
     sides = [side for side in result["sides"] if not result["comparisons"].get(side, {}).get("void")]
     longest = max(result["sides"][side]["seconds_per_step"] for side in sides)
@@ -104,9 +104,9 @@ def draw_step(axes, result, bars):
 
 
 def draw_roofline(axes, result):
-    """Numba's kernels, on logarithmic axes, and what the machine was measured to do at most.
+    """Draw Numba's kernels and the machine's measured peaks on logarithmic axes.
 
-    -> the axes, and what is to be named there: {name: (operations for each byte, GFLOP/s)}
+    -> the axes, and the points to name in them: {name: (operations for each byte, GFLOP/s)}
     """
     kernels = {name: (k["flops"] / k["bytes"], k["gflops"]) for name, k in result["kernels"].items()}
     flops, bandwidth = result["peaks"]["gflops"], result["peaks"]["gbytes"]
@@ -129,9 +129,9 @@ def draw_roofline(axes, result):
 
 
 def write_names(axes, named: dict[str, tuple[float, float]]):
-    """Each name as near to its point as it can be without covering anything, and without its lead crossing a name.
+    """Write each name as near to its point as possible without covering anything or crossing a name with its lead.
 
-    From right to left: where points are crowded, the outer ones get the places beside them.
+    Points are taken from right to left: in a crowd, the outer ones get the places beside them.
     """
     distances, angles = np.meshgrid(np.arange(10, FAR, 4), np.radians(np.arange(0, 360, 15)), indexing="ij")
     distances, angles = distances.reshape(-1, 1), angles.reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""Processes that are measured: each one is fresh, and all get the same threads on the same cores."""
+"""Measured processes: each one is fresh, and all get the same threads on the same cores."""
 
 import os
 import subprocess
@@ -12,21 +12,21 @@ from npgpt.errors import ConfigError
 
 
 class ProcessFailed(Exception):
-    """A measured process ended otherwise than it should."""
+    """A measured process failed."""
 
 
 @dataclass(frozen=True)
 class Finished:
     output: str  # what it printed on stdout
-    seconds: float  # from before it was started until it was gone
-    peak_memory: int  # bytes: the most that was in memory at a time (ru_maxrss)
+    seconds: float  # from its start to its end
+    peak_memory: int  # bytes resident at most (ru_maxrss)
 
 
 def prepare(threads: int | None) -> int:
-    """Settle, for this process and all that it starts: threads (None: one a core), cores, and where to import from.
+    """Set the threads (None: one a core), cores and import path of this process and all that it starts.
 
-    Returns the number of threads. What libraries read about it when they are imported is in a process's environment
-    before it begins. Raises ConfigError if there are fewer cores.
+    Returns the number of threads, which libraries read from the environment when they are imported. Raises ConfigError
+    if there are fewer cores.
     """
     if threads is None:
         threads = cores()
@@ -48,7 +48,7 @@ def start(module: str, *arguments: str, folder=ROOT, environment: dict[str, str]
 
 
 def run_module(module: str, *arguments: str, **where) -> Finished:
-    """As ``start``, and wait for its end. What it says on stderr passes through. Raises ProcessFailed."""
+    """Start a module and wait for its end; its stderr passes through. Raises ProcessFailed."""
     began = perf_counter()
     process = start(module, *arguments, stdout=subprocess.PIPE, **where)
     with process:

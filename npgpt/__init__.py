@@ -1,7 +1,12 @@
 """GPT-2 on NumPy arrays, with every gradient derived and written by hand.
 
-The names below are imported when they are first used (PEP 562), so that ``python -m npgpt.train --help`` and a wrong
-flag answer at once: importing Numba takes longer than all the rest together.
+The names below are imported when they are first used (PEP 562): importing Numba takes longer than all the rest, and
+``python -m npgpt.train --help`` doesn't need it.
+
+>>> from npgpt import GPT, GPTConfig
+>>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8), seed=0)
+>>> model([[1, 2, 3]]).shape
+(1, 3, 5)
 """
 
 from importlib import import_module

@@ -14,11 +14,11 @@ from npgpt.commandline import Parser, run
 from npgpt.errors import ConfigError
 
 WIDTH = 79
-SHOWN = 3  # wrong gradients of one case; a mistake in one operation makes nearly all of a GPT's wrong
+SHOWN = 3  # wrong gradients of one case; a mistake in one operation spoils nearly all of a GPT's
 
 
 def __getattr__(name):
-    """The function is imported when it is asked for (PEP 562), since the command reads its flags before NumPy loads."""
+    """Import the function when it is first used (PEP 562): the command reads its flags before NumPy loads."""
     if name in ("Comparison", "Report", "gradcheck"):
         from npgpt.checking import central_differences
 
@@ -53,7 +53,7 @@ def _row(verdict, operation, shapes, error, time) -> str:
 
 
 def _check(case) -> bool:
-    """Print a case's row, and below it the gradients that are wrong."""
+    """Print a case's row, and below it the wrong gradients -> whether there are none."""
     from npgpt.checking.central_differences import gradcheck
 
     start = perf_counter()
@@ -63,7 +63,7 @@ def _check(case) -> bool:
         notes = [str(comparison) for comparison in report.inputs if not comparison.ok]
         if len(notes) > SHOWN:
             notes[SHOWN:] = [f"and {len(notes) - SHOWN} more"]
-    except Exception as mistake:  # what a wrong backward pass raises is its result; the other rows are still wanted
+    except Exception as mistake:  # the result of a wrong backward pass; the other rows are still wanted
         ok, error, notes = False, "-", [f"{type(mistake).__name__}: {mistake}"]
     label = f"{case.operation}, {case.option}" if case.option else case.operation
     print(_row("ok" if ok else "WRONG", label, _shapes(case), error, f"{perf_counter() - start:.2f} s"))

@@ -79,13 +79,13 @@ def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
 
     sys.stdout.write(prompt)
     sys.stdout.flush()
-    decoder, until = tokenizer.stream(), StopString(settings.stop)
+    decoder, until = tokenizer.decoder(), StopString(settings.stop)
     with _CtrlC() as ctrl_c:
         for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
             ctrl_c.check()
             if new[0] == tokenizer.end_of_text:
                 break
-            sys.stdout.write(until.push(decoder.push(int(new[0]))))
+            sys.stdout.write(until.push(decoder.decode(int(new[0]))))
             sys.stdout.flush()
             if until.found:
                 break

@@ -1,4 +1,4 @@
-"""What all tests share: how many cases Hypothesis draws, the slow tests, and a fresh Python to run things in.
+"""Shared by all tests: how many cases Hypothesis draws, the slow tests, and a fresh Python to run things in.
 
 pytest                              the default: 200 cases for each property, the same ones every time
 pytest -n 2                         the same by two processes
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Numba and torch each have a pool of threads, and on a few cores they wait for each other: waiting must not keep a core
+# Numba and torch each have a pool of threads, which wait for each other on a few cores. Waiting must not keep a core
 # busy. This is read when the pools are made.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

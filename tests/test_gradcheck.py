@@ -65,7 +65,7 @@ def table(tmp_path_factory):
     return command("gradcheck", cwd=tmp_path_factory.mktemp("work"))
 
 
-def test_the_table(table):
+def test_gradcheck_prints_a_row_for_each_case(table):
     assert table.code == 0
     lines = table.out.splitlines()
     count = len(OPERATIONS) + len(GPTS)
@@ -81,20 +81,20 @@ def test_the_table(table):
     assert table.out.isascii()
 
 
-def test_errors_are_well_below_the_tolerance(table):
+def test_errors_of_right_gradients_are_well_below_the_tolerance(table):
     """A last bit that differs on another machine must not make a row wrong."""
     for row in table.out.splitlines()[2:-1]:
         assert float(row.split()[-3]) < 4e-9, row
 
 
-def test_some_operations(tmp_path):
+def test_gradcheck_of_chosen_operations(tmp_path):
     ended = command("gradcheck", "softmax", "add", cwd=tmp_path)
     assert ended.code == 0
     names = [line.split()[1].strip(",") for line in ended.out.splitlines()[2:-1]]
     assert names == ["add", "add", "softmax", "softmax"]
 
 
-def test_in_a_process_of_its_own(tmp_path):
+def test_gradcheck_in_a_process_of_its_own(tmp_path):
     ended = process("gradcheck", "exp", cwd=tmp_path)
     assert ended.code == 0
     assert ended.out.endswith("all 1 are right\n")
@@ -109,11 +109,11 @@ def test_in_a_process_of_its_own(tmp_path):
         (["--all"], ["unrecognized arguments: --all", "--help lists the flags"]),
     ],
 )
-def test_wrong_names(typed, words, tmp_path):
+def test_unknown_operations_are_refused(typed, words, tmp_path):
     assert_refused(command("gradcheck", *typed, cwd=tmp_path), *words)
 
 
-def test_help_loads_nothing_heavy(python):
+def test_gradchecks_help_loads_nothing_heavy(python):
     ended = python(
         "import sys; from npgpt.gradcheck import main\n"
         "sys.argv[1:] = ['--help']\n"
@@ -185,7 +185,7 @@ def test_a_nearly_right_kernel_that_adds_in_place_is_found(monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["dq", "dk", "dv"])
-def test_attention_with_a_wrong_part(part, monkeypatch, tmp_path):
+def test_attention_with_a_wrong_gradient_is_found(part, monkeypatch, tmp_path):
     right = kernels.attention_backward
 
     def broken(dy, q, k, v, mz, scale, *others):
@@ -198,7 +198,7 @@ def test_attention_with_a_wrong_part(part, monkeypatch, tmp_path):
     assert wrong_rows(ended) == [name for name, *_ in OPERATIONS if name == "causal_self_attention"]
 
 
-def test_what_a_backward_pass_raises_is_a_row(monkeypatch, tmp_path):
+def test_an_exception_of_a_backward_pass_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "softmax_backward", lambda dy, y: (dy * y).sum(-1))
     ended = command("gradcheck", "softmax", "relu", cwd=tmp_path)
     assert ended.code == 1

@@ -22,7 +22,7 @@ from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
-from npgpt.text.batches import Batches, Windows
+from npgpt.text.batches import BatchSampler, TokenDataset
 from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
 from npgpt.training import trainer
 from npgpt.training.settings import TrainSettings
@@ -81,7 +81,7 @@ def test_a_run_is_the_loop_that_one_would_write(folder):
     config = GPTConfig(vocab_size=257, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
     model = GPT(config, seed=7).train()
     tokens = ByteTokenizer().encode(TEXT)
-    batches = Batches(Windows(tokens[: -round(0.25 * len(tokens))], 8, 5), 2, seed=7)
+    batches = BatchSampler(TokenDataset(tokens[: -round(0.25 * len(tokens))], 8, 5), 2, seed=7)
     optimizer = AdamW(model.named_parameters(), betas=(0.8, 0.9), weight_decay=0.3)
     lines = []
     for step, lr in enumerate([0.005, 0.01, 0.01, 0.00775, 0.00325]):  # up to 0.01, then half a cosine to 0.001
@@ -116,7 +116,7 @@ def test_the_losses_of_an_evaluation(folder):
 
 def mean_loss(model, tokens, count):
     """Over ``count`` windows of 8, spread evenly."""
-    windows = Windows(tokens, 8)
+    windows = TokenDataset(tokens, 8)
     return model.loss(*windows.batch(np.arange(count) * len(windows) // count)).item()
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from bench.peers.torch_gpt import adamw, from_npgpt, loss_function
 from npgpt.config import GPTConfig
-from npgpt.text.batches import Batches, Windows, evaluation_batches
-from npgpt.text.corpus import read_corpus, split
+from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
+from npgpt.text.corpus import read_corpus, train_val_split
 from npgpt.text.tokenizers import GPT2Tokenizer
 
 
@@ -25,10 +25,10 @@ def main():
     plan = json.loads((plan_folder / "plan.json").read_text())
     s = plan["settings"]
     tokenizer = GPT2Tokenizer()
-    train, validation = split(read_corpus(s["texts"], tokenizer), s["val_fraction"], s["split_by"])
-    batches = Batches(Windows(train, s["context"], s["stride"]), s["batch_size"], s["seed"])
+    train, validation = train_val_split(read_corpus(s["texts"], tokenizer), s["val_fraction"], s["split_by"])
+    batches = BatchSampler(TokenDataset(train, s["context"], s["stride"]), s["batch_size"], s["seed"])
     splits = {
-        f"{name}_loss": evaluation_batches(Windows(tokens, s["context"]), s["batch_size"], s["eval_batches"])
+        f"{name}_loss": evaluation_batches(TokenDataset(tokens, s["context"]), s["batch_size"], s["eval_batches"])
         for name, tokens in (("train", train), ("val", validation))
     }
     model = from_npgpt(GPTConfig.from_dict(plan["model"]), load_file(plan_folder / "weights.safetensors"))

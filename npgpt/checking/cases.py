@@ -1,8 +1,8 @@
-"""What ``python -m npgpt.gradcheck`` checks: every operation, every option, and a small GPT with each of its own.
+"""The cases of ``python -m npgpt.gradcheck``: every option of every operation, and of a small GPT.
 
-An operation of yours goes into OPERATIONS: its name, what is special about this case, the function of its inputs, and
-their shapes. The values are drawn from 0.5 to 2 and of both signs, so none is near a kink or a pole; "positive" in the
-name of a case says that all are above zero.
+A new operation goes into OPERATIONS: its name, what is special about the case, the function of its inputs, and their
+shapes. The values are 0.5 to 2 with either sign, so none is near a kink or a pole; in a case named "positive" all are
+above zero.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ class Case:
 
 _rng = np.random.default_rng(0)
 NUMBERS = _rng.uniform(0.5, 2, (2, 3))
-IDS = np.array([[1, 4, 4], [0, 2, 1]])  # of 6, some of them twice
-TARGETS = np.array([[2, 0, 4], [1, 1, 3]])  # of 5
+IDS = np.array([[1, 4, 4], [0, 2, 1]])  # below 6, some of them twice
+TARGETS = np.array([[2, 0, 4], [1, 1, 3]])  # below 5
 SOME = np.array([[2, -100, 4], [-100, 1, 3]])
 PADDING = np.array([[False, True, True, True], [True, True, False, True]])  # the first row begins with padding
 MANY_IDS = _rng.integers(0, 50, (4, 40))
@@ -38,7 +38,7 @@ MANY_TARGETS = _rng.integers(0, 300, 70)
 ATTENTION = partial(ops.causal_self_attention, n_head=2)
 HEAD = ops.linear_cross_entropy
 
-# The cases called "large" go through the kernels' blocks and threads; small ones fit into a single block.
+# "large" cases take several of the kernels' blocks and threads; small ones fit into a single block.
 OPERATIONS = [
     # What Python has syntax for (tensor.py)
     ("add", "", lambda a, b: a + b, {"a": (2, 3), "b": (2, 3)}),
@@ -76,8 +76,8 @@ OPERATIONS = [
     ("transpose", "", lambda a: a.transpose(), {"a": (2, 3, 4)}),
     ("transpose", "axes", lambda a: a.transpose(1, 2, 0), {"a": (2, 3, 4)}),
     ("T", "", lambda a: a.T, {"a": (2, 3)}),
-    ("getitem", "a number and a slice", lambda a: a[1, ::2], {"a": (2, 3, 4)}),
-    ("getitem", "numbers, some twice", lambda a: a[IDS], {"a": (6, 2)}),
+    ("getitem", "an index and a slice", lambda a: a[1, ::2], {"a": (2, 3, 4)}),
+    ("getitem", "indices, some twice", lambda a: a[IDS], {"a": (6, 2)}),
     ("getitem", "where true", lambda a: a[PADDING], {"a": (2, 4)}),
     # One operation a file (ops/)
     ("linear", "", ops.linear, {"x": (2, 3, 4), "weight": (4, 5), "bias": (5,)}),
@@ -153,7 +153,7 @@ GPTS = [
 
 
 def cases() -> list[Case]:
-    """All rows of the table, with their values."""
+    """Make all rows of the table, with their values."""
     return [_operation(*row) for row in OPERATIONS] + [_gpt(*row) for row in GPTS]
 
 

@@ -1,20 +1,20 @@
-"""Is a gradient that was written by hand the slope of the function it belongs to? Central differences tell.
+"""Central differences: is a gradient that was written by hand the slope of its function?
 
     x   one of the inputs           y = f(x, ...)   the result, of any shape
-    dy  a gradient of y             s = sum of dy * y, one number
+    dy  a gradient of y             s = sum of dy * y, a scalar
     v   a direction, of x's shape   h   the step
 
-The backward pass gives dx = ds/dx = J^T dy, J being the Jacobian dy/dx. The same function's values give
+The backward pass gives dx = ds/dx = J^T dy, where J is the Jacobian dy/dx. The function's values give
 
     slope along v = sum of dy * (f(x + h v) - f(x - h v)) / 2h          to be compared with         sum of dx * v
 
 for any v. A direction that is 1 at one element and 0 elsewhere compares that element of dx; a small input is compared
-element by element. A large one is compared along one direction in which every element moves: by 0.5 to 1.5 and of
-either sign, at random. A single wrong element then always shows, since it moves by 0.5 or more, and several would have
-to cancel by chance. Where the two disagree, halving the direction again and again leads to an element that is wrong.
+element by element. A large one is compared along one random direction, in which every element moves by 0.5 to 1.5 with
+either sign. A single wrong element then always shows, since it moves by 0.5 or more; several would have to cancel by
+chance. Where the two disagree, the direction is halved again and again until one wrong element is left.
 
-dy is random in the same way (0.5 to 2, of either sign). With ones it would miss a backward pass that forgets dy, and
-a softmax, whose rows always add up to 1, would have no slope at all.
+dy is random in the same way (0.5 to 2, either sign). With ones, a backward pass that forgets dy would pass, and a
+softmax, whose rows always add up to 1, would have no slope at all.
 """
 
 import math
@@ -25,11 +25,11 @@ import numpy as np
 
 from npgpt.tensor import Tensor, no_grad
 
-# Two things make the slope inexact. y is rounded: its values are wrong by eps |y|, so the slope is by eps |y| / h. And
-# of the series f(x + h) - f(x - h) = 2h f' + h^3 f''' / 3 + ... only the first term is wanted, so the slope is wrong
-# by h^2 f''' / 6. With |y| and f''' of one size the two are about equal at h = eps^(1/3), and then some
-# eps^(2/3) = 4e-11 of that size (Press et al., Numerical Recipes, section 5.7). A thousand times that leaves room for
-# what f rounds on the way and for the larger f''' of a whole model.
+# The slope has two errors. Rounding: y is wrong by eps |y|, so the slope is wrong by eps |y| / h. Truncation: in
+# f(x + h) - f(x - h) = 2h f' + h^3 f''' / 3 + ... only the first term is wanted, so the slope is wrong by h^2 f''' / 6.
+# If |y| and f''' are of one size, the two are about equal at h = eps^(1/3), and then eps^(2/3) = 4e-11 of that size
+# (Press et al., Numerical Recipes, section 5.7). A thousand times that leaves room for rounding within f and for the
+# larger f''' of a whole model.
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)  # 6e-6
 TOLERANCE = 1000 * STEP**2  # 4e-8
 
@@ -43,11 +43,11 @@ class Comparison:
     name, shape     of the input
     ok              whether the error is within the tolerance
     error           |by_hand - numerical| / the largest of |by_hand|, |numerical| and the root of the sum of (dy y)^2,
-                    whose rounding is in the numerical value (divided by |x| where that, and so the step, is larger than
+                    whose rounding is in the numerical value (divided by |x| if that, and so the step, is larger than
                     1); infinite if anything isn't finite
-    index           the element; None if what follows is along a direction: a large input is right, or wrong without any
-                    one element being so
-    by_hand         the backward pass's value there; None if it brought this input no gradient at all
+    index           the element; None if the values are along a direction: the input is large and right, or no single
+                    element is wrong
+    by_hand         the backward pass's value there; None if this input received no gradient
     numerical       the value by central differences
     """
 
@@ -67,7 +67,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``gradcheck`` found: a Comparison for each input, and the dy that all of them are about."""
+    """The result of ``gradcheck``: a Comparison for each input, and the dy that they were made with."""
 
     inputs: tuple[Comparison, ...]
     dy: np.ndarray = field(repr=False)
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def error(self) -> float:
-        """The largest of the inputs'."""
+        """The largest error of an input."""
         return max(comparison.error for comparison in self.inputs)
 
     def raise_if_wrong(self) -> None:
@@ -99,28 +99,30 @@ def gradcheck(
 ) -> Report:
     """Compare the gradients of ``f(*inputs)`` with central differences, in float64.
 
-    f           takes one Tensor for each input and gives a Tensor of any shape. Whatever else it needs (None, token
-                ids, a mask, a seed) it has from its own surroundings: ``lambda x, w: ops.linear(x, w, None)``
+    f           takes one Tensor for each input and returns a Tensor of any shape. Other arguments (None, token ids, a
+                mask, a seed) are bound in it: ``lambda x, w: ops.linear(x, w, None)``
     inputs      float64 arrays of any shapes, of which f gets copies; or Tensors with requires_grad=True, such as a
-                model's parameters: f gets them themselves, and meanwhile they hold other values. Afterwards they have
-                their old data and grad
-    names       of the inputs, for the report; x0, x1 ... if left out
+                model's parameters, whose data is changed for f and restored afterwards, like grad
+    names       of the inputs, for the report; x0, x1 ... by default
     tolerance   the largest error (see ``Comparison``) that is right
-    seed        of the random numbers (dy and the directions)
+    seed        of dy and of the directions
     -> Report   ``.ok``, ``.inputs``, ``.dy``; printed, a line for each input
 
-    The gradients compared are those of sum of dy * y, y being the result: what ``y.backward(report.dy)`` gives. An
-    input of up to 100 elements is compared element by element, a larger one along a random direction; the formulas
-    are at the top of npgpt/central_differences.py. NaN and infinity in a gradient are never right.
+    The gradients compared are those of sum of dy * y, where y is the result, as ``y.backward(report.dy)`` computes
+    them. An input of up to 100 elements is compared element by element, a larger one along a random direction; the
+    formulas are at the top of npgpt/checking/central_differences.py. NaN and infinity in a gradient are never right.
 
-    Take inputs without kinks near them (relu has one at 0: there is no slope), and not special ones: the slope of x^3
-    at 0 is 0, but over a step it isn't, and there is no size to measure the error by.
+    Choose inputs away from kinks (relu has no slope at 0) and special points: the slope of x^3 at 0 is 0, but over a
+    step it isn't, and there is no size to measure the error by.
 
-    Raises TypeError on an input that is not float64, and if f doesn't give a Tensor of float64; ValueError without
+    Raises TypeError on an input that is not float64, and if f doesn't return a Tensor of float64; ValueError without
     inputs, on a Tensor that isn't a leaf with requires_grad=True, and if f's result is not finite, differs from call
-    to call (dropout: fix its seed) or f changes its inputs. What f and its backward pass raise passes through.
+    to call (dropout: fix its seed) or f changes its inputs. Exceptions of f and its backward pass pass through.
 
     Source: random projections as in HIPS/autograd's test_util and the fast mode of torch.autograd.gradcheck.
+
+    >>> gradcheck(lambda x: (x * x).sum(), [np.array([1.0, 2.0])]).ok
+    True
     """
     leaves = [_leaf(i, x) for i, x in enumerate(inputs)]
     if not leaves:
@@ -142,12 +144,11 @@ def gradcheck(
                 with no_grad():
                     return f(*leaves).data
 
-            zeros = np.zeros_like(x)  # no gradient at all is right if f doesn't depend on the input
-            found = _worst(value, x, zeros if gradient is None else gradient, dy, size, tolerance, rng)
-            error, index, by_hand, numerical = found
+            slope = np.zeros_like(x) if gradient is None else gradient  # None is right if f doesn't depend on x
+            error, index, by_hand, numerical = _largest_error(value, x, slope, dy, size, tolerance, rng)
             leaf.data = x
-            by_hand = None if gradient is None else by_hand
-            return Comparison(name, x.shape, error <= tolerance, error, index, by_hand, numerical)
+            found = None if gradient is None else by_hand
+            return Comparison(name, x.shape, error <= tolerance, error, index, found, numerical)
 
         return Report(tuple(map(compare, names, leaves, gradients)), dy)
     finally:
@@ -166,7 +167,7 @@ def _leaf(i, x) -> Tensor:
 
 
 def _by_hand(f, leaves, rng):
-    """-> y, dy and each leaf's gradient, None where the backward pass brought none"""
+    """-> y, dy and each leaf's gradient, None if the backward pass gave none"""
     originals = [leaf.data for leaf in leaves]
     for leaf in leaves:
         leaf.data, leaf.grad = leaf.data.copy(), None
@@ -186,7 +187,7 @@ def _by_hand(f, leaves, rng):
         raise ValueError("f's result is not finite, so there is nothing to compare")
     with no_grad():
         again = f(*leaves).data
-    # A difference d between two calls is one of d / h between slopes.
+    # A difference d between two calls makes one of d / h between slopes.
     if np.abs(again - values).max(initial=0) > TOLERANCE * STEP * np.abs(values).max(initial=0):
         raise ValueError("f gives another result when it is called again (dropout: fix its seed)")
     dy = rng.uniform(0.5, 2, y.shape) * rng.choice([-1.0, 1.0], y.shape)
@@ -196,12 +197,12 @@ def _by_hand(f, leaves, rng):
     return values, dy, [leaf.grad for leaf in leaves]
 
 
-def _worst(value, x, gradient, dy, size, tolerance, rng):
+def _largest_error(value, x, gradient, dy, size, tolerance, rng):
     """-> error, index, by hand, numerical, where the error is largest; index is None along a direction"""
 
     def along(direction):
         moved = direction != 0
-        h = STEP * max(1.0, np.abs(x[moved]).max())  # a step must not be lost in rounding beside a large x
+        h = STEP * max(1.0, np.abs(x[moved]).max())  # a small step beside a large x would be lost in rounding
         difference = value(x + h * direction) - value(x - h * direction)
         by_hand = float((gradient[moved] * direction[moved]).sum())
         numerical = float((dy * difference).sum() / (2 * h))
@@ -231,6 +232,6 @@ def _worst(value, x, gradient, dy, size, tolerance, rng):
 
 def _error(by_hand, numerical, size) -> float:
     if not np.isfinite([by_hand, numerical, size]).all():
-        return math.inf  # a comparison with NaN is false, and would let anything pass that asks "is it larger?"
+        return math.inf  # not NaN, with which every comparison is false
     largest = max(abs(by_hand), abs(numerical), size)
     return abs(by_hand - numerical) / largest if largest else 0.0

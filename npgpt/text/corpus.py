@@ -1,7 +1,7 @@
 """Text to tokens: read files, tokenize them, split them for training and validation.
 
-Text goes through in chunks, and its tokens go into a temporary file that is mapped into memory, so a gigabyte of text
-takes the same way as a kilobyte, and hardly more memory.
+Text is read in chunks, and its tokens are written to a temporary file that is mapped into memory, so a gigabyte of text
+takes hardly more memory than a kilobyte.
 """
 
 import tempfile
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.errors import ConfigError, DataError, TokenizerError
+from npgpt.text import SPLITS
 from npgpt.text.files import Paths, as_paths, find_texts, progress, read_text
 from npgpt.text.tokenizers import Tokenizer
 
-TOKEN_CHUNK = 2**22  # tokens of a .bin that are looked at together
+TOKEN_CHUNK = 2**22  # tokens of a .bin that are checked at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,10 @@ class Corpus:
 
     ===========  ================================================================================================
     tokens       (N,) ids, uint16 or uint32, read-only, memory-mapped; <|endoftext|> is between the documents
-    documents    (D,) int64, where in tokens each document starts; the first starts at 0
-    characters   how many characters the text has; None if it came as tokens
-    fingerprint  the tokens' sha256, as sha256sum prints it for a .bin: it tells whether the text has changed
-    validation   (M,) ids, if the data came with a validation part of its own, else None
+    documents    (D,) int64, the position in tokens at which each document starts; the first is 0
+    characters   the number of characters of the text; None if it came as tokens
+    fingerprint  the tokens' sha256, as sha256sum prints it for a .bin; it changes with the text
+    validation   (M,) ids if the data came with a validation part, else None
     ===========  ================================================================================================
     """
 
@@ -42,13 +43,13 @@ class Corpus:
 def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     """Read text files and folders of them (see ``find_texts``), or token files.
 
-    Each text file is a document. The tokens are kept in an unnamed file in the folder for temporary files, which the
-    environment variable TMPDIR names; it is gone when they are no longer used.
+    Each text file is a document. The tokens are kept in an unnamed file in the folder for temporary files (the
+    environment variable TMPDIR), which disappears when they are no longer used.
 
-    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped where it is; what is between the ids of
-    <|endoftext|> are its documents. A folder with a train.bin and a val.bin gives tokens and validation.
+    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped where it is; <|endoftext|> separates its
+    documents. A folder with a train.bin and a val.bin gives tokens and validation.
 
-    Raises DataError if a file is missing, unreadable, empty, binary or not UTF-8, or has ids that the tokenizer hasn't;
+    Raises DataError if a file is missing, unreadable, empty, binary or not UTF-8, or has ids unknown to the tokenizer;
     TokenizerError, which names the file, if the tokenizer can't encode its text.
     """
     paths = as_paths(paths)
@@ -56,8 +57,8 @@ def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     return _map_token_files(token_files, tokenizer) if token_files else _tokenize(find_texts(paths), tokenizer)
 
 
-def texts(paths: Paths) -> Iterator[str]:
-    """The text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises the same DataErrors."""
+def iter_text(paths: Paths) -> Iterator[str]:
+    """Yield the text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises its DataErrors."""
     paths = as_paths(paths)
     if _find_token_files(paths):
         raise DataError(f"{_list(paths)} has tokens, not text, so there are no characters to make a tokenizer from")
@@ -67,17 +68,22 @@ def texts(paths: Paths) -> Iterator[str]:
             yield from read_text(path, bar)
 
 
-def split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -> tuple[np.ndarray, np.ndarray | None]:
-    """The tokens to train on, and the last ones, to validate with: a fraction of all, or None if the fraction is 0.
+def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -> tuple[np.ndarray, np.ndarray | None]:
+    """Split off the last ``fraction`` of the tokens for validation, which is None if the fraction is 0.
 
-    by="tokens" cuts anywhere. by="documents" cuts where a document starts, as near to the fraction as there is one, so
-    that no document is in both parts. A corpus with a validation part of its own stays as it is.
+    by="tokens" cuts anywhere. by="documents" cuts at the start of the document nearest to the fraction, so that no
+    document is in both parts. A corpus that came with a validation part keeps it.
 
     Raises ConfigError on a fraction outside 0 <= fraction < 1 and on another ``by``; DataError on a single document.
+
+    >>> corpus = Corpus(np.arange(10), documents=np.array([0, 4, 8]), characters=None, fingerprint="")
+    >>> train, val = train_val_split(corpus, 0.3, by="documents")
+    >>> train.tolist(), val.tolist()
+    ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
     """
     if not 0 <= fraction < 1:
         raise ConfigError(f"the fraction for validation must be at least 0 and less than 1, not {fraction}")
-    if by not in ("tokens", "documents"):
+    if by not in SPLITS:
         raise ConfigError(f"a text can be split by tokens or by documents, not by {by!r}")
     if fraction == 0:
         return corpus.tokens, None
@@ -114,7 +120,7 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
                 raise TokenizerError(f"{path}: {error}") from error
 
     try:
-        # The file has no name, so nothing of it is left behind, however this ends. The mapping keeps it alive.
+        # The file has no name, so nothing is left behind, however this ends. The mapping keeps it alive.
         with tempfile.TemporaryFile() as file, progress(paths, "Tokenizing") as bar:
             for ids in encoded():
                 file.write(ids.data)
@@ -122,7 +128,7 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
                 count += len(ids)
             file.flush()
             tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(count,)))
-    except OSError as error:  # of the temporary file: those of the text files are DataErrors already
+    except OSError as error:  # of the temporary file: the text files' are DataErrors already
         raise DataError(
             f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: "
             f"{error.strerror}.\n"
@@ -132,7 +138,7 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
 
 
 def _find_token_files(paths: list[Path]) -> list[Path]:
-    """[x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError if they are more than that."""
+    """-> [x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError on token files and others."""
     found = []
     for path in paths:
         parts = [path / "train.bin", path / "val.bin"]
@@ -157,13 +163,13 @@ def _map_token_files(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
 
 
 def _map_tokens(path, tokenizer, digest, bar):
-    """The tokens of one .bin, and where its documents start. Adds the tokens to the digest."""
+    """Map one .bin -> its tokens, its documents' starts. Adds the tokens to the digest."""
     try:
         size = path.stat().st_size
         if not size:
             raise DataError(f"{path} is empty: there are no tokens in it")
         if size % 2:
-            raise DataError(f"{path} has {size:,} bytes, an odd number, but a token has two: the file is not whole")
+            raise DataError(f"{path} has {size:,} bytes, an odd number, but a token has two: the file is cut off")
         tokens = np.asarray(np.memmap(path, "<u2", mode="r"))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from error
@@ -181,7 +187,7 @@ def _map_tokens(path, tokenizer, digest, bar):
         digest.update(chunk.data)
         bar.update(chunk.nbytes)
     documents = np.concatenate(starts)
-    # nanoGPT puts <|endoftext|> after every document: after the last one, no other starts.
+    # nanoGPT puts <|endoftext|> after every document; after the last one, no other starts.
     return tokens, documents[documents < len(tokens)]
 
 

@@ -16,20 +16,19 @@ CHUNK = 2**18  # bytes read at a time
 
 
 def as_paths(paths: Paths) -> list[Path]:
-    """One path or several, each of which must be there. Raises DataError."""
-    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    if not paths:
+    """Make a list of one path or several. Raises DataError if there are none, or one doesn't exist."""
+    found = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not found:
         raise DataError("no text was named: give text files, or a folder with .txt files")
-    for path in paths:
+    for path in found:
         _size(path)
-    return paths
+    return found
 
 
 def find_texts(paths: Paths) -> list[Path]:
-    """The text files that are meant: a file means itself, a folder all .txt files in it and in its folders, sorted.
+    """Expand paths: a folder stands for all .txt files below it, sorted, without hidden ones (.git, ._notes.txt).
 
-    Of what is in a folder, hidden files and folders (.git, ._notes.txt) are left out. Raises DataError on a missing
-    path, a folder that can't be read, and a folder without text.
+    Raises DataError on a missing path, a folder that can't be read, and a folder without text.
     """
     found = []
     for path in as_paths(paths):
@@ -41,9 +40,9 @@ def find_texts(paths: Paths) -> list[Path]:
 
 
 def read_text(path: Path, bar: tqdm) -> Iterator[str]:
-    """The text of one file in chunks: UTF-8, as it is ("\\r\\n" stays), but without a byte-order mark at its start.
+    """Yield the UTF-8 text of one file in chunks, unchanged ("\\r\\n" stays) but for a byte-order mark at its start.
 
-    Raises DataError if the file can't be read, is empty or binary, or is not UTF-8, wherever in the file that shows.
+    Raises DataError if the file can't be read, is empty or binary, or is not UTF-8 anywhere.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     end = 0
@@ -63,7 +62,7 @@ def read_text(path: Path, bar: tqdm) -> Iterator[str]:
                 try:
                     text = decoder.decode(raw, final=not raw)
                 except UnicodeDecodeError as error:
-                    # error.object is what was left of the chunk before, and then raw: it ends where raw does.
+                    # error.object is the undecoded rest of the last chunk, then raw: it ends where raw does.
                     raise _not_utf8(path, end - len(error.object) + error.start, "LATIN1") from error
                 if text:
                     empty = False
@@ -78,7 +77,7 @@ def read_text(path: Path, bar: tqdm) -> Iterator[str]:
 
 
 def progress(paths: Iterable[Path], what: str) -> tqdm:
-    """A bar over the bytes of some files: on stderr, if that is a terminal and it takes more than a second."""
+    """A progress bar over the files' bytes: on stderr if it is a terminal, and after one second."""
     total = sum(map(_size, paths))
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=1, disable=None, leave=False)
 
@@ -93,7 +92,7 @@ def _size(path):
 
 
 def _walk(folder):
-    """The .txt files below a folder. Unlike Path.rglob, this doesn't pass in silence over a folder it can't read."""
+    """The .txt files below a folder. Unlike Path.rglob, this raises on a folder that can't be read."""
 
     def stop(error):
         raise DataError(f"can't read the folder {error.filename}: {error.strerror}") from error
@@ -107,6 +106,6 @@ def _walk(folder):
 
 def _not_utf8(path, offset, likely):
     return DataError(
-        f"{path} is not UTF-8: the byte at offset {offset:,} can't be there. If it is {likely}, this converts it:\n"
+        f"{path} is not UTF-8: its byte at offset {offset:,} is invalid. If it is {likely}, this converts it:\n"
         f"iconv -f {likely} -t UTF-8 {shlex.quote(str(path))} > converted.txt"
     )

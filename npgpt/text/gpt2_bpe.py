@@ -1,4 +1,4 @@
-"""GPT-2's byte-pair encoding, computed by tiktoken, and where a text can be cut without changing its tokens.
+"""GPT-2's byte-pair encoding, computed by tiktoken, and cuts of a text that leave its tokens unchanged.
 
 The ranks are in ``gpt2.tiktoken``, so no network is needed. The file is byte for byte the table that tiktoken
 downloads as r50k_base (sha256 306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930), taken from the source
@@ -26,39 +26,50 @@ _CUT_BEFORE_PUNCTUATION = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~、。，！？：；
 
 @cache
 def tokens() -> list[bytes]:
-    """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order."""
+    """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order.
+
+    >>> tokens()[464]
+    b'The'
+    """
     lines = files("npgpt.text").joinpath("gpt2.tiktoken").read_bytes().splitlines()
     return [b64decode(line.split()[0]) for line in lines]
 
 
 @cache
 def _encoding():
-    import tiktoken  # here, so that who only decodes, or uses another tokenizer, doesn't wait for it
+    import tiktoken  # here: decoding and other tokenizers don't need it
 
     ranks = {token: rank for rank, token in enumerate(tokens())}
     return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
 def encode(text: str) -> list[int]:
-    """The ids of a text that holds no lone surrogates. ``<|endoftext|>`` in it is text like any other."""
+    """Encode a text without lone surrogates. ``<|endoftext|>`` in it is text like any other.
+
+    >>> encode("The verdict")
+    [464, 15593]
+    """
     encode_ordinary = _encoding().encode_ordinary
     return [id for part in _split_long_runs(text) for id in encode_ordinary(part)]
 
 
-def recut(chunks: Iterable[str]) -> Iterator[str]:
-    """The same text in other chunks: each can be encoded by itself, and together they give the tokens of the whole.
+def safe_chunks(chunks: Iterable[str]) -> Iterator[str]:
+    """Cut a text into chunks that can be encoded one by one: together they give the tokens of the whole.
 
     Between two characters a and b the text can be cut
 
         if b is whitespace and a is not, or
         if b is punctuation and a is a letter,
 
-    as the alternatives of PATTERN show. No piece goes across such a place: within a piece, whitespace follows
-    nothing but whitespace, and punctuation never follows a letter. No piece to the left depends on what comes after
-    the cut: only the alternatives for whitespace look ahead, and what follows whitespace on the left is a, or comes
-    before it. None looks back.
+    as the alternatives of PATTERN show. No piece crosses such a cut: within a piece, whitespace only follows
+    whitespace, and punctuation never follows a letter. No piece to the left depends on the text after the cut: only the
+    alternatives for whitespace look ahead, and whitespace on the left is followed by a, or by something before a. None
+    looks back.
 
-    Text without any such place, say a gigabyte of one letter, is held in memory as a whole.
+    Text without any such cut, say a gigabyte of one letter, is held in memory as a whole.
+
+    >>> list(safe_chunks(["The ver", "dict is", " in"]))
+    ['The', ' verdict', ' is in']
     """
     held = []
     for chunk in chunks:
@@ -71,22 +82,22 @@ def recut(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def _last_cut(text: str) -> int:
-    """The last place inside a text where it can be cut; 0 if there is none."""
+    """The last position inside a text at which it can be cut; 0 if there is none."""
     for i in range(len(text) - 1, 0, -1):
         a, b = text[i - 1], text[i]
-        # Python and tiktoken may know the Unicode of different years, and must agree here. They do: b is one of a few
-        # old characters, all of tiktoken's whitespace is whitespace to Python, and what was made a letter stays one.
+        # Python's and tiktoken's Unicode versions may differ, and must agree here. They do: b is one of a few old
+        # characters, all of tiktoken's whitespace is whitespace to Python, and letters stay letters.
         if (b in _CUT_BEFORE_SPACE and not a.isspace()) or (b in _CUT_BEFORE_PUNCTUATION and a.isalpha()):
             return i
     return 0
 
 
 def _split_long_runs(text: str) -> Iterator[str]:
-    r"""Parts that give the tokens of the text when each is encoded by itself, and on none of which tiktoken fails.
+    r"""Cut a text where tiktoken would fail on it; encoded one by one, the parts give the tokens of the whole.
 
-    Its regular expressions keep a million places to go back to, then panic (github.com/openai/tiktoken/issues/15). Only
-    ``\s+(?!\S)`` still needs one for each character: it takes a run of whitespace except the last character, which goes
-    with the next piece. Cut there, the run ends its part, and ``\s++$`` takes the same characters without going back.
+    Its regular expressions can backtrack a million times, then panic (github.com/openai/tiktoken/issues/15). Only
+    ``\s+(?!\S)`` still backtracks once a character: it takes a run of whitespace except the last character, which goes
+    with the next piece. Cut there, the run ends its part, and ``\s++$`` takes the same characters without backtracking.
     """
     start = 0
     if len(text) >= _LONG_RUN:

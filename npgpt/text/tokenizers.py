@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.errors import TokenizerError
-from npgpt.text import gpt2_bpe
+from npgpt.text import TOKENIZERS, gpt2_bpe
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """What every tokenizer can do.
+    """The interface of every tokenizer.
 
     ===========  =================================================================================================
     name         "gpt2", "char" or "byte"
@@ -42,7 +42,7 @@ class Tokenizer:
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def encode(self, text: str) -> np.ndarray:
-        """text -> ids (N,) of ``dtype``. Raises TokenizerError if the text can't be encoded."""
+        """Encode a text to ids (N,) of ``dtype``. Raises TokenizerError if it can't be encoded."""
         raise NotImplementedError
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
@@ -50,12 +50,12 @@ class Tokenizer:
         return map(self.encode, chunks)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """ids (N,) -> text. Bytes that are not UTF-8 become U+FFFD. Raises TokenizerError on an id that there isn't."""
+        """Decode ids (N,) to text. Bytes that are not UTF-8 become U+FFFD. Raises TokenizerError on an unknown id."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
-    def stream(self) -> "TextStream":
-        """For decoding ids one at a time, as they are generated."""
-        return TextStream(self)
+    def decoder(self) -> "StreamDecoder":
+        """A new decoder for ids that arrive one at a time, as they are generated."""
+        return StreamDecoder(self)
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one id stands for: a whole character, or part of one. Raises TokenizerError."""
@@ -66,32 +66,36 @@ class Tokenizer:
         return self._vocabulary[id]
 
     def to_dict(self) -> dict:
-        """What a run stores, as JSON: ``tokenizer_from_dict`` makes the same tokenizer of it."""
+        """The JSON object that a run stores; ``tokenizer_from_dict`` makes the same tokenizer of it."""
         return {"name": self.name}
 
 
-class TextStream:
-    """Decodes ids one at a time. A character may be spread over several ids; its bytes are held back until it is whole.
+class StreamDecoder:
+    """Decodes ids one at a time. The bytes of a character that is spread over several ids are held until it is whole.
 
-    Bytes that can't become a character turn into U+FFFD, as in ``decode``. What is unfinished at the end is dropped.
+    Bytes that can't become a character turn into U+FFFD, as in ``Tokenizer.decode``. A character that is unfinished at
+    the end is dropped.
+
+    >>> decoder = ByteTokenizer().decoder()
+    >>> [decoder.decode(id) for id in "né".encode()]
+    ['n', '', 'é']
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, id: int) -> str:
+    def decode(self, id: int) -> str:
         """The text that this id completes; "" while a character is unfinished. Raises TokenizerError."""
         return self._decoder.decode(self._tokenizer.token_bytes(id))
 
-    def finish(self) -> str:
-        """The text still to print, which is "": what is held back is never a whole character. Ready for a new text."""
-        self._decoder.reset()
-        return ""
-
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's byte-pair encoding of 50,257 ids (Radford et al. 2019, section 2.2), computed by tiktoken."""
+    """GPT-2's byte-pair encoding of 50,257 ids (Radford et al. 2019, section 2.2), computed by tiktoken.
+
+    >>> GPT2Tokenizer().encode("The verdict").tolist()
+    [464, 15593]
+    """
 
     name = "gpt2"
     end_of_text = 50256
@@ -100,19 +104,19 @@ class GPT2Tokenizer(Tokenizer):
         super().__init__([*gpt2_bpe.tokens(), END_OF_TEXT.encode()])
 
     def encode(self, text: str) -> np.ndarray:
-        _utf8(text)  # tiktoken would replace lone surrogates without a word
+        _utf8(text)  # tiktoken would silently replace lone surrogates
         return np.array(gpt2_bpe.encode(text), dtype=self.dtype)
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
-        """As in ``Tokenizer``, on several threads: tiktoken lets go of Python's lock while it works.
+        """Encode chunks on several threads (tiktoken releases the GIL), at most one more than there are threads.
 
-        At most one chunk for each thread, and one more, is held at a time.
+        The arrays, joined, are what ``encode`` makes of the joined chunks.
         """
-        gpt2_bpe.encode("")  # builds the encoding, which else each thread would do at once
+        gpt2_bpe.encode("")  # builds the encoding once, before the threads need it
         threads = min(os.cpu_count() or 1, 8)
         with ThreadPoolExecutor(threads) as pool:
             pending = deque()
-            for part in gpt2_bpe.recut(chunks):
+            for part in gpt2_bpe.safe_chunks(chunks):
                 pending.append(pool.submit(self.encode, part))
                 if len(pending) > threads:
                     yield pending.popleft().result()
@@ -142,7 +146,12 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """The tokenizer for all characters of some texts, which are looked at one after the other."""
+        """Make the tokenizer of all characters in some texts, which are read once, one after the other.
+
+        >>> tokenizer = CharTokenizer.from_texts(["banana", "bandana"])
+        >>> tokenizer.characters, tokenizer.encode("band").tolist()
+        ('abdn', [1, 0, 3, 2])
+        """
         seen = np.zeros(0x110000, bool)  # every code point of Unicode
         for text in texts:
             seen[_code_points(text)] = True
@@ -161,7 +170,7 @@ class CharTokenizer(Tokenizer):
         return {"name": self.name, "characters": self.characters}
 
     def _encode(self, text, offset):
-        """offset: where the text begins in a longer one, for the error's message."""
+        """offset: the text's position in a longer one, for the error's message."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         unseen = ids == self.end_of_text
         if unseen.any():
@@ -175,7 +184,11 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """The ids 0 to 255 are the bytes of UTF-8, and 256 is <|endoftext|>."""
+    """The ids 0 to 255 are the bytes of UTF-8, and 256 is <|endoftext|>.
+
+    >>> ByteTokenizer().encode("né").tolist()
+    [110, 195, 169]
+    """
 
     name = "byte"
     end_of_text = 256
@@ -187,24 +200,29 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(_utf8(text), np.uint8).astype(self.dtype)
 
 
-NAMES = (GPT2Tokenizer.name, CharTokenizer.name, ByteTokenizer.name)
-
-
 def make_tokenizer(name: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """A tokenizer by its name. Only "char" looks at the texts. Raises TokenizerError on a name that there isn't."""
+    """Make a tokenizer by its name. Only "char" reads the texts. Raises TokenizerError on an unknown name.
+
+    >>> make_tokenizer("char", ["abc"]).vocab_size
+    4
+    """
     if name == GPT2Tokenizer.name:
         return GPT2Tokenizer()
     if name == ByteTokenizer.name:
         return ByteTokenizer()
     if name == CharTokenizer.name:
         return CharTokenizer.from_texts(texts)
-    raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(NAMES)}")
+    raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}")
 
 
 def tokenizer_from_dict(values: dict) -> Tokenizer:
-    """The inverse of ``to_dict``. All is checked: raises TokenizerError on what ``to_dict`` doesn't make."""
-    if not isinstance(values, dict) or values.get("name") not in NAMES:
-        raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(NAMES)}")
+    """The inverse of ``Tokenizer.to_dict``. Raises TokenizerError on anything that ``to_dict`` doesn't make.
+
+    >>> tokenizer_from_dict({"name": "char", "characters": "abc"}).decode([2, 0, 1])
+    'cab'
+    """
+    if not isinstance(values, dict) or values.get("name") not in TOKENIZERS:
+        raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(TOKENIZERS)}")
     expected = {"name", "characters"} if values["name"] == CharTokenizer.name else {"name"}
     if set(values) != expected:
         raise TokenizerError(
@@ -213,13 +231,13 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     return CharTokenizer(values["characters"]) if "characters" in values else make_tokenizer(values["name"])
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: str | Path):
+def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
     """Write a tokenizer as a JSON file."""
     Path(path).write_text(json.dumps(tokenizer.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read what ``save_tokenizer`` wrote. Raises TokenizerError, which names the file."""
+    """Read a tokenizer that ``save_tokenizer`` wrote. Raises TokenizerError, which names the file."""
     try:
         return tokenizer_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
@@ -236,7 +254,7 @@ def _utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"the text has {_describe(text[error.start])} at offset {error.start}, half of a surrogate pair, "
-            "which is not a character of its own: was the text decoded as it should be?"
+            "which is not a character: was the text decoded with the right encoding?"
         ) from error
 
 

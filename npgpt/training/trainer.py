@@ -25,8 +25,8 @@ from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
 from npgpt.precompile import compile_for_sampling, compile_for_training
 from npgpt.tensor import no_grad
-from npgpt.text.batches import Batches, Windows, evaluation_batches
-from npgpt.text.corpus import read_corpus, split, texts
+from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
+from npgpt.text.corpus import iter_text, read_corpus, train_val_split
 from npgpt.text.tokenizers import load_tokenizer, make_tokenizer
 from npgpt.training.log import Metrics, StopRequest, log, log_text, minutes
 from npgpt.training.settings import TrainSettings
@@ -41,13 +41,13 @@ class Trainer:
         self.settings, self.model, self.tokenizer, self.folder = settings, model, tokenizer, folder
         model.recompute = settings.recompute
         context = settings.context
-        train, validation = split(corpus, settings.val_fraction, settings.split_by)
-        windows = Windows(train, context, settings.stride, "training part")
-        self.batches = Batches(windows, settings.batch_size, settings.seed)
+        train, validation = train_val_split(corpus, settings.val_fraction, settings.split_by)
+        windows = TokenDataset(train, context, settings.stride, "training part")
+        self.batches = BatchSampler(windows, settings.batch_size, settings.seed)
         self.splits = {"train": train} if validation is None else {"train": train, "val": validation}
         self.splits = {
             name: evaluation_batches(
-                Windows(tokens, context, part="validation part" if name == "val" else "training part"),
+                TokenDataset(tokens, context, part="validation part" if name == "val" else "training part"),
                 settings.batch_size,
                 settings.eval_batches,
             )
@@ -279,10 +279,10 @@ class Trainer:
         return patience is not None and self.evaluations_without_progress >= patience
 
     def _log_sample(self):
-        sampling, decoder = Sampling(), self.tokenizer.stream()
+        sampling, decoder = Sampling(), self.tokenizer.decoder()
         new = stream(self.model, [self.prompt], self.settings.sample_tokens, sampling, seed=self.step)
         try:
-            text = self.settings.sample_prompt + "".join(decoder.push(int(id)) for (id,) in new)
+            text = self.settings.sample_prompt + "".join(decoder.decode(int(id)) for (id,) in new)
         except FloatingPointError:
             raise self._diverged(f"after step {self.step}: a sample's logits are not finite") from None
         self.metrics.write({"kind": "sample", "step": self.step, "text": text})
@@ -335,7 +335,7 @@ class Trainer:
 def _model_to_train(settings):
     """-> config, tokenizer, the checkpoint with the weights to start from or None"""
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer or "gpt2", texts(settings.texts))
+        tokenizer = make_tokenizer(settings.tokenizer or "gpt2", iter_text(settings.texts))
         config = GPTConfig.preset(
             settings.preset or "mini", vocab_size=tokenizer.vocab_size, **settings.model_changes()
         )
@@ -362,11 +362,11 @@ def _model_to_train(settings):
 
 def _beginning(tokens, tokenizer) -> str:
     """The text of a document's first tokens, without what may be there of a further character."""
-    decoder, text = tokenizer.stream(), ""
+    decoder, text = tokenizer.decoder(), ""
     for id in tokens[:4].tolist():
         if id == tokenizer.end_of_text:
             break
-        text += decoder.push(id)
+        text += decoder.decode(id)
     return text
 
 

@@ -91,7 +91,7 @@ def test_ratio_of_medians_and_its_range():
 
 
 @pytest.mark.parametrize("theirs", [[3.0, 2.1], [3.0], [3.0, math.nan]])
-def test_one_round_with_other_losses_makes_all_void(theirs):
+def test_one_round_with_other_losses_makes_a_comparison_void(theirs):
     good, bad = report([1.0], [3.0, 2.0]), report([1.0], theirs)
     result = train_step.compare([good, good], [good, bad], 1e-3)
     assert result["void"]
@@ -109,7 +109,7 @@ def test_one_round_with_other_losses_makes_all_void(theirs):
         ("torch-compile", "highest", 2.01, True),
     ],
 )
-def test_void_is_printed_and_is_exit_code_1(monkeypatch, capsys, tmp_path, peer, precision, loss, void):
+def test_a_void_comparison_is_printed_and_is_exit_code_1(monkeypatch, capsys, tmp_path, peer, precision, loss, void):
     """What is in bfloat16, or may be, is allowed more."""
     sides = {"npgpt": [report([1.0], [3.0, 2.0])], peer: [report([2.0], [3.0, loss])]}
     run_with(monkeypatch, train_step, sides, f"--peer={peer}", f"--matmul-precision={precision}", tmp_path)
@@ -129,7 +129,7 @@ def run_with(monkeypatch, module, sides, *arguments):
     monkeypatch.setattr(sys, "argv", ["", "--preset=nano", *arguments[:-1], f"--json={arguments[-1] / 'x.json'}"])
 
 
-def test_one_peer_may_be_void_and_another_not(monkeypatch, capsys, tmp_path):
+def test_one_peers_comparison_may_be_void_and_anothers_not(monkeypatch, capsys, tmp_path):
     sides = {"npgpt": [report([1.0], [3.0, 2.0])], "torch": [report([2.0], [3.0, 2.0])]}
     sides["torch-compile"] = [report([3.0], [3.0, 2.1])]
     run_with(monkeypatch, train_step, sides, "--peer=torch,torch-compile", tmp_path)
@@ -173,7 +173,7 @@ def test_book_runs_compared_with_several_peers(monkeypatch, capsys, tmp_path):
     assert book_run.main() == 0
 
 
-def test_table():
+def test_a_table_is_markdown_with_aligned_columns():
     assert table(["", "s"], [["npgpt", "1.5"], ["x", "10"]]).splitlines() == [
         "|       |   s |",
         "| :---- | --: |",
@@ -190,7 +190,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize(("precision", "said"), [("highest", []), ("medium", ["--matmul-precision=medium"])])
-def test_book_run_tells_npgpt_a_precision_that_is_not_the_default(monkeypatch, precision, said):
+def test_book_run_passes_on_a_precision_that_is_not_the_default(monkeypatch, precision, said):
     def run_module(module, *arguments, **where):
         raise Stopped([a for a in arguments if "precision" in a])
 
@@ -343,14 +343,14 @@ def test_a_wrong_flag_is_exit_code_2(command, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_without_torch_the_message_says_what_to_do(monkeypatch):
+def test_a_peer_without_torch_is_refused(monkeypatch):
     monkeypatch.setattr(commandline, "find_spec", lambda name: None)
     commandline.check_peer("none")
     with pytest.raises(ConfigError, match=r"needs torch .*\n.*--peer none"):
         commandline.check_peer("torch")
 
 
-def test_without_a_compiler_the_message_says_what_to_do(monkeypatch):
+def test_a_compiled_peer_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(commandline, "find_spec", lambda name: True)
     monkeypatch.setattr(commandline, "which", lambda name: None)
     commandline.check_peer("torch,torch-autocast")

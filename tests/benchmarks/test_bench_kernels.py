@@ -13,7 +13,7 @@ KERNEL_SIZES = ("--preset", "mini", "--batch-size", 2, "--context", 16, "--secon
 
 
 @pytest.mark.parametrize("peer", ["none", pytest.param("torch", marks=needs_torch)])
-def test_kernels(tmp_path, peer):
+def test_kernels_are_timed_beside_a_peer(tmp_path, peer):
     """Every kernel is timed, and what the sides compute is the same."""
     path = tmp_path / "kernels.json"
     done = bench("kernels", *map(str, KERNEL_SIZES), "--peer", peer, "--json", str(path))
@@ -47,7 +47,7 @@ def test_kernels_that_differ_are_found():
     }  # fmt: skip
 
 
-def test_what_limits_a_kernel():
+def test_a_kernel_is_limited_by_memory_or_by_products():
     """Not the larger count, but what takes longer at the machine's peak."""
     report = {"x": {"results": [], "seconds": [0.5]}}
     reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
@@ -56,7 +56,7 @@ def test_what_limits_a_kernel():
         assert (found["limit"], found["share_of_peak"]) == (limit, share)
 
 
-def test_kernels_that_there_are_not():
+def test_unknown_kernels_are_refused():
     done = bench("kernels", "nonsense", "--peer", "none")
     assert done.returncode == 2
     assert "no kernel's name has nonsense in it; there are x @ W + b" in done.stderr

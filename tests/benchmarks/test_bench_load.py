@@ -1,4 +1,4 @@
-"""bench.load times loading, and refuses to where the logits are others."""
+"""bench.load times loading, and refuses to if the logits differ."""
 
 import json
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reaso
 
 
 @pytest.mark.parametrize("peer", ["none", pytest.param("transformers", marks=needs_transformers)])
-def test_load_of_nano(tmp_path, peer):
+def test_loading_is_timed_and_measured(tmp_path, peer):
     path = tmp_path / "load.json"
     done = bench("load", "--preset=nano", "--rounds=1", f"--peer={peer}", f"--json={path}")
     assert done.returncode == 0, done.stderr
@@ -27,14 +27,14 @@ def test_load_of_nano(tmp_path, peer):
         assert f"| {side} " in done.stdout
 
 
-def test_other_logits_make_it_void():
+def test_different_logits_make_the_comparison_void():
     load._check_same({"npgpt": [{"logits": [0.0, 1.0]}], "transformers": [{"logits": [0.00009, 1.0]}]})
     for other in (0.0002, float("nan")):
         with pytest.raises(ProcessFailed, match="void"):
             load._check_same({"npgpt": [{"logits": [0.0, 1.0]}], "transformers": [{"logits": [other, 1.0]}]})
 
 
-def test_without_transformers_the_message_says_what_to_do(monkeypatch):
+def test_a_peer_without_transformers_is_refused(monkeypatch):
     monkeypatch.setattr(load, "find_spec", lambda name: None)
     load._check_peer("none")
     with pytest.raises(ConfigError, match=r"needs torch and transformers: pip install .*\n.*--peer none"):

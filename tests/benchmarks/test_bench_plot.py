@@ -47,7 +47,7 @@ def test_plot_shows_what_was_measured():
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.svg"])
-def test_plot_of_a_folder(monkeypatch, tmp_path, name):
+def test_a_folder_of_results_is_drawn(monkeypatch, tmp_path, name):
     pytest.importorskip("matplotlib")
     for i, result in enumerate([step_result(), {"benchmark": "startup"}, step_result(torch=False), kernels_result()]):
         (tmp_path / f"{i}.json").write_text(json.dumps(result))
@@ -65,7 +65,7 @@ def test_plot_of_a_folder(monkeypatch, tmp_path, name):
         ('{"benchmark": "kernels"}', "x.jpg", r"must end in \.png or \.svg"),
     ],
 )
-def test_what_cannot_be_drawn(monkeypatch, tmp_path, content, out, message):
+def test_a_result_that_cannot_be_drawn_is_refused(monkeypatch, tmp_path, content, out, message):
     pytest.importorskip("matplotlib")
     (tmp_path / "x.json").write_text(content)
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "x.json"), f"--out={tmp_path / out}"])
@@ -74,7 +74,7 @@ def test_what_cannot_be_drawn(monkeypatch, tmp_path, content, out, message):
     assert not (tmp_path / out).exists()
 
 
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
+def test_plot_without_matplotlib_is_refused(monkeypatch):
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["", "x.json", "--out=x.png"])
     with pytest.raises(ConfigError, match=r"^bench\.plot needs matplotlib: pip install -e '\.\[plot\]'$"):

@@ -3,11 +3,9 @@
 import contextlib
 import itertools
 import math
-import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from npgpt import ops
 from npgpt.checking.central_differences import EACH_ELEMENT_UP_TO
@@ -39,7 +37,7 @@ SMALL, LARGE = (3, 4), (30, 40)
 sizes = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 
-def test_the_two_sizes_are_on_both_sides_of_the_limit():
+def test_small_and_large_shapes_are_on_both_sides_of_the_limit():
     assert np.prod(SMALL) <= EACH_ELEMENT_UP_TO < np.prod(LARGE)
 
 
@@ -69,7 +67,7 @@ def test_right_gradients_pass(f, shape):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (EACH_ELEMENT_UP_TO,), (EACH_ELEMENT_UP_TO + 1,)])
-def test_all_shapes(shape):
+def test_inputs_of_any_shape(shape):
     assert gradcheck(square(), [numbers(*shape)]).ok
     if math.prod(shape):
         assert not gradcheck(square(lambda dx: 1.001 * dx), [numbers(*shape)]).ok
@@ -104,7 +102,7 @@ def test_a_tensor_that_is_used_twice():
     assert gradcheck(lambda a: a @ a.T, [x]).ok
 
 
-def test_the_numbers_are_those_of_backward():
+def test_the_values_reported_are_those_of_backward():
     x = numbers(2, 3)
     report = gradcheck(lambda x: x.exp(), [x])
     leaf = Tensor(x, requires_grad=True)
@@ -115,7 +113,7 @@ def test_the_numbers_are_those_of_backward():
     assert np.abs(report.dy).min() >= 0.5
 
 
-def test_the_same_every_time():
+def test_a_report_is_the_same_every_time():
     x = numbers(*LARGE)
     wrong = square(changed((3, 4), 0))
     assert str(gradcheck(wrong, [x])) == str(gradcheck(wrong, [x]))
@@ -207,7 +205,7 @@ def test_two_errors_in_a_large_array_do_not_cancel():
 
 
 @sizes
-def test_a_missing_gradient(shape):
+def test_a_missing_gradient_is_wrong(shape):
     x = numbers(*shape)
 
     def half(a, b):
@@ -221,7 +219,7 @@ def test_a_missing_gradient(shape):
     assert not forgets.ok
 
 
-def test_a_share_that_is_handed_back_twice():
+def test_a_gradient_returned_twice_for_one_parent_is_wrong():
     def twice(a):
         return Tensor.from_op(a.data**2, (a, a), lambda dy, needs: (2 * a.data * dy, 2 * a.data * dy))
 
@@ -230,7 +228,7 @@ def test_a_share_that_is_handed_back_twice():
     assert found.error == pytest.approx(0.5, abs=0.2)
 
 
-def test_a_backward_pass_that_forgets_dy():
+def test_a_backward_pass_that_forgets_dy_is_wrong():
     def total(x):
         return Tensor.from_op(np.asarray(x.data.sum()), (x,), lambda dy, needs: (np.ones_like(x.data),))
 
@@ -254,7 +252,7 @@ def test_a_kink_and_the_tolerance():
     assert not gradcheck(square(), [x], tolerance=0).ok
 
 
-def test_what_backward_raises_passes_through():
+def test_exceptions_of_backward_pass_through():
     with pytest.raises(RuntimeError, match=r"returned a gradient \(4, 3\)"):
         gradcheck(square(np.transpose), [numbers(3, 4)])
 
@@ -300,12 +298,12 @@ def fresh_dropout():
         (changes_its_input_on_the_way_back, [np.ones(3)], ValueError, "changes input 0"),
     ],
 )
-def test_what_cannot_be_checked(f, inputs, error, words):
+def test_what_cannot_be_checked_is_refused(f, inputs, error, words):
     with np.errstate(all="ignore"), pytest.raises(error, match=words):
         gradcheck(f, inputs)
 
 
-def test_names_fit():
+def test_names_must_be_as_many_as_inputs():
     with pytest.raises(ValueError, match="1 names for 2 inputs"):
         gradcheck(lambda a, b: a + b, [numbers(2), numbers(2)], names=["a"])
 
@@ -347,10 +345,3 @@ def test_public_names(python):
         "except AttributeError as error: print(error)\n"
     )
     assert ended.stdout == "module 'npgpt.gradcheck' has no attribute 'other'\n", ended.stderr
-
-
-def test_the_example_in_the_readme(capsys):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Check a gradient of your own")[1]
-    code, printed = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
-    exec(code, {})
-    assert capsys.readouterr().out == printed

@@ -1,4 +1,4 @@
-"""From tokens to batches: every window, in an order that can be taken up anywhere."""
+"""From tokens to batches: every window once an epoch, in an order that can be resumed anywhere."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt.errors import ConfigError, DataError
-from npgpt.text.batches import Batches, Windows, evaluation_batches
-from npgpt.text.corpus import read_corpus, split
+from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
+from npgpt.text.corpus import read_corpus, train_val_split
 from npgpt.text.tokenizers import ByteTokenizer
 
 
-def test_windows_as_in_the_docstring():
-    windows = Windows(np.arange(8, dtype=np.uint16), context=3, stride=2)
-    assert len(windows) == 3
-    ids, targets = windows.batch([0, 2, 1])
-    assert ids.tolist() == [[0, 1, 2], [4, 5, 6], [2, 3, 4]]
-    assert targets.tolist() == [[1, 2, 3], [5, 6, 7], [3, 4, 5]]
-    for array in (ids, targets):
+def test_batches_are_arrays_of_their_own():
+    for array in TokenDataset(np.arange(8, dtype=np.uint16), context=3, stride=2).batch([0, 2, 1]):
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
         assert array.flags.writeable
@@ -25,13 +20,13 @@ def test_windows_as_in_the_docstring():
 
 @settings(deadline=None)
 @given(n=st.integers(2, 80), context=st.integers(1, 20), stride=st.integers(1, 30) | st.none())
-def test_windows_are_all_the_whole_ones(n, context, stride):
+def test_windows_are_all_whole_ones_and_no_others(n, context, stride):
     tokens = np.arange(n, dtype=np.uint16) + 7
     if n < context + 1:
         with pytest.raises(DataError):
-            Windows(tokens, context, stride)
+            TokenDataset(tokens, context, stride)
         return
-    windows = Windows(tokens, context, stride)
+    windows = TokenDataset(tokens, context, stride)
     expected = [tokens[i : i + context + 1].tolist() for i in range(0, n - context, stride or context)]
     ids, targets = windows.batch(np.arange(len(windows)))
     assert np.concatenate([ids, targets[:, -1:]], axis=1).tolist() == expected
@@ -41,20 +36,15 @@ def test_windows_are_all_the_whole_ones(n, context, stride):
             windows.batch([0, index])
 
 
-def test_windows_refuse():
+def test_a_dataset_refuses_too_few_tokens_and_wrong_sizes():
     with pytest.raises(DataError) as error:
-        Windows(np.zeros(64, np.uint16), context=64, part="validation part")
-    for words in (
-        "the validation part has 64 tokens",
-        "a context of 64 needs at least 65",
-        "--context",
-        "--val-fraction",
-    ):
+        TokenDataset(np.zeros(64, np.uint16), context=64, part="validation part")
+    for words in ("validation part has 64 tokens", "64 needs at least 65", "--context", "--val-fraction"):
         assert words in str(error.value)
-    assert len(Windows(np.zeros(65, np.uint16), context=64)) == 1
+    assert len(TokenDataset(np.zeros(65, np.uint16), context=64)) == 1
     for context, stride in ((0, 1), (-1, 1), (4, 0)):
         with pytest.raises(ConfigError):
-            Windows(np.zeros(65, np.uint16), context, stride)
+            TokenDataset(np.zeros(65, np.uint16), context, stride)
 
 
 def window_numbers(ids):
@@ -65,7 +55,7 @@ def window_numbers(ids):
 @settings(deadline=None)
 @given(n=st.integers(1, 30), batch_size=st.integers(1, 70), seed=st.integers(0, 2**63))
 def test_each_epoch_has_every_window_once(n, batch_size, seed):
-    batches = Batches(Windows(np.arange(n + 2), context=2, stride=1), batch_size, seed)
+    batches = BatchSampler(TokenDataset(np.arange(n + 2), context=2, stride=1), batch_size, seed)
     count = -(-4 * n // batch_size)
     places = [i for k in range(count) for i in window_numbers(batches.batch(k)[0])]
     for epoch in range(4):
@@ -73,40 +63,40 @@ def test_each_epoch_has_every_window_once(n, batch_size, seed):
 
 
 def test_a_batch_depends_on_its_number_and_the_seed_alone():
-    windows = Windows(np.arange(40), context=3, stride=1)
-    unbroken = Batches(windows, batch_size=5, seed=3)
+    windows = TokenDataset(np.arange(40), context=3, stride=1)
+    unbroken = BatchSampler(windows, batch_size=5, seed=3)
     expected = [unbroken.batch(k) for k in range(40)]
     for k in (39, 0, 7, 7, 8, 23):
-        for fresh in (unbroken, Batches(windows, batch_size=5, seed=3)):
+        for fresh in (unbroken, BatchSampler(windows, batch_size=5, seed=3)):
             for got, want in zip(fresh.batch(k), expected[k], strict=True):
                 np.testing.assert_array_equal(got, want)
 
 
-def test_orders_differ_by_seed_and_epoch_and_are_shuffled():
-    windows = Windows(np.arange(51), context=1, stride=1)
-    orders = [window_numbers(Batches(windows, 50, seed).batch(k)[0]) for seed in (0, 1) for k in (0, 1)]
+def test_orders_are_shuffled_and_differ_by_seed_and_epoch():
+    windows = TokenDataset(np.arange(51), context=1, stride=1)
+    orders = [window_numbers(BatchSampler(windows, 50, seed).batch(k)[0]) for seed in (0, 1) for k in (0, 1)]
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == 5
 
 
-def test_only_the_orders_in_use_are_kept():
-    batches = Batches(Windows(np.arange(51), context=1, stride=1), batch_size=20)
+def test_a_sampler_keeps_only_the_orders_in_use():
+    batches = BatchSampler(TokenDataset(np.arange(51), context=1, stride=1), batch_size=20)
     for k in range(50):
         batches.batch(k)
         assert len(batches._orders) <= 2
 
 
-def test_batches_refuse():
-    windows = Windows(np.arange(5), context=2)
+def test_a_sampler_refuses_wrong_sizes_and_seeds():
+    windows = TokenDataset(np.arange(5), context=2)
     for batch_size, seed in ((0, 0), (1, -1)):
         with pytest.raises(ConfigError):
-            Batches(windows, batch_size, seed)
+            BatchSampler(windows, batch_size, seed)
 
 
 @settings(deadline=None)
 @given(n=st.integers(1, 60), batch_size=st.integers(1, 8), count=st.integers(1, 12))
 def test_evaluation_batches_are_spread_evenly(n, batch_size, count):
-    windows = Windows(np.arange(n + 2), context=2, stride=1)
+    windows = TokenDataset(np.arange(n + 2), context=2, stride=1)
     batches = evaluation_batches(windows, batch_size, count)
     numbers = [i for ids, _ in batches for i in window_numbers(ids)]
     assert len(numbers) == len(set(numbers)) == min(n, batch_size * count)
@@ -118,11 +108,11 @@ def test_evaluation_batches_are_spread_evenly(n, batch_size, count):
         assert (targets == ids + 1).all()
 
 
-def test_windows_over_a_corpus(tmp_path):
+def test_windows_of_a_corpus(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abcdefghijklmnopqrst")
     tokenizer = ByteTokenizer()
-    train, validation = split(read_corpus(path, tokenizer), 0.25)
-    ids, targets = Windows(train, context=4).batch([1])
+    train, validation = train_val_split(read_corpus(path, tokenizer), 0.25)
+    ids, targets = TokenDataset(train, context=4).batch([1])
     assert (tokenizer.decode(ids[0]), tokenizer.decode(targets[0])) == ("efgh", "fghi")
     assert tokenizer.decode(validation) == "pqrst"
