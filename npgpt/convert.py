@@ -82,7 +82,7 @@ def _lost(before, after):
 def _print_differences(a: str, b: str, which: str) -> int:
     """Print what differs; 1 if anything does."""
     from npgpt.checkpoints import find_checkpoint
-    from npgpt.checkpoints.shared.names import shown
+    from npgpt.checkpoints.shared.names import short_name
     from npgpt.checkpoints.shared.statistics import difference
 
     one, other = find_checkpoint(a, which), find_checkpoint(b, which)
@@ -92,7 +92,7 @@ def _print_differences(a: str, b: str, which: str) -> int:
         if value != others:
             differ += 1
             print(f"config {name}: {value} and {others}")
-    xs, ys = one.passing(), other.passing()
+    xs, ys = one.streaming(), other.streaming()
     names = list(xs | ys)
     for name in names:
         x, y = xs.get(name), ys.get(name)
@@ -107,7 +107,7 @@ def _print_differences(a: str, b: str, which: str) -> int:
             what = f"differs by up to {found.largest:.3g}, {found.relative:.3g} of its norm"
         if what:
             differ += 1
-            print(f"{shown(name):<26} {what}")
+            print(f"{short_name(name):<26} {what}")
     print(f"{len(names)} tensors, {differ} differences" if differ else f"{len(names)} tensors, all equal")
     return 1 if differ else 0
 

@@ -55,9 +55,9 @@ def _print_summary(checkpoint, odd):
     for i, (name, value) in enumerate(config.to_dict().items()):
         print(f"{'config' if i == 0 else '':<11} {name} = {value}")
     print(f"parameters  {total:,}; without embeddings {inside:,}")
-    if checkpoint.skipped:
-        shown = ", ".join(repr(name[:60]) for name in checkpoint.skipped[:2])
-        more = f" and {len(checkpoint.skipped) - 2:,} more" if len(checkpoint.skipped) > 2 else ""
+    if checkpoint.ignored_keys:
+        shown = ", ".join(repr(name[:60]) for name in checkpoint.ignored_keys[:2])
+        more = f" and {len(checkpoint.ignored_keys) - 2:,} more" if len(checkpoint.ignored_keys) > 2 else ""
         print(f"left out    {shown}{more}")
     try:
         tokenizer = checkpoint.tokenizer
@@ -72,19 +72,19 @@ def _print_summary(checkpoint, odd):
 
 
 def _print_tensors(checkpoint, odd):
-    from npgpt.checkpoints.shared.names import shown
-    from npgpt.checkpoints.shared.statistics import oddities, survey
+    from npgpt.checkpoints.shared.names import short_name
+    from npgpt.checkpoints.shared.statistics import survey, warnings
 
     print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
     surveys = {}
-    for name, tensor in sorted(checkpoint.passing().items(), key=lambda item: _place(item[0])):
+    for name, tensor in sorted(checkpoint.streaming().items(), key=lambda item: _place(item[0])):
         shape = " x ".join(map(str, tensor.shape)) or "()"
-        row = f"  {shown(name):<30} {shape:<14} {tensor.dtype:<6}"
+        row = f"  {short_name(name):<30} {shape:<14} {tensor.dtype:<6}"
         if tensor.is_float:
             s = surveys[name] = survey(tensor)
             row += f" {s.norm:>10.4g} {s.largest:>10.4g}"
         print(row)
-    odd += oddities(checkpoint, surveys)
+    odd += warnings(checkpoint, surveys)
 
 
 _ORDER = (

@@ -130,7 +130,7 @@ def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
     before = listing(source)
     for to, ending in ENDINGS.items():
         with monkeypatch.context() as patch:
-            patch.setattr("npgpt.checkpoints.shared.lazy_tensor.Stored.in_order", stop)
+            patch.setattr("npgpt.checkpoints.shared.lazy_tensor.LazyTensor.iter_flat", stop)
             assert command("convert", "source", ending, cwd=source).code == 130, to
         assert listing(source) == before
 

@@ -39,7 +39,7 @@ from npgpt.checkpoints.pytorch.file import is_torch, read_torch, tensors_in
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, run_in, weights_file, write_safetensors_file
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.checkpoints.tensorflow.leveldb import is_table
@@ -77,7 +77,7 @@ def save(model: GPT, path: str | Path, to: str = "huggingface", dtype: str = "F3
 
     Raises CheckpointError if the format can't hold the model, or nothing can be written there.
     """
-    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
     write_checkpoint(
         path, Checkpoint("model", model.config, tensors, Path(path), stored_tokenizer=stored_tokenizer), to, dtype
@@ -178,10 +178,10 @@ def _open_file(path: Path) -> Checkpoint:
 def make_model(checkpoint: Checkpoint, dtype=np.float32, check: bool = True) -> GPT:
     """A model with a checkpoint's weights, which are read tensor by tensor. Raises CheckpointError."""
     model = GPT(checkpoint.config, seed=None, dtype=dtype)  # not initialised: all of it is loaded
-    tensors = checkpoint.passing()
+    tensors = checkpoint.streaming()
     for name, parameter in model.named_parameters():
         tensors[name].copy_to(parameter.data)
-    checkpoint.forget()
+    checkpoint.release_pages()
     if check:
         _check_numbers(model, checkpoint.source)
     return model

@@ -18,9 +18,9 @@ import numpy as np
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
-from npgpt.checkpoints.shared.names import TURNED
+from npgpt.checkpoints.shared.names import TRANSPOSED
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
@@ -45,7 +45,7 @@ _FIXED = {
 def blocks(config: GPTConfig, rows: int) -> tuple:
     """The file's blocks in its order: our name and the shape that it has in the file, of each layer where there is {}.
 
-    ``rows``: padded V. TURNED: the file has the matrix as (out, in), and we as (in, out).
+    ``rows``: padded V. TRANSPOSED: the file has the matrix as (out, in), and we as (in, out).
     """
     T, C = config.block_size, config.n_embd
     return (
@@ -53,15 +53,15 @@ def blocks(config: GPTConfig, rows: int) -> tuple:
         ("wpe.weight", (T, C)),
         ("h.{}.ln_1.weight", (C,)),
         ("h.{}.ln_1.bias", (C,)),
-        ("h.{}.attn.c_attn.weight", (3 * C, C), TURNED),
+        ("h.{}.attn.c_attn.weight", (3 * C, C), TRANSPOSED),
         ("h.{}.attn.c_attn.bias", (3 * C,)),
-        ("h.{}.attn.c_proj.weight", (C, C), TURNED),
+        ("h.{}.attn.c_proj.weight", (C, C), TRANSPOSED),
         ("h.{}.attn.c_proj.bias", (C,)),
         ("h.{}.ln_2.weight", (C,)),
         ("h.{}.ln_2.bias", (C,)),
-        ("h.{}.mlp.c_fc.weight", (4 * C, C), TURNED),
+        ("h.{}.mlp.c_fc.weight", (4 * C, C), TRANSPOSED),
         ("h.{}.mlp.c_fc.bias", (4 * C,)),
-        ("h.{}.mlp.c_proj.weight", (C, 4 * C), TURNED),
+        ("h.{}.mlp.c_proj.weight", (C, 4 * C), TRANSPOSED),
         ("h.{}.mlp.c_proj.bias", (C,)),
         ("ln_f.weight", (C,)),
         ("ln_f.bias", (C,)),
@@ -99,10 +99,10 @@ def read_llmc(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {file.size:,} bytes, and its header describes {expected:,}: it is {what}")
     tensors = {}
     numbers = Cursor(file, 4 * _HEADER)
-    for name, shape, turned in _tensors(config, rows):
+    for name, shape, transposed in _tensors(config, rows):
         array = numbers.array(numpys, prod(shape), name).reshape(shape)
-        tensor = stored_array(array[:V] if name == "wte.weight" else array, dtype)
-        tensors[name] = tensor.T if turned else tensor
+        tensor = lazy_array(array[:V] if name == "wte.weight" else array, dtype)
+        tensors[name] = tensor.T if transposed else tensor
     return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, Path(path), (file,))
 
 
@@ -126,18 +126,18 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     _, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     with checkpoint_file(path) as file:
         file.write(header)
-        for name, _, turned in _tensors(config, rows):
-            for numbers in (tensors[name].T if turned else tensors[name]).in_order():
-                file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
+        for name, _, transposed in _tensors(config, rows):
+            for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
+                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys))
             if name == "wte.weight":
                 file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
 
 
 def _tensors(config: GPTConfig, rows: int):
-    """Yield (our name, the shape in the file, whether it is turned) of each tensor, in the file's order."""
-    for name, shape, *turned in blocks(config, rows):
+    """Yield (our name, the shape in the file, whether it is transposed) of each tensor, in the file's order."""
+    for name, shape, *transposed in blocks(config, rows):
         for layer in range(config.n_layer if "{}" in name else 1):
-            yield name.format(layer), shape, bool(turned)
+            yield name.format(layer), shape, bool(transposed)
 
 
 def _check_is_released_form(config: GPTConfig, path) -> None:

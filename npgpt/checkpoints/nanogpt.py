@@ -18,11 +18,11 @@ import re
 from pathlib import Path
 
 from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
-from npgpt.checkpoints.pytorch.pickles import described
+from npgpt.checkpoints.pytorch.pickles import short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.checkpoints.shared.names import TURNED, to_ours
+from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import GPT2Tokenizer
@@ -34,15 +34,15 @@ NAMES = (
     ("transformer.wpe.weight", "wpe.weight"),
     ("transformer.h.{}.ln_1.weight", "h.{}.ln_1.weight"),
     ("transformer.h.{}.ln_1.bias", "h.{}.ln_1.bias"),
-    ("transformer.h.{}.attn.c_attn.weight", "h.{}.attn.c_attn.weight", TURNED),
+    ("transformer.h.{}.attn.c_attn.weight", "h.{}.attn.c_attn.weight", TRANSPOSED),
     ("transformer.h.{}.attn.c_attn.bias", "h.{}.attn.c_attn.bias"),
-    ("transformer.h.{}.attn.c_proj.weight", "h.{}.attn.c_proj.weight", TURNED),
+    ("transformer.h.{}.attn.c_proj.weight", "h.{}.attn.c_proj.weight", TRANSPOSED),
     ("transformer.h.{}.attn.c_proj.bias", "h.{}.attn.c_proj.bias"),
     ("transformer.h.{}.ln_2.weight", "h.{}.ln_2.weight"),
     ("transformer.h.{}.ln_2.bias", "h.{}.ln_2.bias"),
-    ("transformer.h.{}.mlp.c_fc.weight", "h.{}.mlp.c_fc.weight", TURNED),
+    ("transformer.h.{}.mlp.c_fc.weight", "h.{}.mlp.c_fc.weight", TRANSPOSED),
     ("transformer.h.{}.mlp.c_fc.bias", "h.{}.mlp.c_fc.bias"),
-    ("transformer.h.{}.mlp.c_proj.weight", "h.{}.mlp.c_proj.weight", TURNED),
+    ("transformer.h.{}.mlp.c_proj.weight", "h.{}.mlp.c_proj.weight", TRANSPOSED),
     ("transformer.h.{}.mlp.c_proj.bias", "h.{}.mlp.c_proj.bias"),
     ("transformer.ln_f.weight", "ln_f.weight"),
     ("transformer.ln_f.bias", "ln_f.bias"),
@@ -60,14 +60,14 @@ def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
     """The checkpoint in an object that ``read_torch`` found in ``path``. Raises CheckpointError."""
     config = config_from_nanogpt(found["model_args"], f"{path}: model_args")
     tensors = tensors_in(found["model"], f"{path}: model")
-    skipped = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]
+    ignored_keys = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]
     kept = {}
     for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("_orig_mod.")
         if name in kept:
             raise CheckpointError(f"{path}: tensor {name[:100]!r} is there twice, with and without '_orig_mod.'")
         if _MASK.fullmatch(name):
-            skipped.append(stored_name)
+            ignored_keys.append(stored_name)
         else:
             kept[name] = tensor
     head = kept.pop("lm_head.weight", None)
@@ -76,12 +76,12 @@ def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor 'lm_head.weight' differs from 'transformer.wte.weight', and in nanoGPT they are one"
             )
-        skipped.append("lm_head.weight")
-    file.forget()  # what comparing them has read
+        ignored_keys.append("lm_head.weight")
+    file.release_pages()  # what comparing them has read
     ours = to_ours(NAMES, kept, path)
     check_own_numbers(ours, (file,), path)
     tokenizer = {"name": GPT2Tokenizer.name} if config.vocab_size == _PADDED_VOCABULARY else None
-    return Checkpoint("nanoGPT", config, ours, Path(path), (file,), tuple(sorted(skipped)), tokenizer)
+    return Checkpoint("nanoGPT", config, ours, Path(path), (file,), tuple(sorted(ignored_keys)), tokenizer)
 
 
 def config_from_nanogpt(values: object, source: str) -> GPTConfig:
@@ -95,6 +95,6 @@ def config_from_nanogpt(values: object, source: str) -> GPTConfig:
         raise CheckpointError(f"{source}: {names} {'is not there' if missing else 'is not a setting of nanoGPT'}")
     for key, value in values.items():
         if not isinstance(value, int | float | None):  # others might print without end
-            raise CheckpointError(f"{source}: {key} is {described(value)}, and a number was expected")
+            raise CheckpointError(f"{source}: {key} is {short_repr(value)}, and a number was expected")
     activation = "gelu" if "bias" in values else "gelu_new"
     return config_of({**values, "activation": activation, "layer_norm_epsilon": 1e-5}, f"{source}:")

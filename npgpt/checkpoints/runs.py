@@ -23,7 +23,7 @@ from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, wr
 from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.checkpoints.shared.cast import rounded
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json, read_json_object
 from npgpt.config import GPTConfig
@@ -123,7 +123,10 @@ def is_run(folder: str | Path) -> bool:
 
 
 def save_weights(
-    path: str | Path, weights: dict[str, np.ndarray | Stored], config: GPTConfig, metadata: dict[str, str] | None = None
+    path: str | Path,
+    weights: dict[str, np.ndarray | LazyTensor],
+    config: GPTConfig,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the weights alone, atomically; ``load`` opens the file. Raises CheckpointError."""
     write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict()), **(metadata or {})})
@@ -180,7 +183,7 @@ def read_run(path: str | Path) -> Checkpoint:
     return found
 
 
-def run_in(path: Path, tensors: dict[str, Stored], metadata: dict[str, str], file: MappedFile) -> Checkpoint | None:
+def run_in(path: Path, tensors: dict[str, LazyTensor], metadata: dict[str, str], file: MappedFile) -> Checkpoint | None:
     """The checkpoint in what ``open_safetensors`` found, if it is a file of ours. Raises CheckpointError."""
     if _CONFIG_KEY not in metadata:
         return None
@@ -190,8 +193,8 @@ def run_in(path: Path, tensors: dict[str, Stored], metadata: dict[str, str], fil
         raise CheckpointError(f"{source}: a JSON object was expected")
     config = _config(values, source)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
-    skipped = tuple(name for name in tensors if name not in weights)
-    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, _stored_tokenizer(path, metadata))
+    ignored_keys = tuple(name for name in tensors if name not in weights)
+    return Checkpoint("run of npgpt", config, weights, path, (file,), ignored_keys, _stored_tokenizer(path, metadata))
 
 
 def _stored_tokenizer(path: Path, metadata: dict[str, str]):

@@ -10,7 +10,7 @@ from npgpt import GPT, GPTConfig, no_grad
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.llmc import read_llmc, write_llmc
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array, widened
+from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.errors import CheckpointError
 
@@ -53,9 +53,9 @@ def by_hand(version=3) -> tuple[bytes, dict[str, np.ndarray]]:
     data, parameters = header(version), {}
     for name, shape in LAYOUT.items():
         numbers = rng.standard_normal(shape, np.float32)
-        bits = narrowed(numbers)
+        bits = f32_to_bf16(numbers)
         data += (numbers if version == 3 else bits).tobytes()
-        numbers = numbers if version == 3 else widened(bits)
+        numbers = numbers if version == 3 else bf16_to_f32(bits)
         for layer, own in enumerate(numbers) if "{}" in name else [(0, numbers[:V] if name[:3] == "wte" else numbers)]:
             turned = own.ndim == 2 and "{}" in name
             parameters[name.format(layer)] = own.T if turned else own
@@ -65,7 +65,7 @@ def by_hand(version=3) -> tuple[bytes, dict[str, np.ndarray]]:
 def checkpoint(config=CONFIG, dtype=np.float32) -> Checkpoint:
     rng = np.random.default_rng(1)
     arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in parameter_shapes(config).items()}
-    return Checkpoint("test", config, {name: stored_array(array) for name, array in arrays.items()}, "here")
+    return Checkpoint("test", config, {name: lazy_array(array) for name, array in arrays.items()}, "here")
 
 
 @pytest.mark.parametrize(("version", "dtype"), [(3, "F32"), (5, "BF16")])
@@ -115,7 +115,7 @@ def test_from_other_dtypes(tmp_path, dtype):
 
 def test_a_number_that_is_too_large_is_not_made_infinity(tmp_path):
     given = checkpoint(dtype=np.float64)
-    given.tensors["ln_f.bias"] = stored_array(np.array([1, 1e39, 0, 0]))
+    given.tensors["ln_f.bias"] = lazy_array(np.array([1, 1e39, 0, 0]))
     with pytest.raises(CheckpointError, match=r"a: tensor ln_f\.bias: 1e\+39 is too large for F32"):
         write_llmc(tmp_path / "a", given)
     assert list(tmp_path.iterdir()) == []
@@ -322,7 +322,7 @@ def test_mutations_load_or_are_refused(tmp_path):
         assert (magic, version in (3, 5)) == (20240326, True)
         assert sizes[:5] == [config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd]
         numbers = np.frombuffer(data, "<f4" if version == 3 else "<u2", offset=1024)
-        numbers = numbers if version == 3 else widened(numbers)
+        numbers = numbers if version == 3 else bf16_to_f32(numbers)
         np.testing.assert_array_equal(arrays["ln_f.bias"], numbers[-config.n_embd :])
         np.testing.assert_array_equal(arrays["wte.weight"].reshape(-1), numbers[: config.vocab_size * config.n_embd])
         assert sum(array.size for array in arrays.values()) <= numbers.size

@@ -132,7 +132,7 @@ def test_what_is_there_is_named(tmp_path, torch):
     assert opened.config == GPTConfig(**args, activation="gelu")
     masks = [f"transformer.h.{i}.attn.bias" for i in range(3)]
     rest = ["best_val_loss", "config", "iter_num", "lm_head.weight", "optimizer", *masks]
-    assert list(opened.skipped) == rest
+    assert list(opened.ignored_keys) == rest
     assert opened.tensors["h.0.attn.c_attn.weight"].shape == (8, 24)
     np.testing.assert_array_equal(
         opened.tensors["h.2.mlp.c_proj.weight"].numpy(),

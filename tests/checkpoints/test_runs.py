@@ -17,7 +17,7 @@ from helpers.models import as_checkpoint
 
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 from npgpt.gpt import GPT
@@ -221,7 +221,7 @@ def test_a_lone_file(tmp_path, dtype, tokenizer):
     assert (read.config, read.tokenizer.to_dict()) == (config, tokenizer.to_dict())
     for name, array in model.state_dict().items():
         assert read.tensors[name].dtype == dtype
-        np.testing.assert_array_equal(read.tensors[name].numpy(), stored_array(array).as_type(dtype).numpy())
+        np.testing.assert_array_equal(read.tensors[name].numpy(), lazy_array(array).as_type(dtype).numpy())
     again = tmp_path / "b.bin"
     runs.write_safetensors_file(again, read, dtype)
     assert again.read_bytes() == path.read_bytes()
@@ -258,7 +258,7 @@ def test_a_lone_file_that_can_not_be_written(tmp_path):
         runs.write_safetensors_file(tmp_path / "none" / "a", checkpoint)
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: dtype 'F64' is not one of"):
         runs.write_safetensors_file(tmp_path / "a", checkpoint, "F64")
-    checkpoint.tensors["wte.weight"] = stored_array(np.full((11, 8), 1e5))
+    checkpoint.tensors["wte.weight"] = lazy_array(np.full((11, 8), 1e5))
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: tensor wte.weight: 100000 is too l"):
         runs.write_safetensors_file(tmp_path / "a", checkpoint, "F16")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 
 
 def with_random_parameters(module, seed: int = 0):
@@ -28,7 +28,7 @@ def with_random_parameters(module, seed: int = 0):
 
 
 def as_checkpoint(model, tokenizer=None) -> Checkpoint:
-    """The model as if it had been read from a file, in ``stored_array``'s care."""
-    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    """The model as if it had been read from a file, in ``lazy_array``'s care."""
+    tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
     return Checkpoint("memory", model.config, tensors, Path("memory"), stored_tokenizer=stored_tokenizer)

@@ -17,7 +17,7 @@ from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
-from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
+from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours, to_theirs
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
@@ -27,15 +27,15 @@ NAMES = (
     ("position_embd.weight", "wpe.weight"),
     ("blk.{}.attn_norm.weight", "h.{}.ln_1.weight"),
     ("blk.{}.attn_norm.bias", "h.{}.ln_1.bias"),
-    ("blk.{}.attn_qkv.weight", "h.{}.attn.c_attn.weight", TURNED),
+    ("blk.{}.attn_qkv.weight", "h.{}.attn.c_attn.weight", TRANSPOSED),
     ("blk.{}.attn_qkv.bias", "h.{}.attn.c_attn.bias"),
-    ("blk.{}.attn_output.weight", "h.{}.attn.c_proj.weight", TURNED),
+    ("blk.{}.attn_output.weight", "h.{}.attn.c_proj.weight", TRANSPOSED),
     ("blk.{}.attn_output.bias", "h.{}.attn.c_proj.bias"),
     ("blk.{}.ffn_norm.weight", "h.{}.ln_2.weight"),
     ("blk.{}.ffn_norm.bias", "h.{}.ln_2.bias"),
-    ("blk.{}.ffn_up.weight", "h.{}.mlp.c_fc.weight", TURNED),
+    ("blk.{}.ffn_up.weight", "h.{}.mlp.c_fc.weight", TRANSPOSED),
     ("blk.{}.ffn_up.bias", "h.{}.mlp.c_fc.bias"),
-    ("blk.{}.ffn_down.weight", "h.{}.mlp.c_proj.weight", TURNED),
+    ("blk.{}.ffn_down.weight", "h.{}.mlp.c_proj.weight", TRANSPOSED),
     ("blk.{}.ffn_down.bias", "h.{}.mlp.c_proj.bias"),
     ("output_norm.weight", "ln_f.weight"),
     ("output_norm.bias", "ln_f.bias"),
@@ -69,16 +69,16 @@ def read_gguf(path: str | Path) -> Checkpoint:
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")
-    skipped = ()
+    ignored_keys = ()
     if "lm_head.weight" in tensors and equal(tensors["lm_head.weight"], tensors["wte.weight"]):
         del tensors["lm_head.weight"]
-        skipped = ("output.weight",)
-    file.forget()
+        ignored_keys = ("output.weight",)
+    file.release_pages()
     vocab_size = tensors["wte.weight"].shape[0]
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
     tokenizer = tokenizer_in(metadata, vocab_size, path)
     format = f"GGUF ({', '.join(sorted({tensor.dtype for tensor in tensors.values()}))})"
-    return Checkpoint(format, config, tensors, path, (file,), skipped, tokenizer)
+    return Checkpoint(format, config, tensors, path, (file,), ignored_keys, tokenizer)
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
-from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text import gpt2_bpe
@@ -39,7 +39,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
         "tokenizer.ggml.pre": "gpt-2",
         _TOKENS: tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [f"{spelled(a)} {spelled(b)}" for a, b in pairs],
+        "tokenizer.ggml.merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in pairs],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
         "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
         **ours,
@@ -81,4 +81,4 @@ def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] |
     single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)
     if not single and tokenizer.name != GPT2Tokenizer.name:
         return None
-    return [*map(spelled, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]
+    return [*map(bytes_to_unicode, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]

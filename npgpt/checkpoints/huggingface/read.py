@@ -9,7 +9,7 @@ from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE, find_tok
 from npgpt.checkpoints.pytorch.file import check_own_numbers, is_torch, read_torch, tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.config import PRESETS, GPTConfig
@@ -45,7 +45,7 @@ def read_huggingface(folder: str | Path) -> Checkpoint:
     return _checkpoint("Hugging Face folder", values, config, stored, source, files)
 
 
-def read_weights_file(path: Path, tensors: dict[str, Stored], file: MappedFile) -> Checkpoint:
+def read_weights_file(path: Path, tensors: dict[str, LazyTensor], file: MappedFile) -> Checkpoint:
     """What ``open_weights`` found in a file of such a folder, with or without the config.json that belongs beside it.
 
     Without, its shapes must be those of one of GPT-2's four sizes. Raises CheckpointError.
@@ -59,7 +59,7 @@ def read_weights_file(path: Path, tensors: dict[str, Stored], file: MappedFile) 
     return _checkpoint("Hugging Face weights", values, config, tensors, path, (file,))
 
 
-def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
+def open_weights(path: Path) -> tuple[dict[str, LazyTensor], MappedFile]:
     """The tensors of one file, and the file."""
     if is_torch(MappedFile(path)):
         found, file = read_torch(path)
@@ -68,10 +68,10 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
     return tensors, file
 
 
-def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, Stored], source: Path, files: tuple):
-    tensors, skipped = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
+def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, LazyTensor], source: Path, files: tuple):
+    tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
     for file in files:
-        file.forget()  # what comparing a head with the embedding has read
+        file.release_pages()  # what comparing a head with the embedding has read
     check_own_numbers(tensors, files, source)
     kind = "PyTorch" if is_torch(files[0]) else "safetensors"
     kind += f", {len(files)} shards" if len(files) > 1 else ""
@@ -79,10 +79,10 @@ def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, St
     if not tokenizer.exists():
         guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
         tokenizer = partial(find_tokenizer, source.parent, config.vocab_size, guess)
-    return Checkpoint(f"{what} ({kind})", config, tensors, source, files, skipped, tokenizer)
+    return Checkpoint(f"{what} ({kind})", config, tensors, source, files, ignored_keys, tokenizer)
 
 
-def _config_of_shapes(tensors: dict[str, Stored], path: Path) -> GPTConfig:
+def _config_of_shapes(tensors: dict[str, LazyTensor], path: Path) -> GPTConfig:
     """The configuration of the GPT-2 whose shapes these are: they tell all of it but the number of heads."""
     names = {name.removeprefix("transformer."): tensor.shape for name, tensor in tensors.items()}
     layers = {match[1] for match in map(re.compile(r"h\.(\d+)\.").match, names) if match}

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from npgpt.checkpoints.shared.atomic import atomic_write, write_json
-from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import MAX_ITEMS, items_at_most, parse_json
 from npgpt.text import gpt2_bpe
@@ -71,7 +71,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
     else:
         is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
         tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1)]
-        vocabulary = {spelled(token): id for id, token in enumerate(tokens)}
+        vocabulary = {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
         cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
         model = {
             "type": "BPE",
@@ -80,7 +80,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "",
             "fuse_unk": False,
-            "merges": [f"{spelled(a)} {spelled(b)}" for a, b in merges(tokens)],
+            "merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in merges(tokens)],
         }
     return {
         "version": "1.0",
@@ -127,6 +127,6 @@ def _vocabulary(file: Path):
 @cache
 def _gpt2_vocabulary() -> dict[str, int]:
     return {
-        **{spelled(token): id for id, token in enumerate(gpt2_bpe.tokens())},
+        **{bytes_to_unicode(token): id for id, token in enumerate(gpt2_bpe.tokens())},
         END_OF_TEXT: GPT2Tokenizer.end_of_text,
     }

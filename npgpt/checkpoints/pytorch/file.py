@@ -12,7 +12,7 @@ there and named by a key.
                                 in numbers, as 8 bytes, and the numbers, little-endian on every machine
 
 The pickles are read by pickles.py, so nothing that one asks for is run. Storages stay in the file: a tensor is a
-``Stored`` with views of it. The checksum of a storage in a ZIP file is looked at when its numbers are first used. It
+``LazyTensor`` with views of it. The checksum of a storage in a ZIP file is checked when its numbers are first used. It
 takes a quarter of a second for 1 GB, which opening should not; and then a damaged file is not loaded (torch.load
 doesn't look).
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import STORAGE_TYPES, Storage, Tensors
 from npgpt.checkpoints.pytorch.zips import checked_bytes, read_directory
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.errors import CheckpointError
 
@@ -45,7 +45,7 @@ def read_torch(path: str | Path) -> tuple[object, MappedFile]:
     """Return the object that was saved, and the file, which is mapped into memory.
 
     The object is made of dicts, lists, tuples, strings, numbers, True, False and None, nowhere more than 100 deep and
-    nothing inside itself; where it has tensors or parameters, there are ``Stored``, the same one where two share all
+    nothing inside itself; where it has tensors or parameters, there are ``LazyTensor``, the same one if two share all
     their numbers. Raises CheckpointError.
     """
     file = MappedFile(path)
@@ -56,19 +56,19 @@ def _is_zip(file: MappedFile) -> bool:
     return file.take(0, min(4, file.size), "first bytes") == b"PK\3\4"
 
 
-def tensors_in(found: object, source) -> dict[str, Stored]:
+def tensors_in(found: object, source) -> dict[str, LazyTensor]:
     """The object as a state dict, {name: tensor}. Raises CheckpointError if it is another thing."""
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: a dict of tensors was expected, not a {type(found).__name__}")
     for name, tensor in found.items():
         if not isinstance(name, str) or len(name) > MAX_KEY_LENGTH:
             raise CheckpointError(f"{source}: the name of a tensor was expected, not {str(name)[:100]!r}")
-        if not isinstance(tensor, Stored):
+        if not isinstance(tensor, LazyTensor):
             raise CheckpointError(f"{source}: {name[:100]!r}: a tensor was expected, not a {type(tensor).__name__}")
     return dict(found)
 
 
-def check_own_numbers(tensors: dict[str, Stored], files: tuple[MappedFile, ...], source) -> None:
+def check_own_numbers(tensors: dict[str, LazyTensor], files: tuple[MappedFile, ...], source) -> None:
     """Raise CheckpointError if the weights take more bytes than the files have: if several are the same numbers.
 
     A file can say that all the layers are one. Such a small file would make a large model.

@@ -125,7 +125,7 @@ class _Machine:
     def top(self, *types):
         found = self.pop()
         if type(found) not in types:
-            raise CheckpointError(f"{types[0].__name__} was expected, not {described(found)}")
+            raise CheckpointError(f"{types[0].__name__} was expected, not {short_repr(found)}")
         self.stack.append(found)
         return found
 
@@ -190,7 +190,7 @@ class _Machine:
 
     def set_in(self, target, key, value):
         if type(key) is not str and not (type(key) is int and 0 <= key < MAX_NUMBER_KEY):
-            raise CheckpointError(f"a string or a small whole number was expected as a key, not {described(key)}")
+            raise CheckpointError(f"a string or a small whole number was expected as a key, not {short_repr(key)}")
         if key in target:
             raise CheckpointError(f"the key {reprlib.repr(key)} is there twice")
         target[key] = value
@@ -229,14 +229,14 @@ class _Machine:
     def call(self):
         arguments, function = self.pop(), self.pop()
         if type(function) is not Function or type(arguments) is not tuple:
-            raise CheckpointError(f"it calls {described(function)} with {described(arguments)}")
+            raise CheckpointError(f"it calls {short_repr(function)} with {short_repr(arguments)}")
         self.stack.append(function.call(arguments))
 
     def drop_state(self):
         state = self.pop()
         self.top(OrderedDict)
         if type(state) not in (dict, OrderedDict):
-            raise CheckpointError(f"an OrderedDict's attributes are {described(state)}")
+            raise CheckpointError(f"an OrderedDict's attributes are {short_repr(state)}")
 
     def load_persistent(self):
         key = self.pop()
@@ -281,7 +281,7 @@ _OPCODES = {
 }
 
 
-def described(value) -> str:
+def short_repr(value) -> str:
     """For messages: a number, or the beginning of a string; of others, which may print without end, the type."""
     if value is None or type(value) in (bool, int, float, str):
         return reprlib.repr(value)

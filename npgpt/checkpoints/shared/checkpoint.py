@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, TokenizerError
 from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 
-ENOUGH_TO_FORGET = 16 << 20  # bytes read, after which the files' pages are let go of
+RELEASE_EVERY = 16 << 20  # bytes read, after which the files' pages are let go of
 MAX_TOKENIZER_BYTES = 20_000_000  # with every character that there is, a character tokenizer takes 13 million
 
 
@@ -22,10 +22,10 @@ class Checkpoint:
 
     format: str  # for people: "llm.c (float32)"
     config: GPTConfig
-    tensors: dict[str, Stored]  # under npgpt's names, matrices as (in, out)
+    tensors: dict[str, LazyTensor]  # under npgpt's names, matrices as (in, out)
     source: Path  # the file with the weights; of several, the one that names them
     files: tuple[MappedFile, ...] = ()  # those that the tensors are read from
-    skipped: tuple[str, ...] = ()  # what is there besides the weights, as the format calls it
+    ignored_keys: tuple[str, ...] = ()  # what is there besides the weights, as the format calls it
     # The file that ``save_tokenizer`` wrote, what is in such a file, or what finds the tokenizer when it is asked for.
     stored_tokenizer: Path | dict | Callable[[], Tokenizer | None] | None = field(default=None, repr=False)
 
@@ -55,7 +55,7 @@ class Checkpoint:
             )
         return tokenizer
 
-    def passing(self) -> dict[str, Stored]:
+    def streaming(self) -> dict[str, LazyTensor]:
         """The tensors, for reading them one after the other: the files' pages are let go of on the way.
 
         So whoever copies all of them has few bytes of the files in memory beside the copies.
@@ -63,23 +63,23 @@ class Checkpoint:
         read = 0
 
         def counted(tensor):
-            def rows(first, last):
+            def read_rows(first, last):
                 nonlocal read
-                if read > ENOUGH_TO_FORGET:  # of pieces before this one; who still has one only reads it again
-                    self.forget()
+                if read > RELEASE_EVERY:  # of pieces before this one; who still has one only reads it again
+                    self.release_pages()
                     read = 0
-                numbers = tensor.rows(first, last)
+                numbers = tensor.read_rows(first, last)
                 read += numbers.nbytes
                 return numbers
 
-            return replace(tensor, rows=rows)
+            return replace(tensor, read_rows=read_rows)
 
         return {name: counted(tensor) for name, tensor in self.tensors.items()}
 
-    def forget(self) -> None:
+    def release_pages(self) -> None:
         """Let go of the files' pages in memory."""
         for file in self.files:
-            file.forget()
+            file.release_pages()
 
 
 def config_of(fields: dict, place: str, keys: dict[str, str] | None = None) -> GPTConfig:

@@ -45,7 +45,7 @@ class MappedFile:
             return np.empty(0, dtype)
         return np.frombuffer(self._map, dtype, count, begin)
 
-    def forget(self) -> None:
+    def release_pages(self) -> None:
         """Let go of the pages in memory; what is looked at again comes from the disk, or its cache, again."""
         if self.size and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,6 @@
 """Whether the tensors in a file are those of its configuration; and if not, what is the likely reason."""
 
-from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored
+from npgpt.checkpoints.shared.lazy_tensor import FLOATS, LazyTensor
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 
@@ -33,7 +33,7 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:
+def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source) -> None:
     """Raise CheckpointError unless the tensors are all that the configuration's model has, each of the right shape.
 
     Nothing is read or made for it, so a configuration of a million layers costs nothing either.

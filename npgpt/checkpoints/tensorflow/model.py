@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_ours
 from npgpt.checkpoints.shared.strict_json import read_json_object
@@ -115,11 +115,13 @@ def read_tensorflow(path: str | Path) -> Checkpoint:
     if index.suffix != ".index":
         raise CheckpointError(f"{index}: an index, whose name must end with .index: its data are in files named alike")
     config = _config(folder / HPARAMS_FILE)
-    entries, skipped, shard_count = _read_index(index)
+    entries, ignored_keys, shard_count = _read_index(index)
     shards = _open_shards(index, entries, shard_count)
     tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
     kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
-    return Checkpoint(f"OpenAI's TensorFlow ({kind})", config, tensors, index, tuple(shards.values()), tuple(skipped))
+    return Checkpoint(
+        f"OpenAI's TensorFlow ({kind})", config, tensors, index, tuple(shards.values()), tuple(ignored_keys)
+    )
 
 
 def _current(folder: Path) -> Path:
@@ -164,7 +166,7 @@ def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
     if key != b"":
         raise CheckpointError(f"{path}: its first key is not the header's")
     shard_count = _shard_count(value, f"{path}: header")
-    entries, skipped = [], []
+    entries, ignored_keys = [], []
     for number, (key, value) in enumerate(records):
         if number == MAX_TENSORS:
             raise CheckpointError(f"{path}: more than {MAX_TENSORS:,} tensors")
@@ -173,10 +175,10 @@ def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
             raise CheckpointError(f"{place}: a name was expected: ASCII characters that can be printed, no spaces")
         name = key.decode()
         if _NOT_WEIGHTS.fullmatch(name):
-            skipped.append(name)
+            ignored_keys.append(name)
         else:
             entries.append(_entry(name, value, shard_count, place))
-    return entries, skipped, shard_count
+    return entries, ignored_keys, shard_count
 
 
 def _shard_count(data: bytes, place: str) -> int:
@@ -235,11 +237,11 @@ def _open_shards(index: Path, entries: list[_Entry], count: int) -> dict[int, Ma
     return shards
 
 
-def _stored(file: MappedFile, entry: _Entry) -> Stored:
+def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
     numbers = file.array(entry.offset, np.uint8, entry.size, entry.name)
     width_1 = entry.name.endswith("/w") and len(entry.shape) == 3 and entry.shape[0] == 1
     shape = entry.shape[1:] if width_1 else entry.shape
-    unchecked = stored_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
+    unchecked = lazy_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
 
     @cache
     def check():
@@ -248,8 +250,8 @@ def _stored(file: MappedFile, entry: _Entry) -> Stored:
                 f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
             )
 
-    def rows(first, last):
+    def read_rows(first, last):
         check()
-        return unchecked.rows(first, last)
+        return unchecked.read_rows(first, last)
 
-    return replace(unchecked, rows=rows)
+    return replace(unchecked, read_rows=read_rows)

@@ -13,7 +13,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.gguf.model import write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.text.tokenizers import GPT2Tokenizer
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="runs llama-cpp-python, which is not installed")
@@ -31,7 +31,7 @@ def llama(path):
 
 def write(path, config, tokenizer, dtype="F32"):
     model = with_random_parameters(GPT(config, seed=None))
-    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
+    tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     write_gguf(path, Checkpoint("", config, tensors, "memory", stored_tokenizer=tokenizer), dtype)
 
 

@@ -12,13 +12,13 @@ from npgpt.checkpoints.gguf.file import open_gguf
 from npgpt.checkpoints.gguf.metadata import packed_strings
 from npgpt.checkpoints.gguf.model import write_gguf
 from npgpt.checkpoints.gguf.tokenizer import OURS
-from npgpt.checkpoints.shared.byte_level import spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode
 from npgpt.errors import CheckpointError
 from npgpt.text import gpt2_bpe
 from npgpt.text.tokenizers import GPT2Tokenizer
 
 TOKENS = "tokenizer.ggml.tokens"
-GPT2_TOKENS = [*map(spelled, gpt2_bpe.tokens()), "<|endoftext|>"]
+GPT2_TOKENS = [*map(bytes_to_unicode, gpt2_bpe.tokens()), "<|endoftext|>"]
 
 
 def config_of(vocab_size: int) -> GPTConfig:
@@ -80,8 +80,8 @@ def test_merges_are_spelled_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("tokenizer", "rows", "tokens"),
     [
-        ({"name": "byte"}, 257, [spelled(bytes([i])) for i in range(256)] + ["<|endoftext|>"]),
-        ({"name": "byte"}, 258, [spelled(bytes([i])) for i in range(256)] + ["<|endoftext|>", "[PAD257]"]),
+        ({"name": "byte"}, 257, [bytes_to_unicode(bytes([i])) for i in range(256)] + ["<|endoftext|>"]),
+        ({"name": "byte"}, 258, [bytes_to_unicode(bytes([i])) for i in range(256)] + ["<|endoftext|>", "[PAD257]"]),
         ({"name": "char", "characters": "\n az"}, 5, ["Ċ", "Ġ", "a", "z", "<|endoftext|>"]),
         ({"name": "char", "characters": "\n az"}, 11, None),  # more than half of the ids would mean nothing
         ({"name": "char", "characters": "aé"}, 3, None),
@@ -157,7 +157,7 @@ def ours(value: str | bytes) -> bytes:
     return text(OURS, value)
 
 
-BYTES = [spelled(bytes([i])) for i in range(256)]
+BYTES = [bytes_to_unicode(bytes([i])) for i in range(256)]
 BAD_TOKENIZERS = {
     "too few tokens": (
         [MODEL, strings(TOKENS, ["a"] * 10)],

@@ -48,7 +48,7 @@ def test_pytorch_model_bin(tmp_path, torch, form, prefix):
     opened = open_checkpoint(tmp_path)
     assert opened.format == "Hugging Face folder (PyTorch)"
     assert opened.source == tmp_path / "pytorch_model.bin"
-    assert opened.skipped == (f"{prefix}h.0.attn.bias",)
+    assert opened.ignored_keys == (f"{prefix}h.0.attn.bias",)
 
 
 def test_shards(tmp_path, torch):
@@ -97,7 +97,7 @@ def test_what_transformers_makes(tmp_path, torch, dtype, form):
     assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
     opened = open_checkpoint(tmp_path)
-    assert opened.skipped == ("lm_head.weight",)
+    assert opened.ignored_keys == ("lm_head.weight",)
     for name, tensor_ in opened.tensors.items():
         np.testing.assert_array_equal(tensor_.numpy(), state[f"transformer.{name}"].float().numpy())
     ids = np.random.default_rng(0).integers(0, 13, (2, 7))
@@ -192,7 +192,7 @@ def test_the_released_models_are_known_by_their_shapes(tmp_path, preset, form):
     gpt2_file(tmp_path / "a", preset, form)
     opened = open_checkpoint(tmp_path / "a")
     assert opened.config == GPTConfig.preset(preset, dropout=0.1)
-    assert opened.tensors["h.1.attn.c_attn.weight"].rows(3, 4).tolist() == [[0] * 3 * opened.config.n_embd]
+    assert opened.tensors["h.1.attn.c_attn.weight"].read_rows(3, 4).tolist() == [[0] * 3 * opened.config.n_embd]
 
 
 @pytest.mark.parametrize("changes", [{"vocab_size": 50258}, {"block_size": 2048}, {"n_layer": 6}, "nano"])

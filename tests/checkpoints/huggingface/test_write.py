@@ -19,7 +19,7 @@ from npgpt.checkpoints.huggingface import write as huggingface_writer
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, config_to_huggingface
 from npgpt.checkpoints.huggingface.write import write_huggingface
 from npgpt.checkpoints.safetensors import read_safetensors
-from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array, widened
+from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
@@ -169,7 +169,7 @@ def test_dtypes(tmp_path, dtype):
     read = open_checkpoint(tmp_path / "a")
     for name, array in model.state_dict().items():
         assert read.tensors[name].dtype == dtype
-        expected = {"F32": array, "F16": array.astype(np.float16), "BF16": widened(narrowed(array))}[dtype]
+        expected = {"F32": array, "F16": array.astype(np.float16), "BF16": bf16_to_f32(f32_to_bf16(array))}[dtype]
         np.testing.assert_array_equal(read.tensors[name].numpy(), expected)
 
 
@@ -206,7 +206,7 @@ def test_a_turned_matrix_is_turned_back(tmp_path):
     checkpoint = as_checkpoint(model)
     for name, tensor in checkpoint.tensors.items():
         if len(tensor.shape) == 2:
-            checkpoint.tensors[name] = stored_array(np.ascontiguousarray(tensor.numpy().T)).T
+            checkpoint.tensors[name] = lazy_array(np.ascontiguousarray(tensor.numpy().T)).T
     write_huggingface(tmp_path / "a", checkpoint)
     write_huggingface(tmp_path / "b", as_checkpoint(model))
     name = "model.safetensors"
@@ -269,10 +269,10 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         "from npgpt.checkpoints.huggingface.write import write_huggingface\n"
         "checkpoint = as_checkpoint(GPT(GPTConfig(11, 6, 1, 2, 8), seed=0))\n"
         "last = checkpoint.tensors['wte.weight']\n"
-        "def rows(*where):\n"
+        "def read_rows(*where):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return last.rows(*where)\n"
-        "checkpoint.tensors['wte.weight'] = replace(last, rows=rows)\n"
+        "    return last.read_rows(*where)\n"
+        "checkpoint.tensors['wte.weight'] = replace(last, read_rows=read_rows)\n"
         "write_huggingface(sys.argv[1], checkpoint)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
@@ -282,7 +282,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
 
 def test_a_number_too_large_leaves_nothing(tmp_path):
     checkpoint = as_checkpoint(GPT(CONFIG, seed=0))
-    checkpoint.tensors["wte.weight"] = stored_array(np.full((257, 8), -1e5, np.float32))
+    checkpoint.tensors["wte.weight"] = lazy_array(np.full((257, 8), -1e5, np.float32))
     with pytest.raises(CheckpointError, match=r"/a: tensor wte\.weight: -100000 is too large for F16$"):
         write_huggingface(tmp_path / "a", checkpoint, "F16")
     with pytest.raises(CheckpointError, match=r"/a: dtype 'F64' is not one of F32, F16, BF16$"):

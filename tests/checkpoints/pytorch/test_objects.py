@@ -160,7 +160,7 @@ def test_bad_objects(tmp_path, case, form):
     ("value", "place"),
     [
         (list_(tensor()), "x: a dict of tensors was expected, not a list"),
-        (tensor(), "x: a dict of tensors was expected, not a Stored"),
+        (tensor(), "x: a dict of tensors was expected, not a LazyTensor"),
         (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor was expected, not a dict"),
         (dict_({"a": storage()}), "x: 'a': a tensor was expected, not a "),
         (b"}" + int_(0) + tensor() + b"s", "x: the name of a tensor was expected, not '0'"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
-from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
+from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours, to_theirs
 from npgpt.checkpoints.shared.validate import check_fit, parameter_shapes
 from npgpt.errors import CheckpointError
 
@@ -17,7 +17,7 @@ TINY = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n_i
 def shaped(config, **changes):
     """Tensors that have shapes only."""
     shapes = parameter_shapes(config) | changes
-    return {name: Stored(shape, "F32", None) for name, shape in shapes.items() if shape is not None}
+    return {name: LazyTensor(shape, "F32", None) for name, shape in shapes.items() if shape is not None}
 
 
 @pytest.mark.parametrize(
@@ -107,20 +107,24 @@ def test_a_context_that_no_tensor_shows(position):
 
 
 def test_weights_are_floats():
-    tensors = shaped(TINY) | {"ln_f.bias": stored_array(np.zeros(8, np.int32))}
+    tensors = shaped(TINY) | {"ln_f.bias": lazy_array(np.zeros(8, np.int32))}
     with pytest.raises(CheckpointError, match=r"ln_f.bias must hold floating-point numbers \(F64, .*\), and is I32"):
         check_fit(TINY, tensors, "f")
 
 
 # Names
 
-NAMES = (("tok", "wte.weight"), ("blk.{}.up.w", "h.{}.mlp.c_fc.weight", TURNED), ("blk.{}.up.b", "h.{}.mlp.c_fc.bias"))
+NAMES = (
+    ("tok", "wte.weight"),
+    ("blk.{}.up.w", "h.{}.mlp.c_fc.weight", TRANSPOSED),
+    ("blk.{}.up.b", "h.{}.mlp.c_fc.bias"),
+)
 
 
 def test_names_there_and_back():
     w = np.arange(6.0).reshape(2, 3)
-    theirs = {"tok": stored_array(w), "blk.12.up.w": stored_array(w), "blk.0.up.b": stored_array(w[0])}
-    ours = to_ours(NAMES, theirs | {"blk.01.up.b": stored_array(w)}, "f")
+    theirs = {"tok": lazy_array(w), "blk.12.up.w": lazy_array(w), "blk.0.up.b": lazy_array(w[0])}
+    ours = to_ours(NAMES, theirs | {"blk.01.up.b": lazy_array(w)}, "f")
     assert list(ours) == ["wte.weight", "h.12.mlp.c_fc.weight", "h.0.mlp.c_fc.bias", "blk.01.up.b"]
     np.testing.assert_array_equal(ours["h.12.mlp.c_fc.weight"].numpy(), w.T)
     np.testing.assert_array_equal(ours["wte.weight"].numpy(), w)
@@ -132,7 +136,7 @@ def test_names_there_and_back():
 
 
 def test_names_that_can_not_be():
-    vector = stored_array(np.zeros(3))
+    vector = lazy_array(np.zeros(3))
     with pytest.raises(CheckpointError, match=r"f: tensor blk\.3\.up\.w must be a matrix, and has shape \(3,\)"):
         to_ours(NAMES, {"blk.3.up.w": vector}, "f")
     for ours in ("wte.weight", "h.0.attn.c_proj.weight", "ln_f.x"):

@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 def test_as_released(folder):
     found = open_checkpoint(folder)
-    assert (found.config, found.skipped, found.source) == (CONFIG, (), folder / INDEX)
+    assert (found.config, found.ignored_keys, found.source) == (CONFIG, (), folder / INDEX)
     assert found.format == "OpenAI's TensorFlow (1 shard)"
     assert {tensor.dtype for tensor in found.tensors.values()} == {"F32"}
     assert found.tokenizer is None  # of 17 tokens nothing is known
@@ -37,7 +37,7 @@ def test_shards_and_dtypes_and_what_training_leaves():
     found = open_checkpoint(FOLDER / "tuned-7.index")
     assert found.format == "OpenAI's TensorFlow (2 shards)"
     assert [file.path.name[-14:] for file in found.files] == ["00000-of-00002", "00001-of-00002"]
-    assert found.skipped == ("beta1_power", "global_step", "model/wte/Adam", "model/wte/Adam_1", "note")
+    assert found.ignored_keys == ("beta1_power", "global_step", "model/wte/Adam", "model/wte/Adam_1", "note")
     dtypes = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
     assert found.tensors["wte.weight"].dtype == dtypes[tuned_dtype("model/wte")]
     assert {tensor.dtype for tensor in found.tensors.values()} == set(dtypes.values())
@@ -86,8 +86,8 @@ def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, 
     found = open_checkpoint(folder)
     assert asked == []
     wte = found.tensors["wte.weight"]
-    np.testing.assert_array_equal(wte.rows(3, 5), expected()["wte.weight"][3:5])
-    list(wte.pieces())
+    np.testing.assert_array_equal(wte.read_rows(3, 5), expected()["wte.weight"][3:5])
+    list(wte.chunks())
     wte.numpy()
     assert asked == [17 * 8 * 4]
 
@@ -99,7 +99,7 @@ def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, 
         with pytest.raises(
             CheckpointError, match=rf"^{re.escape(str(folder / DATA))}: tensor 'model/wte': its checksum"
         ):
-            found.tensors["wte.weight"].rows(0, 1)
+            found.tensors["wte.weight"].read_rows(0, 1)
     found.tensors["wpe.weight"].numpy()
 
 
