@@ -1,16 +1,16 @@
-"""python -m npgpt.info : what is in a checkpoint, and what is odd about it."""
+"""python -m npgpt.info : the contents of a checkpoint, and warnings about it."""
 
 from dataclasses import dataclass
 
 from npgpt.commandline import Parser, choice, flag, pathname, run
-from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.errors import CheckpointError
 
 CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
 class InfoSettings:
-    """What ``python -m npgpt.info`` can be told."""
+    """The flags of ``python -m npgpt.info``."""
 
     checkpoint: str = flag(
         "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", CHECKPOINT
@@ -66,7 +66,7 @@ def _print_summary(checkpoint, odd):
         )
         if tokenizer and tokenizer.vocab_size < config.vocab_size:
             odd.append(f"{config.vocab_size - tokenizer.vocab_size:,} ids of the vocabulary have no token")
-    except (CheckpointError, TokenizerError) as error:
+    except CheckpointError as error:
         print("tokenizer   can't be read")
         odd.append(f"the tokenizer can't be read: {error}")
 

@@ -6,8 +6,8 @@ from helpers.commands import command, listing, process, refused
 from helpers.models import with_random_parameters
 
 from npgpt import GPT, GPTConfig, load, no_grad
-from npgpt.checkpoints import WRITERS, open_checkpoint, save
-from npgpt.convert import DTYPES
+from npgpt.checkpoints import open_checkpoint, save
+from npgpt.checkpoints.formats import WRITTEN
 from npgpt.text.tokenizers import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
@@ -29,7 +29,7 @@ def source(tmp_path, model):
     return tmp_path
 
 
-@pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, dtypes in DTYPES.items() for dtype in dtypes])
+@pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, row in WRITTEN.items() for dtype in row.dtypes])
 def test_each_format_and_dtype(source, model, to, dtype):
     """From a Hugging Face folder, and from there to each of the others."""
     ended = command("convert", "source", ENDINGS[to], "--dtype", dtype, cwd=source)

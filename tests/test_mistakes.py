@@ -182,7 +182,7 @@ def test_a_model_without_a_tokenizer(folder):
 
 def test_a_model_that_has_diverged(finished):
     run = finished / "runs" / "text"
-    opened = runs.read_run(run / "last.safetensors")
+    opened = runs.read(run / "last.safetensors")
     diverged = {name: np.full(tensor.shape, np.nan, np.float32) for name, tensor in opened.tensors.items()}
     runs.save_weights(run / "last.safetensors", diverged, opened.config)
     ended = command("sample", "--prompt", "The", cwd=finished)

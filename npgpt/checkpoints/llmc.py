@@ -15,17 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt.checkpoints.formats import LLMC_MAGIC
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.checkpoints.shared.names import TRANSPOSED
-from npgpt.checkpoints.shared.validate import check_fit
+from npgpt.checkpoints.shared.tokenizers import beside, by_size
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 
-MAGIC = 20240326
+MAGIC = int.from_bytes(LLMC_MAGIC, "little")
 PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
 
@@ -68,16 +69,12 @@ def blocks(config: GPTConfig, rows: int) -> tuple:
     )
 
 
-def is_llmc(file: MappedFile) -> bool:
-    return file.size >= 4 and file.take(0, 4, "magic number") == MAGIC.to_bytes(4, "little")
-
-
-def read_llmc(path: str | Path) -> Checkpoint:
+def read(file: MappedFile) -> Checkpoint:
     """Open a model of llm.c. Raises CheckpointError."""
-    file = MappedFile(path)
-    if not is_llmc(file):
+    path = file.path
+    magic, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
+    if magic != MAGIC:
         raise CheckpointError(f"{path}: it does not begin with {MAGIC}, so it is not a model of llm.c")
-    _, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
     if version not in _VERSIONS:
         known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
         raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
@@ -103,10 +100,10 @@ def read_llmc(path: str | Path) -> Checkpoint:
         array = numbers.array(numpys, prod(shape), name).reshape(shape)
         tensor = lazy_array(array[:V] if name == "wte.weight" else array, dtype)
         tensors[name] = tensor.T if transposed else tensor
-    return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, Path(path), (file,))
+    return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, path, (file,), (), beside(path, by_size(V)))
 
 
-def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a model for llm.c, atomically; ``dtype``: "F32", or "BF16", which its CUDA programs read.
 
     Biases that the model doesn't have are written as zeros. Raises CheckpointError if llm.c doesn't compute what the
@@ -114,10 +111,7 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     """
     config = checkpoint.config
     versions = {word: version for version, (word, _) in _VERSIONS.items()}
-    if dtype not in versions:
-        raise CheckpointError(f"{path}: llm.c has {' and '.join(versions)}, and not {dtype}")
     _check_is_released_form(config, path)
-    check_fit(config, checkpoint.tensors, checkpoint.source)
     rows = -(-config.vocab_size // PADDED_TO) * PADDED_TO
     sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
     header = np.zeros(_HEADER, "<i4")

@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.checkpoints.formats import MAX_HEADER_BYTES
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 32
 
 # In the order in which the reference writer lays arrays out: wide types first, so that every array is aligned.
@@ -58,12 +58,9 @@ class _Entry(NamedTuple):
     end: int
 
 
-def open_safetensors(path: str | Path) -> tuple[dict[str, LazyTensor], dict[str, str], MappedFile]:
-    """Return the tensors by name, the file's metadata, and the file, which is mapped into memory, not read.
-
-    Raises CheckpointError.
-    """
-    file = MappedFile(path)
+def open_safetensors(file: MappedFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Return the tensors by name, and the file's metadata. Raises CheckpointError."""
+    path = file.path
     if file.size < 8:
         raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
     length = int.from_bytes(file.take(0, 8, "header length"), "little")
@@ -73,7 +70,7 @@ def open_safetensors(path: str | Path) -> tuple[dict[str, LazyTensor], dict[str,
     metadata = _check_metadata(header.pop("__metadata__", {}), path)
     entries = [_check_entry(name, entry, path) for name, entry in header.items()]
     _check_layout(entries, file.size - start, path)
-    return {entry.name: _stored(file, start, entry) for entry in entries}, metadata, file
+    return {entry.name: _lazy(file, start, entry) for entry in entries}, metadata
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -83,7 +80,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     the map alive, and its values stay when ``write_safetensors`` replaces the file (not when another program changes it
     in place). BF16, which NumPy does not have, is converted to float32 in memory of its own. Raises CheckpointError.
     """
-    tensors, metadata, _ = open_safetensors(path)
+    tensors, metadata = open_safetensors(MappedFile(path))
     return {name: tensor.numpy() for name, tensor in tensors.items()}, metadata
 
 
@@ -202,7 +199,7 @@ def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
         )
 
 
-def _stored(file: MappedFile, start: int, entry: _Entry) -> LazyTensor:
+def _lazy(file: MappedFile, start: int, entry: _Entry) -> LazyTensor:
     """The tensor itself; everything about it is known to fit by now."""
     what = f"tensor {entry.name[:200]!r}"
     array = file.array(start + entry.begin, _DTYPES[entry.dtype], prod(entry.shape), what).reshape(entry.shape)

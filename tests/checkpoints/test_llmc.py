@@ -8,9 +8,11 @@ from helpers import mutations
 
 from npgpt import GPT, GPTConfig, no_grad
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.llmc import read_llmc, write_llmc
+from npgpt.checkpoints.llmc import read
+from npgpt.checkpoints.llmc import write as write_llmc
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.errors import CheckpointError
 
@@ -273,7 +275,7 @@ def test_bad_files(tmp_path, case):
     path = tmp_path / "model.bin"
     path.write_bytes(content)
     with mutations.memory_at_most(len(content)), pytest.raises(CheckpointError) as caught:
-        read_llmc(path)
+        read(MappedFile(path))
     message = str(caught.value)
     assert re.search(place, message), message
     assert message.startswith(f"{path}: ")

@@ -13,7 +13,7 @@ from helpers.mutations import COUNT, memory_at_most
 
 import npgpt
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs, save
+from npgpt.checkpoints import load, open_checkpoint, runs, save
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
@@ -125,9 +125,9 @@ def test_a_tokenizer_that_is_no_file_does_not_hang(run):
 def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
     save(GPT(replace(CONFIG, n_inner=None, activation="gelu_new"), seed=0), tmp_path / "a.bin", "llm.c")
     with pytest.raises(CheckpointError, match=r"npgpt_tokenizer\.json beside other files"):
-        open_with_tokenizer(tmp_path / "a.bin")
+        open_checkpoint(tmp_path / "a.bin").require_tokenizer()
     save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "npgpt_tokenizer.json")
-    assert open_with_tokenizer(tmp_path / "a.bin")[1].characters == "abcdefghij"
+    assert open_checkpoint(tmp_path / "a.bin").require_tokenizer().characters == "abcdefghij"
 
 
 # What can't be loaded

@@ -8,7 +8,7 @@ from helpers.torch_bytes import FALSE, NONE, TRUE, dict_, int_, list_, storage, 
 
 import npgpt
 from npgpt import GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
+from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.nanogpt import config_from_nanogpt
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import GPT2Tokenizer
@@ -144,7 +144,8 @@ def test_what_is_there_is_named(tmp_path, torch):
 def test_the_padded_vocabulary_has_the_tokens_of_gpt2(tmp_path, torch):
     model, args = nanogpt(torch, n_layer=1, vocab_size=50304)
     torch.save({"model": model.state_dict(), "model_args": args}, tmp_path / "a")
-    opened, tokenizer = open_with_tokenizer(tmp_path / "a")
+    opened = open_checkpoint(tmp_path / "a")
+    tokenizer = opened.require_tokenizer()
     assert opened.config.vocab_size == 50304
     assert isinstance(tokenizer, GPT2Tokenizer)
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import mutations
 from helpers.models import as_checkpoint
 
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer, runs
+from npgpt.checkpoints import load, open_checkpoint, runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.config import GPTConfig
@@ -162,7 +162,7 @@ def test_a_checkpoint_comes_back_exactly(tmp_path, dtype):
     assert_same(found_weights, weights)
     assert_same(found_optimizer, optimizer)
     assert repr(state) == repr(STATE)  # == would not tell 1 from 1.0 and True, nor 0.0 from -0.0
-    opened = runs.read_run(path)
+    opened = runs.read(path)
     config, only_weights = opened.config, arrays_of(opened)
     assert config == CONFIG
     assert_same(only_weights, weights)
@@ -191,14 +191,14 @@ def test_a_file_that_can_not_be_written(tmp_path):
 
 def test_the_weights_that_are_asked_for_or_the_others(tmp_path):
     def weights(which):
-        return arrays_of(runs.read_run(runs.weights_file(tmp_path, which)))
+        return arrays_of(runs.read(runs.weights_file(tmp_path, which)))
 
     with pytest.raises(CheckpointError, match=r"no best\.safetensors and no last\.safetensors: the run has not saved"):
         weights("best")
     runs.save_checkpoint(tmp_path / "last.safetensors", arrays(0), {"m": np.zeros(3)}, {}, CONFIG)
     assert_same(weights("best"), arrays(0))
     runs.save_weights(tmp_path / "best.safetensors", arrays(1), CONFIG)
-    assert runs.read_run(tmp_path / "best.safetensors").config == CONFIG
+    assert runs.read(tmp_path / "best.safetensors").config == CONFIG
     assert_same(weights("best"), arrays(1))
     assert_same(weights("last"), arrays(0))
     with pytest.raises(CheckpointError, match=r"best\.safetensors: __metadata__ has no npgpt_state, so training can't"):
@@ -216,14 +216,14 @@ def test_a_lone_file(tmp_path, dtype, tokenizer):
     config = GPTConfig(tokenizer.vocab_size + 3, 6, 1, 2, 8, 24, tie_weights=False, bias=False, position="rotary")
     model = GPT(config, seed=0)
     path = tmp_path / "a.bin"
-    runs.write_safetensors_file(path, as_checkpoint(model, tokenizer), dtype)
+    runs.write(path, as_checkpoint(model, tokenizer), dtype)
     read = open_checkpoint(path)
     assert (read.config, read.tokenizer.to_dict()) == (config, tokenizer.to_dict())
     for name, array in model.state_dict().items():
         assert read.tensors[name].dtype == dtype
         np.testing.assert_array_equal(read.tensors[name].numpy(), lazy_array(array).as_type(dtype).numpy())
     again = tmp_path / "b.bin"
-    runs.write_safetensors_file(again, read, dtype)
+    runs.write(again, read, dtype)
     assert again.read_bytes() == path.read_bytes()
     assert load(path).config == config
 
@@ -234,7 +234,7 @@ def test_the_tokenizer_in_the_file_comes_before_the_one_beside_it(tmp_path):
     save_tokenizer(ByteTokenizer(), tmp_path / "tokenizer.json")
     runs.save_weights(tmp_path / "a", model.state_dict(), config)
     assert open_checkpoint(tmp_path / "a").tokenizer.name == "byte"
-    runs.write_safetensors_file(tmp_path / "b", as_checkpoint(model, CharTokenizer("ab")))
+    runs.write(tmp_path / "b", as_checkpoint(model, CharTokenizer("ab")))
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')  # as transformers has it
     assert open_checkpoint(tmp_path / "b").tokenizer.characters == "ab"
 
@@ -242,25 +242,25 @@ def test_the_tokenizer_in_the_file_comes_before_the_one_beside_it(tmp_path):
 def test_a_tokenizer_that_is_unknown_stays_so(tmp_path):
     config = GPTConfig(50257, 2, 1, 1, 2)
     checkpoint = as_checkpoint(GPT(config, seed=None))
-    runs.write_safetensors_file(tmp_path / "a", checkpoint)
+    runs.write(tmp_path / "a", checkpoint)
     assert open_checkpoint(tmp_path / "a").tokenizer.name == "gpt2"  # as that of the checkpoint itself
-    runs.write_safetensors_file(tmp_path / "a", replace(checkpoint, stored_tokenizer=lambda: None))
+    runs.write(tmp_path / "a", replace(checkpoint, find_tokenizer=lambda: None))
     assert open_checkpoint(tmp_path / "a").tokenizer is None
     with pytest.raises(
         CheckpointError, match="the vocabulary of 50,257 is not GPT-2's, so what its ids mean is unknow"
     ):
-        open_with_tokenizer(tmp_path / "a")
+        open_checkpoint(tmp_path / "a").require_tokenizer()
 
 
 def test_a_lone_file_that_can_not_be_written(tmp_path):
     checkpoint = as_checkpoint(GPT(CONFIG, seed=0), CharTokenizer("ab"))
     with pytest.raises(CheckpointError, match="none/a: can't be written: No such file"):
-        runs.write_safetensors_file(tmp_path / "none" / "a", checkpoint)
+        runs.write(tmp_path / "none" / "a", checkpoint)
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: dtype 'F64' is not one of"):
-        runs.write_safetensors_file(tmp_path / "a", checkpoint, "F64")
+        runs.write(tmp_path / "a", checkpoint, "F64")
     checkpoint.tensors["wte.weight"] = lazy_array(np.full((11, 8), 1e5))
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: tensor wte.weight: 100000 is too l"):
-        runs.write_safetensors_file(tmp_path / "a", checkpoint, "F16")
+        runs.write(tmp_path / "a", checkpoint, "F16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,7 +304,7 @@ def test_bad_tokenizers_in_the_metadata(tmp_path, case):
 
 def test_mutated_lone_files_load_or_are_refused(tmp_path):
     path = tmp_path / "a"
-    runs.write_safetensors_file(path, as_checkpoint(GPT(CONFIG, seed=0), CharTokenizer("abcdefghij")))
+    runs.write(path, as_checkpoint(GPT(CONFIG, seed=0), CharTokenizer("abcdefghij")))
     good = path.read_bytes()
     header = good[8 : 8 + int.from_bytes(good[:8], "little")]
     begin = 8 + header.index(b"__metadata__")

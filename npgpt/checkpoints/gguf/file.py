@@ -51,17 +51,10 @@ class _Info(NamedTuple):
     size: int
 
 
-def is_gguf(file: MappedFile) -> bool:
-    return file.size >= 4 and file.take(0, 4, "magic") == MAGIC
-
-
-def open_gguf(path: str | Path) -> tuple[dict[str, LazyTensor], Metadata, MappedFile]:
-    """Return the tensors by name, the metadata, and the file, which is mapped into memory, not read.
-
-    Raises CheckpointError.
-    """
-    file = MappedFile(path)
-    if not is_gguf(file):
+def read_tensors(file: MappedFile) -> tuple[dict[str, LazyTensor], Metadata]:
+    """Return the tensors by name, and the metadata. Raises CheckpointError."""
+    path = file.path
+    if file.take(0, min(4, file.size), "magic") != MAGIC:
         raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
     cursor = Cursor(file, 4)
     version = cursor.number("<u4", "version")
@@ -76,7 +69,7 @@ def open_gguf(path: str | Path) -> tuple[dict[str, LazyTensor], Metadata, Mapped
     alignment = _alignment(metadata, path)
     start = _padded(cursor.position, alignment)
     _check_layout(infos, start, alignment, file)
-    return {info.name: _stored(file, start, info) for info in infos}, metadata, file
+    return {info.name: _stored(file, start, info) for info in infos}, metadata
 
 
 def _read_info(cursor: Cursor, number: int) -> _Info:

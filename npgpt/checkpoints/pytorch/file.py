@@ -19,8 +19,6 @@ doesn't look).
 Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch/_utils.py (_rebuild_tensor_v2).
 """
 
-from pathlib import Path
-
 from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import STORAGE_TYPES, Storage, Tensors
 from npgpt.checkpoints.pytorch.zips import checked_bytes, read_directory
@@ -35,21 +33,14 @@ _SERIALIZATION_ID = ".data/serialization_id"  # of the bytes; 40 digits
 MAX_KEY_LENGTH = 1000
 
 
-def is_torch(file: MappedFile) -> bool:
-    """Whether it begins like one of the two forms (any ZIP archive, any pickle of today)."""
-    begin = file.take(0, min(2, file.size), "first bytes")
-    return _is_zip(file) or (begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"))
-
-
-def read_torch(path: str | Path) -> tuple[object, MappedFile]:
-    """Return the object that was saved, and the file, which is mapped into memory.
+def read(file: MappedFile) -> object:
+    """Return the object that was saved.
 
     The object is made of dicts, lists, tuples, strings, numbers, True, False and None, nowhere more than 100 deep and
     nothing inside itself; where it has tensors or parameters, there are ``LazyTensor``, the same one if two share all
     their numbers. Raises CheckpointError.
     """
-    file = MappedFile(path)
-    return (_read_zip(file) if _is_zip(file) else _read_legacy(file)), file
+    return _read_zip(file) if _is_zip(file) else _read_legacy(file)
 
 
 def _is_zip(file: MappedFile) -> bool:
@@ -164,7 +155,7 @@ def _read_legacy(file: MappedFile):
     tensors = Tensors(load_storage, fields=5)
     position = 0
 
-    def read(what, *functions):
+    def read_next(what, *functions):
         nonlocal position
         length = min(file.size, _max_pickle_bytes(file)) - position
         data = memoryview(file.array(position, "u1", max(length, 0), what))
@@ -172,13 +163,13 @@ def _read_legacy(file: MappedFile):
         position += length
         return found
 
-    if read("magic number") != _LEGACY_MAGIC:
+    if read_next("magic number") != _LEGACY_MAGIC:
         raise CheckpointError(f"{file.path}: a pickle, but not one of torch.save's: its magic number is missing")
-    if read("protocol") != _LEGACY_PROTOCOL:
+    if read_next("protocol") != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{file.path}: protocol: torch.save's is {_LEGACY_PROTOCOL}")
-    read("machine")
-    found = read("object", tensors.allowed, tensors.load_storage)
-    keys = read("keys")
+    read_next("machine")
+    found = read_next("object", tensors.allowed, tensors.load_storage)
+    keys = read_next("keys")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"{file.path}: keys: a list of strings was expected")
     if len(keys) != len(storages) or set(keys) != storages.keys():

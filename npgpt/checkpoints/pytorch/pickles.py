@@ -133,8 +133,17 @@ class _Machine:
 
     def protocol(self):
         version = self.number("<B")
-        if version not in (2, 3):  # 3 adds bytes, which are not allowed
-            raise CheckpointError(f"pickle protocol {version}; torch.save writes protocol 2")
+        if version not in (2, 3, 4, 5):  # 3 adds bytes, 5 buffers, which are not allowed
+            raise CheckpointError(f"pickle protocol {version}; 2 to 5 are read")
+
+    def frame(self):
+        if self.number("<Q") > len(self.data) - self.position:
+            raise CheckpointError("a frame that is cut off")
+
+    def memoize(self):
+        found = self.pop()
+        self.stack.append(found)
+        self.memo[len(self.memo)] = found
 
     def push(self, value):
         self.stack.append(value)
@@ -257,6 +266,9 @@ _OPCODES = {
     0x8A: (_Machine.long,),  # LONG1
     ord("G"): (_Machine.push_number, ">d"),  # BINFLOAT
     ord("X"): (_Machine.string, "<I"),  # BINUNICODE
+    0x8C: (_Machine.string, "<B"),  # SHORT_BINUNICODE
+    0x94: (_Machine.memoize,),
+    0x95: (_Machine.frame,),
     ord("U"): (_Machine.string, "<B"),  # SHORT_BINSTRING, by Python 2
     ord(")"): (_Machine.push, ()),  # EMPTY_TUPLE
     ord("]"): (_Machine.new, list),  # EMPTY_LIST

@@ -10,17 +10,13 @@ from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 
-DTYPES = ("F32", "F16", "BF16")
-
 
 def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, LazyTensor]:
     """The checkpoint's tensors, to be rounded to ``dtype`` while they are written to ``path``, a piece at a time.
 
-    The pages of the files that they come from are let go of on the way. Raises CheckpointError if there is no such
-    dtype; so does reading a number that is too large for it, which would become infinity.
+    The pages of the files that they come from are released on the way. Reading an element that is too large for the
+    dtype, and would become infinity, raises CheckpointError.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"{path}: dtype {dtype[:100]!r} is not one of {', '.join(DTYPES)}")
     return {name: _checked(name, tensor, dtype, path) for name, tensor in checkpoint.streaming().items()}
 
 

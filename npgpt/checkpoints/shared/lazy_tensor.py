@@ -76,13 +76,24 @@ class LazyTensor:
         numpys = {"F32": np.float32, "F16": np.float16}[dtype]
         return replace(self, dtype=dtype, read_rows=lambda first, last: self.read_rows(first, last).astype(numpys))
 
-    def copy_to(self, out: np.ndarray) -> None:
-        """Write the numbers to ``out``, an array of our shape, converted to its dtype."""
+    def copy_to(self, out: np.ndarray) -> bool:
+        """Copy the elements to ``out``, an array of our shape, converted to its dtype; False if one is not finite.
+
+        >>> out = np.zeros(2, np.float32)
+        >>> lazy_array(np.array([1.0, 1e39])).copy_to(out), out
+        (False, array([ 1., inf], dtype=float32))
+        """
         if out.shape != self.shape:
             raise ValueError(f"{out.shape} is not the shape {self.shape}")
         target = out.T if self.transposed else out.reshape(1) if out.ndim == 0 else out
+        finite = True
         for first, numbers in self.chunks():
-            np.copyto(target[first : first + len(numbers)], numbers, casting="same_kind")
+            part = target[first : first + len(numbers)]
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(part, numbers, casting="same_kind")
+                # One pass over what is in the cache. A sum of finite elements may overflow, so it is not the last word.
+                finite = finite and bool(np.isfinite(part.sum()) or np.isfinite(part).all())
+        return finite
 
     def numpy(self) -> np.ndarray:
         """All the numbers, of our shape, read-only; a view of the file where it has them as NumPy does."""

@@ -25,6 +25,13 @@ def short_name(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def listed(names, most: int = 3) -> str:
+    """The first of some names for a message: strangers', so quoted and cut."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name[:100]) for name in names[:most]) + more
+
+
 def to_ours(names: tuple, tensors: dict[str, LazyTensor], source) -> dict[str, LazyTensor]:
     """Rename the tensors, and turn those that the table says. What the table doesn't have keeps its name.
 

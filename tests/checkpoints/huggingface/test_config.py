@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npgpt.checkpoints.huggingface.config import _FIELDS, config_from_huggingface
-from npgpt.checkpoints.huggingface.read import read_huggingface
+from npgpt.checkpoints.huggingface.read import read_folder
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
@@ -59,7 +59,7 @@ def parameters(prefix: str = "", config: dict = TINY) -> dict[str, np.ndarray]:
 
 def read(folder):
     """-> config, arrays"""
-    checkpoint = read_huggingface(folder)
+    checkpoint = read_folder(folder)
     return checkpoint.config, {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
 
 
@@ -182,7 +182,7 @@ def test_bad_configs(tmp_path, case):
     changes, place = BAD_CONFIGS[case]
     folder = write_folder(tmp_path / "model", {**TINY, **changes}, parameters())
     with pytest.raises(CheckpointError) as caught:
-        read_huggingface(folder)
+        read_folder(folder)
     message = str(caught.value)
     assert message.startswith(f"{folder / 'config.json'}: ")
     assert re.search(place, message), message
@@ -206,7 +206,7 @@ def test_bad_config_texts(tmp_path, case):
     text, place = BAD_TEXTS[case]
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=place) as caught:
-        read_huggingface(tmp_path)
+        read_folder(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: ")
 
 
@@ -242,7 +242,7 @@ def test_a_tied_head_that_is_stored_is_dropped(tmp_path):
 def test_a_tied_head_that_differs_is_refused(tmp_path, head):
     folder = write_folder(tmp_path / "model", TINY, {**parameters(), "lm_head.weight": head})
     with pytest.raises(CheckpointError, match=r"model\.safetensors: tensor 'lm_head.weight' differs from 'wte.weight'"):
-        read_huggingface(folder)
+        read_folder(folder)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2**40, 0)])
@@ -270,7 +270,7 @@ def test_a_name_with_and_without_prefix_is_refused(tmp_path):
 def test_weights_that_are_not_there(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     with pytest.raises(CheckpointError, match=r"config\.json is there, but none of model\.safetensors, "):
-        read_huggingface(tmp_path)
+        read_folder(tmp_path)
 
 
 # Against transformers

@@ -24,7 +24,7 @@ from checkpoints.huggingface.test_config import TINY, parameters
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface.hub import find
 from npgpt.checkpoints.huggingface.read import WEIGHTS
-from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE
+from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import ByteTokenizer
 

@@ -8,7 +8,7 @@ from helpers.mutations import memory_at_most
 
 from checkpoints.huggingface.test_config import TINY, parameters
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.huggingface.read import read_huggingface
+from npgpt.checkpoints.huggingface.read import read_folder
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.errors import CheckpointError
 
@@ -86,7 +86,7 @@ def test_bad_maps(tmp_path, case):
     elif weight_map in ([], {}):
         (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_huggingface(tmp_path / "model")
+        read_folder(tmp_path / "model")
     assert str(caught.value).startswith(str(tmp_path))
     assert len(str(caught.value)) < 400 + 2 * len(str(tmp_path))
 
@@ -96,21 +96,21 @@ def test_an_index_that_is_not_what_the_files_hold(tmp_path):
     weight_map = {tensor: name for name, arrays in shards.items() for tensor in arrays}
     moved = weight_map | {"transformer.wte.weight": "b.safetensors"}
     with pytest.raises(CheckpointError, match=r"safetensors: tensor 'transformer\.wte\.weight' is"):
-        read_huggingface(write_shards(tmp_path, shards, moved))
+        read_folder(write_shards(tmp_path, shards, moved))
     more = weight_map | {"transformer.x": "a.safetensors"}
     with pytest.raises(
         CheckpointError, match=r"a\.safetensors: tensor 'transformer\.x' is not in it, as the index says"
     ):
-        read_huggingface(write_shards(tmp_path, shards, more))
+        read_folder(write_shards(tmp_path, shards, more))
     less = {tensor: name for tensor, name in weight_map.items() if tensor != "transformer.wte.weight"}
     with pytest.raises(CheckpointError, match=r"'transformer\.wte\.weight' is in it, and the index doesn't say so"):
-        read_huggingface(write_shards(tmp_path, shards, less))
+        read_folder(write_shards(tmp_path, shards, less))
 
 
 def test_no_weights(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     with pytest.raises(CheckpointError, match=r"config\.json is there, but none of model\.safetensors"):
-        read_huggingface(tmp_path)
+        read_folder(tmp_path)
 
 
 @pytest.mark.parametrize("part", [b"[],", b"{},", b"1.5,", b'"ab",'])
@@ -118,11 +118,11 @@ def test_an_index_that_would_fill_the_memory(tmp_path, part):
     index = write_shards(tmp_path, in_two()) / "model.safetensors.index.json"
     index.write_bytes(b'{"weight_map": [' + part * (9_900_000 // len(part)) + b"0]}")
     with memory_at_most(index.stat().st_size), pytest.raises(CheckpointError, match="more than 250,000 items"):
-        read_huggingface(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_an_index_of_a_giant_size(tmp_path):
     folder = write_shards(tmp_path, in_two())
     (folder / "model.safetensors.index.json").write_bytes(b" " * 10_000_001)
     with pytest.raises(CheckpointError, match=r"index\.json: larger than 10,000,000 bytes"):
-        read_huggingface(folder)
+        read_folder(folder)

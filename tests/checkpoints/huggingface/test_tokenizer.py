@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
+from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface import tokenizer as tokenizer_files
-from npgpt.checkpoints.huggingface.tokenizer import find_tokenizer, tokenizer_json, write_tokenizer_files
-from npgpt.checkpoints.huggingface.write import write_huggingface
+from npgpt.checkpoints.huggingface.tokenizer import tokenizer_json, tokenizer_of_folder, write_tokenizer_files
+from npgpt.checkpoints.huggingface.write import write as write_huggingface
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
@@ -159,17 +159,17 @@ def write(folder: Path, name: str, vocabulary) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
 def test_the_vocabulary_that_is_there_decides(tmp_path, name):
-    assert isinstance(find_tokenizer(tmp_path, 50257), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path, 50257), GPT2Tokenizer)
     for guess, vocab_size in [(False, 50257), (True, 50256), (True, 50304)]:
-        assert find_tokenizer(tmp_path, vocab_size, guess) is None
+        assert tokenizer_of_folder(tmp_path, vocab_size, guess) is None
     write(tmp_path, name, gpt2_vocabulary())
     for guess, vocab_size in [(True, 50257), (False, 50257), (True, 50304)]:
-        assert isinstance(find_tokenizer(tmp_path, vocab_size, guess), GPT2Tokenizer)
-    assert find_tokenizer(tmp_path, 50256) is None
+        assert isinstance(tokenizer_of_folder(tmp_path, vocab_size, guess), GPT2Tokenizer)
+    assert tokenizer_of_folder(tmp_path, 50256) is None
     other = gpt2_vocabulary()
     other["the"], other["a"] = other["a"], other["the"]
     write(tmp_path, name, other)
-    assert find_tokenizer(tmp_path, 50257) is None
+    assert tokenizer_of_folder(tmp_path, 50257) is None
 
 
 def test_files_of_transformers(tmp_path):
@@ -179,13 +179,13 @@ def test_files_of_transformers(tmp_path):
     their = transformers.AutoTokenizer.from_pretrained(tmp_path, tokenizer_type="gpt2")
     their.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved" / "npgpt_tokenizer.json").exists()
-    assert isinstance(find_tokenizer(tmp_path / "saved", 50257), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path / "saved", 50257), GPT2Tokenizer)
     their.add_special_tokens({"pad_token": "[PAD]"})
     their.save_pretrained(tmp_path / "padded")
-    assert isinstance(find_tokenizer(tmp_path / "padded", 50258), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path / "padded", 50258), GPT2Tokenizer)
     other = transformers.GPT2Tokenizer(vocab=dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)), merges=[])
     other.save_pretrained(tmp_path / "other")
-    assert find_tokenizer(tmp_path / "other", 50257) is None
+    assert tokenizer_of_folder(tmp_path / "other", 50257) is None
 
 
 def test_a_folder_with_a_strangers_vocabulary(tmp_path):
@@ -200,7 +200,7 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
     with pytest.raises(
         CheckpointError, match="the vocabulary of 50,257 is not GPT-2's, so what its ids mean is unknow"
     ):
-        open_with_tokenizer(tmp_path / "a")
+        open_checkpoint(tmp_path / "a").require_tokenizer()
     write_huggingface(tmp_path / "b", read)
     assert open_checkpoint(tmp_path / "b").tokenizer is None
     (tmp_path / "a" / "vocab.json").write_text("{")
@@ -257,17 +257,17 @@ def test_other_and_damaged_vocabularies(tmp_path, name, case):
     path.write_bytes(content)
     with mutations.memory_at_most(len(content)):
         if place is None:
-            assert find_tokenizer(tmp_path, 50257) is None
+            assert tokenizer_of_folder(tmp_path, 50257) is None
         else:
             with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: {place}") as caught:
-                find_tokenizer(tmp_path, 50257)
+                tokenizer_of_folder(tmp_path, 50257)
             assert len(str(caught.value)) < 300 + len(str(path))
 
 
 def test_what_is_no_file(tmp_path):
     (tmp_path / "vocab.json").mkdir()
     with pytest.raises(CheckpointError, match=r"vocab\.json: can't be read: Is a directory|vocab\.json: not a regular"):
-        find_tokenizer(tmp_path, 50257)
+        tokenizer_of_folder(tmp_path, 50257)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
@@ -277,12 +277,12 @@ def test_mutated_vocabularies_are_other_ones_or_damaged(tmp_path, monkeypatch, n
     monkeypatch.setattr(tokenizer_files, "_gpt2_vocabulary", lambda: few)
     write(tmp_path, name, few)
     good = (tmp_path / name).read_bytes()
-    assert find_tokenizer(tmp_path, 50257) is not None
+    assert tokenizer_of_folder(tmp_path, 50257) is not None
     refused = other = 0
     for seed in range(mutations.COUNT):
         (tmp_path / name).write_bytes(mutations.mutated(good, seed))
         try:
-            found = find_tokenizer(tmp_path, 50257)
+            found = tokenizer_of_folder(tmp_path, 50257)
         except CheckpointError as error:
             refused += 1
             message = str(error)

@@ -17,7 +17,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, runs
 from npgpt.checkpoints.huggingface import write as huggingface_writer
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, config_to_huggingface
-from npgpt.checkpoints.huggingface.write import write_huggingface
+from npgpt.checkpoints.huggingface.write import write as write_huggingface
 from npgpt.checkpoints.safetensors import read_safetensors
 from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
 from npgpt.errors import CheckpointError, TokenizerError
@@ -197,7 +197,7 @@ def test_a_tokenizer_that_is_unknown_stays_so(tmp_path):
     checkpoint = as_checkpoint(GPT(GPTConfig(50257, 2, 1, 1, 2), seed=0))
     write_huggingface(tmp_path / "a", checkpoint)
     assert open_checkpoint(tmp_path / "a").tokenizer.name == "gpt2"
-    write_huggingface(tmp_path / "b", replace(checkpoint, stored_tokenizer=lambda: None))
+    write_huggingface(tmp_path / "b", replace(checkpoint, find_tokenizer=lambda: None))
     assert open_checkpoint(tmp_path / "b").tokenizer is None
 
 
@@ -217,7 +217,7 @@ def test_a_run_becomes_a_folder(tmp_path):
     """The same numbers out of a lone file as out of memory, and the same text from the folder."""
     tokenizer = CharTokenizer(" abcdefghij")
     model = model_of(replace(CONFIG, vocab_size=12, bias=False))
-    runs.write_safetensors_file(tmp_path / "run", as_checkpoint(model, tokenizer))
+    runs.write(tmp_path / "run", as_checkpoint(model, tokenizer))
     write_huggingface(tmp_path / "a", open_checkpoint(tmp_path / "run"))
     ids = tokenizer.encode("a bad cafe")[None]
     found = load(tmp_path / "a")
@@ -266,7 +266,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from helpers.models import as_checkpoint\n"
         "from npgpt import GPT, GPTConfig\n"
-        "from npgpt.checkpoints.huggingface.write import write_huggingface\n"
+        "from npgpt.checkpoints.huggingface.write import write as write_huggingface\n"
         "checkpoint = as_checkpoint(GPT(GPTConfig(11, 6, 1, 2, 8), seed=0))\n"
         "last = checkpoint.tensors['wte.weight']\n"
         "def read_rows(*where):\n"
