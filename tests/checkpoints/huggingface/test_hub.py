@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
 from contextlib import suppress
@@ -20,7 +19,7 @@ from helpers.commands import assert_refused, command, process
 from helpers.hub_models import NAME, REASON, assert_the_model, message, model_files, put_in_cache
 from helpers.hub_server import COMMIT, Hub
 
-from checkpoints.huggingface.test_config import TINY, parameters
+from checkpoints.huggingface.test_config import TINY
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface.hub import find
 from npgpt.checkpoints.huggingface.read import WEIGHTS
@@ -87,15 +86,6 @@ def test_a_download_and_then_the_cache(server, cache, files):
     assert not [path for path in cache.rglob("*") if path.name.endswith((".incomplete", "tmp"))]
 
 
-def test_a_download_is_found_by_huggingface_hub_too(server):
-    from huggingface_hub import hf_hub_download
-
-    snapshot = find(NAME)
-    for file in ("config.json", "model.safetensors", "vocab.json"):
-        found = hf_hub_download(NAME, file, cache_dir=os.environ["HF_HUB_CACHE"], local_files_only=True)
-        assert Path(found) == snapshot / file
-
-
 def test_a_short_name_is_asked_for_in_full(server, files):
     server.repositories["distilbert/distilgpt2"] = files
     assert_the_model("distilgpt2")
@@ -155,14 +145,6 @@ def test_a_newer_commit_takes_the_cache_only_when_it_is_there(server, cache, fil
     server.stop_at.clear()
     assert (old.parents[1] / "refs" / "main").read_text() == COMMIT
     assert find(NAME).name == COMMIT[::-1]
-
-
-def test_a_pickle_that_is_downloaded_is_read(server, files, tmp_path):
-    torch = pytest.importorskip("torch", reason="writes the file with torch, which is not installed")
-    del files["model.safetensors"]
-    torch.save({name: torch.from_numpy(array) for name, array in parameters().items()}, tmp_path / "saved")
-    files["pytorch_model.bin"] = (tmp_path / "saved").read_bytes()
-    assert_the_model()
 
 
 # Downloads that are interrupted, or damaged
@@ -244,8 +226,8 @@ def test_what_was_left_may_be_all_of_it(server, cache, files):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: bytes(len(data)), lambda data: data[::-1]],
-    ids=["one bit", "zeros", "reversed"],
+    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[::-1]],
+    ids=["one bit", "reversed"],
 )
 def test_a_damaged_download_is_not_kept(server, cache, files, damage):
     server.send = damage
@@ -296,13 +278,10 @@ def test_two_processes_at_a_time(server, environment):
     ("refusal", "words"),
     [
         ((401, None), "has no {name} either, or it is private: then log in with `hf auth login`, or set HF_TOKEN"),
-        ((404, "RepoNotFound"), "has no {name} either, or it is private: then log in"),
         ((401, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
-        ((403, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
         ((403, None), "{url} refuses {name}: log in with"),
         ((404, "RevisionNotFound"), "{name} can't be downloaded from {url} (RevisionNotFoundError"),
         ((500, None), "{name} can't be downloaded from {url} ("),
-        ((429, None), "{name} can't be downloaded from {url} ("),
     ],
     ids=str,
 )
@@ -330,28 +309,14 @@ def test_repositories_of_something_else(server, files):
     assert server.large_requests() == []
 
 
-@pytest.mark.parametrize("commit", ["", "main", "../../../outside", COMMIT[1:]])
+@pytest.mark.parametrize("commit", ["", "../../../outside"])
 def test_a_commit_that_is_none(server, cache, commit):
     server.commit = commit
     assert "its answers don't have the headers of a Hugging Face hub" in message()
     assert not cache.exists()
 
 
-def test_a_hub_that_is_gone(server):
-    server.close()
-    assert f"{NAME} can't be downloaded from {server.url} (" in message()
-
-
-def test_a_hub_that_goes_away_in_the_middle(server, cache):
-    server.stop_at, server.then = [3000], "wait"
-    closing = threading.Thread(target=lambda: (server.waiting.wait(60), server.close()))
-    closing.start()
-    assert f"{NAME} can't be downloaded from {server.url} (" in message()
-    closing.join()
-    assert list(cache.rglob("*.incomplete"))
-
-
-@pytest.mark.parametrize("endpoint", ["rubbish", "http:", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize("endpoint", ["rubbish", "http://127.0.0.1:99999"])
 def test_endpoints_that_are_none(server, monkeypatch, endpoint):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert f"{NAME} can't be downloaded from {endpoint} (" in message()
@@ -390,11 +355,6 @@ def test_a_cache_that_may_not_be_written_to(server, cache):
     cache.mkdir()
     cache.chmod(0o500)
     assert "PermissionError" in message()
-
-
-def test_a_cache_that_is_a_file(server, cache):
-    cache.write_bytes(b"")
-    assert f"{NAME} can't be downloaded from {server.url} (" in message()
 
 
 # The commands

@@ -2,7 +2,6 @@
 
 import builtins
 import importlib.util
-import json
 import os
 import runpy
 import sys
@@ -88,12 +87,6 @@ def test_old_names_and_new_ones(cache, files, without_huggingface_hub, short, fu
     assert find(short) == find(full) == snapshot
 
 
-def test_a_model_that_only_has_a_pickle(cache, files, without_huggingface_hub):
-    del files["model.safetensors"]
-    snapshot = put_in_cache(cache, NAME, files)
-    assert find(NAME) == snapshot
-
-
 ENVIRONMENTS = [
     {},
     {"HF_HUB_CACHE": "/a/hub"},
@@ -130,9 +123,7 @@ def test_a_snapshot_that_is_not_complete(cache, tmp_path, without_huggingface_hu
     assert "no such model in the hub's cache" in message()
 
 
-@pytest.mark.parametrize(
-    "ref", ["", "main", "..", "../../../outside", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), "é\udc80"]
-)
+@pytest.mark.parametrize("ref", ["", "main", "../../../outside", COMMIT + "0", COMMIT.upper(), "é\udc80"])
 def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hub, ref):
     """Also those behind which there is a model."""
     snapshot = put_in_cache(cache, NAME, files)
@@ -144,14 +135,6 @@ def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hu
     assert_the_model()
     (snapshot.parents[1] / "refs" / "main").unlink()
     assert "no such model in the hub's cache" in message()
-
-
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a\\b", "..", ""])
-def test_an_index_that_names_other_folders(cache, tmp_path, without_huggingface_hub, name):
-    files = model_files(tmp_path, shards=2)
-    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": name}}).encode()
-    snapshot = put_in_cache(cache, NAME, files)
-    assert message().startswith(f"{snapshot}/model.safetensors.index.json: weight_map: {name!r} is not the name of")
 
 
 def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):

@@ -80,7 +80,7 @@ def names(folder: Path) -> list[str]:
 # config.json
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_configuration_comes_back(seed):
     config = drawn(seed)
     values = json.loads(json.dumps(config_to_huggingface(config, ByteTokenizer())))
@@ -130,20 +130,10 @@ def test_what_is_in_it():
     assert config_to_huggingface(CONFIG, None)["eos_token_id"] is None
 
 
-@pytest.mark.parametrize("position", ["sinusoidal", "rotary"])
-def test_other_positions_are_refused(tmp_path, position):
-    config = replace(CONFIG, position=position)
-    with pytest.raises(
-        CheckpointError, match=rf"/a: position is '{position}', and transformers' GPT-2 has only 'learn"
-    ):
-        write_huggingface(tmp_path / "a", as_checkpoint(GPT(config, seed=0)))
-    assert names(tmp_path) == []
-
-
 # Round trips
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path, seed):
     config = replace(drawn(seed), bias=True, qkv_bias=None)
     model = model_of(config, seed)
@@ -201,7 +191,7 @@ def test_a_tokenizer_that_is_unknown_stays_so(tmp_path):
     assert open_checkpoint(tmp_path / "b").tokenizer is None
 
 
-def test_a_turned_matrix_is_turned_back(tmp_path):
+def test_a_matrix_that_is_stored_transposed_is_written_like_others(tmp_path):
     model = model_of(CONFIG)
     checkpoint = as_checkpoint(model)
     for name, tensor in checkpoint.tensors.items():
@@ -231,14 +221,11 @@ def test_a_run_becomes_a_folder(tmp_path):
 # All or nothing
 
 
-@pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("at", range(8))
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, at, error, existing):
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, at, error):
     """At each of the files in turn: seven, and what is after the last."""
     monkeypatch.chdir(tmp_path)
-    if existing:
-        Path("a").mkdir()
     fsync, calls = os.fsync, []
 
     def failing(descriptor):
@@ -254,14 +241,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, at, error, exi
         write_huggingface("a", as_checkpoint(GPT(CONFIG, seed=0), ByteTokenizer()))
     if isinstance(error, OSError):
         assert re.fullmatch(r"a(/model\.safetensors)?: can't be written: No space left on device", str(caught.value))
-    assert names(tmp_path) == ["a"] * existing
-    assert not existing or names(tmp_path / "a") == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends the signal of Ctrl-C, as POSIX does")
 def test_ctrl_c_leaves_nothing(tmp_path):
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent may have it ignored
         "from dataclasses import replace\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from helpers.models import as_checkpoint\n"
@@ -285,30 +272,26 @@ def test_a_number_too_large_leaves_nothing(tmp_path):
     checkpoint.tensors["wte.weight"] = lazy_array(np.full((257, 8), -1e5, np.float32))
     with pytest.raises(CheckpointError, match=r"/a: tensor wte\.weight: -100000 is too large for F16$"):
         write_huggingface(tmp_path / "a", checkpoint, "F16")
-    with pytest.raises(CheckpointError, match=r"/a: dtype 'F64' is not one of F32, F16, BF16$"):
-        write_huggingface(tmp_path / "a", checkpoint, "F64")
     assert names(tmp_path) == []
 
 
-def test_a_folder_with_something_in_it_is_refused_untouched(tmp_path, monkeypatch):
+def test_what_exists_is_refused_untouched(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_writer, "write_safetensors", lambda *_: pytest.fail("something was written"))
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / ".gitignore").write_text("x")
     (tmp_path / "b").write_text("y")
     for name in ("a", "b"):
-        with pytest.raises(CheckpointError, match=f"/{name} is there already: name a new folder, or an empty one$"):
+        with pytest.raises(CheckpointError, match=f"/{name} is there already: name a new file or folder$"):
             write_huggingface(tmp_path / name, as_checkpoint(GPT(CONFIG, seed=0)))
     with pytest.raises(CheckpointError, match=r"/none/a: can't be written: No such file or directory$"):
         write_huggingface(tmp_path / "none" / "a", as_checkpoint(GPT(CONFIG, seed=0)))
     assert names(tmp_path) == ["a", "b"]
-    assert names(tmp_path / "a") == [".gitignore"]
-    assert ((tmp_path / "a" / ".gitignore").read_text(), (tmp_path / "b").read_text()) == ("x", "y")
+    assert (names(tmp_path / "a"), (tmp_path / "b").read_text()) == ([], "y")
 
 
 # Against transformers, torch and safetensors
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_transformers_computes_the_same(tmp_path, torch, transformers, seed):
     config = drawn(100 + seed)
     model = model_of(config, seed)

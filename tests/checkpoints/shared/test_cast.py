@@ -50,18 +50,9 @@ def test_a_number_too_large_is_an_error_not_infinity(number, dtype):
         CheckpointError, match=rf"^out: tensor h\.0\.mlp\.c_fc\.weight: -?\S+ is too large for {dtype}$"
     ):
         tensor.numpy()
-
-
-def test_infinity_and_nan_that_are_there_stay():
-    numbers = np.array([1.0, np.inf, -np.inf, np.nan, 65504.0])
-    found = rounded(checkpoint(a=numbers), "F16", "out")["a"].numpy()
-    np.testing.assert_array_equal(found, numbers.astype(np.float16))
-
-
-@pytest.mark.parametrize("dtype", ["F64", "float32", "Q8_0", "x" * 10**5])
-def test_other_dtypes(dtype):
-    with pytest.raises(CheckpointError, match=r"^out: dtype '.{1,100}' is not one of F32, F16, BF16$"):
-        rounded(checkpoint(), dtype, "out")
+    numbers[1, 1] = 65504  # NaN and infinities stay
+    found = rounded(checkpoint(a=numbers), dtype, "out")["a"].numpy()
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(numbers))
 
 
 @pytest.mark.parametrize(("bias", "qkv_bias"), [(True, None), (True, False), (False, None), (False, True)])
@@ -75,7 +66,7 @@ def test_absent_biases_are_zeros(bias, qkv_bias):
         np.testing.assert_array_equal(found[name].numpy(), np.full(shape, name in tensors, np.float32))
 
 
-def test_pages_are_let_go_of(monkeypatch):
+def test_pages_are_released_while_tensors_are_written(monkeypatch):
     forgotten = []
     monkeypatch.setattr(Checkpoint, "release_pages", lambda self: forgotten.append(1))
     rows = 4 * RELEASE_EVERY // 4096

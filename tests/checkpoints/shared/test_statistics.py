@@ -63,7 +63,7 @@ def zero_rows(array):
         ({"ln_f.bias": lambda a: a.put(0, 2e4)}, ["ln_f.bias: its largest number is 2e+04"]),
     ],
 )
-def test_oddities(changes, expected):
+def test_warnings(changes, expected):
     assert odd(of(**changes)) == expected
 
 
