@@ -120,8 +120,9 @@ def read_run_config(run: str | Path) -> tuple[GPTConfig, dict]:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
-    return read_json_object(Path(folder) / CONFIG_FILE).get("format") == _FORMAT
+    """True if the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
+    path = Path(folder) / CONFIG_FILE
+    return path.exists() and read_json_object(path).get("format") == _FORMAT
 
 
 def save_weights(
