@@ -116,7 +116,6 @@ VALID = {
         GOOD_INDEX,
         *(index(shards) for shards in (1, 2, 127, 128, 1000)),
         index(1, b""),
-        index(1, b"", b""),
     ],
 }
 
