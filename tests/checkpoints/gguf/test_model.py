@@ -195,18 +195,6 @@ def test_numbers_that_can_not_be_written(tmp_path, dtype):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_not_the_configurations(tmp_path):
-    checkpoint = checkpoint_of(CONFIG)
-    del checkpoint.tensors["h.1.mlp.c_fc.bias"]
-    with pytest.raises(CheckpointError, match=r"memory lacks the tensors 'h\.1\.mlp\.c_fc\.bias'"):
-        write_gguf(tmp_path / "a", checkpoint)
-
-
-def test_dtypes_that_can_not_be_written(tmp_path):
-    with pytest.raises(CheckpointError, match="dtype 'Q4_0' can't be written as GGUF: there are F32, F16, Q8_0"):
-        write_gguf(tmp_path / "a", checkpoint_of(CONFIG), "Q4_0")
-
-
 # Files of others
 
 
