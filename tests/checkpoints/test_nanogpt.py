@@ -371,6 +371,7 @@ BAD_METAS = {
     "a list": (pickle.dumps([meta()]), "a dict with vocab_size, itos and stoi was expected"),
     "words": (pickle.dumps(meta(["a", "bc"])), "single characters were expected"),
     "a hole": (pickle.dumps(meta(itos={0: "a", 2: "b"})), "itos must have a character for each id"),
+    "another size": (pickle.dumps(meta(vocab_size=9)), "itos must have a character for each id"),
     "another order": (pickle.dumps(meta("ba")), "stoi is|must be sorted"),
     "stoi of another": (pickle.dumps(meta(stoi={"a": 0})), "stoi is not the inverse of itos"),
     "another dataset's": (pickle.dumps(meta("abc")), "3 ids, and the model has 8: it is another dataset's"),
