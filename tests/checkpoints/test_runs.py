@@ -242,7 +242,7 @@ def test_a_tokenizer_that_is_unknown_stays_so(tmp_path):
     assert open_checkpoint(tmp_path / "a").tokenizer.name == "gpt2"  # as that of the checkpoint itself
     runs.write(tmp_path / "a", replace(checkpoint, find_tokenizer=lambda: None))
     assert open_checkpoint(tmp_path / "a").tokenizer is None
-    with pytest.raises(CheckpointError, match=r"a: what the 50,257 ids of its vocabulary mean is unknown:\nput the"):
+    with pytest.raises(CheckpointError, match=r"a: no tokenizer is known for its vocabulary of 50,257 ids:\nput one"):
         open_checkpoint(tmp_path / "a").require_tokenizer()
 
 

@@ -44,9 +44,8 @@ class Checkpoint:
         """The tokenizer. Raises CheckpointError as ``tokenizer`` does, and if it is unknown."""
         if self.tokenizer is None:
             raise CheckpointError(
-                f"{self.source}: what the {self.config.vocab_size:,} ids of its vocabulary mean is unknown:\n"
-                f"put the tokenizer beside it, as npgpt writes it (a run's tokenizer.json), and name it "
-                f"{OUR_TOKENIZER_FILE}"
+                f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"
+                f"put one beside it, as npgpt writes it (a run's tokenizer.json), with the name {OUR_TOKENIZER_FILE}"
             )
         return self.tokenizer
 

@@ -135,7 +135,7 @@ def test_as_many_tokens_as_gpt2_but_others(tmp_path, keys):
     """Many GPT-2s in other languages have 50,257 tokens. Their weights are read; no text becomes ids of another's."""
     checkpoint = opened(tmp_path, keys, 50257)
     assert checkpoint.tokenizer is None
-    with pytest.raises(CheckpointError, match=r"a\.gguf: what the 50,257 ids of its vocabulary mean is unknown"):
+    with pytest.raises(CheckpointError, match=r"a\.gguf: no tokenizer is known for its vocabulary of 50,257 ids"):
         open_checkpoint(tmp_path / "a.gguf").require_tokenizer()
     load(tmp_path / "a.gguf")
     write_gguf(tmp_path / "b.gguf", checkpoint)  # nor does it become GPT-2's on the way through another file
