@@ -87,7 +87,7 @@ def _print_tensors(checkpoint, odd):
     odd += warnings(checkpoint, surveys)
 
 
-_ORDER = (
+_ORDER = [
     "wte",
     "wpe",
     "h",
@@ -102,11 +102,11 @@ _ORDER = (
     "c_proj",
     "weight",
     "bias",
-)
+]
 
 
-def _place(name: str):
-    """Sorts tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
+def _place(name: str) -> tuple:
+    """Sort tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
     return [
         (_ORDER.index(part), 0)
         if part in _ORDER

@@ -83,42 +83,21 @@ class Format:
         import_module(f"npgpt.checkpoints.{self.module}").write(path, checkpoint, dtype)
 
 
-FLOATS = ("F32", "F16", "BF16")
+_FLOATS = ("F32", "F16", "BF16")
+_HUGGING_FACE = "Hugging Face folder: safetensors or pytorch_model.bin, also in shards; or one such file"
+_READ_BY_GGUF = "F32, F16, BF16, Q8_0, Q4_0, Q6_K"
+# fmt: off
 FORMATS = (
-    Format(
-        "safetensors",
-        "a run's folder, or its .safetensors files",
-        "yes",
-        "runs",
-        _is_safetensors,
-        FLOATS,
-        ".safetensors",
-        ", with the tokenizer",
-    ),
-    Format(
-        "huggingface",
-        "Hugging Face folder: safetensors or pytorch_model.bin, also in shards; or one such file",
-        "yes",
-        "huggingface.write",
-        None,
-        FLOATS,
-        "",
-        ", with the tokenizer's files",
-    ),
+    Format("safetensors", "a run's folder, or its .safetensors files", "yes", "runs", _is_safetensors,
+           _FLOATS, ".safetensors", ", with the tokenizer"),
+    Format("huggingface", _HUGGING_FACE, "yes", "huggingface.write", None, _FLOATS, "", ", with the tokenizer's files"),
     Format("tensorflow", "OpenAI's TensorFlow folder", "yes", "tensorflow.model", _is_tensorflow),
     Format("pytorch", "nanoGPT's ckpt.pt, with its meta.pkl", "yes", "pytorch.model", _is_torch),
     Format("llm.c", "llm.c's .bin", "float32, bfloat16", "llmc", _is_llmc, ("F32", "BF16"), ".bin"),
-    Format(
-        "gguf",
-        "GGUF of llama.cpp",
-        "F32, F16, BF16, Q8_0, Q4_0, Q6_K",
-        "gguf.model",
-        _is_gguf,
-        ("F32", "F16", "Q8_0"),
-        ".gguf",
-        ", with the tokenizer",
-    ),
+    Format("gguf", "GGUF of llama.cpp", _READ_BY_GGUF, "gguf.model", _is_gguf,
+           ("F32", "F16", "Q8_0"), ".gguf", ", with the tokenizer"),
 )
+# fmt: on
 WRITTEN = {row.name: row for row in FORMATS if row.dtypes}
 DTYPES = tuple(dict.fromkeys(dtype for row in FORMATS for dtype in row.dtypes))
 # What may be typed by mistake for a file that can be written.

@@ -3,13 +3,14 @@
     256 x i32   header: magic number, version (3: float32, 5: bfloat16), T, V, L, H, C, padded V, zeros
     16 blocks   each tensor with all its layers, one after the other; nothing between them
 
-Nothing has a name: the order below says what is what. llm.c computes the released GPT-2 and nothing else, so neither
-the activation nor the epsilon is in the header. The token embedding has more rows than there are tokens, so that their
-number divides well; what is in them doesn't matter, and they are dropped.
+Nothing has a name: the order, which is our model's, says what is what. llm.c computes the released GPT-2 and nothing
+else, so neither the activation nor the epsilon is in the header. The token embedding has more rows than there are
+tokens, so that their number divides well; what is in them doesn't matter, and they are dropped.
 
 Source: github.com/karpathy/llm.c, train_gpt2.py (write_model) and train_gpt2.cu (gpt2_write_to_checkpoint).
 """
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
-from npgpt.checkpoints.shared.names import TRANSPOSED
+from npgpt.checkpoints.shared.names import GPT2_NAMES
 from npgpt.checkpoints.shared.tokenizers import beside, by_size
+from npgpt.checkpoints.shared.validate import parameter_shapes
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 
@@ -41,32 +43,6 @@ _FIXED = {
     "tie_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
 }
-
-
-def blocks(config: GPTConfig, rows: int) -> tuple:
-    """The file's blocks in its order: our name and the shape that it has in the file, of each layer where there is {}.
-
-    ``rows``: padded V. TRANSPOSED: the file has the matrix as (out, in), and we as (in, out).
-    """
-    T, C = config.block_size, config.n_embd
-    return (
-        ("wte.weight", (rows, C)),
-        ("wpe.weight", (T, C)),
-        ("h.{}.ln_1.weight", (C,)),
-        ("h.{}.ln_1.bias", (C,)),
-        ("h.{}.attn.c_attn.weight", (3 * C, C), TRANSPOSED),
-        ("h.{}.attn.c_attn.bias", (3 * C,)),
-        ("h.{}.attn.c_proj.weight", (C, C), TRANSPOSED),
-        ("h.{}.attn.c_proj.bias", (C,)),
-        ("h.{}.ln_2.weight", (C,)),
-        ("h.{}.ln_2.bias", (C,)),
-        ("h.{}.mlp.c_fc.weight", (4 * C, C), TRANSPOSED),
-        ("h.{}.mlp.c_fc.bias", (4 * C,)),
-        ("h.{}.mlp.c_proj.weight", (C, 4 * C), TRANSPOSED),
-        ("h.{}.mlp.c_proj.bias", (C,)),
-        ("ln_f.weight", (C,)),
-        ("ln_f.bias", (C,)),
-    )
 
 
 def read(file: MappedFile) -> Checkpoint:
@@ -117,7 +93,7 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     header = np.zeros(_HEADER, "<i4")
     header[:8] = MAGIC, versions[dtype], *sizes
     numpys = _VERSIONS[versions[dtype]][1]
-    _, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
+    config, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     with checkpoint_file(path) as file:
         file.write(header)
         for name, _, transposed in _tensors(config, rows):
@@ -127,11 +103,17 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
                 file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
 
 
-def _tensors(config: GPTConfig, rows: int):
-    """Yield (our name, the shape in the file, whether it is transposed) of each tensor, in the file's order."""
-    for name, shape, *transposed in blocks(config, rows):
+def _tensors(config: GPTConfig, rows: int) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Yield (our name, the shape in the file, whether it is transposed there) of each tensor, in the file's order.
+
+    rows    padded V. The matrices of the layers are (out, in) there, and (in, out) here
+    """
+    shapes = parameter_shapes(config) | {"wte.weight": (rows, config.n_embd)}
+    for name in GPT2_NAMES:
         for layer in range(config.n_layer if "{}" in name else 1):
-            yield name.format(layer), shape, bool(transposed)
+            shape = shapes[name.format(layer)]
+            transposed = "{}" in name and len(shape) == 2
+            yield name.format(layer), shape[::-1] if transposed else shape, transposed
 
 
 def _check_is_released_form(config: GPTConfig, path) -> None:

@@ -25,7 +25,7 @@ from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours
+from npgpt.checkpoints.shared.names import GPT2_NAMES, TRANSPOSED, to_ours
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, TokenizerError
@@ -35,23 +35,10 @@ CKPT_FILE = "ckpt.pt"  # in the folder that its training fills
 META_FILE = "meta.pkl"
 MAX_META_BYTES = 1 << 20  # shakespeare_char's takes 703
 
-NAMES = (
-    ("transformer.wte.weight", "wte.weight"),
-    ("transformer.wpe.weight", "wpe.weight"),
-    ("transformer.h.{}.ln_1.weight", "h.{}.ln_1.weight"),
-    ("transformer.h.{}.ln_1.bias", "h.{}.ln_1.bias"),
-    ("transformer.h.{}.attn.c_attn.weight", "h.{}.attn.c_attn.weight", TRANSPOSED),
-    ("transformer.h.{}.attn.c_attn.bias", "h.{}.attn.c_attn.bias"),
-    ("transformer.h.{}.attn.c_proj.weight", "h.{}.attn.c_proj.weight", TRANSPOSED),
-    ("transformer.h.{}.attn.c_proj.bias", "h.{}.attn.c_proj.bias"),
-    ("transformer.h.{}.ln_2.weight", "h.{}.ln_2.weight"),
-    ("transformer.h.{}.ln_2.bias", "h.{}.ln_2.bias"),
-    ("transformer.h.{}.mlp.c_fc.weight", "h.{}.mlp.c_fc.weight", TRANSPOSED),
-    ("transformer.h.{}.mlp.c_fc.bias", "h.{}.mlp.c_fc.bias"),
-    ("transformer.h.{}.mlp.c_proj.weight", "h.{}.mlp.c_proj.weight", TRANSPOSED),
-    ("transformer.h.{}.mlp.c_proj.bias", "h.{}.mlp.c_proj.bias"),
-    ("transformer.ln_f.weight", "ln_f.weight"),
-    ("transformer.ln_f.bias", "ln_f.bias"),
+# As in GPT-2, but that torch.nn.Linear has its matrix as (out, in).
+NAMES = tuple(
+    (f"transformer.{name}", name, *([TRANSPOSED] if re.fullmatch(r"h\.\{\}\.(attn|mlp)\..*weight", name) else []))
+    for name in GPT2_NAMES
 )
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")  # the causal mask, where attention is not PyTorch's own
 _PADDED_VOCABULARY = 50304

@@ -107,14 +107,6 @@ def test_written_and_read(tmp_path, vocab_size, dtype):
         np.testing.assert_array_equal(tensor.numpy(), given.tensors[name].as_type(dtype).numpy(), name)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_from_other_dtypes(tmp_path, dtype):
-    given = checkpoint(dtype=dtype)
-    write_llmc(tmp_path / "a", given)
-    for name, tensor in open_checkpoint(tmp_path / "a").tensors.items():
-        np.testing.assert_array_equal(tensor.numpy(), given.tensors[name].numpy().astype(np.float32), name)
-
-
 @pytest.mark.parametrize("settings", [{"bias": False}, {"qkv_bias": False}, {"bias": False, "qkv_bias": True}])
 def test_absent_biases_are_zeros_and_the_function_is_the_same(tmp_path, settings):
     given = checkpoint(GPTConfig(**{**CONFIG.to_dict(), **settings}))

@@ -111,9 +111,7 @@ def test_a_tokenizer_that_is_no_file_does_not_hang(run):
 
 def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
     save(GPT(replace(CONFIG, n_inner=None, activation="gelu_new"), seed=0), tmp_path / "a.bin", "llm.c")
-    with pytest.raises(
-        CheckpointError, match=r"no tokenizer is known for .* of 11 ids:\nput .* npgpt_tokenizer\.json$"
-    ):
+    with pytest.raises(CheckpointError, match=r"no tokenizer .* of 11 ids:\nput .* npgpt_tokenizer\.json$"):
         open_checkpoint(tmp_path / "a.bin").require_tokenizer()
     save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "npgpt_tokenizer.json")
     assert open_checkpoint(tmp_path / "a.bin").require_tokenizer().characters == "abcdefghij"
@@ -152,27 +150,6 @@ def test_a_weights_file_of_hugging_face_without_its_folder(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", GPT(CONFIG, seed=0).state_dict())
     with pytest.raises(CheckpointError, match=r"heads is unknown: .*,\nand there is no config\.json beside it"):
         load(tmp_path / "model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda arrays: arrays.update({"wpe.weight": np.zeros((5, 8))}), r"wpe\.weight.*\(6, 8\).*\(5, 8\)"),
-        (
-            lambda arrays: arrays.update({"h.7.ln_1.weight": np.zeros(8)}),
-            "3 layers in the file, 2 in its configuration",
-        ),
-        (lambda arrays: arrays.clear(), "0 layers in the file, 2 in its configuration"),
-        (lambda arrays: arrays.update({"h.": np.zeros(1)}), "3 layers in the file"),
-    ],
-)
-def test_weights_that_are_not_those_of_the_configuration(tmp_path, change, message):
-    arrays = GPT(CONFIG, seed=0).state_dict()
-    change(arrays)
-    runs.save_weights(tmp_path / "a", arrays, CONFIG)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load(tmp_path / "a")
-    assert str(tmp_path / "a") in str(caught.value)
 
 
 @pytest.mark.parametrize("field", ["vocab_size", "block_size", "n_layer", "n_embd", "n_inner"])

@@ -16,6 +16,16 @@ from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.errors import CheckpointError
 
 TRANSPOSED = "transposed"
+# Those of the released GPT-2, in the model's order.
+GPT2_NAMES = (
+    *("wte.weight", "wpe.weight"),
+    *(
+        f"h.{{}}.{part}.{kind}"
+        for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+        for kind in ("weight", "bias")
+    ),
+    *("ln_f.weight", "ln_f.bias"),
+)
 _OURS = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
 
 

@@ -88,32 +88,6 @@ def test_missing_keys_take_the_defaults_of_transformers():
     assert config_from_huggingface({"model_type": "gpt2"}, "x") == GPTConfig(dropout=0.1)
 
 
-def test_every_setting_is_taken_over():
-    values = {
-        **TINY,
-        "n_inner": 24,
-        "activation_function": "relu",
-        "layer_norm_epsilon": 1e-3,
-        "tie_word_embeddings": False,
-        "scale_attn_by_inverse_layer_idx": True,
-        "reorder_and_upcast_attn": True,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.25),
-    }
-    assert config_from_huggingface(values, "x") == GPTConfig(
-        vocab_size=11,
-        block_size=6,
-        n_layer=1,
-        n_head=2,
-        n_embd=8,
-        n_inner=24,
-        dropout=0.25,
-        tie_weights=False,
-        activation="relu",
-        layer_norm_epsilon=1e-3,
-        scale_attn_by_inverse_layer_idx=True,
-    )
-
-
 @pytest.mark.parametrize(
     ("stored", "ours"),
     [("gelu_new", "gelu_new"), ("gelu_pytorch_tanh", "gelu_new"), ("gelu", "gelu"), ("relu", "relu")],
@@ -179,15 +153,6 @@ def test_bad_config_texts(tmp_path, case):
 
 
 # model.safetensors
-
-
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_names_with_and_without_prefix(tmp_path, prefix):
-    folder = write_folder(tmp_path / "model", TINY, parameters(prefix))
-    config, arrays = read(folder)
-    assert config.n_layer == 1
-    assert_same(arrays, parameters())
-    assert not any(array.flags.owndata or array.flags.writeable for array in arrays.values())
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])

@@ -1,6 +1,5 @@
 """Models by name: what is a name, and what is found in the hub's cache without a network or a package."""
 
-import builtins
 import importlib.util
 import os
 import runpy
@@ -89,16 +88,11 @@ def test_old_names_and_new_ones(cache, files, without_huggingface_hub, short, fu
 
 ENVIRONMENTS = [
     {},
-    {"HF_HUB_CACHE": "/a/hub"},
     {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/b"},
     {"HUGGINGFACE_HUB_CACHE": "$THERE/hub", "THERE": "/c", "HF_HOME": "/d"},
     {"HF_HOME": "/d", "XDG_CACHE_HOME": "/e"},
-    {"HF_HOME": "~/$THERE/home", "THERE": "f"},
-    {"XDG_CACHE_HOME": "/e"},
     {"XDG_CACHE_HOME": "~/e"},
-    {"HOME": "/g"},
     {"HF_HUB_CACHE": ""},
-    {"HF_HOME": ""},
 ]
 
 
@@ -143,17 +137,3 @@ def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):
     assert first == f"gpt2: there is no such file or folder, and no such model in the hub's cache, {cache}."
     assert second.startswith("To download models: pip install -U huggingface_hub (here: ModuleNotFoundError: ")
     assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
-
-
-def test_a_huggingface_hub_that_can_not_be_imported(cache, monkeypatch):
-    """As when it is too old, or doesn't like one of its environment variables."""
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    ordinary = builtins.__import__
-
-    def imported(name, *arguments):
-        if name.split(".")[0] == "huggingface_hub":
-            raise ValueError("HF_HUB_DOWNLOAD_TIMEOUT is not a number\nand more")
-        return ordinary(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", imported)
-    assert "(here: ValueError: HF_HUB_DOWNLOAD_TIMEOUT is not a number)" in message()

@@ -62,12 +62,6 @@ def test_shards(tmp_path, torch):
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert_same(arrays_at(tmp_path), parameters())
     assert open_checkpoint(tmp_path).format == "Hugging Face folder (PyTorch, 3 shards)"
-    index.write_text(json.dumps({"weight_map": places | {"transformer.ln_f.bias": "../a"}}))
-    with pytest.raises(CheckpointError, match=r"'\.\./a' is not the name of a file beside it"):
-        open_checkpoint(tmp_path)
-    index.write_text(json.dumps({"weight_map": places | {"transformer.ln_f.bias": places["transformer.wpe.weight"]}}))
-    with pytest.raises(CheckpointError, match=r"tensor 'transformer\.ln_f\.bias' is"):
-        open_checkpoint(tmp_path)
 
 
 def test_the_content_counts_and_not_the_name(tmp_path, torch):
@@ -79,7 +73,7 @@ def test_the_content_counts_and_not_the_name(tmp_path, torch):
     assert_same(arrays_at(folder), parameters())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", FORMS)
 def test_what_transformers_makes(tmp_path, torch, dtype, form):
     transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")

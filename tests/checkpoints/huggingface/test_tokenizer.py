@@ -113,36 +113,6 @@ def test_end_of_text(theirs, libraries, name):
     assert libraries[name].decode([end, end], skip_special_tokens=True) == ""
 
 
-def test_an_unknown_character_is_refused_there_too(theirs):
-    assert "Ω" not in CHARACTERS
-    with pytest.raises(Exception, match="WordLevel error: Missing"):
-        theirs["char"].encode("aΩb")
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_tokenizers_library_takes_it_as_it_is(libraries, name):
-    """What it writes again says the same: nothing was unknown to it, or corrected by it."""
-    ours, again = tokenizer_json(TOKENIZERS[name]), json.loads(libraries[name].to_str())
-    if name != "char":
-        ours["model"]["merges"] = [merge.split(" ") for merge in ours["model"]["merges"]]
-    assert ours.pop("model").items() <= again.pop("model").items()
-    assert ours == again
-
-
-def test_files_of_gpt2_by_themselves(tmp_path):
-    """vocab.json and merges.txt, which tools without tokenizer.json read, and our own form."""
-    tokenizers = pytest.importorskip("tokenizers", reason=REASON)
-    write_tokenizer_files(tmp_path, TOKENIZERS["gpt2"], 1024)
-    model = tokenizers.models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
-    their = tokenizers.Tokenizer(model)
-    their.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    for text in [*TEXTS, *ODD]:
-        assert their.encode(text).ids == TOKENIZERS["gpt2"].encode(text).tolist()
-    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
-    assert (lines[0], lines[1], lines[-1], len(lines)) == ("#version: 0.2", "Ġ t", "", 50002)
-    assert json.loads((tmp_path / "npgpt_tokenizer.json").read_text()) == {"name": "gpt2"}
-
-
 # Whose vocabulary a folder has
 
 
@@ -239,36 +209,3 @@ def test_other_and_damaged_vocabularies(tmp_path, name, case):
             with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: {place}") as caught:
                 tokenizer_of_folder(tmp_path, 50257)
             assert len(str(caught.value)) < 300 + len(str(path))
-
-
-def test_what_is_no_file(tmp_path):
-    (tmp_path / "vocab.json").mkdir()
-    with pytest.raises(CheckpointError, match=r"vocab\.json: can't be read: Is a directory|vocab\.json: not a regular"):
-        tokenizer_of_folder(tmp_path, 50257)
-
-
-@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
-def test_mutated_vocabularies_are_other_ones_or_damaged(tmp_path, monkeypatch, name):
-    """Of a few tokens, which are taken for GPT-2's: what is found to be the same is the same to Python's parser too."""
-    few = {token: id for token, id in gpt2_vocabulary().items() if id < 40}
-    monkeypatch.setattr(tokenizer_files, "_gpt2_vocabulary", lambda: few)
-    write(tmp_path, name, few)
-    good = (tmp_path / name).read_bytes()
-    assert tokenizer_of_folder(tmp_path, 50257) is not None
-    refused = other = 0
-    for seed in range(mutations.COUNT):
-        (tmp_path / name).write_bytes(mutations.mutated(good, seed))
-        try:
-            found = tokenizer_of_folder(tmp_path, 50257)
-        except CheckpointError as error:
-            refused += 1
-            message = str(error)
-            assert message.startswith(f"{tmp_path / name}: ")
-        else:
-            values = json.loads((tmp_path / name).read_text())
-            for key in ("model", "vocab") if name == "tokenizer.json" else ():
-                values = values.get(key) if isinstance(values, dict) else None
-            assert (found is not None) == (values == few)
-            other += found is None
-    assert refused > mutations.COUNT / 2
-    assert other > mutations.COUNT / 50

@@ -3,7 +3,6 @@
 import hashlib
 
 import pytest
-from conftest import ROOT
 
 from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.text import gpt2_bpe
@@ -36,24 +35,3 @@ def test_merges_of_small_vocabularies():
     assert merges([b"a", b"b", b"ab", b"abab", b"aab"]) == [(b"a", b"b"), (b"ab", b"ab"), (b"a", b"ab")]
     with pytest.raises(ValueError, match="token 2, b'abc', is not made of two earlier ones"):
         merges([b"a", b"b", b"abc", b"ab", b"c"])
-
-
-def test_a_tokenizer_made_of_them_finds_the_same_tokens():
-    """Hugging Face's library, which merges by the list of merges, against tiktoken, which merges by rank."""
-    tokenizers = pytest.importorskip("tokenizers", reason="encodes with the tokenizers package, which is not installed")
-    tokens = gpt2_bpe.tokens()
-    theirs = tokenizers.Tokenizer(
-        tokenizers.models.BPE(
-            vocab={bytes_to_unicode(token): id for id, token in enumerate(tokens)},
-            merges=[(bytes_to_unicode(a), bytes_to_unicode(b)) for a, b in merges(tokens)],
-        )
-    )
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    texts = [path.read_text(encoding="utf-8")[:200_000] for path in sorted((ROOT / "data").glob("*.txt"))]
-    texts.append(
-        "naïve café 日本語 🙂🙂 \x00\x7f\xad   \n\n\t don't we'LL 123 456 !?... "
-        + "".join(map(chr, range(0x20, 0x600)))
-    )
-    assert len(texts) > 1
-    for text in texts:
-        assert theirs.encode(text).ids == gpt2_bpe.encode(text)
