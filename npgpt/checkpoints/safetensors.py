@@ -79,6 +79,12 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     An array is a read-only view of the mapped file, and its pages come from the disk when they are used. The view keeps
     the map alive, and its values stay when ``write_safetensors`` replaces the file (not when another program changes it
     in place). BF16, which NumPy does not have, is converted to float32 in memory of its own. Raises CheckpointError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_safetensors(f"{folder}/a", {"x": np.arange(3)}, {"note": "b"})
+    ...     read_safetensors(f"{folder}/a")
+    ({'x': array([0, 1, 2])}, {'format': 'pt', 'note': 'b'})
     """
     tensors, metadata = open_safetensors(MappedFile(path))
     return {name: tensor.numpy() for name, tensor in tensors.items()}, metadata

@@ -6,8 +6,7 @@
     vocab.json, merges.txt    GPT-2's only: what the released folder has, and the tools that read no tokenizer.json
     npgpt_tokenizer.json      our own form, which is what npgpt reads back
 
-There as here: the same ids for the same text, the same text for the same ids. Two things differ, since there they are
-matters of the library, not of the tokenizer:
+transformers encodes and decodes as npgpt does, with two exceptions that are matters of its library:
 
   - <|endoftext|> inside a text is its id there, and ordinary text here, and with ``split_special_tokens=True`` there.
   - GPT-2's encoding cuts a text at what Unicode calls letters and numbers. Each library knows the Unicode of its year,

@@ -88,14 +88,6 @@ def test_missing_keys_take_the_defaults_of_transformers():
     assert config_from_huggingface({"model_type": "gpt2"}, "x") == GPTConfig(dropout=0.1)
 
 
-@pytest.mark.parametrize(
-    ("stored", "ours"),
-    [("gelu_new", "gelu_new"), ("gelu_pytorch_tanh", "gelu_new"), ("gelu", "gelu"), ("relu", "relu")],
-)
-def test_activations(stored, ours):
-    assert config_from_huggingface({**TINY, "activation_function": stored}, "x").activation == ours
-
-
 def test_other_spellings():
     values = {key: value for key, value in TINY.items() if key not in ("n_embd", "n_head", "n_layer", "n_positions")}
     assert config_from_huggingface(values, "x").block_size == 6  # n_ctx
