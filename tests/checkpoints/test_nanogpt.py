@@ -14,7 +14,8 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, save
 from npgpt.checkpoints.nanogpt import config_from_nanogpt
 from npgpt.checkpoints.shared.validate import parameter_shapes
-from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.errors import CheckpointError, DataError, TokenizerError
+from npgpt.text.corpus import read_corpus
 from npgpt.text.tokenizers import CharTokenizer
 
 ARGS = {"n_layer": 3, "n_head": 2, "n_embd": 8, "block_size": 6, "bias": True, "vocab_size": 11, "dropout": 0.1}
@@ -310,3 +311,12 @@ def test_bad_metas(tmp_path, case, capsys):
     assert len(str(caught.value)) < 300 + len(str(out))
     assert capsys.readouterr().out == ""
     load(out)  # the weights are fine
+
+
+def test_texts_of_such_characters_are_not_joined_without_a_separator(tmp_path):
+    characters = CharTokenizer("abc", has_end_of_text=False)
+    (tmp_path / "a.txt").write_text("abc")
+    assert read_corpus(tmp_path / "a.txt", characters).tokens.tolist() == [0, 1, 2]
+    (tmp_path / "b.txt").write_text("cab")
+    with pytest.raises(DataError, match=r"no <\|endoftext\|> to separate documents"):
+        read_corpus(tmp_path, characters)
