@@ -271,7 +271,7 @@ def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
         ("train", ["nothing.txt", *QUICK], "there is no file or folder nothing.txt"),
         ("train", ["text.txt", *QUICK, "--out", "text.txt"], "text.txt is there already"),
         ("train", ["--resume", "nothing"], "nothing/config.json: can't be read"),
-        ("sample", ["--model", "text.txt"], "none of the formats"),
+        ("sample", ["--model", "text.txt"], "not a file format that npgpt reads"),
     ],
 )
 def test_in_a_process_of_its_own(folder, name, typed, words):
