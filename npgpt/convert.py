@@ -4,30 +4,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from npgpt.checkpoints import formats
 from npgpt.commandline import Parser, choice, flag, pathname, run
 from npgpt.errors import ConfigError
-
-# What can be written, and the dtypes of each; the first is the default.
-DTYPES = {
-    "huggingface": ("F32", "F16", "BF16"),
-    "safetensors": ("F32", "F16", "BF16"),
-    "llm.c": ("F32", "BF16"),
-    "gguf": ("F32", "F16", "Q8_0"),
-}
-OTHERS = (".pt", ".pth", ".ckpt", ".index", ".json", ".onnx", ".h5", ".npz")  # of formats that aren't written
-SUFFIXES = {".safetensors": "safetensors", ".bin": "llm.c", ".gguf": "gguf"}
 
 
 @dataclass(frozen=True)
 class ConvertSettings:
-    """What ``python -m npgpt.convert`` can be told."""
+    """The flags of ``python -m npgpt.convert``."""
 
     to: str | None = flag(
-        None, choice(*DTYPES), "the new format (default: by DST's ending; without one, a Hugging Face folder)", "format"
+        None,
+        choice(*formats.WRITTEN),
+        "the new format (default: by DST's ending; without one, a Hugging Face folder)",
+        "format",
     )
-    dtype: str | None = flag(
-        None, choice("F32", "F16", "BF16", "Q8_0"), "how numbers are stored (default: F32)", "format"
-    )
+    dtype: str | None = flag(None, choice(*formats.DTYPES), "how weights are stored (default: F32)", "format")
     checkpoint: str = flag(
         "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", "format"
     )
@@ -49,12 +41,10 @@ def main() -> int:
     if settings.diff:
         return _print_differences(src, dst, settings.checkpoint)
     suffix = Path(dst).suffix.lower()
-    if settings.to is None and (suffix in OTHERS or Path(dst).name == "pytorch_model.bin"):
+    if settings.to is None and (suffix in formats.NOT_WRITTEN or Path(dst).name == "pytorch_model.bin"):
         raise ConfigError(f"{dst}: such files aren't written: see --to for what is")
-    to = settings.to or SUFFIXES.get(suffix, "huggingface")
-    dtype = settings.dtype or DTYPES[to][0]
-    if dtype not in DTYPES[to]:
-        raise ConfigError(f"{to} is written with --dtype {', '.join(DTYPES[to])}, not {dtype}")
+    to = settings.to or formats.by_suffix(suffix)
+    dtype = formats.written(to).check_dtype(settings.dtype)
 
     from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint
 
@@ -69,7 +59,7 @@ def main() -> int:
 
 
 def _lost(before, after):
-    """What is otherwise when the new file is read, a line each: a format has no place for it."""
+    """Yield what the format could not store, a line each."""
     for name, value in before.config.to_dict().items():
         now = getattr(after.config, name)
         if now != value:
@@ -79,20 +69,21 @@ def _lost(before, after):
         yield f"the tokenizer ({tokenizer.name})"
 
 
-def _print_differences(a: str, b: str, which: str) -> int:
-    """Print what differs; 1 if anything does."""
+def _print_differences(a: str, b: str, checkpoint: str) -> int:
+    """Print what differs; 1 if anything does. Dropout doesn't count: it changes training, and not what is computed."""
     from npgpt.checkpoints import find_checkpoint
-    from npgpt.checkpoints.shared.names import shown
+    from npgpt.checkpoints.shared.names import short_name
     from npgpt.checkpoints.shared.statistics import difference
 
-    one, other = find_checkpoint(a, which), find_checkpoint(b, which)
+    one, other = find_checkpoint(a, checkpoint), find_checkpoint(b, checkpoint)
     differ = 0
     for name, value in one.config.to_dict().items():
         others = getattr(other.config, name)
         if value != others:
-            differ += 1
-            print(f"config {name}: {value} and {others}")
-    xs, ys = one.passing(), other.passing()
+            is_setting = name == "dropout"
+            differ += not is_setting
+            print(f"config {name}: {value} and {others}" + (" (of training: no difference)" if is_setting else ""))
+    xs, ys = one.streaming(), other.streaming()
     names = list(xs | ys)
     for name in names:
         x, y = xs.get(name), ys.get(name)
@@ -107,7 +98,7 @@ def _print_differences(a: str, b: str, which: str) -> int:
             what = f"differs by up to {found.largest:.3g}, {found.relative:.3g} of its norm"
         if what:
             differ += 1
-            print(f"{shown(name):<26} {what}")
+            print(f"{short_name(name):<26} {what}")
     print(f"{len(names)} tensors, {differ} differences" if differ else f"{len(names)} tensors, all equal")
     return 1 if differ else 0
 

@@ -1,16 +1,16 @@
-"""python -m npgpt.info : what is in a checkpoint, and what is odd about it."""
+"""python -m npgpt.info : the contents of a checkpoint, and warnings about it."""
 
 from dataclasses import dataclass
 
 from npgpt.commandline import Parser, choice, flag, pathname, run
-from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.errors import CheckpointError
 
 CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
 class InfoSettings:
-    """What ``python -m npgpt.info`` can be told."""
+    """The flags of ``python -m npgpt.info``."""
 
     checkpoint: str = flag(
         "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", CHECKPOINT
@@ -55,9 +55,9 @@ def _print_summary(checkpoint, odd):
     for i, (name, value) in enumerate(config.to_dict().items()):
         print(f"{'config' if i == 0 else '':<11} {name} = {value}")
     print(f"parameters  {total:,}; without embeddings {inside:,}")
-    if checkpoint.skipped:
-        shown = ", ".join(repr(name[:60]) for name in checkpoint.skipped[:2])
-        more = f" and {len(checkpoint.skipped) - 2:,} more" if len(checkpoint.skipped) > 2 else ""
+    if checkpoint.ignored_keys:
+        shown = ", ".join(repr(name[:60]) for name in checkpoint.ignored_keys[:2])
+        more = f" and {len(checkpoint.ignored_keys) - 2:,} more" if len(checkpoint.ignored_keys) > 2 else ""
         print(f"left out    {shown}{more}")
     try:
         tokenizer = checkpoint.tokenizer
@@ -66,28 +66,28 @@ def _print_summary(checkpoint, odd):
         )
         if tokenizer and tokenizer.vocab_size < config.vocab_size:
             odd.append(f"{config.vocab_size - tokenizer.vocab_size:,} ids of the vocabulary have no token")
-    except (CheckpointError, TokenizerError) as error:
+    except CheckpointError as error:
         print("tokenizer   can't be read")
         odd.append(f"the tokenizer can't be read: {error}")
 
 
 def _print_tensors(checkpoint, odd):
-    from npgpt.checkpoints.shared.names import shown
-    from npgpt.checkpoints.shared.statistics import oddities, survey
+    from npgpt.checkpoints.shared.names import short_name
+    from npgpt.checkpoints.shared.statistics import survey, warnings
 
     print(f"{'tensors':<32} {'shape':<14} {'dtype':<6} {'norm':>10} {'largest':>10}")
     surveys = {}
-    for name, tensor in sorted(checkpoint.passing().items(), key=lambda item: _place(item[0])):
+    for name, tensor in sorted(checkpoint.streaming().items(), key=lambda item: _place(item[0])):
         shape = " x ".join(map(str, tensor.shape)) or "()"
-        row = f"  {shown(name):<30} {shape:<14} {tensor.dtype:<6}"
+        row = f"  {short_name(name):<30} {shape:<14} {tensor.dtype:<6}"
         if tensor.is_float:
             s = surveys[name] = survey(tensor)
             row += f" {s.norm:>10.4g} {s.largest:>10.4g}"
         print(row)
-    odd += oddities(checkpoint, surveys)
+    odd += warnings(checkpoint, surveys)
 
 
-_ORDER = (
+_ORDER = [
     "wte",
     "wpe",
     "h",
@@ -102,11 +102,11 @@ _ORDER = (
     "c_proj",
     "weight",
     "bias",
-)
+]
 
 
-def _place(name: str):
-    """Sorts tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
+def _place(name: str) -> tuple:
+    """Sort tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
     return [
         (_ORDER.index(part), 0)
         if part in _ORDER

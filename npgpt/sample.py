@@ -50,16 +50,17 @@ def main() -> int:
     use_threads(settings.threads)
     prompt = _read_prompt(settings)
 
-    from npgpt.checkpoints import make_model, open_with_tokenizer
+    from npgpt.checkpoints import make_model, open_checkpoint
     from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Sampling
     from npgpt.precompile import compile_for_sampling
 
     path = settings.model or newest_run()
-    checkpoint, tokenizer = open_with_tokenizer(path, settings.checkpoint)
+    checkpoint = open_checkpoint(path, settings.checkpoint)
+    tokenizer = checkpoint.require_tokenizer()
     if prompt is None:
         prompt = _prompt_of_training(Path(path))
-    ids = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
+    ids = tokenizer.encode_prompt(prompt)
     compile_for_sampling(checkpoint.config, min(len(ids), checkpoint.config.block_size))
     model = make_model(checkpoint)
     sampling = Sampling(0.0 if settings.greedy else settings.temperature, settings.top_k, settings.top_p)

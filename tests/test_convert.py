@@ -6,8 +6,8 @@ from helpers.commands import command, listing, process, refused
 from helpers.models import with_random_parameters
 
 from npgpt import GPT, GPTConfig, load, no_grad
-from npgpt.checkpoints import WRITERS, open_checkpoint, save
-from npgpt.convert import DTYPES
+from npgpt.checkpoints import open_checkpoint, save
+from npgpt.checkpoints.formats import WRITTEN
 from npgpt.text.tokenizers import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
@@ -29,7 +29,7 @@ def source(tmp_path, model):
     return tmp_path
 
 
-@pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, dtypes in DTYPES.items() for dtype in dtypes])
+@pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, row in WRITTEN.items() for dtype in row.dtypes])
 def test_each_format_and_dtype(source, model, to, dtype):
     """From a Hugging Face folder, and from there to each of the others."""
     ended = command("convert", "source", ENDINGS[to], "--dtype", dtype, cwd=source)
@@ -53,15 +53,6 @@ def test_each_format_and_dtype(source, model, to, dtype):
             assert open_checkpoint(path).tokenizer.name == "byte"
 
 
-def test_what_can_be_written_is_in_one_list():
-    assert DTYPES.keys() == WRITERS.keys() == ENDINGS.keys()
-
-
-def test_endings_in_capitals(source):
-    assert command("convert", "source", "A.GGUF", cwd=source).code == 0
-    assert open_checkpoint(source / "A.GGUF").format == "GGUF (F32)"
-
-
 def test_differences(source, model):
     ended = command("convert", "--diff", "source", "source", cwd=source)
     assert ended == (0, "28 tensors, all equal\n", "")
@@ -82,18 +73,29 @@ def test_differences(source, model):
     ended = command("convert", "source", "smaller.safetensors", "--diff", cwd=source)
     assert ended.code == 1
     lines = ended.out.splitlines()
-    assert lines[:3] == ["config n_layer: 2 and 1", "config n_inner: None and 32", "config dropout: 0.0 and 0.1"]
+    assert lines[:3] == [
+        "config n_layer: 2 and 1",
+        "config n_inner: None and 32",
+        "config dropout: 0.0 and 0.1 (of training: no difference)",
+    ]
     assert "h.0.mlp.c_fc.weight        (64, 256) and (64, 32)" in lines
     assert "h.1.ln_1.weight            only in source" in lines
     assert max(map(len, lines)) <= 80
 
 
+def test_dropout_alone_is_no_difference(tmp_path):
+    for name, dropout in [("a", 0.0), ("b", 0.1)]:
+        model = GPT(GPTConfig(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2, dropout=dropout))
+        save(model, tmp_path / name, "safetensors")
+    ended = command("convert", "a", "b", "--diff", cwd=tmp_path)
+    assert ended == (0, "config dropout: 0.0 and 0.1 (of training: no difference)\n16 tensors, all equal\n", "")
+
+
 def test_what_is_there_is_not_touched(source):
     (source / "a.gguf").write_text("mine")
-    (source / "full").mkdir()
-    (source / "full" / "x").write_text("mine")
+    (source / "empty").mkdir()
     refused("convert", "source", "a.gguf", cwd=source, words=["a.gguf is there already: name a new file"])
-    refused("convert", "source", "full", cwd=source, words=["full is there already: name a new file or folder"])
+    refused("convert", "source", "empty", cwd=source, words=["empty is there already: name a new file or folder"])
     refused("convert", "source", "source", cwd=source, words=["is there already"])
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source, words=["a.gguf is there already"])  # looked at first
 
@@ -106,7 +108,7 @@ def test_what_can_not_be_written(source):
         "--dtype",
         "F16",
         cwd=source,
-        words=["llm.c is written with --dtype F32, BF16, not F16"],
+        words=["llm.c is written with dtype F32, BF16, not F16"],
     )
     refused("convert", "source", "a.gguf", "--to", "onnx", cwd=source, words=["--to"])
     refused("convert", "source", cwd=source, words=["DST"])
@@ -130,7 +132,7 @@ def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
     before = listing(source)
     for to, ending in ENDINGS.items():
         with monkeypatch.context() as patch:
-            patch.setattr("npgpt.checkpoints.shared.lazy_tensor.Stored.in_order", stop)
+            patch.setattr("npgpt.checkpoints.shared.lazy_tensor.LazyTensor.iter_flat", stop)
             assert command("convert", "source", ending, cwd=source).code == 130, to
         assert listing(source) == before
 

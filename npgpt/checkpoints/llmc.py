@@ -3,29 +3,32 @@
     256 x i32   header: magic number, version (3: float32, 5: bfloat16), T, V, L, H, C, padded V, zeros
     16 blocks   each tensor with all its layers, one after the other; nothing between them
 
-Nothing has a name: the order below says what is what. llm.c computes the released GPT-2 and nothing else, so neither
-the activation nor the epsilon is in the header. The token embedding has more rows than there are tokens, so that their
-number divides well; what is in them doesn't matter, and they are dropped.
+Nothing has a name: the order, which is our model's, says what is what. llm.c computes the released GPT-2 and nothing
+else, so neither the activation nor the epsilon is in the header. The token embedding has more rows than there are
+tokens, so that their number divides well; what is in them doesn't matter, and they are dropped.
 
 Source: github.com/karpathy/llm.c, train_gpt2.py (write_model) and train_gpt2.cu (gpt2_write_to_checkpoint).
 """
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from npgpt.checkpoints.formats import LLMC_MAGIC
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.shared.lazy_tensor import narrowed, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
-from npgpt.checkpoints.shared.names import TURNED
-from npgpt.checkpoints.shared.validate import check_fit
+from npgpt.checkpoints.shared.names import GPT2_NAMES
+from npgpt.checkpoints.shared.tokenizers import beside, by_size
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
+from npgpt.gpt import parameter_shapes
 
-MAGIC = 20240326
+MAGIC = int.from_bytes(LLMC_MAGIC, "little")
 PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
 
@@ -42,42 +45,12 @@ _FIXED = {
 }
 
 
-def blocks(config: GPTConfig, rows: int) -> tuple:
-    """The file's blocks in its order: our name and the shape that it has in the file, of each layer where there is {}.
-
-    ``rows``: padded V. TURNED: the file has the matrix as (out, in), and we as (in, out).
-    """
-    T, C = config.block_size, config.n_embd
-    return (
-        ("wte.weight", (rows, C)),
-        ("wpe.weight", (T, C)),
-        ("h.{}.ln_1.weight", (C,)),
-        ("h.{}.ln_1.bias", (C,)),
-        ("h.{}.attn.c_attn.weight", (3 * C, C), TURNED),
-        ("h.{}.attn.c_attn.bias", (3 * C,)),
-        ("h.{}.attn.c_proj.weight", (C, C), TURNED),
-        ("h.{}.attn.c_proj.bias", (C,)),
-        ("h.{}.ln_2.weight", (C,)),
-        ("h.{}.ln_2.bias", (C,)),
-        ("h.{}.mlp.c_fc.weight", (4 * C, C), TURNED),
-        ("h.{}.mlp.c_fc.bias", (4 * C,)),
-        ("h.{}.mlp.c_proj.weight", (C, 4 * C), TURNED),
-        ("h.{}.mlp.c_proj.bias", (C,)),
-        ("ln_f.weight", (C,)),
-        ("ln_f.bias", (C,)),
-    )
-
-
-def is_llmc(file: MappedFile) -> bool:
-    return file.size >= 4 and file.take(0, 4, "magic number") == MAGIC.to_bytes(4, "little")
-
-
-def read_llmc(path: str | Path) -> Checkpoint:
+def read(file: MappedFile) -> Checkpoint:
     """Open a model of llm.c. Raises CheckpointError."""
-    file = MappedFile(path)
-    if not is_llmc(file):
+    path = file.path
+    magic, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
+    if magic != MAGIC:
         raise CheckpointError(f"{path}: it does not begin with {MAGIC}, so it is not a model of llm.c")
-    _, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
     if version not in _VERSIONS:
         known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
         raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
@@ -99,14 +72,14 @@ def read_llmc(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {file.size:,} bytes, and its header describes {expected:,}: it is {what}")
     tensors = {}
     numbers = Cursor(file, 4 * _HEADER)
-    for name, shape, turned in _tensors(config, rows):
+    for name, shape, transposed in _tensors(config, rows):
         array = numbers.array(numpys, prod(shape), name).reshape(shape)
-        tensor = stored_array(array[:V] if name == "wte.weight" else array, dtype)
-        tensors[name] = tensor.T if turned else tensor
-    return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, Path(path), (file,))
+        tensor = lazy_array(array[:V] if name == "wte.weight" else array, dtype)
+        tensors[name] = tensor.T if transposed else tensor
+    return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, path, (file,), (), beside(path, by_size(V)))
 
 
-def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a model for llm.c, atomically; ``dtype``: "F32", or "BF16", which its CUDA programs read.
 
     Biases that the model doesn't have are written as zeros. Raises CheckpointError if llm.c doesn't compute what the
@@ -114,30 +87,33 @@ def write_llmc(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     """
     config = checkpoint.config
     versions = {word: version for version, (word, _) in _VERSIONS.items()}
-    if dtype not in versions:
-        raise CheckpointError(f"{path}: llm.c has {' and '.join(versions)}, and not {dtype}")
     _check_is_released_form(config, path)
-    check_fit(config, checkpoint.tensors, checkpoint.source)
     rows = -(-config.vocab_size // PADDED_TO) * PADDED_TO
     sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
     header = np.zeros(_HEADER, "<i4")
     header[:8] = MAGIC, versions[dtype], *sizes
     numpys = _VERSIONS[versions[dtype]][1]
-    _, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
+    config, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     with checkpoint_file(path) as file:
         file.write(header)
-        for name, _, turned in _tensors(config, rows):
-            for numbers in (tensors[name].T if turned else tensors[name]).in_order():
-                file.write(np.ascontiguousarray(narrowed(numbers) if dtype == "BF16" else numbers, numpys))
+        for name, _, transposed in _tensors(config, rows):
+            for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
+                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys))
             if name == "wte.weight":
                 file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
 
 
-def _tensors(config: GPTConfig, rows: int):
-    """Yield (our name, the shape in the file, whether it is turned) of each tensor, in the file's order."""
-    for name, shape, *turned in blocks(config, rows):
+def _tensors(config: GPTConfig, rows: int) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Yield (our name, the shape in the file, whether it is transposed there) of each tensor, in the file's order.
+
+    rows    padded V. The matrices of the layers are (out, in) there, and (in, out) here
+    """
+    shapes = parameter_shapes(config) | {"wte.weight": (rows, config.n_embd)}
+    for name in GPT2_NAMES:
         for layer in range(config.n_layer if "{}" in name else 1):
-            yield name.format(layer), shape, bool(turned)
+            shape = shapes[name.format(layer)]
+            transposed = "{}" in name and len(shape) == 2
+            yield name.format(layer), shape[::-1] if transposed else shape, transposed
 
 
 def _check_is_released_form(config: GPTConfig, path) -> None:

@@ -6,7 +6,9 @@
 
 Its matrices are (out, in), as torch.nn.Linear has them. The head is stored beside the embedding that it is tied to.
 A vocabulary of 50,304 is GPT-2's, filled up to a multiple of 64; with it go GPT-2's tokens. What other datasets' ids
-mean is in their meta.pkl, which is not part of the file.
+mean is in their meta.pkl, a pickle of {"vocab_size": V, "itos": {id: character}, "stoi": {character: id}}. It is looked
+for beside ckpt.pt, and where nanoGPT's sample.py finds it: ROOT/data/NAME/meta.pkl for ROOT/out-.../ckpt.pt, if the
+checkpoint's config has NAME as its dataset. Such a vocabulary has no <|endoftext|>.
 
 The file doesn't say which GELU the model computes. nanoGPT has had the exact one since May 2023, and before it GPT-2's.
 Files without "bias" among the sizes are older (January 2023), so they are read as the latter.
@@ -14,60 +16,52 @@ Files without "bias" among the sizes are older (January 2023), so they are read 
 Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 """
 
+import os
 import re
 from pathlib import Path
 
 from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
-from npgpt.checkpoints.pytorch.pickles import described
+from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.checkpoints.shared.names import TURNED, to_ours
+from npgpt.checkpoints.shared.names import GPT2_NAMES, TRANSPOSED, to_ours
+from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError
-from npgpt.text.tokenizers import GPT2Tokenizer
+from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer
 
 CKPT_FILE = "ckpt.pt"  # in the folder that its training fills
+META_FILE = "meta.pkl"
+MAX_META_BYTES = 1 << 20  # shakespeare_char's takes 703
 
-NAMES = (
-    ("transformer.wte.weight", "wte.weight"),
-    ("transformer.wpe.weight", "wpe.weight"),
-    ("transformer.h.{}.ln_1.weight", "h.{}.ln_1.weight"),
-    ("transformer.h.{}.ln_1.bias", "h.{}.ln_1.bias"),
-    ("transformer.h.{}.attn.c_attn.weight", "h.{}.attn.c_attn.weight", TURNED),
-    ("transformer.h.{}.attn.c_attn.bias", "h.{}.attn.c_attn.bias"),
-    ("transformer.h.{}.attn.c_proj.weight", "h.{}.attn.c_proj.weight", TURNED),
-    ("transformer.h.{}.attn.c_proj.bias", "h.{}.attn.c_proj.bias"),
-    ("transformer.h.{}.ln_2.weight", "h.{}.ln_2.weight"),
-    ("transformer.h.{}.ln_2.bias", "h.{}.ln_2.bias"),
-    ("transformer.h.{}.mlp.c_fc.weight", "h.{}.mlp.c_fc.weight", TURNED),
-    ("transformer.h.{}.mlp.c_fc.bias", "h.{}.mlp.c_fc.bias"),
-    ("transformer.h.{}.mlp.c_proj.weight", "h.{}.mlp.c_proj.weight", TURNED),
-    ("transformer.h.{}.mlp.c_proj.bias", "h.{}.mlp.c_proj.bias"),
-    ("transformer.ln_f.weight", "ln_f.weight"),
-    ("transformer.ln_f.bias", "ln_f.bias"),
+# As in GPT-2, but that torch.nn.Linear has its matrix as (out, in).
+NAMES = tuple(
+    (f"transformer.{name}", name, *([TRANSPOSED] if re.fullmatch(r"h\.\{\}\.(attn|mlp)\..*weight", name) else []))
+    for name in GPT2_NAMES
 )
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")  # the causal mask, where attention is not PyTorch's own
 _PADDED_VOCABULARY = 50304
 
 
 def is_nanogpt(found: object) -> bool:
-    """Whether an object that ``read_torch`` found is of the form above."""
+    """Whether an object that ``pytorch.file.read`` found is of the form above."""
     return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 
 
-def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
-    """The checkpoint in an object that ``read_torch`` found in ``path``. Raises CheckpointError."""
+def read_nanogpt(found: dict, file: MappedFile) -> Checkpoint:
+    """The checkpoint in an object that ``pytorch.file.read`` found in the file. Raises CheckpointError."""
+    path = file.path
     config = config_from_nanogpt(found["model_args"], f"{path}: model_args")
     tensors = tensors_in(found["model"], f"{path}: model")
-    skipped = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]
+    ignored_keys = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]
     kept = {}
     for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("_orig_mod.")
         if name in kept:
             raise CheckpointError(f"{path}: tensor {name[:100]!r} is there twice, with and without '_orig_mod.'")
         if _MASK.fullmatch(name):
-            skipped.append(stored_name)
+            ignored_keys.append(stored_name)
         else:
             kept[name] = tensor
     head = kept.pop("lm_head.weight", None)
@@ -76,12 +70,52 @@ def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor 'lm_head.weight' differs from 'transformer.wte.weight', and in nanoGPT they are one"
             )
-        skipped.append("lm_head.weight")
-    file.forget()  # what comparing them has read
+        ignored_keys.append("lm_head.weight")
+    file.release_pages()  # comparing them has read them
     ours = to_ours(NAMES, kept, path)
     check_own_numbers(ours, (file,), path)
-    tokenizer = {"name": GPT2Tokenizer.name} if config.vocab_size == _PADDED_VOCABULARY else None
-    return Checkpoint("nanoGPT", config, ours, Path(path), (file,), tuple(sorted(skipped)), tokenizer)
+    tokenizer = beside(path, _find_meta(path, found.get("config"), config.vocab_size))
+    return Checkpoint("nanoGPT", config, ours, path, (file,), tuple(sorted(ignored_keys)), tokenizer)
+
+
+def _find_meta(path: Path, settings: object, vocab_size: int) -> Finder:
+    """The tokenizer in meta.pkl; without one GPT-2's, if the vocabulary has its size, padded or not."""
+    places = [path.with_name(META_FILE)]
+    dataset = settings.get("dataset") if isinstance(settings, dict) else None
+    if isinstance(dataset, str) and re.fullmatch(r"\w[\w.-]{0,100}", dataset, re.ASCII):  # a stranger's: no path
+        places.append(Path(os.path.abspath(path)).parent.parent / "data" / dataset / META_FILE)
+    for place in places:
+        if place.exists():
+            return lambda: read_meta(MappedFile(place), vocab_size)
+    return GPT2Tokenizer if vocab_size == _PADDED_VOCABULARY else by_size(vocab_size)
+
+
+def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
+    """The tokenizer in a dataset's meta.pkl, for a model of so many ids. Raises CheckpointError.
+
+    The characters must be in the order of their code points, as nanoGPT sorts them.
+    """
+    if file.size > MAX_META_BYTES:
+        raise CheckpointError(f"{file.path}: larger than {MAX_META_BYTES:,} bytes, so it is not nanoGPT's")
+    values, length = read_pickle(memoryview(file.take(0, file.size, "pickle")), str(file.path))
+    if length != file.size:
+        raise CheckpointError(f"{file.path}: {file.size - length:,} bytes after the pickle")
+    if not isinstance(values, dict) or not {"vocab_size", "itos", "stoi"} <= values.keys():
+        raise CheckpointError(f"{file.path}: a dict with vocab_size, itos and stoi was expected")
+    size, itos, stoi = (values[key] for key in ("vocab_size", "itos", "stoi"))
+    if not isinstance(itos, dict) or set(itos) != set(range(len(itos))) or size != len(itos):
+        raise CheckpointError(f"{file.path}: itos must have a character for each id from 0 to vocab_size - 1")
+    characters = [itos[id] for id in range(len(itos))]
+    if not all(isinstance(character, str) and len(character) == 1 for character in characters):
+        raise CheckpointError(f"{file.path}: itos: single characters were expected; other tokens are not read")
+    if stoi != {character: id for id, character in enumerate(characters)}:
+        raise CheckpointError(f"{file.path}: stoi is not the inverse of itos")
+    if size != vocab_size:
+        raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
+    try:
+        return CharTokenizer("".join(characters), has_end_of_text=False)
+    except TokenizerError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
 
 
 def config_from_nanogpt(values: object, source: str) -> GPTConfig:
@@ -95,6 +129,6 @@ def config_from_nanogpt(values: object, source: str) -> GPTConfig:
         raise CheckpointError(f"{source}: {names} {'is not there' if missing else 'is not a setting of nanoGPT'}")
     for key, value in values.items():
         if not isinstance(value, int | float | None):  # others might print without end
-            raise CheckpointError(f"{source}: {key} is {described(value)}, and a number was expected")
+            raise CheckpointError(f"{source}: {key} is {short_repr(value)}, and a number was expected")
     activation = "gelu" if "bias" in values else "gelu_new"
     return config_of({**values, "activation": activation, "layer_norm_epsilon": 1e-5}, f"{source}:")

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt.checkpoints.huggingface.read import read_weights_file
 from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.checkpoints.shared.cast import rounded
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json, read_json_object
+from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 
@@ -118,21 +120,25 @@ def read_run_config(run: str | Path) -> tuple[GPTConfig, dict]:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
-    return read_json_object(Path(folder) / CONFIG_FILE).get("format") == _FORMAT
+    """True if the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
+    path = Path(folder) / CONFIG_FILE
+    return path.exists() and read_json_object(path).get("format") == _FORMAT
 
 
 def save_weights(
-    path: str | Path, weights: dict[str, np.ndarray | Stored], config: GPTConfig, metadata: dict[str, str] | None = None
+    path: str | Path,
+    weights: dict[str, np.ndarray | LazyTensor],
+    config: GPTConfig,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the weights alone, atomically; ``load`` opens the file. Raises CheckpointError."""
     write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict()), **(metadata or {})})
 
 
-def write_safetensors_file(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write any checkpoint as one file of ours, weights in ``dtype`` ("F32", "F16", "BF16"), with its tokenizer inside.
 
-    Raises CheckpointError, TokenizerError if the checkpoint's tokenizer is damaged.
+    Raises CheckpointError, also if the checkpoint's tokenizer is damaged.
     """
     tokenizer = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_dict()
     weights = rounded(checkpoint, dtype, path)
@@ -154,7 +160,7 @@ def save_checkpoint(
     and a run that has come to it has nothing to go on from. Raises CheckpointError too if the file can't be written.
     """
     text = json.dumps(state)
-    if _parse_state(text, path) != state:
+    if _parse_object({_STATE_KEY: text}, _STATE_KEY, path, infinity=True) != state:
         raise TypeError("state holds something that JSON changes, such as a tuple or a key that is not a string")
     arrays = {**weights, **{_OPTIMIZER + name: array for name, array in optimizer.items()}}
     write_safetensors(path, arrays, {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text})
@@ -166,59 +172,44 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     if _STATE_KEY not in metadata:
         raise CheckpointError(f"{path}: __metadata__ has no {_STATE_KEY}, so training can't go on from this file")
     optimizer = {name.removeprefix(_OPTIMIZER): array for name, array in arrays.items() if name.startswith(_OPTIMIZER)}
-    return _weights(arrays), optimizer, _parse_state(metadata[_STATE_KEY], path)
+    return _weights(arrays), optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
 
 
-def read_run(path: str | Path) -> Checkpoint:
-    """Open a last.safetensors or best.safetensors, whatever its name is now. Raises CheckpointError."""
-    found = run_in(Path(path), *open_safetensors(path))
-    if found is None:
-        raise CheckpointError(
-            f"{path}: __metadata__ has no {_CONFIG_KEY}, so it is not a file of npgpt; "
-            f"if it belongs to a Hugging Face folder, name the folder"
-        )
-    return found
+def read(file: MappedFile) -> Checkpoint:
+    """Open a last.safetensors or best.safetensors, whatever its name is now; or one of a Hugging Face folder's files.
 
-
-def run_in(path: Path, tensors: dict[str, Stored], metadata: dict[str, str], file: MappedFile) -> Checkpoint | None:
-    """The checkpoint in what ``open_safetensors`` found, if it is a file of ours. Raises CheckpointError."""
+    Raises CheckpointError.
+    """
+    tensors, metadata = open_safetensors(file)
     if _CONFIG_KEY not in metadata:
-        return None
-    source = f"{path}: __metadata__ {_CONFIG_KEY}"
-    values = parse_json(metadata[_CONFIG_KEY], source)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{source}: a JSON object was expected")
-    config = _config(values, source)
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
-    skipped = tuple(name for name in tensors if name not in weights)
-    return Checkpoint("run of npgpt", config, weights, path, (file,), skipped, _stored_tokenizer(path, metadata))
+        return read_weights_file(file, tensors, "safetensors")
+    config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
+    weights = _weights(tensors)
+    ignored_keys = tuple(name for name in tensors if name not in weights)
+    tokenizer = _find_tokenizer(file.path, metadata, config)
+    return Checkpoint("run of npgpt", config, weights, file.path, (file,), ignored_keys, tokenizer)
 
 
-def _stored_tokenizer(path: Path, metadata: dict[str, str]):
+def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> Finder:
     """The tokenizer in the file, since what is beside it may be another model's; else the file of the run."""
-    beside = path.with_name(TOKENIZER_FILE)
     if _TOKENIZER_KEY not in metadata:
-        return beside if beside.exists() else None
-    source = f"{path}: __metadata__ {_TOKENIZER_KEY}"
-    values = parse_json(metadata[_TOKENIZER_KEY], source)
-    if values is None:
-        return lambda: None  # it was unknown when the file was written, whatever the vocabulary's size
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{source}: a JSON object was expected")
-    return values
+        return beside(path, by_size(config.vocab_size), TOKENIZER_FILE)
+    if metadata[_TOKENIZER_KEY] == "null":  # unknown when the file was written
+        return unknown
+    return lambda: stored(_parse_object(metadata, _TOKENIZER_KEY, path), str(path))()
 
 
-def weights_file(run: str | Path, which: str) -> Path:
-    """The run's last.safetensors or best.safetensors, as ``which`` says; the other one if only that is there."""
+def weights_file(run: str | Path, checkpoint: str) -> Path:
+    """The run's last.safetensors or best.safetensors, as ``checkpoint`` says; the other one if only that exists."""
     run = Path(run)
-    names = (BEST_FILE, LAST_FILE) if which == "best" else (LAST_FILE, BEST_FILE)
+    names = (BEST_FILE, LAST_FILE) if checkpoint == "best" else (LAST_FILE, BEST_FILE)
     for name in names:
         if (run / name).exists():
             return run / name
     raise CheckpointError(f"{run}: no {' and no '.join(names)}: the run has not saved anything yet")
 
 
-def _weights(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _weights(arrays: dict) -> dict:
     return {name: array for name, array in arrays.items() if not name.startswith(_OPTIMIZER)}
 
 
@@ -229,9 +220,9 @@ def _config(values: dict, source: str) -> GPTConfig:
         raise CheckpointError(f"{source}: {str(error)[:300]}") from None
 
 
-def _parse_state(text: str, path) -> dict:
-    source = f"{path}: __metadata__ {_STATE_KEY}"
-    state = parse_json(text, source, infinity=True)
-    if not isinstance(state, dict):
+def _parse_object(metadata: dict[str, str], key: str, path, infinity: bool = False) -> dict:
+    source = f"{path}: __metadata__ {key}"
+    values = parse_json(metadata[key], source, infinity)
+    if not isinstance(values, dict):
         raise CheckpointError(f"{source}: a JSON object was expected")
-    return state
+    return values

@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.checkpoints.formats import MAX_HEADER_BYTES
 from npgpt.checkpoints.shared.atomic import checkpoint_file
-from npgpt.checkpoints.shared.lazy_tensor import Stored, narrowed, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, f32_to_bf16, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 32
 
 # In the order in which the reference writer lays arrays out: wide types first, so that every array is aligned.
@@ -58,12 +58,9 @@ class _Entry(NamedTuple):
     end: int
 
 
-def open_safetensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str], MappedFile]:
-    """Return the tensors by name, the file's metadata, and the file, which is mapped into memory, not read.
-
-    Raises CheckpointError.
-    """
-    file = MappedFile(path)
+def open_safetensors(file: MappedFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Return the tensors by name, and the file's metadata. Raises CheckpointError."""
+    path = file.path
     if file.size < 8:
         raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
     length = int.from_bytes(file.take(0, 8, "header length"), "little")
@@ -73,7 +70,7 @@ def open_safetensors(path: str | Path) -> tuple[dict[str, Stored], dict[str, str
     metadata = _check_metadata(header.pop("__metadata__", {}), path)
     entries = [_check_entry(name, entry, path) for name, entry in header.items()]
     _check_layout(entries, file.size - start, path)
-    return {entry.name: _stored(file, start, entry) for entry in entries}, metadata, file
+    return {entry.name: _lazy(file, start, entry) for entry in entries}, metadata
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -81,16 +78,22 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
     An array is a read-only view of the mapped file, and its pages come from the disk when they are used. The view keeps
     the map alive, and its values stay when ``write_safetensors`` replaces the file (not when another program changes it
-    in place). BF16, which NumPy does not have, is widened to float32 in memory of its own. Raises CheckpointError.
+    in place). BF16, which NumPy does not have, is converted to float32 in memory of its own. Raises CheckpointError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_safetensors(f"{folder}/a", {"x": np.arange(3)}, {"note": "b"})
+    ...     read_safetensors(f"{folder}/a")
+    ({'x': array([0, 1, 2])}, {'format': 'pt', 'note': 'b'})
     """
-    tensors, metadata, _ = open_safetensors(path)
+    tensors, metadata = open_safetensors(MappedFile(path))
     return {name: tensor.numpy() for name, tensor in tensors.items()}, metadata
 
 
 def write_safetensors(
-    path: str | Path, tensors: dict[str, np.ndarray | Stored], metadata: dict[str, str] | None = None
+    path: str | Path, tensors: dict[str, np.ndarray | LazyTensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the tensors, atomically, each in its dtype; BF16 only from a ``Stored``, since NumPy has no such arrays.
+    """Write the tensors, atomically, each in its dtype; BF16 only from a ``LazyTensor``, since NumPy has none.
 
     At most one of them is copied at a time (if it is transposed). The same tensors and metadata give the same bytes:
     those of the reference writer, where that is deterministic (it writes several metadata keys in random order; here
@@ -100,7 +103,7 @@ def write_safetensors(
     header = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     if "__metadata__" in tensors:
         raise CheckpointError(f"{path}: an array can't be named __metadata__")
-    tensors = {name: t if isinstance(t, Stored) else stored_array(np.asarray(t)) for name, t in tensors.items()}
+    tensors = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(f"{path}: tensor {name!r}: {tensor.dtype} can't be written as safetensors")
@@ -117,9 +120,9 @@ def write_safetensors(
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in ordered:
-            for numbers in tensors[name].in_order():
+            for numbers in tensors[name].iter_flat():
                 if tensors[name].dtype == "BF16":
-                    numbers = narrowed(numbers)
+                    numbers = f32_to_bf16(numbers)
                 array = np.ascontiguousarray(numbers, dtype=_DTYPES[tensors[name].dtype])
                 file.write(array.reshape(-1).view(np.uint8))
 
@@ -202,14 +205,14 @@ def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
         )
 
 
-def _stored(file: MappedFile, start: int, entry: _Entry) -> Stored:
+def _lazy(file: MappedFile, start: int, entry: _Entry) -> LazyTensor:
     """The tensor itself; everything about it is known to fit by now."""
     what = f"tensor {entry.name[:200]!r}"
     array = file.array(start + entry.begin, _DTYPES[entry.dtype], prod(entry.shape), what).reshape(entry.shape)
     if entry.dtype == "BOOL" and array.size and array.view(np.uint8).max() > 1:
         raise CheckpointError(f"{file.path}: {what}: a BOOL that is neither 0 nor 1")
     array.flags.writeable = False
-    return stored_array(array, entry.dtype)
+    return lazy_array(array, entry.dtype)
 
 
 def _is_sizes(values) -> bool:

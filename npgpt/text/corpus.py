@@ -111,6 +111,10 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
 
     def encoded():
         for path in paths:
+            if documents and tokenizer.end_of_text is None:
+                raise DataError(
+                    f"{path}: the model's characters have no <|endoftext|> to separate documents: train on one text"
+                )
             if documents:
                 yield np.array([tokenizer.end_of_text], tokenizer.dtype)
             documents.append(count)

@@ -27,13 +27,13 @@ class Tokenizer:
     name         "gpt2", "char" or "byte"
     vocab_size   V, the number of ids
     end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name:
-                 whoever joins documents puts it in
+                 whoever joins documents puts it in. None if there is no such id, as among nanoGPT's characters
     dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
     ===========  =================================================================================================
     """
 
     name: str
-    end_of_text: int
+    end_of_text: int | None
 
     def __init__(self, vocabulary: list[bytes]):
         """vocabulary: the UTF-8 bytes that each id stands for."""
@@ -44,6 +44,12 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Encode a text to ids (N,) of ``dtype``. Raises TokenizerError if it can't be encoded."""
         raise NotImplementedError
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """As ``encode``; for an empty prompt what a document begins after: <|endoftext|>, or a newline without it."""
+        if prompt or self.end_of_text is None:
+            return self.encode(prompt or "\n")
+        return np.array([self.end_of_text], self.dtype)
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
         """Encode a text that arrives in chunks. The arrays, joined, are what ``encode`` makes of the joined chunks."""
@@ -125,23 +131,25 @@ class GPT2Tokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One id for each character of a text, by code point, and the last id for <|endoftext|>."""
+    """One id for each character of a text, by code point, and, if there is to be one, the last for <|endoftext|>."""
 
     name = "char"
 
-    def __init__(self, characters: str):
+    def __init__(self, characters: str, has_end_of_text: bool = True):
         """characters: each one once, sorted by code point. ``from_texts`` finds them. Raises TokenizerError."""
         if not isinstance(characters, str) or not characters:
             raise TokenizerError("a character tokenizer needs at least one character")
         codes = _code_points(characters)
         if (codes[1:] <= codes[:-1]).any():
             raise TokenizerError("the characters of a character tokenizer must be sorted, and each there only once")
-        super().__init__([*(character.encode() for character in characters), END_OF_TEXT.encode()])
+        end = [END_OF_TEXT.encode()] if has_end_of_text else []
+        super().__init__([*(character.encode() for character in characters), *end])
         self.characters = characters
-        self.end_of_text = len(characters)
-        # From code point to id. No character has the id end_of_text, so here it marks the unknown ones. The last entry
-        # serves all code points past the known ones.
-        self._ids = np.full(int(codes[-1]) + 2, self.end_of_text, self.dtype)
+        self.end_of_text = len(characters) if has_end_of_text else None
+        # From code point to id. No character has the id len(characters), so here it marks the unknown ones. The last
+        # entry serves all code points past the known ones.
+        self.dtype = np.dtype(np.uint16 if len(characters) < 2**16 else np.uint32)
+        self._ids = np.full(int(codes[-1]) + 2, len(characters), self.dtype)
         self._ids[codes] = np.arange(len(codes))
 
     @classmethod
@@ -167,12 +175,13 @@ class CharTokenizer(Tokenizer):
             offset += len(chunk)
 
     def to_dict(self) -> dict:
-        return {"name": self.name, "characters": self.characters}
+        end = {} if self.end_of_text is not None else {"end_of_text": False}
+        return {"name": self.name, "characters": self.characters, **end}
 
     def _encode(self, text, offset):
         """offset: the text's position in a longer one, for the error's message."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
-        unseen = ids == self.end_of_text
+        unseen = ids == len(self.characters)
         if unseen.any():
             position = int(unseen.argmax())
             raise TokenizerError(
@@ -224,11 +233,15 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     if not isinstance(values, dict) or values.get("name") not in TOKENIZERS:
         raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(TOKENIZERS)}")
     expected = {"name", "characters"} if values["name"] == CharTokenizer.name else {"name"}
+    if values["name"] == CharTokenizer.name and values.get("end_of_text", True) is False:
+        expected.add("end_of_text")
     if set(values) != expected:
         raise TokenizerError(
             f"a stored {values['name']} tokenizer must have {' and '.join(sorted(expected))}, nothing else"
         )
-    return CharTokenizer(values["characters"]) if "characters" in values else make_tokenizer(values["name"])
+    if "characters" in values:
+        return CharTokenizer(values["characters"], "end_of_text" not in values)
+    return make_tokenizer(values["name"])
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:

@@ -23,7 +23,7 @@ from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
-from npgpt.precompile import compile_for_sampling, compile_for_training
+from npgpt.precompile import compile_for_training
 from npgpt.tensor import no_grad
 from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
 from npgpt.text.corpus import iter_text, read_corpus, train_val_split
@@ -65,7 +65,7 @@ class Trainer:
         self.sample_every = self.eval_every if settings.sample_every is None else settings.sample_every
         if settings.sample_prompt is None:
             self.settings = settings = replace(settings, sample_prompt=_beginning(train, tokenizer))
-        self.prompt = tokenizer.encode(settings.sample_prompt) if settings.sample_prompt else [tokenizer.end_of_text]
+        self.prompt = tokenizer.encode_prompt(settings.sample_prompt)
         self.optimizer = AdamW(
             model.named_parameters(), settings.lr, (settings.beta1, settings.beta2), weight_decay=settings.weight_decay
         )
@@ -91,7 +91,6 @@ class Trainer:
         if checkpoint is None:
             model = GPT(config, seed=settings.seed)
         else:
-            compile_for_sampling(config, 1)  # for the tokens that make_model tries
             model = make_model(replace(checkpoint, config=config))
             model.seed(settings.seed)
         trainer = cls(settings, model, tokenizer, corpus, None)
@@ -351,13 +350,7 @@ def _model_to_train(settings):
         raise ConfigError(
             f"--context {context} is beyond the model's: {settings.init_from} has {checkpoint.config.block_size}"
         )
-    tokenizer = checkpoint.tokenizer
-    if tokenizer is None:
-        raise ConfigError(
-            f"{settings.init_from} has no tokenizer with it, and its vocabulary of {checkpoint.config.vocab_size:,} "
-            f"is not GPT-2's"
-        )
-    return replace(checkpoint.config, dropout=dropout), tokenizer, checkpoint
+    return replace(checkpoint.config, dropout=dropout), checkpoint.require_tokenizer(), checkpoint
 
 
 def _beginning(tokens, tokenizer) -> str:

@@ -6,9 +6,11 @@ import numpy as np
 
 from npgpt import GPTConfig
 from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS
+from npgpt.checkpoints.gguf.file import read_tensors
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_theirs
 from npgpt.gpt import parameter_shapes
 
@@ -110,7 +112,7 @@ def arrays_of(config: GPTConfig, seed=0) -> dict[str, np.ndarray]:
 
 
 def checkpoint_of(config: GPTConfig, **fields) -> Checkpoint:
-    tensors = {name: stored_array(array) for name, array in arrays_of(config).items()}
+    tensors = {name: lazy_array(array) for name, array in arrays_of(config).items()}
     return Checkpoint("arrays", config, tensors, "memory", **fields)
 
 
@@ -132,7 +134,7 @@ def keys_of(config: GPTConfig) -> dict[str, bytes]:
 
 def file_of(keys: dict | None = None, tensors: dict | None = None, config: GPTConfig = CONFIG) -> bytes:
     """A model's file, in which keys are replaced or added, or left out if they are None, and tensors likewise."""
-    arrays = {name: stored_array(array) for name, array in arrays_of(config).items()}
+    arrays = {name: lazy_array(array) for name, array in arrays_of(config).items()}
     arrays = {name: tensor.numpy() for name, tensor in to_theirs(NAMES, arrays).items()} | (tensors or {})
     infos, data = [], b""
     for name, array in arrays.items():
@@ -141,3 +143,9 @@ def file_of(keys: dict | None = None, tensors: dict | None = None, config: GPTCo
             data += array.tobytes()
             data += bytes(-len(data) % 32)
     return raw([k for k in {**keys_of(config), **(keys or {})}.values() if k is not None], infos, data)
+
+
+def open_gguf(path):
+    """-> tensors, metadata, the mapped file."""
+    file = MappedFile(path)
+    return *read_tensors(file), file

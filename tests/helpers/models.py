@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
+from npgpt.checkpoints.shared.tokenizers import by_size
 
 
 def with_random_parameters(module, seed: int = 0):
@@ -29,7 +30,7 @@ def with_random_parameters(module, seed: int = 0):
 
 
 def as_checkpoint(model, tokenizer=None) -> Checkpoint:
-    """The model as if it had been read from a file, in ``stored_array``'s care."""
-    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
-    stored_tokenizer = None if tokenizer is None else tokenizer.to_dict()
-    return Checkpoint("memory", model.config, tensors, Path("memory"), stored_tokenizer=stored_tokenizer)
+    """The model as if it had been read from a file, in ``lazy_array``'s care."""
+    tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
+    find = by_size(model.config.vocab_size) if tokenizer is None else lambda: tokenizer
+    return Checkpoint("memory", model.config, tensors, Path("memory"), find_tokenizer=find)

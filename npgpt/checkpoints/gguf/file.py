@@ -23,7 +23,7 @@ import numpy as np
 from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS, dequantized, quantized
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.shared.atomic import checkpoint_file
-from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.errors import CheckpointError
 
@@ -51,17 +51,10 @@ class _Info(NamedTuple):
     size: int
 
 
-def is_gguf(file: MappedFile) -> bool:
-    return file.size >= 4 and file.take(0, 4, "magic") == MAGIC
-
-
-def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile]:
-    """Return the tensors by name, the metadata, and the file, which is mapped into memory, not read.
-
-    Raises CheckpointError.
-    """
-    file = MappedFile(path)
-    if not is_gguf(file):
+def read_tensors(file: MappedFile) -> tuple[dict[str, LazyTensor], Metadata]:
+    """Return the tensors by name, and the metadata. Raises CheckpointError."""
+    path = file.path
+    if file.take(0, min(4, file.size), "magic") != MAGIC:
         raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
     cursor = Cursor(file, 4)
     version = cursor.number("<u4", "version")
@@ -76,7 +69,7 @@ def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile
     alignment = _alignment(metadata, path)
     start = _padded(cursor.position, alignment)
     _check_layout(infos, start, alignment, file)
-    return {info.name: _stored(file, start, info) for info in infos}, metadata, file
+    return {info.name: _stored(file, start, info) for info in infos}, metadata
 
 
 def _read_info(cursor: Cursor, number: int) -> _Info:
@@ -133,18 +126,18 @@ def _check_layout(infos: list[_Info], start: int, alignment: int, file: MappedFi
             )
 
 
-def _stored(file: MappedFile, start: int, info: _Info) -> Stored:
+def _stored(file: MappedFile, start: int, info: _Info) -> LazyTensor:
     """The tensor itself; everything about it is known to fit by now."""
     begin, what = start + info.offset, f"tensor {info.name!r}"
     if info.type in _DTYPES:
         array = file.array(begin, _DTYPES[info.type], prod(info.shape), what).reshape(info.shape)
-        return stored_array(array, info.type)
+        return lazy_array(array, info.type)
     shape = (*info.shape[:-1], info.shape[-1] // NUMBERS[info.type])
     blocks = file.array(begin, BLOCKS[info.type], prod(shape), what).reshape(shape)
-    return Stored(info.shape, info.type, lambda first, last: dequantized(blocks[first:last], info.type))
+    return LazyTensor(info.shape, info.type, lambda first, last: dequantized(blocks[first:last], info.type))
 
 
-def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[Stored, str]]) -> None:
+def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[LazyTensor, str]]) -> None:
     """Write the tensors, each as the type with it ("F32", "F16", "Q8_0"), atomically. Metadata: ``packed_metadata``.
 
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
@@ -169,10 +162,10 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[S
             file.write(bytes(_padded(size) - size))
 
 
-def _pieces(tensor: Stored):
+def _pieces(tensor: LazyTensor):
     """A few rows at a time, in order."""
-    step = max(1, PIECE // prod(tensor.shape[1:]))
-    for numbers in tensor.in_order():
+    step = max(1, CHUNK // prod(tensor.shape[1:]))
+    for numbers in tensor.iter_flat():
         for first in range(0, len(numbers), step):
             yield numbers[first : first + step]
 

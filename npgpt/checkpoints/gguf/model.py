@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.gguf.blocks import NUMBERS
-from npgpt.checkpoints.gguf.file import open_gguf, write_gguf_file
+from npgpt.checkpoints.gguf.file import read_tensors, write_gguf_file
 from npgpt.checkpoints.gguf.metadata import Metadata
 from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
-from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
-from npgpt.checkpoints.shared.validate import check_fit
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours, to_theirs
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 
@@ -27,15 +27,15 @@ NAMES = (
     ("position_embd.weight", "wpe.weight"),
     ("blk.{}.attn_norm.weight", "h.{}.ln_1.weight"),
     ("blk.{}.attn_norm.bias", "h.{}.ln_1.bias"),
-    ("blk.{}.attn_qkv.weight", "h.{}.attn.c_attn.weight", TURNED),
+    ("blk.{}.attn_qkv.weight", "h.{}.attn.c_attn.weight", TRANSPOSED),
     ("blk.{}.attn_qkv.bias", "h.{}.attn.c_attn.bias"),
-    ("blk.{}.attn_output.weight", "h.{}.attn.c_proj.weight", TURNED),
+    ("blk.{}.attn_output.weight", "h.{}.attn.c_proj.weight", TRANSPOSED),
     ("blk.{}.attn_output.bias", "h.{}.attn.c_proj.bias"),
     ("blk.{}.ffn_norm.weight", "h.{}.ln_2.weight"),
     ("blk.{}.ffn_norm.bias", "h.{}.ln_2.bias"),
-    ("blk.{}.ffn_up.weight", "h.{}.mlp.c_fc.weight", TURNED),
+    ("blk.{}.ffn_up.weight", "h.{}.mlp.c_fc.weight", TRANSPOSED),
     ("blk.{}.ffn_up.bias", "h.{}.mlp.c_fc.bias"),
-    ("blk.{}.ffn_down.weight", "h.{}.mlp.c_proj.weight", TURNED),
+    ("blk.{}.ffn_down.weight", "h.{}.mlp.c_proj.weight", TRANSPOSED),
     ("blk.{}.ffn_down.bias", "h.{}.mlp.c_proj.bias"),
     ("output_norm.weight", "ln_f.weight"),
     ("output_norm.bias", "ln_f.bias"),
@@ -55,10 +55,10 @@ _FIELDS = (
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
-def read_gguf(path: str | Path) -> Checkpoint:
-    """Open a GGUF file of a GPT-2, with tensors of the types that gguf_file.py reads. Raises CheckpointError."""
-    path = Path(path)
-    stored, metadata, file = open_gguf(path)
+def read(file: MappedFile) -> Checkpoint:
+    """Open a GGUF file of a GPT-2. Raises CheckpointError."""
+    path = file.path
+    stored, metadata = read_tensors(file)
     architecture = metadata.text("general.architecture")
     if architecture != "gpt2":
         raise CheckpointError(
@@ -69,16 +69,16 @@ def read_gguf(path: str | Path) -> Checkpoint:
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")
-    skipped = ()
+    ignored_keys = ()
     if "lm_head.weight" in tensors and equal(tensors["lm_head.weight"], tensors["wte.weight"]):
         del tensors["lm_head.weight"]
-        skipped = ("output.weight",)
-    file.forget()
+        ignored_keys = ("output.weight",)
+    file.release_pages()
     vocab_size = tensors["wte.weight"].shape[0]
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
     tokenizer = tokenizer_in(metadata, vocab_size, path)
     format = f"GGUF ({', '.join(sorted({tensor.dtype for tensor in tensors.values()}))})"
-    return Checkpoint(format, config, tensors, path, (file,), skipped, tokenizer)
+    return Checkpoint(format, config, tensors, path, (file,), ignored_keys, tokenizer)
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:
@@ -101,7 +101,7 @@ def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPT
     return config_of(fields, f"{path}: key", {field: key for field, key, _ in _FIELDS})
 
 
-def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a GGUF file that llama.cpp runs, and with it the tokenizer, if there is one.
 
     dtype   of the matrices: "F32", "F16", or "Q8_0", where one whose rows are no whole blocks is F16. Vectors and the
@@ -111,8 +111,6 @@ def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
     llama.cpp's gpt2 can't compute the model, or the file can't be written.
     """
     path, config = Path(path), checkpoint.config
-    if dtype not in _FILE_TYPES:
-        raise CheckpointError(f"{path}: dtype {dtype!r} can't be written as GGUF: there are {', '.join(_FILE_TYPES)}")
     for field, wanted in (
         ("position", "learned"),
         ("activation", "gelu_new"),
@@ -124,7 +122,6 @@ def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> 
             )
     if np.float32(config.layer_norm_epsilon) == 0:
         raise CheckpointError(f"{path}: layer_norm_epsilon is {config.layer_norm_epsilon}, which is 0 in float32")
-    check_fit(config, checkpoint.tensors, checkpoint.source)
     metadata = {
         "general.architecture": "gpt2",
         "general.type": "model",

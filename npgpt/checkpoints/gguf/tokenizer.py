@@ -6,13 +6,14 @@ takes and gives ids then.
 """
 
 import json
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
-from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.strict_json import parse_json
+from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text import gpt2_bpe
 from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
@@ -39,19 +40,19 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
         "tokenizer.ggml.pre": "gpt-2",
         _TOKENS: tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [f"{spelled(a)} {spelled(b)}" for a, b in pairs],
+        "tokenizer.ggml.merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in pairs],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
         "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
         **ours,
     }
 
 
-def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> dict | Callable | None:
-    """The tokenizer in a file of a model with so many ids, as ``Checkpoint.stored_tokenizer`` has it.
+def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
+    """What finds the tokenizer of a model with so many ids: in the file; beside it, if the file says nothing of one.
 
     It is GPT-2's only if each token is. Raises CheckpointError.
     """
-    count, stored = metadata.strings(_TOKENS) if _TOKENS in metadata else (None, b"")
+    count, packed = metadata.strings(_TOKENS) if _TOKENS in metadata else (None, b"")
     if count not in (None, vocab_size):
         raise CheckpointError(f"{path}: key {_TOKENS}: {count:,} tokens, and the model has {vocab_size:,}")
     if OURS in metadata:
@@ -60,25 +61,29 @@ def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> dict | Callable |
             tokens = _spelled_tokens(tokenizer_from_dict(values), vocab_size)
         except TokenizerError as error:
             raise CheckpointError(f"{path}: key {OURS}: {error}") from None
-        if count is not None and tokens is not None and packed_strings(tokens) != stored:
+        if count is not None and tokens is not None and packed_strings(tokens) != packed:
             raise CheckpointError(f"{path}: keys {OURS} and {_TOKENS} hold different tokens")
-        return values
+        return stored(values, f"{path}: key {OURS}")
     if _MODEL not in metadata and count is None:
-        return None
+        return beside(path, by_size(vocab_size))
     if count is not None and metadata.text(_MODEL) == "gpt2" and vocab_size >= 50257:
         tokens = _spelled_tokens(GPT2Tokenizer(), vocab_size)
-        if tokens is not None and packed_strings(tokens) == stored:
-            return {"name": GPT2Tokenizer.name}
-    return lambda: None  # there is another, or none, whatever the vocabulary's size
+        if tokens is not None and packed_strings(tokens) == packed:
+            return GPT2Tokenizer
+    return unknown
 
 
 def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] | None:
     """A token for each id of the model, as llama.cpp spells them; None if it would not encode texts as ours does."""
     # A vocabulary that was padded to a round number has names for the ids that are left, as in llama.cpp's converter.
-    if tokenizer is None or not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size:
+    if (
+        tokenizer is None
+        or tokenizer.end_of_text is None
+        or not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size
+    ):
         return None
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
     single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)
     if not single and tokenizer.name != GPT2Tokenizer.name:
         return None
-    return [*map(spelled, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]
+    return [*map(bytes_to_unicode, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]

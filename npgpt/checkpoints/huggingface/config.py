@@ -10,7 +10,7 @@ import re
 import reprlib
 
 from npgpt.checkpoints.shared.checkpoint import config_of
-from npgpt.checkpoints.shared.lazy_tensor import Stored, equal
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, equal
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import Tokenizer
@@ -49,16 +49,16 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
 
-def weights_of_huggingface(config: GPTConfig, tensors: dict[str, Stored], source, config_file):
+def weights_of_huggingface(config: GPTConfig, tensors: dict[str, LazyTensor], source, config_file):
     """-> the parameters under npgpt's names, and the names of what else is known to be there.
 
     Raises CheckpointError, which names the file and the tensor.
     """
-    found, skipped = {}, []
+    found, ignored_keys = {}, []
     for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("transformer.")
         if _BUFFER.fullmatch(name):
-            skipped.append(stored_name)
+            ignored_keys.append(stored_name)
             continue
         if name in found:
             raise CheckpointError(f"{source}: tensor {name[:100]!r} is there twice, with and without 'transformer.'")
@@ -71,8 +71,8 @@ def weights_of_huggingface(config: GPTConfig, tensors: dict[str, Stored], source
                 f"they are one; set it to false in {config_file} to use both"
             )
         del found["lm_head.weight"]
-        skipped.append("lm_head.weight")
-    return found, tuple(skipped)
+        ignored_keys.append("lm_head.weight")
+    return found, tuple(ignored_keys)
 
 
 def config_from_huggingface(values: dict, source: str) -> GPTConfig:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from npgpt.checkpoints.huggingface.config import config_from_huggingface
 from npgpt.checkpoints.huggingface.read import WEIGHTS, shards
-from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE
 from npgpt.checkpoints.shared.atomic import atomic_write
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
+from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 
 # The names that GPT-2 had before the hub's models had owners, and has in papers.

@@ -5,13 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
-from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE, find_tokenizer
-from npgpt.checkpoints.pytorch.file import check_own_numbers, is_torch, read_torch, tensors_in
+from npgpt.checkpoints.huggingface.tokenizer import tokenizer_of_folder
+from npgpt.checkpoints.pytorch import file as pytorch
+from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
+from npgpt.checkpoints.shared.tokenizers import beside
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 
@@ -27,62 +29,57 @@ MAX_SHARDS = 1000
 MAX_INDEX_BYTES = 10_000_000
 
 
-def read_huggingface(folder: str | Path) -> Checkpoint:
+def read_folder(folder: str | Path) -> Checkpoint:
     """Open a folder that transformers' ``save_pretrained`` wrote. Raises CheckpointError."""
     folder = Path(folder)
-    config_file = folder / "config.json"
-    values = read_json_object(config_file)
-    config = config_from_huggingface(values, str(config_file))
+    values = read_json_object(folder / CONFIG_FILE)
+    config = config_from_huggingface(values, str(folder / CONFIG_FILE))
     name = next((name for name in WEIGHTS if (folder / name).exists()), None)
     if name is None:
-        raise CheckpointError(f"{folder}: config.json is there, but none of {', '.join(WEIGHTS)}")
+        raise CheckpointError(f"{folder}: {CONFIG_FILE} is there, but none of {', '.join(WEIGHTS)}")
     source = folder / name
     if name.endswith(".index.json"):
-        stored, files = _open_shards(source)
+        tensors, files, kind = _open_shards(source)
     else:
-        stored, file = open_weights(source)
-        files = (file,)
-    return _checkpoint("Hugging Face folder", values, config, stored, source, files)
+        files = (MappedFile(source),)
+        tensors, kind = _tensors_of(files[0])
+    return _checkpoint(f"Hugging Face folder ({kind})", values, config, tensors, source, files)
 
 
-def read_weights_file(path: Path, tensors: dict[str, Stored], file: MappedFile) -> Checkpoint:
-    """What ``open_weights`` found in a file of such a folder, with or without the config.json that belongs beside it.
+def read_weights_file(file: MappedFile, tensors: dict[str, LazyTensor], kind: str) -> Checkpoint:
+    """The tensors of a file of such a folder, with or without the config.json that belongs beside it.
 
     Without, its shapes must be those of one of GPT-2's four sizes. Raises CheckpointError.
     """
-    config_file = path.with_name(CONFIG_FILE)
+    config_file = file.path.with_name(CONFIG_FILE)
     if config_file.exists():
         values = read_json_object(config_file)
         config = config_from_huggingface(values, str(config_file))
     else:
-        values, config = {}, _config_of_shapes(tensors, path)
-    return _checkpoint("Hugging Face weights", values, config, tensors, path, (file,))
+        values, config = {}, _config_of_shapes(tensors, file.path)
+    return _checkpoint(f"Hugging Face weights ({kind})", values, config, tensors, file.path, (file,))
 
 
-def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
-    """The tensors of one file, and the file."""
-    if is_torch(MappedFile(path)):
-        found, file = read_torch(path)
-        return tensors_in(found, path), file
-    tensors, _, file = open_safetensors(path)
-    return tensors, file
+def _tensors_of(file: MappedFile) -> tuple[dict[str, LazyTensor], str]:
+    """The tensors of one file, and what kind of file it is."""
+    if file.format().name == "pytorch":
+        return tensors_in(pytorch.read(file), file.path), "PyTorch"
+    return open_safetensors(file)[0], "safetensors"
 
 
-def _checkpoint(what: str, values: dict, config: GPTConfig, stored: dict[str, Stored], source: Path, files: tuple):
-    tensors, skipped = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
+def _checkpoint(
+    format: str, values: dict, config: GPTConfig, stored: dict[str, LazyTensor], source: Path, files: tuple
+):
+    tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
     for file in files:
-        file.forget()  # what comparing a head with the embedding has read
+        file.release_pages()  # comparing a head with the embedding has read them
     check_own_numbers(tensors, files, source)
-    kind = "PyTorch" if is_torch(files[0]) else "safetensors"
-    kind += f", {len(files)} shards" if len(files) > 1 else ""
-    tokenizer = source.with_name(OUR_TOKENIZER_FILE)
-    if not tokenizer.exists():
-        guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
-        tokenizer = partial(find_tokenizer, source.parent, config.vocab_size, guess)
-    return Checkpoint(f"{what} ({kind})", config, tensors, source, files, skipped, tokenizer)
+    guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
+    tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))
+    return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer)
 
 
-def _config_of_shapes(tensors: dict[str, Stored], path: Path) -> GPTConfig:
+def _config_of_shapes(tensors: dict[str, LazyTensor], path: Path) -> GPTConfig:
     """The configuration of the GPT-2 whose shapes these are: they tell all of it but the number of heads."""
     names = {name.removeprefix("transformer."): tensor.shape for name, tensor in tensors.items()}
     layers = {match[1] for match in map(re.compile(r"h\.(\d+)\.").match, names) if match}
@@ -92,8 +89,8 @@ def _config_of_shapes(tensors: dict[str, Stored], path: Path) -> GPTConfig:
         if preset.startswith("gpt2") and len(layers) == sizes["n_layer"] and shapes.items() <= names.items():
             return config_from_huggingface(config, str(path))
     raise CheckpointError(
-        f"{path}: tensors only, not those of GPT-2's four sizes, and how many heads they are for is not in the file:\n"
-        f"put the {CONFIG_FILE} that belongs to it beside it"
+        f"{path}: the number of heads is unknown: the shapes are those of no released GPT-2,\n"
+        f"and there is no {CONFIG_FILE} beside it: put the one there that belongs to it"
     )
 
 
@@ -117,16 +114,16 @@ def shards(index: Path) -> dict[str, set[str]]:
     return found
 
 
-def _open_shards(index: Path):
-    """The tensors of all shards, each from the shard that the index names for it, and the files."""
+def _open_shards(index: Path) -> tuple[dict[str, LazyTensor], tuple[MappedFile, ...], str]:
+    """The tensors of all shards, each from the shard that the index names for it, the files, and their kind."""
     tensors, files = {}, []
     for name, expected in shards(index).items():
-        path = index.parent / name
-        found, file = open_weights(path)
+        file = MappedFile(index.parent / name)
+        found, kind = _tensors_of(file)
         files.append(file)
         if found.keys() != expected:
             odd = sorted(found.keys() ^ expected)[0]
             what = "is in it, and the index doesn't say so" if odd in found else "is not in it, as the index says"
-            raise CheckpointError(f"{path}: tensor {odd[:200]!r} {what}")
+            raise CheckpointError(f"{file.path}: tensor {odd[:200]!r} {what}")
         tensors |= found
-    return tensors, tuple(files)
+    return tensors, tuple(files), kind + (f", {len(files)} shards" if len(files) > 1 else "")

@@ -6,8 +6,7 @@
     vocab.json, merges.txt    GPT-2's only: what the released folder has, and the tools that read no tokenizer.json
     npgpt_tokenizer.json      our own form, which is what npgpt reads back
 
-There as here: the same ids for the same text, the same text for the same ids. Two things differ, since there they are
-matters of the library, not of the tokenizer:
+transformers encodes and decodes as npgpt does, with two exceptions that are matters of its library:
 
   - <|endoftext|> inside a text is its id there, and ordinary text here, and with ``split_special_tokens=True`` there.
   - GPT-2's encoding cuts a text at what Unicode calls letters and numbers. Each library knows the Unicode of its year,
@@ -22,13 +21,12 @@ from functools import cache
 from pathlib import Path
 
 from npgpt.checkpoints.shared.atomic import atomic_write, write_json
-from npgpt.checkpoints.shared.byte_level import merges, spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import MAX_ITEMS, items_at_most, parse_json
+from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.text import gpt2_bpe
 from npgpt.text.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
-
-OUR_TOKENIZER_FILE = "npgpt_tokenizer.json"
 
 # Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -42,7 +40,8 @@ _MAX_BYTES = 10_000_000
 def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
     """Write the files. ``block_size`` is what transformers warns at when a text is longer. Raises OSError."""
     is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-    special = dict.fromkeys(("bos_token", "eos_token", *(("unk_token",) if is_gpt2 else ())), END_OF_TEXT)
+    roles = ("bos_token", "eos_token", *(("unk_token",) if is_gpt2 else ()))
+    special = {} if tokenizer.end_of_text is None else dict.fromkeys(roles, END_OF_TEXT)
     settings = {
         **special,
         "add_prefix_space": False,
@@ -64,6 +63,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -
 def tokenizer_json(tokenizer: Tokenizer) -> dict:
     """The contents of a tokenizer.json."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    end = {} if tokenizer.end_of_text is None else {END_OF_TEXT: tokenizer.end_of_text}
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: id for id, character in enumerate(tokenizer.characters)}
         cut, model = _SINGLE_CHARACTERS, {"type": "WordLevel", "unk_token": "<unk>"}  # which isn't there: it raises
@@ -71,7 +71,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
     else:
         is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
         tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1)]
-        vocabulary = {spelled(token): id for id, token in enumerate(tokens)}
+        vocabulary = {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
         cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
         model = {
             "type": "BPE",
@@ -80,22 +80,22 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "",
             "fuse_unk": False,
-            "merges": [f"{spelled(a)} {spelled(b)}" for a, b in merges(tokens)],
+            "merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in merges(tokens)],
         }
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": tokenizer.end_of_text, "content": END_OF_TEXT, **special}],
+        "added_tokens": [{"id": id, "content": content, **special} for content, id in end.items()],
         "normalizer": None,
         "pre_tokenizer": cut,
         "post_processor": None,
         "decoder": decoder,
-        "model": {**model, "vocab": vocabulary | {END_OF_TEXT: tokenizer.end_of_text}},
+        "model": {**model, "vocab": vocabulary | end},
     }
 
 
-def find_tokenizer(folder: Path, vocab_size: int, guess: bool = True) -> Tokenizer | None:
+def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> Tokenizer | None:
     """The tokenizer of a folder that has none of ours: GPT-2's, or None, which is unknown.
 
     A vocabulary that is there (vocab.json, tokenizer.json) decides; without one it is GPT-2's, if ``guess``, where the
@@ -127,6 +127,6 @@ def _vocabulary(file: Path):
 @cache
 def _gpt2_vocabulary() -> dict[str, int]:
     return {
-        **{spelled(token): id for id, token in enumerate(gpt2_bpe.tokens())},
+        **{bytes_to_unicode(token): id for id, token in enumerate(gpt2_bpe.tokens())},
         END_OF_TEXT: GPT2Tokenizer.end_of_text,
     }

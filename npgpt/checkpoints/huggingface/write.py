@@ -11,13 +11,13 @@ from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.errors import CheckpointError
 
 
-def write_huggingface(folder: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(folder: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write config.json, generation_config.json, model.safetensors in ``dtype`` ("F32", "F16", "BF16"), and the files
-    of the tokenizer (see tokenizer_files.py), if it is known.
+    of the tokenizer (see tokenizer.py), if it is known.
 
     Tensors have the names that GPT2LMHeadModel saves; biases that the model doesn't have are zeros. The vocabulary may
-    be larger than the tokenizer's: those ids have no text. The folder must be new or empty, and it is there with all
-    its files or not at all. Raises CheckpointError, TokenizerError if the checkpoint's tokenizer is damaged.
+    be larger than the tokenizer's: those ids have no text. The folder must be new, and it is there with all its files
+    or not at all. Raises CheckpointError, also if the checkpoint's tokenizer is damaged.
     """
     tensors = rounded(checkpoint, dtype, folder)
     tokenizer = checkpoint.tokenizer
@@ -33,7 +33,7 @@ def write_huggingface(folder: str | Path, checkpoint: Checkpoint, dtype: str = "
             if tokenizer is not None:
                 write_tokenizer_files(unfinished, tokenizer, checkpoint.config.block_size)
     except FileExistsError:
-        raise CheckpointError(f"{folder} is there already: name a new folder, or an empty one") from None
+        raise CheckpointError(f"{folder} is there already: name a new file or folder") from None
     except OSError as error:
         raise CheckpointError(f"{folder}: can't be written: {error.strerror}") from error
 

@@ -12,19 +12,17 @@ there and named by a key.
                                 in numbers, as 8 bytes, and the numbers, little-endian on every machine
 
 The pickles are read by pickles.py, so nothing that one asks for is run. Storages stay in the file: a tensor is a
-``Stored`` with views of it. The checksum of a storage in a ZIP file is looked at when its numbers are first used. It
+``LazyTensor`` with views of it. The checksum of a storage in a ZIP file is checked when its numbers are first used. It
 takes a quarter of a second for 1 GB, which opening should not; and then a damaged file is not loaded (torch.load
 doesn't look).
 
 Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch/_utils.py (_rebuild_tensor_v2).
 """
 
-from pathlib import Path
-
 from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import STORAGE_TYPES, Storage, Tensors
 from npgpt.checkpoints.pytorch.zips import checked_bytes, read_directory
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.errors import CheckpointError
 
@@ -35,40 +33,33 @@ _SERIALIZATION_ID = ".data/serialization_id"  # of the bytes; 40 digits
 MAX_KEY_LENGTH = 1000
 
 
-def is_torch(file: MappedFile) -> bool:
-    """Whether it begins like one of the two forms (any ZIP archive, any pickle of today)."""
-    begin = file.take(0, min(2, file.size), "first bytes")
-    return _is_zip(file) or (begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"))
-
-
-def read_torch(path: str | Path) -> tuple[object, MappedFile]:
-    """Return the object that was saved, and the file, which is mapped into memory.
+def read(file: MappedFile) -> object:
+    """Return the object that was saved.
 
     The object is made of dicts, lists, tuples, strings, numbers, True, False and None, nowhere more than 100 deep and
-    nothing inside itself; where it has tensors or parameters, there are ``Stored``, the same one where two share all
+    nothing inside itself; where it has tensors or parameters, there are ``LazyTensor``, the same one if two share all
     their numbers. Raises CheckpointError.
     """
-    file = MappedFile(path)
-    return (_read_zip(file) if _is_zip(file) else _read_legacy(file)), file
+    return _read_zip(file) if _is_zip(file) else _read_legacy(file)
 
 
 def _is_zip(file: MappedFile) -> bool:
     return file.take(0, min(4, file.size), "first bytes") == b"PK\3\4"
 
 
-def tensors_in(found: object, source) -> dict[str, Stored]:
+def tensors_in(found: object, source) -> dict[str, LazyTensor]:
     """The object as a state dict, {name: tensor}. Raises CheckpointError if it is another thing."""
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: a dict of tensors was expected, not a {type(found).__name__}")
     for name, tensor in found.items():
         if not isinstance(name, str) or len(name) > MAX_KEY_LENGTH:
             raise CheckpointError(f"{source}: the name of a tensor was expected, not {str(name)[:100]!r}")
-        if not isinstance(tensor, Stored):
+        if not isinstance(tensor, LazyTensor):
             raise CheckpointError(f"{source}: {name[:100]!r}: a tensor was expected, not a {type(tensor).__name__}")
     return dict(found)
 
 
-def check_own_numbers(tensors: dict[str, Stored], files: tuple[MappedFile, ...], source) -> None:
+def check_own_numbers(tensors: dict[str, LazyTensor], files: tuple[MappedFile, ...], source) -> None:
     """Raise CheckpointError if the weights take more bytes than the files have: if several are the same numbers.
 
     A file can say that all the layers are one. Such a small file would make a large model.
@@ -164,7 +155,7 @@ def _read_legacy(file: MappedFile):
     tensors = Tensors(load_storage, fields=5)
     position = 0
 
-    def read(what, *functions):
+    def read_next(what, *functions):
         nonlocal position
         length = min(file.size, _max_pickle_bytes(file)) - position
         data = memoryview(file.array(position, "u1", max(length, 0), what))
@@ -172,13 +163,13 @@ def _read_legacy(file: MappedFile):
         position += length
         return found
 
-    if read("magic number") != _LEGACY_MAGIC:
+    if read_next("magic number") != _LEGACY_MAGIC:
         raise CheckpointError(f"{file.path}: a pickle, but not one of torch.save's: its magic number is missing")
-    if read("protocol") != _LEGACY_PROTOCOL:
+    if read_next("protocol") != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{file.path}: protocol: torch.save's is {_LEGACY_PROTOCOL}")
-    read("machine")
-    found = read("object", tensors.allowed, tensors.load_storage)
-    keys = read("keys")
+    read_next("machine")
+    found = read_next("object", tensors.allowed, tensors.load_storage)
+    keys = read_next("keys")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"{file.path}: keys: a list of strings was expected")
     if len(keys) != len(storages) or set(keys) != storages.keys():

@@ -125,7 +125,7 @@ class _Machine:
     def top(self, *types):
         found = self.pop()
         if type(found) not in types:
-            raise CheckpointError(f"{types[0].__name__} was expected, not {described(found)}")
+            raise CheckpointError(f"{types[0].__name__} was expected, not {short_repr(found)}")
         self.stack.append(found)
         return found
 
@@ -133,8 +133,17 @@ class _Machine:
 
     def protocol(self):
         version = self.number("<B")
-        if version not in (2, 3):  # 3 adds bytes, which are not allowed
-            raise CheckpointError(f"pickle protocol {version}; torch.save writes protocol 2")
+        if version not in (2, 3, 4, 5):  # 3 adds bytes, 5 buffers, which are not allowed
+            raise CheckpointError(f"pickle protocol {version}; 2 to 5 are read")
+
+    def frame(self):
+        if self.number("<Q") > len(self.data) - self.position:
+            raise CheckpointError("a frame that is cut off")
+
+    def memoize(self):
+        found = self.pop()
+        self.stack.append(found)
+        self.memo[len(self.memo)] = found
 
     def push(self, value):
         self.stack.append(value)
@@ -190,7 +199,7 @@ class _Machine:
 
     def set_in(self, target, key, value):
         if type(key) is not str and not (type(key) is int and 0 <= key < MAX_NUMBER_KEY):
-            raise CheckpointError(f"a string or a small whole number was expected as a key, not {described(key)}")
+            raise CheckpointError(f"a string or a small whole number was expected as a key, not {short_repr(key)}")
         if key in target:
             raise CheckpointError(f"the key {reprlib.repr(key)} is there twice")
         target[key] = value
@@ -229,14 +238,14 @@ class _Machine:
     def call(self):
         arguments, function = self.pop(), self.pop()
         if type(function) is not Function or type(arguments) is not tuple:
-            raise CheckpointError(f"it calls {described(function)} with {described(arguments)}")
+            raise CheckpointError(f"it calls {short_repr(function)} with {short_repr(arguments)}")
         self.stack.append(function.call(arguments))
 
     def drop_state(self):
         state = self.pop()
         self.top(OrderedDict)
         if type(state) not in (dict, OrderedDict):
-            raise CheckpointError(f"an OrderedDict's attributes are {described(state)}")
+            raise CheckpointError(f"an OrderedDict's attributes are {short_repr(state)}")
 
     def load_persistent(self):
         key = self.pop()
@@ -257,6 +266,9 @@ _OPCODES = {
     0x8A: (_Machine.long,),  # LONG1
     ord("G"): (_Machine.push_number, ">d"),  # BINFLOAT
     ord("X"): (_Machine.string, "<I"),  # BINUNICODE
+    0x8C: (_Machine.string, "<B"),  # SHORT_BINUNICODE
+    0x94: (_Machine.memoize,),
+    0x95: (_Machine.frame,),
     ord("U"): (_Machine.string, "<B"),  # SHORT_BINSTRING, by Python 2
     ord(")"): (_Machine.push, ()),  # EMPTY_TUPLE
     ord("]"): (_Machine.new, list),  # EMPTY_LIST
@@ -281,7 +293,7 @@ _OPCODES = {
 }
 
 
-def described(value) -> str:
+def short_repr(value) -> str:
     """For messages: a number, or the beginning of a string; of others, which may print without end, the type."""
     if value is None or type(value) in (bool, int, float, str):
         return reprlib.repr(value)

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.pytorch.nesting import OrderedDict
-from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Function, described
-from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored, widened
+from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Function, short_repr
+from npgpt.checkpoints.shared.lazy_tensor import FLOATS, LazyTensor, bf16_to_f32
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
 
 MAX_DIMENSIONS = 32
 PIECE_BYTES = 16 << 20  # that a checksum is computed of at a time
 
-# What the pickle calls a type of numbers, what Stored calls it, and how NumPy sees it.
+# What the pickle calls a type of numbers, what LazyTensor calls it, and how NumPy sees it.
 STORAGE_TYPES = {
     "torch.DoubleStorage": ("F64", np.dtype("<f8")),
     "torch.FloatStorage": ("F32", np.dtype("<f4")),
@@ -80,7 +80,7 @@ class Storage:
             length = min(PIECE_BYTES, self.nbytes - first)
             crc = zlib.crc32(self.file.array(self.begin + first, "u1", length, self.place), crc)
             if length == PIECE_BYTES:
-                self.file.forget()  # a model may be one storage
+                self.file.release_pages()  # a model may be one storage
         if crc != self.crc:
             raise CheckpointError(
                 f"{self.file.path}: {self.place}: damaged: its CRC-32 is not what the ZIP directory says"
@@ -102,11 +102,11 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """As ``Stored.rows``."""
+    def read_rows(self, first: int, last: int) -> np.ndarray:
+        """As ``LazyTensor.read_rows``."""
         numbers = self.storage.view(self.offset, self.shape or (1,), self.strides or (0,))[first:last]
         if self.storage.dtype == "BF16":
-            return widened(numbers)
+            return bf16_to_f32(numbers)
         return numbers != 0 if self.storage.dtype == "BOOL" else numbers
 
 
@@ -121,7 +121,7 @@ class Tensors:
     def __init__(self, find, fields: int):
         self.find = find
         self.fields = fields
-        self.made = {}  # {_Tensor: Stored}, so that the same tensor is known by being the same object
+        self.made = {}  # {_Tensor: LazyTensor}, so that the same tensor is known by being the same object
         self.allowed = {
             **ORDERED_DICT,
             "torch._utils._rebuild_tensor_v2": Function(self.rebuild_tensor),
@@ -140,7 +140,7 @@ class Tensors:
         _check_sizes((count,), "a storage's length")
         return _View(*self.find(kind.name, name, count, *(view or [None])))
 
-    def rebuild_tensor(self, arguments: tuple) -> Stored:
+    def rebuild_tensor(self, arguments: tuple) -> LazyTensor:
         if not 6 <= len(arguments) <= 7:
             raise CheckpointError(f"_rebuild_tensor_v2 with {len(arguments)} arguments")
         view, offset, shape, strides, requires_grad, hooks, *metadata = arguments
@@ -154,14 +154,14 @@ class Tensors:
             raise CheckpointError("a tensor with metadata, such as one that is negated when it is looked at")
         return self._stored(view, offset, shape, strides)
 
-    def rebuild_parameter(self, arguments: tuple) -> Stored:
-        if len(arguments) != 3 or not isinstance(arguments[0], Stored):
+    def rebuild_parameter(self, arguments: tuple) -> LazyTensor:
+        if len(arguments) != 3 or not isinstance(arguments[0], LazyTensor):
             raise CheckpointError("a parameter without a tensor")
         tensor, *how = arguments
         _check_gradient(tensor.dtype, *how)
         return tensor
 
-    def _stored(self, view: _View, offset: int, shape: tuple, strides: tuple) -> Stored:
+    def _stored(self, view: _View, offset: int, shape: tuple, strides: tuple) -> LazyTensor:
         if len(shape) != len(strides):
             raise CheckpointError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
         storage = view.storage
@@ -181,24 +181,24 @@ class Tensors:
         tensor = _Tensor(storage, view.begin + offset, shape, strides)
         if tensor not in self.made:
             if len(shape) == 2 and 0 < strides[0] < strides[1]:  # it lies in the file column by column
-                turned = tensor._replace(shape=shape[::-1], strides=strides[::-1])
-                self.made[tensor] = Stored(turned.shape, storage.dtype, turned.rows).T
+                transposed = tensor._replace(shape=shape[::-1], strides=strides[::-1])
+                self.made[tensor] = LazyTensor(transposed.shape, storage.dtype, transposed.read_rows).T
             else:
-                self.made[tensor] = Stored(shape, storage.dtype, tensor.rows)
+                self.made[tensor] = LazyTensor(shape, storage.dtype, tensor.read_rows)
         return self.made[tensor]
 
 
 def _check_sizes(values, what: str) -> None:
     if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        found = f"{len(values):,}" if isinstance(values, tuple) else described(values)
+        found = f"{len(values):,}" if isinstance(values, tuple) else short_repr(values)
         raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} numbers, not {found}")
     for value in values:
         if type(value) is not int or not 0 <= value < 2**63:  # True is not a number here
-            raise CheckpointError(f"{what} must be a whole number of at least 0, not {described(value)}")
+            raise CheckpointError(f"{what} must be a whole number of at least 0, not {short_repr(value)}")
 
 
 def _check_gradient(dtype: str, requires_grad, hooks) -> None:
     if type(requires_grad) is not bool or (requires_grad and dtype not in FLOATS):
-        raise CheckpointError(f"a tensor of {dtype} with requires_grad = {described(requires_grad)}")
+        raise CheckpointError(f"a tensor of {dtype} with requires_grad = {short_repr(requires_grad)}")
     if not isinstance(hooks, OrderedDict) or hooks:
         raise CheckpointError("a tensor with hooks, which are programs")

@@ -65,12 +65,12 @@ def checkpoint_file(path: str | Path):
 def atomic_folder(path: str | Path):
     """Give a new folder to write files into; it takes the name ``path`` when the block ends, and only if it ends well.
 
-    There must be nothing at ``path``, or an empty folder: anything else is a FileExistsError at once. What is written
-    must be on the disk when the block ends, as files of ``atomic_write`` are. If the block raises, nothing is left; a
-    kill leaves ``.NAME.<random>.npgpt-tmp``, which the next writer of the same name removes. Raises OSError.
+    Anything at ``path`` is a FileExistsError at once. What is written must be on the disk when the block ends, as files
+    of ``atomic_write`` are. If the block raises, nothing is left; a kill leaves ``.NAME.<random>.npgpt-tmp``, which the
+    next writer of the same name removes. Raises OSError.
     """
     target = Path(os.path.realpath(path))
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
@@ -78,8 +78,6 @@ def atomic_folder(path: str | Path):
         temporary.mkdir()
         with _locked_folder(temporary):
             yield temporary
-            if os.name != "posix" and target.is_dir():
-                target.rmdir()  # elsewhere a rename doesn't replace an empty folder
             os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,7 +13,7 @@ _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _CHARACTERS = {byte: 0x100 + i for i, byte in enumerate(sorted(set(range(0x100)) - _PRINTABLE))}
 
 
-def spelled(token: bytes) -> str:
+def bytes_to_unicode(token: bytes) -> str:
     """One character for each byte: b" caf\\xc3\\xa9" -> "ĠcafÃ©"."""
     return token.decode("latin-1").translate(_CHARACTERS)
 

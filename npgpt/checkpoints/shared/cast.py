@@ -5,26 +5,22 @@ from dataclasses import replace
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
-DTYPES = ("F32", "F16", "BF16")
 
-
-def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, Stored]:
+def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, LazyTensor]:
     """The checkpoint's tensors, to be rounded to ``dtype`` while they are written to ``path``, a piece at a time.
 
-    The pages of the files that they come from are let go of on the way. Raises CheckpointError if there is no such
-    dtype; so does reading a number that is too large for it, which would become infinity.
+    The pages of the files that they come from are released on the way. Reading an element that is too large for the
+    dtype, and would become infinity, raises CheckpointError.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"{path}: dtype {dtype[:100]!r} is not one of {', '.join(DTYPES)}")
-    return {name: _checked(name, tensor, dtype, path) for name, tensor in checkpoint.passing().items()}
+    return {name: _checked(name, tensor, dtype, path) for name, tensor in checkpoint.streaming().items()}
 
 
-def with_all_biases(config: GPTConfig, tensors: dict[str, Stored]) -> tuple[GPTConfig, dict[str, Stored]]:
+def with_all_biases(config: GPTConfig, tensors: dict[str, LazyTensor]) -> tuple[GPTConfig, dict[str, LazyTensor]]:
     """The same function as a model that has every bias: those that the configuration leaves out are zeros.
 
     The tensors are in the model's order.
@@ -36,23 +32,23 @@ def with_all_biases(config: GPTConfig, tensors: dict[str, Stored]) -> tuple[GPTC
     return config, {name: tensors[name] for name in shapes}
 
 
-def _checked(name: str, tensor: Stored, dtype: str, path) -> Stored:
+def _checked(name: str, tensor: LazyTensor, dtype: str, path) -> LazyTensor:
     if dtype == tensor.dtype:
         return tensor
     converted = tensor.as_type(dtype)
 
-    def rows(first, last):
+    def read_rows(first, last):
         with np.errstate(over="ignore"):
-            found = converted.rows(first, last)
+            found = converted.read_rows(first, last)
         if not np.isfinite(found).all():
-            numbers = tensor.rows(first, last)
+            numbers = tensor.read_rows(first, last)
             lost = np.isfinite(numbers) & ~np.isfinite(found)
             if lost.any():
                 raise CheckpointError(f"{path}: tensor {name}: {numbers[lost][0]:.6g} is too large for {dtype}")
         return found
 
-    return replace(converted, rows=rows)
+    return replace(converted, read_rows=read_rows)
 
 
-def _zeros(shape: tuple[int, ...]) -> Stored:
-    return Stored(shape, "F32", lambda first, last: np.zeros((last - first, *shape[1:]), np.float32))
+def _zeros(shape: tuple[int, ...]) -> LazyTensor:
+    return LazyTensor(shape, "F32", lambda first, last: np.zeros((last - first, *shape[1:]), np.float32))

@@ -10,24 +10,24 @@ from math import prod
 import numpy as np
 
 FLOATS = ("F64", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")  # the dtypes that weights may have
-PIECE = 1 << 20  # numbers that are converted at a time
+CHUNK = 1 << 20  # numbers that are converted at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class LazyTensor:
     """A tensor in a file.
 
     shape       as we use it
     dtype       as most formats call it: "F32", "BF16", "Q8_0", "I64"; ``FLOATS`` says which are weights
-    rows        rows(first, last) -> the tensor's numbers there, along the file's first axis: an array of shape
-                (last - first, ...), of a dtype that NumPy has (BF16 is widened, to float32); read-only if it is a view
+    read_rows   read_rows(first, last) -> the tensor's numbers there, along the file's first axis: an array of shape
+                (last - first, ...), of a dtype that NumPy has (BF16 becomes float32); read-only if it is a view
                 of the file. A tensor without axes has one row
     transposed  the file has its two axes the other way round
     """
 
     shape: tuple[int, ...]
     dtype: str
-    rows: Callable[[int, int], np.ndarray]
+    read_rows: Callable[[int, int], np.ndarray]
     transposed: bool = False
 
     @property
@@ -39,7 +39,7 @@ class Stored:
         return self.dtype in FLOATS
 
     @property
-    def T(self) -> "Stored":
+    def T(self) -> "LazyTensor":
         """The transposed of a matrix."""
         if len(self.shape) != 2:
             raise ValueError(f"a matrix was expected, not a tensor of shape {self.shape}")
@@ -49,74 +49,87 @@ class Stored:
     def file_shape(self) -> tuple[int, ...]:
         return self.shape[::-1] if self.transposed else self.shape
 
-    def pieces(self):
-        """(first, rows) from the first row of the file's tensor to the last, some PIECE numbers at a time."""
+    def chunks(self):
+        """(first, rows) chunks from the first row of the file's tensor to the last, some CHUNK numbers at a time."""
         if self.size == 0:
             return
         rows, *others = self.file_shape or (1,)
-        step = max(1, PIECE // prod(others))
+        step = max(1, CHUNK // prod(others))
         for first in range(0, rows, step):
-            yield first, self.rows(first, min(first + step, rows))
+            yield first, self.read_rows(first, min(first + step, rows))
 
-    def in_order(self):
+    def iter_flat(self):
         """Arrays that, one after the other, hold the numbers in C order."""
         if self.transposed:
             yield self.numpy()
         else:
-            yield from (numbers for _, numbers in self.pieces())
+            yield from (numbers for _, numbers in self.chunks())
 
-    def as_type(self, dtype: str) -> "Stored":
+    def as_type(self, dtype: str) -> "LazyTensor":
         """The same numbers rounded to "F32", "F16" or "BF16"."""
         if dtype == self.dtype:
             return self
         if dtype == "BF16":
-            return replace(self, dtype=dtype, rows=lambda first, last: widened(narrowed(self.rows(first, last))))
+            return replace(
+                self, dtype=dtype, read_rows=lambda first, last: bf16_to_f32(f32_to_bf16(self.read_rows(first, last)))
+            )
         numpys = {"F32": np.float32, "F16": np.float16}[dtype]
-        return replace(self, dtype=dtype, rows=lambda first, last: self.rows(first, last).astype(numpys))
+        return replace(self, dtype=dtype, read_rows=lambda first, last: self.read_rows(first, last).astype(numpys))
 
-    def copy_to(self, out: np.ndarray) -> None:
-        """Write the numbers to ``out``, an array of our shape, converted to its dtype."""
+    def copy_to(self, out: np.ndarray) -> bool:
+        """Copy the elements to ``out``, an array of our shape, converted to its dtype; False if one is not finite.
+
+        >>> out = np.zeros(2, np.float32)
+        >>> lazy_array(np.array([1.0, 1e39])).copy_to(out), out
+        (False, array([ 1., inf], dtype=float32))
+        """
         if out.shape != self.shape:
             raise ValueError(f"{out.shape} is not the shape {self.shape}")
         target = out.T if self.transposed else out.reshape(1) if out.ndim == 0 else out
-        for first, numbers in self.pieces():
-            np.copyto(target[first : first + len(numbers)], numbers, casting="same_kind")
+        finite = True
+        for first, numbers in self.chunks():
+            part = target[first : first + len(numbers)]
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(part, numbers, casting="same_kind")
+                # One pass over what is in the cache. A sum of finite elements may overflow, so it is not the last word.
+                finite = finite and bool(np.isfinite(part.sum()) or np.isfinite(part).all())
+        return finite
 
     def numpy(self) -> np.ndarray:
         """All the numbers, of our shape, read-only; a view of the file where it has them as NumPy does."""
         rows = self.file_shape[0] if self.file_shape else 1
-        numbers = self.rows(0, rows).reshape(self.file_shape)
+        numbers = self.read_rows(0, rows).reshape(self.file_shape)
         numbers.flags.writeable = False
         return numbers.T if self.transposed else numbers
 
 
-def stored_array(array: np.ndarray, dtype: str | None = None) -> Stored:
-    """An array in memory, or a view of a file, in the form of a ``Stored``. ``dtype`` "BF16": its bits as uint16."""
+def lazy_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
+    """An array in memory, or a view of a file, as a ``LazyTensor``. ``dtype`` "BF16": its bits as uint16."""
     by_row = array.reshape(1) if array.ndim == 0 else array
     if dtype == "BF16":
-        return Stored(array.shape, dtype, lambda first, last: widened(by_row[first:last]))
-    return Stored(array.shape, dtype or name_of(array.dtype), lambda first, last: by_row[first:last])
+        return LazyTensor(array.shape, dtype, lambda first, last: bf16_to_f32(by_row[first:last]))
+    return LazyTensor(array.shape, dtype or name_of(array.dtype), lambda first, last: by_row[first:last])
 
 
-def equal(a: Stored, b: Stored) -> bool:
-    """Whether shapes and all numbers are the same, with no more than two pieces of either in memory."""
+def equal(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether shapes and all numbers are the same, with no more than two chunks of either in memory."""
     if a is b:
         return True
     if a.shape != b.shape:
         return False
     if a.transposed != b.transposed:
         return np.array_equal(a.numpy(), b.numpy())
-    return all(np.array_equal(x, y) for (_, x), (_, y) in zip(a.pieces(), b.pieces(), strict=True))
+    return all(np.array_equal(x, y) for (_, x), (_, y) in zip(a.chunks(), b.chunks(), strict=True))
 
 
-def widened(bits: np.ndarray) -> np.ndarray:
+def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
     """bfloat16, as uint16, -> float32: bfloat16 is a float32's upper half."""
     wide = bits.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
 
 
-def narrowed(numbers: np.ndarray) -> np.ndarray:
+def f32_to_bf16(numbers: np.ndarray) -> np.ndarray:
     """float -> bfloat16, as uint16: rounded to the nearest, and of two that are as near to the even one."""
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     odd = (bits >> 16) & 1

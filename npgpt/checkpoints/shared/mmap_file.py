@@ -1,12 +1,14 @@
-"""Files from strangers, mapped into memory and never run over: what is read is checked against the file's end first."""
+"""Files from strangers, mapped into memory: what is read is checked against the file's end first."""
 
 import mmap
 import os
+import re
 import stat
 from pathlib import Path
 
 import numpy as np
 
+from npgpt.checkpoints import formats
 from npgpt.errors import CheckpointError
 
 
@@ -32,6 +34,18 @@ class MappedFile:
         except OSError as error:
             raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
 
+    def format(self) -> formats.Format:
+        """The format that the file begins and ends like. Raises CheckpointError, which names those that were tried."""
+        begin = self.take(0, min(formats.BEGIN, self.size), "first bytes")
+        end = self.take(max(0, self.size - formats.END), min(formats.END, self.size), "last bytes")
+        found = formats.identify(begin, end)
+        if found is None:
+            tried = ", ".join(row.name for row in formats.FORMATS if row.matches)
+            raise CheckpointError(
+                f"{self.path}: not a file format that npgpt reads (tried: {tried}){_hint(self, begin)}"
+            )
+        return found
+
     def take(self, begin: int, length: int, what: str) -> bytes:
         """A copy of the bytes from ``begin`` on. ``what`` they are is for the message of the CheckpointError."""
         self._check(begin, length, what)
@@ -45,8 +59,8 @@ class MappedFile:
             return np.empty(0, dtype)
         return np.frombuffer(self._map, dtype, count, begin)
 
-    def forget(self) -> None:
-        """Let go of the pages in memory; what is looked at again comes from the disk, or its cache, again."""
+    def release_pages(self) -> None:
+        """Release the pages in memory; what is read again comes from the disk, or its cache, again."""
         if self.size and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -80,6 +94,17 @@ class Cursor:
         found = self.file.array(self.position, dtype, count, what)
         self.position += found.nbytes
         return found
+
+
+def _hint(file: MappedFile, begin: bytes) -> str:
+    """What an unknown file may be instead."""
+    if not file.size:
+        return ": it is empty"
+    if begin.startswith(b"version https://git-lfs"):
+        return ": it stands for a file in Git LFS: `git lfs pull` gets that"
+    if re.match(rb"\x80[\2-\5]", begin):
+        return ": it may be a pickle, but not one of torch.save's"
+    return "; if it belongs to a folder with weights, name the folder" if file.path.suffix == ".json" else ""
 
 
 def _open_without_waiting(path, flags):

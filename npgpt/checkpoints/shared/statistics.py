@@ -1,4 +1,4 @@
-"""What is in a checkpoint's tensors: sizes and oddities of one, differences between two. A piece at a time."""
+"""What is in a checkpoint's tensors: statistics and warnings for one, differences between two. A piece at a time."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored
-from npgpt.checkpoints.shared.names import shown
+from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor
+from npgpt.checkpoints.shared.names import short_name
 
 LARGE = 1e4  # no weight of a GPT-2 comes near; float16 ends at 65,504
 
@@ -31,15 +31,15 @@ class Survey:
     digest: bytes
 
 
-def survey(tensor: Stored) -> Survey:
+def survey(tensor: LazyTensor) -> Survey:
     squares, largest, not_finite, zero_rows, first, constant = 0.0, 0.0, 0, 0, None, tensor.size > 1
     digest = hashlib.blake2b(str(tensor.shape).encode())
-    for numbers in tensor.in_order():
+    for numbers in tensor.iter_flat():
         numbers = np.ascontiguousarray(numbers)
         zero_rows += int(np.count_nonzero(~numbers.any(axis=-1)))
         flat = numbers.reshape(-1)
-        for begin in range(0, flat.size, PIECE):  # one row may be all of it
-            wide = flat[begin : begin + PIECE].astype(np.float64)
+        for begin in range(0, flat.size, CHUNK):  # one row may be all of it
+            wide = flat[begin : begin + CHUNK].astype(np.float64)
             digest.update(wide.view(np.uint8))
             finite = np.isfinite(wide)
             not_finite += int(wide.size - np.count_nonzero(finite))
@@ -51,25 +51,25 @@ def survey(tensor: Stored) -> Survey:
     return Survey(squares**0.5, largest, not_finite, zero_rows, float(first) if constant else None, digest.digest())
 
 
-def oddities(checkpoint: Checkpoint, surveys: dict[str, Survey]) -> list[str]:
+def warnings(checkpoint: Checkpoint, surveys: dict[str, Survey]) -> list[str]:
     """What a careful reader would want to know of the weights, a line each."""
     odd, seen = [], {}
     for name, s in surveys.items():
         tensor = checkpoint.tensors[name]
         size = tensor.size
         if s.not_finite:
-            odd.append(f"{shown(name)}: {s.not_finite:,} of {size:,} numbers are NaN or infinite")
+            odd.append(f"{short_name(name)}: {s.not_finite:,} of {size:,} numbers are NaN or infinite")
         if s.largest > LARGE:
-            odd.append(f"{shown(name)}: its largest number is {s.largest:.3g}")
+            odd.append(f"{short_name(name)}: its largest number is {s.largest:.3g}")
         if s.constant is not None and name.endswith(".weight"):
             # As layer norms' weights are made, with 1, and biases, with 0, before training.
             if not (".ln_" in f".{name}" and s.constant == 1):
-                odd.append(f"{shown(name)}: all its numbers are {s.constant:.6g}")
+                odd.append(f"{short_name(name)}: all its numbers are {s.constant:.6g}")
         elif s.zero_rows and len(tensor.shape) == 2:
-            odd.append(f"{shown(name)}: {s.zero_rows:,} of {tensor.shape[0]:,} rows are zero")
+            odd.append(f"{short_name(name)}: {s.zero_rows:,} of {tensor.shape[0]:,} rows are zero")
         if s.constant is None and s.digest in seen:
-            odd.append(f"{shown(name)}: the same numbers as {seen[s.digest]}")
-        seen.setdefault(s.digest, shown(name))
+            odd.append(f"{short_name(name)}: the same numbers as {seen[s.digest]}")
+        seen.setdefault(s.digest, short_name(name))
     return odd
 
 
@@ -81,7 +81,7 @@ class Difference:
     relative: float
 
 
-def difference(a: Stored, b: Stored) -> Difference | None:
+def difference(a: LazyTensor, b: LazyTensor) -> Difference | None:
     """None if all numbers are equal; NaN equals NaN. The shapes must be equal.
 
     A NaN or an infinity that the other one doesn't have is an infinite difference.
@@ -103,9 +103,9 @@ def difference(a: Stored, b: Stored) -> Difference | None:
     return Difference(largest, (squares / norm) ** 0.5 if norm else float("inf"))
 
 
-def _together(a: Stored, b: Stored):
+def _together(a: LazyTensor, b: LazyTensor):
     """Pairs of arrays with the same part of both."""
     if a.transposed == b.transposed:
-        yield from ((x, y) for (_, x), (_, y) in zip(a.pieces(), b.pieces(), strict=True))
+        yield from ((x, y) for (_, x), (_, y) in zip(a.chunks(), b.chunks(), strict=True))
     elif a.size:
         yield a.numpy(), b.numpy()

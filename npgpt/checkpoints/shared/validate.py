@@ -1,14 +1,13 @@
-"""Whether the tensors in a file are those of its configuration; and if not, what is the likely reason."""
+"""Check that the tensors in a file are those of its configuration; if not, say the likely reason."""
 
-from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored
+from npgpt.checkpoints.shared.lazy_tensor import FLOATS, LazyTensor
+from npgpt.checkpoints.shared.names import listed
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
-SHOWN = 5  # names in a message
 
-
-def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:
+def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source) -> None:
     """Raise CheckpointError unless the tensors are all that the configuration's model has, each of the right shape.
 
     Nothing is read or made for it, so a configuration of a million layers costs nothing either.
@@ -28,7 +27,9 @@ def check_fit(config: GPTConfig, tensors: dict[str, Stored], source) -> None:
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
         problems = [("lacks the tensors", missing), ("has, and the configuration has no place for,", unexpected)]
-        raise CheckpointError("\n".join(f"{source} {what} {_listed(names)}" for what, names in problems if names))
+        raise CheckpointError(
+            "\n".join(f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
+        )
     for name, shape in expected.items():
         tensor = tensors[name]
         if tensor.shape != shape:
@@ -47,12 +48,6 @@ def _named(layers: int) -> str:
         if name.startswith("gpt2") and sizes["n_layer"] == layers:
             return f": is this {name}?"
     return ""
-
-
-def _listed(names) -> str:
-    names = sorted(names)
-    shown = ", ".join(repr(name[:100]) for name in names[:SHOWN])  # a stranger's names: quoted, cut
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _likely_cause(name: str, shape: tuple, expected: tuple) -> str:

@@ -20,27 +20,23 @@ Source: github.com/google/leveldb, doc/table_format.md, and tensorflow/core/lib/
 
 import numpy as np
 
+from npgpt.checkpoints.formats import TABLE_MAGIC as MAGIC
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
 from npgpt.checkpoints.tensorflow.protobuf import varint
 from npgpt.errors import CheckpointError
 
-MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 MAX_FILE_BYTES = 1_000_000  # GPT-2 XL's takes 30,000
 MAX_KEY_BYTES = 256  # keys are stored as what they don't share, so many long ones can be in a small file
 _FOOTER, _TRAILER = 48, 5
 _COMPRESSIONS = {1: "snappy", 2: "zstd"}
 
 
-def is_table(file: MappedFile) -> bool:
-    return file.size >= _FOOTER and file.take(file.size - 8, 8, "magic number") == MAGIC
-
-
 def read_table(file: MappedFile):
     """Yield (key, value), both bytes, in the order of the keys, each key once. Raises CheckpointError."""
     if file.size > MAX_FILE_BYTES:
         raise CheckpointError(f"{file.path}: larger than {MAX_FILE_BYTES:,} bytes, so it is not a GPT-2's index")
-    if not is_table(file):
+    if file.size < _FOOTER or file.take(file.size - 8, 8, "magic number") != MAGIC:
         raise CheckpointError(
             f"{file.path}: it does not end with a table's magic number: it is cut off, or not a table"
         )

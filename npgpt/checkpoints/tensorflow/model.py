@@ -25,10 +25,11 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_ours
 from npgpt.checkpoints.shared.strict_json import read_json_object
+from npgpt.checkpoints.shared.tokenizers import beside, by_size
 from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
 from npgpt.checkpoints.tensorflow.leveldb import read_table
 from npgpt.checkpoints.tensorflow.protobuf import BYTES, FIXED32, VARINT, parse_message
@@ -100,30 +101,26 @@ class _Entry(NamedTuple):
     crc: int
 
 
-def is_tensorflow(folder: Path) -> bool:
-    """Whether the folder is to be taken for OpenAI's."""
-    return (folder / HPARAMS_FILE).exists()
-
-
-def read_tensorflow(path: str | Path) -> Checkpoint:
-    """Open OpenAI's folder: what ``checkpoint`` names, else model.ckpt; or one of its .index files.
-
-    Raises CheckpointError.
-    """
-    path = Path(path)
-    folder, index = (path, _current(path)) if path.is_dir() else (path.parent, path)
+def read(file: MappedFile) -> Checkpoint:
+    """Open the checkpoint of an .index file, beside which hparams.json is. Raises CheckpointError."""
+    index = file.path
     if index.suffix != ".index":
         raise CheckpointError(f"{index}: an index, whose name must end with .index: its data are in files named alike")
-    config = _config(folder / HPARAMS_FILE)
-    entries, skipped, shard_count = _read_index(index)
+    config = _config(index.with_name(HPARAMS_FILE))
+    entries, ignored_keys, shard_count = _read_index(file)
     shards = _open_shards(index, entries, shard_count)
     tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
     kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
-    return Checkpoint(f"OpenAI's TensorFlow ({kind})", config, tensors, index, tuple(shards.values()), tuple(skipped))
+    tokenizer = beside(index, by_size(config.vocab_size))
+    format = f"OpenAI's TensorFlow ({kind})"
+    return Checkpoint(format, config, tensors, index, tuple(shards.values()), tuple(ignored_keys), tokenizer)
 
 
-def _current(folder: Path) -> Path:
-    """The index of the folder's current checkpoint."""
+def current_index(folder: Path) -> Path:
+    """The index that OpenAI's folder is read by: the one that ``checkpoint`` names, else model.ckpt's.
+
+    Raises CheckpointError.
+    """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         index = folder / f"{RELEASED}.index"
@@ -157,14 +154,15 @@ def _config(path: Path) -> GPTConfig:
     return config_of({field: values[key] for field, key in _FIELDS}, f"{path}:", dict(_FIELDS))
 
 
-def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
+def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
     """-> the weights' records, the names of what else is there, and the number of shards."""
-    records = read_table(MappedFile(path))
+    path = file.path
+    records = read_table(file)
     key, value = next(records, (None, b""))
     if key != b"":
         raise CheckpointError(f"{path}: its first key is not the header's")
     shard_count = _shard_count(value, f"{path}: header")
-    entries, skipped = [], []
+    entries, ignored_keys = [], []
     for number, (key, value) in enumerate(records):
         if number == MAX_TENSORS:
             raise CheckpointError(f"{path}: more than {MAX_TENSORS:,} tensors")
@@ -173,10 +171,10 @@ def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
             raise CheckpointError(f"{place}: a name was expected: ASCII characters that can be printed, no spaces")
         name = key.decode()
         if _NOT_WEIGHTS.fullmatch(name):
-            skipped.append(name)
+            ignored_keys.append(name)
         else:
             entries.append(_entry(name, value, shard_count, place))
-    return entries, skipped, shard_count
+    return entries, ignored_keys, shard_count
 
 
 def _shard_count(data: bytes, place: str) -> int:
@@ -235,11 +233,11 @@ def _open_shards(index: Path, entries: list[_Entry], count: int) -> dict[int, Ma
     return shards
 
 
-def _stored(file: MappedFile, entry: _Entry) -> Stored:
+def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
     numbers = file.array(entry.offset, np.uint8, entry.size, entry.name)
     width_1 = entry.name.endswith("/w") and len(entry.shape) == 3 and entry.shape[0] == 1
     shape = entry.shape[1:] if width_1 else entry.shape
-    unchecked = stored_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
+    unchecked = lazy_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
 
     @cache
     def check():
@@ -248,8 +246,8 @@ def _stored(file: MappedFile, entry: _Entry) -> Stored:
                 f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
             )
 
-    def rows(first, last):
+    def read_rows(first, last):
         check()
-        return unchecked.rows(first, last)
+        return unchecked.read_rows(first, last)
 
-    return replace(unchecked, rows=rows)
+    return replace(unchecked, read_rows=read_rows)

@@ -9,8 +9,10 @@ from helpers.gguf_files import CONFIG, checkpoint_of, f32, file_of, key, keys_of
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.model import NAMES, write_gguf
+from npgpt.checkpoints.gguf.model import NAMES
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.errors import CheckpointError
+from npgpt.text.tokenizers import CharTokenizer
 
 
 def output(seed=0, rows=11) -> np.ndarray:
@@ -126,7 +128,7 @@ def test_mutations_load_or_are_refused(tmp_path):
         gguf = None  # then it is only checked that nothing else happens
     config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=32, n_inner=32, tie_weights=False)
     path = tmp_path / "model.gguf"
-    write_gguf(path, checkpoint_of(config, stored_tokenizer={"name": "char", "characters": "abcd"}), "Q8_0")
+    write_gguf(path, checkpoint_of(config, find_tokenizer=lambda: CharTokenizer("abcd")), "Q8_0")
     good = path.read_bytes()
     header = range(good.index(b"output_norm.bias") + 100)
     patterns = {theirs.replace("{}", "0"): ours.replace("{}", "0") for theirs, ours, *_ in NAMES}

@@ -5,11 +5,11 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, raw, u32
+from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, open_gguf, raw, u32
 
-from npgpt.checkpoints.gguf.file import open_gguf, write_gguf_file
+from npgpt.checkpoints.gguf.file import write_gguf_file
 from npgpt.checkpoints.gguf.metadata import packed_strings
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.errors import CheckpointError
 
 
@@ -37,7 +37,7 @@ def test_every_type_of_tensor(tmp_path, gguf):
     assert [tensor.dtype for tensor in tensors.values()] == list(TYPES)
     assert_reference_agrees(gguf, tmp_path / "a", tensors)
     for tensor in tensors.values():  # a few rows at a time, too
-        rows = [tensor.rows(i, i + 1) for i in range(tensor.shape[0] if len(tensor.shape) > 1 else 0)]
+        rows = [tensor.read_rows(i, i + 1) for i in range(tensor.shape[0] if len(tensor.shape) > 1 else 0)]
         assert not rows or np.array_equal(np.concatenate(rows), tensor.numpy())
 
 
@@ -117,7 +117,7 @@ def test_what_we_write_is_read_by_the_gguf_package(tmp_path, gguf, type):
     found = {name: a for name, a in arrays().items() if type != "Q8_0" or a.shape[-1] % 32 == 0}
     metadata = {"general.architecture": "gpt2", "n": 2**32 - 1, "eps": 1e-5, "strings": ["Ġ", ""], "none": []}
     metadata["types"] = np.arange(-2, 3)
-    write_gguf_file(tmp_path / "a", metadata, {name: (stored_array(a), type) for name, a in found.items()})
+    write_gguf_file(tmp_path / "a", metadata, {name: (lazy_array(a), type) for name, a in found.items()})
     reader = gguf.GGUFReader(tmp_path / "a")
     quantize = gguf.quants.quantize
     for tensor, (name, a) in zip(reader.tensors, found.items(), strict=True):
@@ -142,10 +142,10 @@ def test_large_tensors_are_written_in_pieces(tmp_path, monkeypatch):
     from npgpt.checkpoints.gguf import file as gguf_file
     from npgpt.checkpoints.shared import lazy_tensor as stored
 
-    tensors = {name: (stored_array(a), "F16") for name, a in arrays().items()}
+    tensors = {name: (lazy_array(a), "F16") for name, a in arrays().items()}
     write_gguf_file(tmp_path / "a", {}, tensors)
-    monkeypatch.setattr(gguf_file, "PIECE", 70)
-    monkeypatch.setattr(stored, "PIECE", 70)
+    monkeypatch.setattr(gguf_file, "CHUNK", 70)
+    monkeypatch.setattr(stored, "CHUNK", 70)
     write_gguf_file(tmp_path / "b", {}, tensors)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -161,18 +161,18 @@ def test_numbers_that_can_not_be_written(tmp_path, number, type, message):
     numbers = np.ones((2, 32))
     numbers[1, 3] = number
     with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {message}")):
-        write_gguf_file(tmp_path / "a", {}, {"a": (stored_array(numbers), type)})
+        write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(numbers), type)})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_and_infinity_are_written_as_they_are(tmp_path):
-    write_gguf_file(tmp_path / "a", {}, {"a": (stored_array(np.float32([np.nan, -np.inf, 1])), "F16")})
+    write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(np.float32([np.nan, -np.inf, 1])), "F16")})
     np.testing.assert_array_equal(open_gguf(tmp_path / "a")[0]["a"].numpy(), [np.nan, -np.inf, 1])
 
 
 def test_where_nothing_can_be_written(tmp_path):
     with pytest.raises(CheckpointError, match="none/a: can't be written: No such file"):
         write_gguf_file(tmp_path / "none" / "a", {}, {})
-    tensor = (stored_array(np.ones(1)), "F32")
+    tensor = (lazy_array(np.ones(1)), "F32")
     with pytest.raises(CheckpointError, match="10,001 tensors can't be written"):
         write_gguf_file(tmp_path / "a", {}, {str(i): tensor for i in range(10_001)})

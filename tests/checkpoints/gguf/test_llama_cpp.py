@@ -11,10 +11,10 @@ from helpers.models import with_random_parameters
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.model import write_gguf
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import stored_array
-from npgpt.text.tokenizers import GPT2Tokenizer
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
+from npgpt.text.tokenizers import GPT2Tokenizer, tokenizer_from_dict
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="runs llama-cpp-python, which is not installed")
 
@@ -31,8 +31,12 @@ def llama(path):
 
 def write(path, config, tokenizer, dtype="F32"):
     model = with_random_parameters(GPT.empty(config))
-    tensors = {name: stored_array(array) for name, array in model.state_dict().items()}
-    write_gguf(path, Checkpoint("", config, tensors, "memory", stored_tokenizer=tokenizer), dtype)
+    tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
+    write_gguf(
+        path,
+        Checkpoint("", config, tensors, "memory", find_tokenizer=lambda: tokenizer and tokenizer_from_dict(tokenizer)),
+        dtype,
+    )
 
 
 def assert_same_results(path, tolerance):
@@ -100,7 +104,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have(tmp_path, tokenizer):
 @pytest.mark.parametrize("rows", [50257, 50304])
 def test_gpt2s_tokens(tmp_path, rows):
     config = GPTConfig(vocab_size=rows, block_size=256, n_layer=1, n_head=1, n_embd=4)
-    write_gguf(tmp_path / "a", checkpoint_of(config, stored_tokenizer={"name": "gpt2"}))
+    write_gguf(tmp_path / "a", checkpoint_of(config, find_tokenizer=GPT2Tokenizer))
     theirs = llama(tmp_path / "a")
     text = (ROOT / "data" / "the-verdict.txt").read_text(encoding="utf-8") + "  naïve\n\n\t日本 we'll 🙂 1234"
     ids = GPT2Tokenizer().encode(text).tolist()
@@ -119,7 +123,7 @@ def test_what_llama_cpp_quantises(tmp_path, dtype, file_type, embedding):
     checkpoint = open_checkpoint(tmp_path / "b")
     assert checkpoint.tensors["wte.weight"].dtype == embedding
     assert checkpoint.tensors["h.0.mlp.c_fc.weight"].dtype == dtype
-    assert checkpoint.stored_tokenizer == BYTE
+    assert checkpoint.tokenizer.to_dict() == BYTE
     assert_same_results(tmp_path / "b", TOLERANCES[dtype])
     if dtype == "Q8_0":  # and we quantise to the same bits
         write_gguf(tmp_path / "c", open_checkpoint(tmp_path / "a"), dtype)

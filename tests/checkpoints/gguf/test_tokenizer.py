@@ -4,21 +4,20 @@ import re
 
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, strings, text, u32
+from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, open_gguf, strings, text, u32
 
 from npgpt import GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
-from npgpt.checkpoints.gguf.file import open_gguf
+from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.gguf.metadata import packed_strings
-from npgpt.checkpoints.gguf.model import write_gguf
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.gguf.tokenizer import OURS
-from npgpt.checkpoints.shared.byte_level import spelled
+from npgpt.checkpoints.shared.byte_level import bytes_to_unicode
 from npgpt.errors import CheckpointError
 from npgpt.text import gpt2_bpe
-from npgpt.text.tokenizers import GPT2Tokenizer
+from npgpt.text.tokenizers import GPT2Tokenizer, tokenizer_from_dict
 
 TOKENS = "tokenizer.ggml.tokens"
-GPT2_TOKENS = [*map(spelled, gpt2_bpe.tokens()), "<|endoftext|>"]
+GPT2_TOKENS = [*map(bytes_to_unicode, gpt2_bpe.tokens()), "<|endoftext|>"]
 
 
 def config_of(vocab_size: int) -> GPTConfig:
@@ -28,7 +27,9 @@ def config_of(vocab_size: int) -> GPTConfig:
 def written(tmp_path, vocab_size: int, tokenizer: dict | None):
     """The checkpoint and metadata of a file with this tokenizer."""
     path = tmp_path / "a.gguf"
-    write_gguf(path, checkpoint_of(config_of(vocab_size), stored_tokenizer=tokenizer))
+    write_gguf(
+        path, checkpoint_of(config_of(vocab_size), find_tokenizer=lambda: tokenizer and tokenizer_from_dict(tokenizer))
+    )
     return open_checkpoint(path), open_gguf(path)[1]
 
 
@@ -49,7 +50,6 @@ def tokens_of(metadata) -> list[str]:
 @pytest.mark.parametrize("rows", [50257, 50304])
 def test_gpt2(tmp_path, rows):
     checkpoint, metadata = written(tmp_path, rows, {"name": "gpt2"})
-    assert checkpoint.stored_tokenizer == {"name": "gpt2"}
     assert isinstance(checkpoint.tokenizer, GPT2Tokenizer)
     assert OURS not in metadata
     assert metadata.text("tokenizer.ggml.model") == "gpt2"
@@ -80,8 +80,8 @@ def test_merges_are_spelled_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("tokenizer", "rows", "tokens"),
     [
-        ({"name": "byte"}, 257, [spelled(bytes([i])) for i in range(256)] + ["<|endoftext|>"]),
-        ({"name": "byte"}, 258, [spelled(bytes([i])) for i in range(256)] + ["<|endoftext|>", "[PAD257]"]),
+        ({"name": "byte"}, 257, [bytes_to_unicode(bytes([i])) for i in range(256)] + ["<|endoftext|>"]),
+        ({"name": "byte"}, 258, [bytes_to_unicode(bytes([i])) for i in range(256)] + ["<|endoftext|>", "[PAD257]"]),
         ({"name": "char", "characters": "\n az"}, 5, ["Ċ", "Ġ", "a", "z", "<|endoftext|>"]),
         ({"name": "char", "characters": "\n az"}, 11, None),  # more than half of the ids would mean nothing
         ({"name": "char", "characters": "aé"}, 3, None),
@@ -135,10 +135,8 @@ def test_as_many_tokens_as_gpt2_but_others(tmp_path, keys):
     """Many GPT-2s in other languages have 50,257 tokens. Their weights are read; no text becomes ids of another's."""
     checkpoint = opened(tmp_path, keys, 50257)
     assert checkpoint.tokenizer is None
-    with pytest.raises(
-        CheckpointError, match=r"a\.gguf: .* the vocabulary of 50,257 is not GPT-2's, so what its ids mean"
-    ):
-        open_with_tokenizer(tmp_path / "a.gguf")
+    with pytest.raises(CheckpointError, match=r"a\.gguf: no tokenizer is known for its vocabulary of 50,257 ids"):
+        open_checkpoint(tmp_path / "a.gguf").require_tokenizer()
     load(tmp_path / "a.gguf")
     write_gguf(tmp_path / "b.gguf", checkpoint)  # nor does it become GPT-2's on the way through another file
     assert open_checkpoint(tmp_path / "b.gguf").tokenizer is None
@@ -157,7 +155,7 @@ def ours(value: str | bytes) -> bytes:
     return text(OURS, value)
 
 
-BYTES = [spelled(bytes([i])) for i in range(256)]
+BYTES = [bytes_to_unicode(bytes([i])) for i in range(256)]
 BAD_TOKENIZERS = {
     "too few tokens": (
         [MODEL, strings(TOKENS, ["a"] * 10)],
@@ -185,7 +183,7 @@ BAD_TOKENIZERS = {
         [ours('{"name": "char", "characters": ["a"]}')],
         "npgpt.tokenizer: a character tokenizer needs",
     ),
-    "another's": ([ours('{"name": "byte"}')], "257 ids, and the model has 11"),
+    "another's": ([ours('{"name": "byte"}')], "its tokenizer has 257 ids, and the model 11"),
     "two that differ": (
         [ours('{"name": "char", "characters": "abcdefghij"}'), strings(TOKENS, [*"bacdefghij", "<|endoftext|>"])],
         "keys npgpt.tokenizer and tokenizer.ggml.tokens hold different tokens",

@@ -1,8 +1,6 @@
 """Models by name: what is a name, and what is found in the hub's cache without a network or a package."""
 
-import builtins
 import importlib.util
-import json
 import os
 import runpy
 import sys
@@ -88,24 +86,13 @@ def test_old_names_and_new_ones(cache, files, without_huggingface_hub, short, fu
     assert find(short) == find(full) == snapshot
 
 
-def test_a_model_that_only_has_a_pickle(cache, files, without_huggingface_hub):
-    del files["model.safetensors"]
-    snapshot = put_in_cache(cache, NAME, files)
-    assert find(NAME) == snapshot
-
-
 ENVIRONMENTS = [
     {},
-    {"HF_HUB_CACHE": "/a/hub"},
     {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/b"},
     {"HUGGINGFACE_HUB_CACHE": "$THERE/hub", "THERE": "/c", "HF_HOME": "/d"},
     {"HF_HOME": "/d", "XDG_CACHE_HOME": "/e"},
-    {"HF_HOME": "~/$THERE/home", "THERE": "f"},
-    {"XDG_CACHE_HOME": "/e"},
     {"XDG_CACHE_HOME": "~/e"},
-    {"HOME": "/g"},
     {"HF_HUB_CACHE": ""},
-    {"HF_HOME": ""},
 ]
 
 
@@ -130,9 +117,7 @@ def test_a_snapshot_that_is_not_complete(cache, tmp_path, without_huggingface_hu
     assert "no such model in the hub's cache" in message()
 
 
-@pytest.mark.parametrize(
-    "ref", ["", "main", "..", "../../../outside", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), "é\udc80"]
-)
+@pytest.mark.parametrize("ref", ["", "main", "../../../outside", COMMIT + "0", COMMIT.upper(), "é\udc80"])
 def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hub, ref):
     """Also those behind which there is a model."""
     snapshot = put_in_cache(cache, NAME, files)
@@ -146,31 +131,9 @@ def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hu
     assert "no such model in the hub's cache" in message()
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a\\b", "..", ""])
-def test_an_index_that_names_other_folders(cache, tmp_path, without_huggingface_hub, name):
-    files = model_files(tmp_path, shards=2)
-    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte.weight": name}}).encode()
-    snapshot = put_in_cache(cache, NAME, files)
-    assert message().startswith(f"{snapshot}/model.safetensors.index.json: weight_map: {name!r} is not the name of")
-
-
 def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     first, second = message("gpt2").split("\n")
     assert first == f"gpt2: there is no such file or folder, and no such model in the hub's cache, {cache}."
     assert second.startswith("To download models: pip install -U huggingface_hub (here: ModuleNotFoundError: ")
     assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
-
-
-def test_a_huggingface_hub_that_can_not_be_imported(cache, monkeypatch):
-    """As when it is too old, or doesn't like one of its environment variables."""
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    ordinary = builtins.__import__
-
-    def imported(name, *arguments):
-        if name.split(".")[0] == "huggingface_hub":
-            raise ValueError("HF_HUB_DOWNLOAD_TIMEOUT is not a number\nand more")
-        return ordinary(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", imported)
-    assert "(here: ValueError: HF_HUB_DOWNLOAD_TIMEOUT is not a number)" in message()

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
+from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface import tokenizer as tokenizer_files
-from npgpt.checkpoints.huggingface.tokenizer import find_tokenizer, tokenizer_json, write_tokenizer_files
-from npgpt.checkpoints.huggingface.write import write_huggingface
+from npgpt.checkpoints.huggingface.tokenizer import tokenizer_json, tokenizer_of_folder, write_tokenizer_files
+from npgpt.checkpoints.huggingface.write import write as write_huggingface
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
@@ -113,36 +113,6 @@ def test_end_of_text(theirs, libraries, name):
     assert libraries[name].decode([end, end], skip_special_tokens=True) == ""
 
 
-def test_an_unknown_character_is_refused_there_too(theirs):
-    assert "Ω" not in CHARACTERS
-    with pytest.raises(Exception, match="WordLevel error: Missing"):
-        theirs["char"].encode("aΩb")
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_tokenizers_library_takes_it_as_it_is(libraries, name):
-    """What it writes again says the same: nothing was unknown to it, or corrected by it."""
-    ours, again = tokenizer_json(TOKENIZERS[name]), json.loads(libraries[name].to_str())
-    if name != "char":
-        ours["model"]["merges"] = [merge.split(" ") for merge in ours["model"]["merges"]]
-    assert ours.pop("model").items() <= again.pop("model").items()
-    assert ours == again
-
-
-def test_files_of_gpt2_by_themselves(tmp_path):
-    """vocab.json and merges.txt, which tools without tokenizer.json read, and our own form."""
-    tokenizers = pytest.importorskip("tokenizers", reason=REASON)
-    write_tokenizer_files(tmp_path, TOKENIZERS["gpt2"], 1024)
-    model = tokenizers.models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
-    their = tokenizers.Tokenizer(model)
-    their.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    for text in [*TEXTS, *ODD]:
-        assert their.encode(text).ids == TOKENIZERS["gpt2"].encode(text).tolist()
-    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
-    assert (lines[0], lines[1], lines[-1], len(lines)) == ("#version: 0.2", "Ġ t", "", 50002)
-    assert json.loads((tmp_path / "npgpt_tokenizer.json").read_text()) == {"name": "gpt2"}
-
-
 # Whose vocabulary a folder has
 
 
@@ -159,17 +129,17 @@ def write(folder: Path, name: str, vocabulary) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
 def test_the_vocabulary_that_is_there_decides(tmp_path, name):
-    assert isinstance(find_tokenizer(tmp_path, 50257), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path, 50257), GPT2Tokenizer)
     for guess, vocab_size in [(False, 50257), (True, 50256), (True, 50304)]:
-        assert find_tokenizer(tmp_path, vocab_size, guess) is None
+        assert tokenizer_of_folder(tmp_path, vocab_size, guess) is None
     write(tmp_path, name, gpt2_vocabulary())
     for guess, vocab_size in [(True, 50257), (False, 50257), (True, 50304)]:
-        assert isinstance(find_tokenizer(tmp_path, vocab_size, guess), GPT2Tokenizer)
-    assert find_tokenizer(tmp_path, 50256) is None
+        assert isinstance(tokenizer_of_folder(tmp_path, vocab_size, guess), GPT2Tokenizer)
+    assert tokenizer_of_folder(tmp_path, 50256) is None
     other = gpt2_vocabulary()
     other["the"], other["a"] = other["a"], other["the"]
     write(tmp_path, name, other)
-    assert find_tokenizer(tmp_path, 50257) is None
+    assert tokenizer_of_folder(tmp_path, 50257) is None
 
 
 def test_files_of_transformers(tmp_path):
@@ -179,13 +149,13 @@ def test_files_of_transformers(tmp_path):
     their = transformers.AutoTokenizer.from_pretrained(tmp_path, tokenizer_type="gpt2")
     their.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved" / "npgpt_tokenizer.json").exists()
-    assert isinstance(find_tokenizer(tmp_path / "saved", 50257), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path / "saved", 50257), GPT2Tokenizer)
     their.add_special_tokens({"pad_token": "[PAD]"})
     their.save_pretrained(tmp_path / "padded")
-    assert isinstance(find_tokenizer(tmp_path / "padded", 50258), GPT2Tokenizer)
+    assert isinstance(tokenizer_of_folder(tmp_path / "padded", 50258), GPT2Tokenizer)
     other = transformers.GPT2Tokenizer(vocab=dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)), merges=[])
     other.save_pretrained(tmp_path / "other")
-    assert find_tokenizer(tmp_path / "other", 50257) is None
+    assert tokenizer_of_folder(tmp_path / "other", 50257) is None
 
 
 def test_a_folder_with_a_strangers_vocabulary(tmp_path):
@@ -197,10 +167,8 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
     write(tmp_path / "a", "vocab.json", dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)))
     read = open_checkpoint(tmp_path / "a")
     assert read.tokenizer is None
-    with pytest.raises(
-        CheckpointError, match="the vocabulary of 50,257 is not GPT-2's, so what its ids mean is unknow"
-    ):
-        open_with_tokenizer(tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"no tokenizer is known for its vocabulary of 50,257 ids:\nput one"):
+        read.require_tokenizer()
     write_huggingface(tmp_path / "b", read)
     assert open_checkpoint(tmp_path / "b").tokenizer is None
     (tmp_path / "a" / "vocab.json").write_text("{")
@@ -210,40 +178,19 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
 
 
 OTHERS = {
-    "empty object": b"{}",
     "a list": b"[]",
-    "null": b"null",
-    "a number": b"50257",
-    "one id": b'{"!": 0}',
     "ids as text": b'{"!": "0"}',
-    "odd values": b'{"!": [], "a": {}, "b": null, "model": {"vocab": {"!": 0}}}',
     "the model a list": b'{"model": []}',
-    "the model null": b'{"model": null}',
-    "vocab a list": b'{"model": {"vocab": [["!", 0]]}}',
     "half a pair": b'{"\\ud800": 0, "model": {"vocab": {"\\ud800": 0}}}',
     "ten megabytes": b'{"a": "' + b"x" * 10_000_000 + b'"}',
-    "many lists": b"[" + b"[]," * 3_000_000 + b"[]]",
     "many objects": b"[" + b"{}," * 3_000_000 + b"{}]",
-    "many keys": b"{" + b",".join(b'"%d":0' % i for i in range(300_000)) + b"}",
     "as many as can be": b"[" + b"{}," * 120_000 + b"{}]",
 }
 BAD = {
     "empty": (b"", "not JSON at character 0"),
-    "cut off": (b'{"!": 0', "not JSON at character 7"),
     "not UTF-8": (b'{"\xff": 0}', "not UTF-8 at byte 2"),
-    "UTF-16": ('{"!": 0}'.encode("utf-16"), "not UTF-8 at byte 0"),
-    "a byte-order mark": (b'\xef\xbb\xbf{"!": 0}', "not JSON at character 0"),
     "a token twice": (b'{"!": 0, "!": 1}', "the key '!' is there twice"),
-    "a long token twice": (b'{"%b": 0, "%b": 1}' % ((b"x" * 10**5,) * 2), "the key 'x{100}' is there twice"),
-    "NaN": (b'{"!": NaN}', "NaN is there"),
-    "infinity": (b'{"!": -Infinity}', "-Infinity is there"),
-    "too large": (b'{"!": 1e999}', "the number 1e999 is too large"),
-    "minus nothing": (b'{"!": -0}', "-0 is not a whole number"),
-    "digits": (b'{"!": ' + b"1" * 5000 + b"}", "a number has too many digits"),
     "deep": (b"[" * 200_000, "the JSON is nested too deeply"),
-    "deep objects": (b'{"a":' * 80_000, "the JSON is nested too deeply"),
-    "two values": (b"{} {}", "not JSON at character 3"),
-    "zeros": (bytes(1000), "not JSON at character 0"),
     "pickle": (b"\x80\x02}q\x00.", "not UTF-8 at byte 0"),
 }
 
@@ -257,41 +204,8 @@ def test_other_and_damaged_vocabularies(tmp_path, name, case):
     path.write_bytes(content)
     with mutations.memory_at_most(len(content)):
         if place is None:
-            assert find_tokenizer(tmp_path, 50257) is None
+            assert tokenizer_of_folder(tmp_path, 50257) is None
         else:
             with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: {place}") as caught:
-                find_tokenizer(tmp_path, 50257)
+                tokenizer_of_folder(tmp_path, 50257)
             assert len(str(caught.value)) < 300 + len(str(path))
-
-
-def test_what_is_no_file(tmp_path):
-    (tmp_path / "vocab.json").mkdir()
-    with pytest.raises(CheckpointError, match=r"vocab\.json: can't be read: Is a directory|vocab\.json: not a regular"):
-        find_tokenizer(tmp_path, 50257)
-
-
-@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
-def test_mutated_vocabularies_are_other_ones_or_damaged(tmp_path, monkeypatch, name):
-    """Of a few tokens, which are taken for GPT-2's: what is found to be the same is the same to Python's parser too."""
-    few = {token: id for token, id in gpt2_vocabulary().items() if id < 40}
-    monkeypatch.setattr(tokenizer_files, "_gpt2_vocabulary", lambda: few)
-    write(tmp_path, name, few)
-    good = (tmp_path / name).read_bytes()
-    assert find_tokenizer(tmp_path, 50257) is not None
-    refused = other = 0
-    for seed in range(mutations.COUNT):
-        (tmp_path / name).write_bytes(mutations.mutated(good, seed))
-        try:
-            found = find_tokenizer(tmp_path, 50257)
-        except CheckpointError as error:
-            refused += 1
-            message = str(error)
-            assert message.startswith(f"{tmp_path / name}: ")
-        else:
-            values = json.loads((tmp_path / name).read_text())
-            for key in ("model", "vocab") if name == "tokenizer.json" else ():
-                values = values.get(key) if isinstance(values, dict) else None
-            assert (found is not None) == (values == few)
-            other += found is None
-    assert refused > mutations.COUNT / 2
-    assert other > mutations.COUNT / 50

@@ -18,6 +18,7 @@ from helpers.torch_bytes import (
     dict_,
     int_,
     legacy_file,
+    read_torch,
     storage,
     tensor,
     text,
@@ -26,8 +27,7 @@ from helpers.torch_bytes import (
     zip_members,
 )
 
-from npgpt.checkpoints.pytorch.file import read_torch
-from npgpt.checkpoints.shared.lazy_tensor import Stored, equal
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, equal
 from npgpt.errors import CheckpointError
 
 FORMS = ["zip", "legacy"]
@@ -46,7 +46,7 @@ def save(torch, value, path, form="zip"):
 
 def arrays(value):
     """What was read, with arrays where it has tensors, so that all of the file is looked at."""
-    if isinstance(value, Stored):
+    if isinstance(value, LazyTensor):
         return value.numpy()
     if isinstance(value, dict):
         return {key: arrays(item) for key, item in value.items()}
@@ -250,7 +250,7 @@ def test_reading_a_large_file_takes_little_memory(tmp_path, form):
     del numbers, data
     with memory_at_most(-(60 << 20) / 3):  # 4 MB
         found = read_torch(path)[0]["a"]
-        for _, rows in found.pieces():
+        for _, rows in found.chunks():
             assert rows.shape == (1, 1 << 20)
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_number_is_found_when_it_is_used(tmp_path):
     found, _ = read_torch(tmp_path / "a")
     for _ in range(2):  # also when it is asked again
         with pytest.raises(CheckpointError, match=r"a: 'x/data/0': damaged: its CRC-32 is not"):
-            found["a"].rows(0, 1)
+            found["a"].read_rows(0, 1)
     assert found["b"].numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -343,6 +343,6 @@ def test_more_than_4_gb(tmp_path, torch):
     found, _ = read_torch(path)
     assert found["a"].numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
     assert found["big"].shape == (2**30 + 1000,)
-    assert not found["big"].rows(2**30, 2**30 + 1000).any()
+    assert not found["big"].read_rows(2**30, 2**30 + 1000).any()
     theirs = torch.load(path, weights_only=True, mmap=True)
     assert theirs["a"].tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -38,7 +38,7 @@ BAD_LEGACY = {
     "a magic True": (legacy_file(magic=TRUE), "a pickle, but not one of torch.save's"),
     "a state dict alone": (pickled(dict_({"a": int_(1)})), "a pickle, but not one of torch.save's"),
     "protocol 1002": (legacy_file(protocol=int_(1002)), "protocol: torch.save's is 1001"),
-    "a pickle of another protocol": (b"\x80\x05" + legacy_file()[2:], "magic number: byte 0: pickle protocol 5"),
+    "a pickle of another protocol": (b"\x80\x06" + legacy_file()[2:], "magic number: byte 0: pickle protocol 6"),
     "cut off in the object": (legacy_file()[:150], "object: byte .*: it is cut off"),
     "cut off by a byte": (legacy_file()[:-1], f"storage '0': bytes .* of a file of {LEGACY_SIZE - 1}: it is cut off"),
     "cut off in the numbers": (legacy_file(data=counted(NUMBERS[:10], 6)), "storage '0': bytes"),

@@ -18,6 +18,7 @@ from helpers.torch_bytes import (
     legacy_file,
     list_,
     of,
+    read_torch,
     storage,
     tensor,
     text,
@@ -26,7 +27,7 @@ from helpers.torch_bytes import (
 )
 
 from checkpoints.pytorch.test_file import FORMS, check_refused
-from npgpt.checkpoints.pytorch.file import check_own_numbers, read_torch, tensors_in
+from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
 from npgpt.errors import CheckpointError
 
 
@@ -160,7 +161,7 @@ def test_bad_objects(tmp_path, case, form):
     ("value", "place"),
     [
         (list_(tensor()), "x: a dict of tensors was expected, not a list"),
-        (tensor(), "x: a dict of tensors was expected, not a Stored"),
+        (tensor(), "x: a dict of tensors was expected, not a LazyTensor"),
         (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor was expected, not a dict"),
         (dict_({"a": storage()}), "x: 'a': a tensor was expected, not a "),
         (b"}" + int_(0) + tensor() + b"s", "x: the name of a tensor was expected, not '0'"),

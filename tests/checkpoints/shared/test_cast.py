@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
-from npgpt.checkpoints.shared.checkpoint import ENOUGH_TO_FORGET, Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import Stored, narrowed, stored_array, widened
+from npgpt.checkpoints.shared.checkpoint import RELEASE_EVERY, Checkpoint
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32, f32_to_bf16, lazy_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
@@ -18,7 +18,7 @@ CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
 
 def checkpoint(**arrays) -> Checkpoint:
-    return Checkpoint("test", CONFIG, {name: stored_array(a) for name, a in arrays.items()}, Path("memory"))
+    return Checkpoint("test", CONFIG, {name: lazy_array(a) for name, a in arrays.items()}, Path("memory"))
 
 
 @pytest.mark.parametrize("of", [np.float64, np.float32, np.float16])
@@ -32,7 +32,7 @@ def test_rounding(of, transposed):
     for dtype, as_written in [
         ("F32", expected.astype(np.float32)),
         ("F16", expected.astype(np.float16)),
-        ("BF16", widened(narrowed(expected)).reshape(expected.shape)),
+        ("BF16", bf16_to_f32(f32_to_bf16(expected)).reshape(expected.shape)),
     ]:
         found = rounded(tensors, dtype, "out")["a"]
         assert found.dtype == dtype
@@ -50,24 +50,15 @@ def test_a_number_too_large_is_an_error_not_infinity(number, dtype):
         CheckpointError, match=rf"^out: tensor h\.0\.mlp\.c_fc\.weight: -?\S+ is too large for {dtype}$"
     ):
         tensor.numpy()
-
-
-def test_infinity_and_nan_that_are_there_stay():
-    numbers = np.array([1.0, np.inf, -np.inf, np.nan, 65504.0])
-    found = rounded(checkpoint(a=numbers), "F16", "out")["a"].numpy()
-    np.testing.assert_array_equal(found, numbers.astype(np.float16))
-
-
-@pytest.mark.parametrize("dtype", ["F64", "float32", "Q8_0", "x" * 10**5])
-def test_other_dtypes(dtype):
-    with pytest.raises(CheckpointError, match=r"^out: dtype '.{1,100}' is not one of F32, F16, BF16$"):
-        rounded(checkpoint(), dtype, "out")
+    numbers[1, 1] = 65504  # NaN and infinities stay
+    found = rounded(checkpoint(a=numbers), dtype, "out")["a"].numpy()
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(numbers))
 
 
 @pytest.mark.parametrize(("bias", "qkv_bias"), [(True, None), (True, False), (False, None), (False, True)])
 def test_absent_biases_are_zeros(bias, qkv_bias):
     config = replace(CONFIG, bias=bias, qkv_bias=qkv_bias, tie_weights=False)
-    tensors = {name: stored_array(np.ones(shape, np.float16)) for name, shape in parameter_shapes(config).items()}
+    tensors = {name: lazy_array(np.ones(shape, np.float16)) for name, shape in parameter_shapes(config).items()}
     full, found = with_all_biases(config, dict(reversed(tensors.items())))
     assert full == replace(config, bias=True, qkv_bias=None)
     assert [*found] == [*parameter_shapes(full)]
@@ -75,15 +66,15 @@ def test_absent_biases_are_zeros(bias, qkv_bias):
         np.testing.assert_array_equal(found[name].numpy(), np.full(shape, name in tensors, np.float32))
 
 
-def test_pages_are_let_go_of(monkeypatch):
+def test_pages_are_released_while_tensors_are_written(monkeypatch):
     forgotten = []
-    monkeypatch.setattr(Checkpoint, "forget", lambda self: forgotten.append(1))
-    rows = 4 * ENOUGH_TO_FORGET // 4096
-    tensor = Stored((rows, 1024), "F32", lambda first, last: np.zeros((last - first, 1024), np.float32))
+    monkeypatch.setattr(Checkpoint, "release_pages", lambda self: forgotten.append(1))
+    rows = 4 * RELEASE_EVERY // 4096
+    tensor = LazyTensor((rows, 1024), "F32", lambda first, last: np.zeros((last - first, 1024), np.float32))
     source = Checkpoint("test", CONFIG, {"a": tensor}, Path("memory"))
     tracemalloc.start()
     try:
-        for piece in rounded(source, "BF16", "out")["a"].in_order():
+        for piece in rounded(source, "BF16", "out")["a"].iter_flat():
             assert not piece.any()
         assert tracemalloc.get_traced_memory()[1] < 40 << 20  # of 64 MB of numbers
     finally:

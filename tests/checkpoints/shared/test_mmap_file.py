@@ -22,7 +22,7 @@ def test_bytes_and_arrays(file):
     assert array.tolist() == [0x0201, 0x0403]
     assert not array.flags.writeable
     assert file.array(10, "<f4", 0, "x").shape == (0,)
-    file.forget()
+    file.release_pages()
     assert array.tolist() == [0x0201, 0x0403]
 
 
@@ -48,7 +48,7 @@ def test_a_cursor(file):
 def test_what_is_no_file(tmp_path):
     (tmp_path / "empty").touch()
     assert MappedFile(tmp_path / "empty").size == 0
-    MappedFile(tmp_path / "empty").forget()
+    MappedFile(tmp_path / "empty").release_pages()
     with pytest.raises(CheckpointError, match="none: can't be read: No such file"):
         MappedFile(tmp_path / "none")
     with pytest.raises(CheckpointError):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints.shared.lazy_tensor import Stored, stored_array
-from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
+from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours, to_theirs
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
@@ -18,7 +18,7 @@ TINY = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n_i
 def shaped(config, **changes):
     """Tensors that have shapes only."""
     shapes = parameter_shapes(config) | changes
-    return {name: Stored(shape, "F32", None) for name, shape in shapes.items() if shape is not None}
+    return {name: LazyTensor(shape, "F32", None) for name, shape in shapes.items() if shape is not None}
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,13 @@ def test_the_released_sizes(preset, parameters):
     shapes = parameter_shapes(GPTConfig.preset(preset))
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
     check_fit(GPTConfig.preset(preset), shaped(GPTConfig.preset(preset)), "x")
+    if preset != "gpt2":
+        with pytest.raises(CheckpointError, match=rf"layers in the file, 12 in its configuration: is this {preset}\?"):
+            check_fit(GPT2, shaped(GPTConfig.preset(preset)), "f")
 
 
 GPT2 = GPTConfig()
 PROBLEMS = {
-    "missing": (TINY, {"ln_f.bias": None}, r"^f lacks the tensors 'ln_f.bias'$"),
     "missing, many": (
         TINY,
         {
@@ -61,14 +63,12 @@ PROBLEMS = {
         r"^f lacks the tensors 'h.0.attn.c_attn.weight', .* and 1 more$",
     ),
     "both": (TINY, {"ln_f.bias": None, "ln_f.b": (8,)}, r"^f lacks .*\nf has, and .* no place for, 'ln_f.b'$"),
-    "unexpected": (TINY, {"score.weight": (2, 8)}, "^f has, and the configuration has no place for, 'score.weight'$"),
     "transposed": (
         TINY,
         {"h.1.mlp.c_fc.weight": (24, 8)},
         r"^f: tensor h.1.mlp.c_fc.weight must have shape \(8, 24\), and has \(24, 8\): it looks transposed$",
     ),
     "vocabulary": (TINY, {"wte.weight": (12, 8)}, "a vocabulary of 12 in the file, of 11 in its configuration"),
-    "context": (TINY, {"wpe.weight": (7, 8)}, "a context of 7 in the file, of 6 in its configuration"),
     "other": (TINY, {"h.0.ln_1.bias": (9,)}, r"must have shape \(8,\), and has \(9,\)$"),
     "more layers": (TINY, {"h.2.ln_1.bias": (8,)}, "^f: 3 layers in the file, 2 in its configuration$"),
     "medium's width": (
@@ -84,11 +84,6 @@ def test_what_does_not_fit(case):
     config, changes, message = PROBLEMS[case]
     with pytest.raises(CheckpointError, match=message):
         check_fit(config, shaped(config, **changes), "f")
-
-
-def test_another_size_of_gpt2():
-    with pytest.raises(CheckpointError, match=r"24 layers in the file, 12 in its configuration: is this gpt2-medium\?"):
-        check_fit(GPT2, shaped(GPTConfig.preset("gpt2-medium")), "f")
 
 
 def test_a_configuration_of_a_giant_costs_nothing():
@@ -108,20 +103,24 @@ def test_a_context_that_no_tensor_shows(position):
 
 
 def test_weights_are_floats():
-    tensors = shaped(TINY) | {"ln_f.bias": stored_array(np.zeros(8, np.int32))}
+    tensors = shaped(TINY) | {"ln_f.bias": lazy_array(np.zeros(8, np.int32))}
     with pytest.raises(CheckpointError, match=r"ln_f.bias must hold floating-point numbers \(F64, .*\), and is I32"):
         check_fit(TINY, tensors, "f")
 
 
 # Names
 
-NAMES = (("tok", "wte.weight"), ("blk.{}.up.w", "h.{}.mlp.c_fc.weight", TURNED), ("blk.{}.up.b", "h.{}.mlp.c_fc.bias"))
+NAMES = (
+    ("tok", "wte.weight"),
+    ("blk.{}.up.w", "h.{}.mlp.c_fc.weight", TRANSPOSED),
+    ("blk.{}.up.b", "h.{}.mlp.c_fc.bias"),
+)
 
 
 def test_names_there_and_back():
     w = np.arange(6.0).reshape(2, 3)
-    theirs = {"tok": stored_array(w), "blk.12.up.w": stored_array(w), "blk.0.up.b": stored_array(w[0])}
-    ours = to_ours(NAMES, theirs | {"blk.01.up.b": stored_array(w)}, "f")
+    theirs = {"tok": lazy_array(w), "blk.12.up.w": lazy_array(w), "blk.0.up.b": lazy_array(w[0])}
+    ours = to_ours(NAMES, theirs | {"blk.01.up.b": lazy_array(w)}, "f")
     assert list(ours) == ["wte.weight", "h.12.mlp.c_fc.weight", "h.0.mlp.c_fc.bias", "blk.01.up.b"]
     np.testing.assert_array_equal(ours["h.12.mlp.c_fc.weight"].numpy(), w.T)
     np.testing.assert_array_equal(ours["wte.weight"].numpy(), w)
@@ -133,7 +132,7 @@ def test_names_there_and_back():
 
 
 def test_names_that_can_not_be():
-    vector = stored_array(np.zeros(3))
+    vector = lazy_array(np.zeros(3))
     with pytest.raises(CheckpointError, match=r"f: tensor blk\.3\.up\.w must be a matrix, and has shape \(3,\)"):
         to_ours(NAMES, {"blk.3.up.w": vector}, "f")
     for ours in ("wte.weight", "h.0.attn.c_proj.weight", "ln_f.x"):

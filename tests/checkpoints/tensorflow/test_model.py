@@ -10,6 +10,7 @@ from helpers.openai_folder import CONFIG, DATA, GOOD_DATA, INDEX, assert_loads, 
 
 from checkpoints.tensorflow.make_tensorflow_fixture import FOLDER, HPARAMS, tuned_dtype
 from npgpt.checkpoints import load, open_checkpoint
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.tensorflow import model as tensorflow
 from npgpt.checkpoints.tensorflow.crc32c import crc32c
 from npgpt.errors import CheckpointError
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 def test_as_released(folder):
     found = open_checkpoint(folder)
-    assert (found.config, found.skipped, found.source) == (CONFIG, (), folder / INDEX)
+    assert (found.config, found.ignored_keys, found.source) == (CONFIG, (), folder / INDEX)
     assert found.format == "OpenAI's TensorFlow (1 shard)"
     assert {tensor.dtype for tensor in found.tensors.values()} == {"F32"}
     assert found.tokenizer is None  # of 17 tokens nothing is known
@@ -37,7 +38,7 @@ def test_shards_and_dtypes_and_what_training_leaves():
     found = open_checkpoint(FOLDER / "tuned-7.index")
     assert found.format == "OpenAI's TensorFlow (2 shards)"
     assert [file.path.name[-14:] for file in found.files] == ["00000-of-00002", "00001-of-00002"]
-    assert found.skipped == ("beta1_power", "global_step", "model/wte/Adam", "model/wte/Adam_1", "note")
+    assert found.ignored_keys == ("beta1_power", "global_step", "model/wte/Adam", "model/wte/Adam_1", "note")
     dtypes = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
     assert found.tensors["wte.weight"].dtype == dtypes[tuned_dtype("model/wte")]
     assert {tensor.dtype for tensor in found.tensors.values()} == set(dtypes.values())
@@ -77,7 +78,7 @@ def test_gpt2s_tokenizer(folder):
     """By the size of the vocabulary: encoder.json and vocab.bpe are not needed."""
     sizes = {**HPARAMS, "n_vocab": 50257}
     (folder / "hparams.json").write_text(json.dumps(sizes))
-    assert tensorflow.read_tensorflow(folder).tokenizer.vocab_size == 50257
+    assert tensorflow.read(MappedFile(folder / INDEX)).tokenizer.vocab_size == 50257
 
 
 def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, monkeypatch):
@@ -86,8 +87,8 @@ def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, 
     found = open_checkpoint(folder)
     assert asked == []
     wte = found.tensors["wte.weight"]
-    np.testing.assert_array_equal(wte.rows(3, 5), expected()["wte.weight"][3:5])
-    list(wte.pieces())
+    np.testing.assert_array_equal(wte.read_rows(3, 5), expected()["wte.weight"][3:5])
+    list(wte.chunks())
     wte.numpy()
     assert asked == [17 * 8 * 4]
 
@@ -99,7 +100,7 @@ def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, 
         with pytest.raises(
             CheckpointError, match=rf"^{re.escape(str(folder / DATA))}: tensor 'model/wte': its checksum"
         ):
-            found.tensors["wte.weight"].rows(0, 1)
+            found.tensors["wte.weight"].read_rows(0, 1)
     found.tensors["wpe.weight"].numpy()
 
 

@@ -175,7 +175,7 @@ def test_bad_indexes(folder, case):
             assert open_checkpoint(folder)
             return
         with pytest.raises(CheckpointError) as caught:
-            load(folder, check=False)
+            load(folder)
     message = str(caught.value)
     assert re.search(place, message), message
     assert message.startswith(str(folder))

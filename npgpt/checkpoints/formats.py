@@ -1,0 +1,138 @@
+"""The formats that weights come in, a row each. Imports nothing heavy: ``--help`` answers from this table.
+
+A file is told by how it begins and ends, never by its name. The rules exclude one another, and that is why each is as
+long as it is. A safetensors file begins with the length of its header, which may be any up to 100,000,000. So its first
+four bytes can be those of ZIP, of llm.c or of a pickle. What follows can't: the length's upper four bytes are zero, and
+the header begins with {.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from npgpt.errors import CheckpointError
+
+BEGIN, END = 32, 8  # bytes of a file that the rules look at
+MAX_HEADER_BYTES = 100_000_000  # of safetensors; the format's own limit
+MAX_ZIP_METHOD = 99  # the largest number that stands for a way to compress
+LLMC_MAGIC = (20240326).to_bytes(4, "little")
+TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+# The number 0x1950A86A20F9469CFC6C, as each protocol of pickle has it; from 4 on in a frame.
+LEGACY_TORCH = re.compile(
+    rb"\x80[\2-\5](\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.", re.DOTALL
+)
+
+
+def _is_safetensors(begin: bytes, end: bytes) -> bool:
+    return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") <= MAX_HEADER_BYTES
+
+
+def _is_torch(begin: bytes, end: bytes) -> bool:
+    is_zip = begin[:4] == b"PK\3\4" and int.from_bytes(begin[8:10], "little") <= MAX_ZIP_METHOD
+    return is_zip or LEGACY_TORCH.match(begin) is not None
+
+
+def _is_llmc(begin: bytes, end: bytes) -> bool:
+    return begin[:4] == LLMC_MAGIC and any(begin[4:8])  # a version
+
+
+def _is_gguf(begin: bytes, end: bytes) -> bool:
+    return begin[:4] == b"GGUF"  # which is too large for a length
+
+
+def _is_tensorflow(begin: bytes, end: bytes) -> bool:
+    """A table whose first key is "", the header's. Any file may end with the magic number."""
+    return end == TABLE_MAGIC and begin[:2] == b"\0\0" and any(begin[4:8])  # the header's record, which isn't zeros
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    name        as ``convert --to`` has it
+    title       for people
+    reads       what is read of it, for people
+    module      below npgpt.checkpoints. ``read(file: MappedFile) -> Checkpoint``, if there is a rule for files;
+                ``write(path, checkpoint, dtype)``, if there are dtypes
+    matches     the rule: from a file's first BEGIN and last END bytes. None: it is a folder
+    dtypes      that are written, the default first; none if it is only read
+    suffix      of the files that are written; "" if it is a folder
+    adds        what goes with the weights, for people
+    """
+
+    name: str
+    title: str
+    reads: str
+    module: str
+    matches: Callable[[bytes, bytes], bool] | None
+    dtypes: tuple[str, ...] = ()
+    suffix: str = ""
+    adds: str = ""
+
+    def read(self, file):
+        return import_module(f"npgpt.checkpoints.{self.module}").read(file)
+
+    def check_dtype(self, dtype: str | None) -> str:
+        """The dtype, or the default for None. Raises CheckpointError if it isn't written."""
+        if dtype is not None and dtype not in self.dtypes:
+            raise CheckpointError(f"{self.name} is written with dtype {', '.join(self.dtypes)}, not {dtype[:100]}")
+        return dtype or self.dtypes[0]
+
+    def write(self, path, checkpoint, dtype: str) -> None:
+        import_module(f"npgpt.checkpoints.{self.module}").write(path, checkpoint, dtype)
+
+
+_FLOATS = ("F32", "F16", "BF16")
+_HUGGING_FACE = "Hugging Face folder: safetensors or pytorch_model.bin, also in shards; or one such file"
+_READ_BY_GGUF = "F32, F16, BF16, Q8_0, Q4_0, Q6_K"
+# fmt: off
+FORMATS = (
+    Format("safetensors", "a run's folder, or its .safetensors files", "yes", "runs", _is_safetensors,
+           _FLOATS, ".safetensors", ", with the tokenizer"),
+    Format("huggingface", _HUGGING_FACE, "yes", "huggingface.write", None, _FLOATS, "", ", with the tokenizer's files"),
+    Format("tensorflow", "OpenAI's TensorFlow folder", "yes", "tensorflow.model", _is_tensorflow),
+    Format("pytorch", "nanoGPT's ckpt.pt, with its meta.pkl", "yes", "pytorch.model", _is_torch),
+    Format("llm.c", "llm.c's .bin", "float32, bfloat16", "llmc", _is_llmc, ("F32", "BF16"), ".bin"),
+    Format("gguf", "GGUF of llama.cpp", _READ_BY_GGUF, "gguf.model", _is_gguf,
+           ("F32", "F16", "Q8_0"), ".gguf", ", with the tokenizer"),
+)
+# fmt: on
+WRITTEN = {row.name: row for row in FORMATS if row.dtypes}
+DTYPES = tuple(dict.fromkeys(dtype for row in FORMATS for dtype in row.dtypes))
+# What may be typed by mistake for a file that can be written.
+NOT_WRITTEN = (".pt", ".pth", ".ckpt", ".index", ".json", ".onnx", ".h5", ".npz")
+
+
+def written(name: str) -> Format:
+    """The row of a format that is written. Raises CheckpointError."""
+    if name not in WRITTEN:
+        raise CheckpointError(f"there is no format {name!r} to write; there are {', '.join(WRITTEN)}")
+    return WRITTEN[name]
+
+
+def by_suffix(suffix: str) -> str:
+    """The format that is written to files with this suffix, a folder's for any other.
+
+    >>> by_suffix(".gguf"), by_suffix("")
+    ('gguf', 'huggingface')
+    """
+    return next((name for name, row in WRITTEN.items() if row.suffix == suffix), "huggingface")
+
+
+def identify(begin: bytes, end: bytes) -> Format | None:
+    """The format of a file with these first BEGIN and last END bytes.
+
+    >>> identify(b"GGUF\\3\\0\\0\\0", b"").name
+    'gguf'
+    """
+    return next((row for row in FORMATS if row.matches and row.matches(begin, end)), None)
+
+
+def markdown_table() -> str:
+    """The table in README."""
+    lines = ["| format | read | written by `convert` |", "| --- | --- | --- |"]
+    for row in FORMATS:
+        written = f"`--to {row.name}` ({', '.join(row.dtypes)}){row.adds} " if row.dtypes else ""
+        lines.append(f"| {row.title} | {row.reads} | {written}|")
+    return "\n".join(lines)

@@ -1,0 +1,15 @@
+"""A file of ``torch.save`` with a GPT-2 in it: nanoGPT's dict, or weights under Hugging Face's names."""
+
+from npgpt.checkpoints.huggingface.read import read_weights_file
+from npgpt.checkpoints.nanogpt import is_nanogpt, read_nanogpt
+from npgpt.checkpoints.pytorch import file as pytorch
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+
+
+def read(file: MappedFile) -> Checkpoint:
+    """Raises CheckpointError."""
+    found = pytorch.read(file)
+    if is_nanogpt(found):
+        return read_nanogpt(found, file)
+    return read_weights_file(file, pytorch.tensors_in(found, file.path), "PyTorch")

@@ -1,0 +1,92 @@
+"""From a path or a name to a checkpoint, and from that to a model."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.huggingface import hub
+from npgpt.checkpoints.huggingface.read import read_folder
+from npgpt.checkpoints.nanogpt import CKPT_FILE
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.names import listed
+from npgpt.checkpoints.shared.validate import check_fit
+from npgpt.checkpoints.tensorflow import model as tensorflow
+from npgpt.errors import CheckpointError
+from npgpt.gpt import GPT
+from npgpt.layers import allocate
+
+
+def load(path: str | Path, dtype=np.float32, checkpoint: str = "last") -> GPT:
+    """Make the model that is stored at ``path`` (what that can be: ``open_checkpoint``), with parameters of ``dtype``.
+
+    >>> import tempfile, npgpt
+    >>> model = GPT(npgpt.GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     npgpt.checkpoints.save(model, f"{folder}/a.gguf", "gguf")
+    ...     load(f"{folder}/a.gguf").wte.weight.shape
+    (5, 2)
+
+    Raises CheckpointError if there is none, it is damaged, the weights are not those of the configuration, or one of
+    them is NaN or infinite.
+    """
+    return make_model(open_checkpoint(path, checkpoint), dtype)
+
+
+def open_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
+    """Open what is at a path, a folder or a file of any format in ``formats.FORMATS``.
+
+    What is no path is a model's name on the Hugging Face hub, and may be downloaded: ``hub.find``.
+
+    checkpoint  of a run, the "last" weights, or the "best", those with the lowest validation loss
+
+    The weights are not read yet, so this is quick. Raises CheckpointError, also if they don't fit the configuration.
+    """
+    found = find_checkpoint(path, checkpoint)
+    check_fit(found.config, found.tensors, found.source)
+    return found
+
+
+def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
+    """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
+    exists = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
+    try:
+        found = Path(path) if exists else hub.find(path)
+        return _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
+    except OSError as error:  # a folder that may not be looked into
+        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
+    if (path / "config.json").exists():
+        return runs.read(MappedFile(runs.weights_file(path, checkpoint))) if runs.is_run(path) else read_folder(path)
+    if (path / CKPT_FILE).exists():
+        return _open_file(path / CKPT_FILE)
+    if (path / tensorflow.HPARAMS_FILE).exists():
+        return tensorflow.read(MappedFile(tensorflow.current_index(path)))
+    raise CheckpointError(
+        f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
+        f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
+        f"{tensorflow.HPARAMS_FILE}"
+    )
+
+
+def _open_file(path: Path) -> Checkpoint:
+    file = MappedFile(path)
+    return file.format().read(file)
+
+
+def make_model(checkpoint: Checkpoint, dtype=np.float32) -> GPT:
+    """A model with a checkpoint's weights, which are read tensor by tensor.
+
+    Raises CheckpointError if they are damaged, or NaN or infinite.
+    """
+    model = GPT.empty(checkpoint.config, dtype)
+    tensors = checkpoint.streaming()
+    bad = [name for name, parameter in model.named_parameters() if not tensors[name].copy_to(allocate(parameter))]
+    checkpoint.release_pages()
+    if bad:
+        raise CheckpointError(f"{checkpoint.source}: NaN or infinity in {listed(bad)}")
+    return model
