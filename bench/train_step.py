@@ -17,7 +17,7 @@ from bench.peers.table import BFLOAT16, PEERS
 from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt import config
 from npgpt.commandline import choice, count, flag
-from npgpt.config import GPTConfig
+from npgpt.config import MATMUL_PRECISIONS, GPTConfig
 
 PRESETS = {
     **config.PRESETS,
@@ -43,8 +43,8 @@ class Settings:
     rounds: int = flag(3, count(), "processes a side", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
     peer: str = flag("torch", peer_names, f"whom to compare with: some of {', '.join(PEERS)}, or none", "work")
-    matmul_precision: str = flag("highest", choice("highest", "high", "medium"), "of npgpt's matrix products", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of npgpt's matrix products", "work")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
     def model(self) -> GPTConfig:
         """Raises ConfigError on sizes that can't be."""

@@ -1,4 +1,7 @@
-"""GPTConfig: the numbers that define a model. Without NumPy, so a command can check its flags before that loads."""
+"""GPTConfig: the numbers that define a model; and words and defaults that commands offer.
+
+It imports nothing heavy, so that a command can check its flags and show its help before NumPy loads.
+"""
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -7,6 +10,11 @@ from npgpt.errors import ConfigError
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
+TOKENIZERS = ("gpt2", "char", "byte")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+
+# How the next token is drawn unless told otherwise, in samples of a training run, npgpt.sample and GPT.generate alike.
+TEMPERATURE, TOP_K, TOP_P = 0.8, 50, None
 
 # GPT-2's four sizes (Radford et al. 2019, table 2; heads from the released hparams.json), then sizes for a laptop.
 PRESETS = {

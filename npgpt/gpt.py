@@ -100,6 +100,18 @@ class GPT(Module):
         """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``."""
         return generate(self, ids, max_new_tokens, **sampling)
 
+    def seed(self, seed: int) -> None:
+        """Seed dropout: the same seed gives the same masks again."""
+        self.set_rng_state(np.random.default_rng([seed, 1]).bit_generator.state)
+
+    def get_rng_state(self) -> dict:
+        """The state of dropout's random generator, which JSON can hold."""
+        return self.rng.bit_generator.state
+
+    def set_rng_state(self, state: dict) -> None:
+        """The inverse of ``get_rng_state``. Raises ValueError, TypeError or KeyError on anything else."""
+        self.rng.bit_generator.state = state
+
     def num_parameters(self) -> int:
         return sum(p.size for _, p in self.named_parameters())
 

@@ -34,6 +34,10 @@ class Module:
         for name, child in self.children():
             yield from child.named_parameters(f"{prefix}{name}.")
 
+    def parameters(self) -> list[Tensor]:
+        """All parameters, in the order of ``named_parameters``."""
+        return [p for _, p in self.named_parameters()]
+
     def train(self, mode: bool = True):
         """Switch dropout on, here and in all parts. A new or loaded model has it off."""
         self.training = mode

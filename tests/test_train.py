@@ -24,7 +24,8 @@ from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import Batches, Windows
 from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
-from npgpt.training import trainer
+from npgpt.training import log, progress, samples, saver
+from npgpt.training.evaluation import Evaluation
 from npgpt.training.settings import TrainSettings
 
 RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
@@ -165,7 +166,12 @@ def validation_losses(monkeypatch):
 
     def script(*losses):
         coming = iter(losses)
-        monkeypatch.setattr(trainer.Trainer, "_losses", lambda self, stop: {"train": 1.0, "val": next(coming)})
+
+        def scripted(self, step, stopped):
+            self.last_step = step
+            return {"train": 1.0, "val": next(coming)}
+
+        monkeypatch.setattr(Evaluation, "losses", scripted)
 
     return script
 
@@ -187,7 +193,8 @@ def test_early_stopping_and_the_best_weights(folder, validation_losses, losses, 
     validation_losses(*losses)
     run, ended = train(folder, *common, "--max-steps", 8, *arguments)
     _, _, state = runs.load_checkpoint(run / "last.safetensors")
-    assert (state["step"], state["best_step"], state["best"]) == (steps, best, losses[best])
+    stopping = state["early_stopping"]
+    assert (state["step"], stopping["best_step"], stopping["best"]) == (steps, best, losses[best])
     assert f"best validation loss {losses[best]:.4f} after step {best}" in ended.out
     assert ("without progress in" in ended.out) == (steps < 8)
     validation_losses(*losses)
@@ -395,7 +402,7 @@ def test_what_samples_begin_with(folder, text, typed, prompt):
     for sample in metrics(run, "sample"):
         assert sample["text"].startswith(prompt)
         assert len(sample["text"]) <= len(prompt) + 3
-    assert json.loads((run / "config.json").read_text())["training"]["sample_prompt"] == prompt
+    assert json.loads((run / "config.json").read_text())["plan"]["sample_prompt"] == prompt
 
 
 def test_the_first_document_may_be_shorter_than_the_prompt(folder):
@@ -405,7 +412,7 @@ def test_the_first_document_may_be_shorter_than_the_prompt(folder):
 
 
 def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
-    monkeypatch.setattr(trainer, "stream", lambda *a, **k: ([byte] for byte in "né€".encode()[:-1]))
+    monkeypatch.setattr(samples, "stream", lambda *a, **k: ([byte] for byte in "né€".encode()[:-1]))
     run, ended = train(folder, *RUN, "--sample-every", 4, "--sample-prompt", "a")
     assert [sample["text"] for sample in metrics(run, "sample")] == ["ané", "ané"]
     assert "    | ané\n" in ended.err
@@ -421,7 +428,7 @@ def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
 @example(999_600_000)
 def test_short_numbers(number):
     """Examples are where the unit changes."""
-    shown = trainer._short(number)
+    shown = log.format_count(number)
     assert len(shown) <= 5
     value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
     assert value == pytest.approx(number, rel=0.0051, abs=0.5)
@@ -429,12 +436,11 @@ def test_short_numbers(number):
 
 @pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])
 def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
-    run = trainer.Trainer.__new__(trainer.Trainer)
-    run.settings = TrainSettings(batch_size=tokens_a_step // 64, context=64)
-    run.step, run.max_steps, run.logged_step, run.seconds = step, 100_000 if step > 1000 else 1000, step - 10, 0.0
-    run.began = run.logged_at = trainer.time.monotonic() - 36
-    run.metrics = SimpleNamespace(write=lambda values: None)
-    run._log_step(loss, 6e-4, 1.234)
+    plan = TrainSettings(max_steps=100_000 if step > 1000 else 1000).resolve(n_windows=1, context=64)
+    noted = progress.Progress(plan, 1, tokens_a_step)
+    noted.metrics = SimpleNamespace(write=lambda *values, **named: None)
+    noted._mark -= 3.6
+    noted.step(step, loss, 6e-4, 1.234)
     line = capsys.readouterr().err
     assert len(line) <= 81, line
 
@@ -443,9 +449,18 @@ def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
 
 
 @pytest.mark.filterwarnings("error")  # what the run says is enough
-@pytest.mark.parametrize(("every", "words"), [(1, "after step 1: the train loss is"), (9, "step 2: the loss is")])
-def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, words):
-    monkeypatch.setattr(trainer, "SAVE_AFTER", 0)  # each evaluation saves
+@pytest.mark.parametrize(
+    ("every", "seconds", "words"),
+    [
+        (1, 60, "after step 1: the train loss is"),
+        (9, 60, "step 2: the loss is"),
+        (9, 0, "after step 1: the train"),
+    ],
+)
+def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, seconds, words):
+    """An evaluation shows it, the next step, or a look at the weights before they would be saved."""
+    monkeypatch.setattr(saver, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(saver, "PART", 0)
     ended = command(
         *("train", "text.txt", *TINY, "--lr", 1e20, "--warmup", 0, "--max-steps", 10, "--sample-every", 0),
         *("--eval-every", every),
@@ -466,7 +481,8 @@ def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, wor
 
 
 @pytest.mark.filterwarnings("error")  # what the run says is enough
-def test_a_run_that_diverges_before_anything_is_saved(folder):
+def test_a_run_that_diverges_before_anything_is_saved(folder, monkeypatch):
+    monkeypatch.setattr(saver, "DISK_SPEED", 1)
     ended = command("train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 10, "--eval-every", 5, cwd=folder)
     assert ended.code == 2
     assert ended.err.endswith("training has diverged.\nTry a lower --lr, or a longer --warmup.\n")

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from npgpt.config import TEMPERATURE, TOP_K, TOP_P
 from npgpt.errors import ConfigError
 
 
@@ -14,19 +15,19 @@ class Sampling:
     """How the next token is drawn. Raises ConfigError, which names the field, if a number can't be.
 
     temperature     logits are divided by it: below 1 the likely gets likelier; 0 is greedy, always the likeliest
-    top_k           only the k likeliest tokens (Fan et al. 2018); None: all
+    top_k           only the k likeliest tokens (Fan et al. 2018); None or 0: all
     top_p           only the likeliest tokens that together have probability p (Holtzman et al. 2020); None: all
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    temperature: float = TEMPERATURE
+    top_k: int | None = TOP_K
+    top_p: float | None = TOP_P
 
     def __post_init__(self):
         if not (_is(Real, self.temperature) and isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature!r}")
-        if self.top_k is not None and not (_is(Integral, self.top_k) and self.top_k >= 1):
-            raise ConfigError(f"top_k must be a whole number of at least 1, not {self.top_k!r}")
+        if self.top_k is not None and not (_is(Integral, self.top_k) and self.top_k >= 0):
+            raise ConfigError(f"top_k must be a whole number of at least 0, not {self.top_k!r}")
         if self.top_p is not None and not (_is(Real, self.top_p) and 0 < self.top_p <= 1):
             raise ConfigError(f"top_p must be a number above 0 and at most 1, not {self.top_p!r}")
 
@@ -47,7 +48,7 @@ class Sampling:
         """logits (B, V) -> (B, V) in float64: temperature (above 0) first, then top_k, then top_p of what is left."""
         x = logits.astype(np.float64)
         x = (x - x.max(axis=-1, keepdims=True)) / self.temperature
-        if self.top_k is not None and self.top_k < x.shape[-1]:
+        if self.top_k and self.top_k < x.shape[-1]:
             kth = np.partition(x, -self.top_k, axis=-1)[:, -self.top_k, None]
             x = np.where(x < kth, -np.inf, x)
         p = np.exp(x)

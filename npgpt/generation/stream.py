@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from npgpt.config import TEMPERATURE, TOP_K, TOP_P
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.sampling import Sampling
 from npgpt.tensor import no_grad
@@ -41,9 +42,9 @@ def generate(
     model,
     ids,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    temperature: float = TEMPERATURE,
+    top_k: int | None = TOP_K,
+    top_p: float | None = TOP_P,
     seed: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:

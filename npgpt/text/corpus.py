@@ -56,7 +56,7 @@ def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     return _map_token_files(token_files, tokenizer) if token_files else _tokenize(find_texts(paths), tokenizer)
 
 
-def texts(paths: Paths) -> Iterator[str]:
+def iter_text(paths: Paths) -> Iterator[str]:
     """The text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises the same DataErrors."""
     paths = as_paths(paths)
     if _find_token_files(paths):

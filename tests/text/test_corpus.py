@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from npgpt.errors import ConfigError, DataError, TokenizerError, UserError
 from npgpt.text import corpus as corpus_module
 from npgpt.text import files as text_files
-from npgpt.text.corpus import Corpus, read_corpus, split, texts
+from npgpt.text.corpus import Corpus, iter_text, read_corpus, split
 from npgpt.text.files import find_texts
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer
 
@@ -92,7 +92,7 @@ def test_documents_are_separated(tmp_path, name):
     documents = ["One day.", "\n", "A<|endoftext|>b ", "the end"]
     for i, text in enumerate(documents):
         write(tmp_path / f"{i}.txt", text)
-    tokenizer = make_tokenizer(name, texts([tmp_path]))
+    tokenizer = make_tokenizer(name, iter_text([tmp_path]))
     corpus = read_corpus([tmp_path], tokenizer)
     assert tokenizer.decode(corpus.tokens) == "<|endoftext|>".join(documents)
     assert np.count_nonzero(corpus.tokens == tokenizer.end_of_text) == 3  # the typed one is text
@@ -116,7 +116,7 @@ def test_tokens_do_not_depend_on_the_size_of_the_chunks(tmp_path_factory, docume
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "CHUNK", chunk)
         corpus = read_corpus(paths, GPT2)
-        assert "".join(texts(paths)) == "".join(documents)
+        assert "".join(iter_text(paths)) == "".join(documents)
     expected = []
     for text in documents:
         expected += [*([GPT2.end_of_text] if expected else []), *GPT2.encode(text)]
@@ -138,7 +138,7 @@ def test_a_text_of_many_chunks_with_more_threads_than_chunks(tmp_path):
 def test_tokens_of_32_bits(tmp_path):
     text = "".join(chr(code) for code in range(1, 70_000) if not 0xD800 <= code < 0xE000)
     path = write(tmp_path / "a.txt", text)
-    tokenizer = make_tokenizer("char", texts(path))
+    tokenizer = make_tokenizer("char", iter_text(path))
     corpus = read_corpus(path, tokenizer)
     assert corpus.tokens.dtype == np.uint32
     assert tokenizer.decode(corpus.tokens) == text
@@ -370,7 +370,7 @@ def test_token_files_and_text_do_not_mix(tmp_path):
         assert_user_error(error, "token files can't be read together", paths[0], paths[1])
     for paths in ([one], folder):
         with pytest.raises(DataError, match="tokens, not text"):
-            make_tokenizer("char", texts(paths))
+            make_tokenizer("char", iter_text(paths))
 
 
 # Splitting
