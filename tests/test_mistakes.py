@@ -205,14 +205,16 @@ def test_what_can_not_be_resumed(finished):
         shutil.copytree(work / "runs" / "text", work / name)
         changed = {**config, "training": {**config["training"], **change}}
         (work / name / "config.json").write_text(json.dumps(changed))
-    shutil.copytree(work / "runs" / "text", work / "best-only")
-    (work / "best-only" / "last.safetensors").unlink()
+    shutil.copytree(work / "runs" / "text", work / "planless")
+    del config["plan"]
+    (work / "planless" / "config.json").write_text(json.dumps(config))
     for typed, words in [
         (["--resume", "nothing"], "nothing/config.json: can't be read"),
         (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
         (["--resume", "no-run"], "no-run/config.json: can't be read"),
         (["--resume", "hugging-face"], "the folder is not a run of npgpt"),
         (["--resume"], "runs/text is finished: it has done 2 steps, and was to do 2"),
+        (["--resume", "planless"], "planless/config.json: plan: a plan must have context, "),
         (["--resume", "runs/text"], "say how far: --resume runs/text --max-steps 4"),
         (["--resume", "runs/text", "--max-steps", 1], "it has done 2 steps, and was to do 1"),
         (["--resume", "runs/text", "--lr", 1, "--n_layer=2"], "leave out --lr, --n-layer"),
@@ -223,7 +225,6 @@ def test_what_can_not_be_resumed(finished):
         (["--resume", "unknown"], "unknown/config.json: training: unknown setting of a run: 'colour'"),
         (["--resume", "wrong"], "setting lr can't be 'fast'"),
         (["--resume", "negative"], "setting batch_size can't be -1"),
-        (["--resume", "best-only", "--max-steps", 4], "training can't go on from this file"),
     ]:
         refused("train", *typed, cwd=work, words=[words])
     shutil.rmtree(work / "runs")
@@ -245,8 +246,12 @@ def test_a_run_whose_text_has_changed(finished):
 
 def test_prompts_that_can_not_be(finished):
     (finished / "latin1.txt").write_bytes("café".encode("latin-1"))
+    with open(finished / "endless", "wb") as file:
+        file.truncate(2**24 + 1)
     for typed, words in [
         (["--prompt-file", "nothing"], "nothing: can't be read: No such file"),
+        (["--prompt-file", "/dev/zero"], "/dev/zero: is a device, and not a file or a pipe"),
+        (["--prompt-file", "endless"], "endless: a prompt can't have more than 16,777,216 bytes"),
         (["--prompt-file", "runs"], "runs: can't be read"),
         (["--prompt-file", "latin1.txt"], "latin1.txt: not UTF-8 text at byte 3"),
         (["--prompt", "\udce9"], "half of a surrogate pair"),  # what Python makes of an argument that isn't UTF-8
@@ -267,7 +272,7 @@ def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
     ("name", "typed", "words"),
     [
         ("train", ["text.txt", "--lr", "-1"], "-1 is not a number"),
-        ("sample", ["--top_k=0"], "0 is not a whole number"),
+        ("sample", ["--top_k=-1"], "-1 is not a whole number"),
         ("train", ["nothing.txt", *QUICK], "there is no file or folder nothing.txt"),
         ("train", ["text.txt", *QUICK, "--out", "text.txt"], "text.txt is there already"),
         ("train", ["--resume", "nothing"], "nothing/config.json: can't be read"),

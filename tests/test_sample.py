@@ -17,12 +17,14 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
+from npgpt.training.folder import write_run_config
+from npgpt.training.settings import TrainSettings
 
 CONFIG = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=2, n_embd=8)
 LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
 
 
-def make_run(folder, seed=0, tokenizer=None, training=None):
+def make_run(folder, seed=0, tokenizer=None, prompt=""):
     """A run with a model that was never trained, but makes another text for each seed; of letters, if not told.
 
     -> model, tokenizer
@@ -30,7 +32,7 @@ def make_run(folder, seed=0, tokenizer=None, training=None):
     tokenizer = tokenizer or CharTokenizer("".join(sorted(LETTERS)))
     config = GPTConfig(**{**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
     folder.mkdir(parents=True)
-    runs.write_run_config(folder, config, training or {})
+    write_run_config(folder, config, {}, TrainSettings().resolve(1, 16, prompt))
     write_json(folder / "tokenizer.json", tokenizer.to_dict())
     model = with_random_parameters(GPT(config), seed)
     model.wte.weight.data[tokenizer.end_of_text] = 0  # a logit of 0, well below the largest
@@ -101,7 +103,7 @@ def test_prompts(work):
 
 
 def test_without_a_prompt_the_text_begins_as_the_samples_in_training(tmp_path):
-    make_run(tmp_path / "runs" / "a", training={"sample_prompt": "the "})
+    make_run(tmp_path / "runs" / "a", prompt="the ")
     assert sample(tmp_path, *GREEDY[:3]) == sample(tmp_path, *GREEDY)
 
 
@@ -163,7 +165,10 @@ def test_the_settings_of_sampling_arrive(work):
     assert text == tokenizer.decode(expected) + "\n"
     for left_out in range(0, 6, 2):
         assert sample(work, *DRAWN, "--model", "runs/c", *typed[:left_out], *typed[left_out + 2 :]) != text
-    assert sample(work, *DRAWN, "--model", "runs/c", "--temperature", 0.8) == sample(work, *DRAWN, "--model", "runs/c")
+    defaults = model.generate([tokenizer.encode("the ")], 12, seed=1)[0]
+    assert sample(work, *DRAWN, "--model", "runs/c") == tokenizer.decode(defaults) + "\n"
+    hot = (*DRAWN, "--temperature", 9, "--model", "runs/c")
+    assert sample(work, *hot, "--top-k", 0) == sample(work, *hot, "--top-k", 999) != sample(work, *hot, "--top-k", 2)
 
 
 # How it comes out

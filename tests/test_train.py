@@ -13,8 +13,6 @@ import pytest
 from conftest import TEXT
 from helpers.commands import CONSTANT_LR, TINY, command, everything, metrics, train
 from helpers.models import with_random_parameters
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 import npgpt
 from npgpt import GPT, GPTConfig, load
@@ -24,7 +22,7 @@ from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import Batches, Windows
 from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
-from npgpt.training import log, progress, samples, saver
+from npgpt.training import progress, samples, saver
 from npgpt.training.evaluation import Evaluation
 from npgpt.training.settings import TrainSettings
 
@@ -416,22 +414,6 @@ def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
     run, ended = train(folder, *RUN, "--sample-every", 4, "--sample-prompt", "a")
     assert [sample["text"] for sample in metrics(run, "sample")] == ["ané", "ané"]
     assert "    | ané\n" in ended.err
-
-
-@given(st.floats(0, 9.9e11))
-@example(999.4)
-@example(9999.4)
-@example(9999.6)
-@example(999_499)
-@example(999_600)
-@example(999_499_999)
-@example(999_600_000)
-def test_short_numbers(number):
-    """Examples are where the unit changes."""
-    shown = log.format_count(number)
-    assert len(shown) <= 5
-    value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
-    assert value == pytest.approx(number, rel=0.0051, abs=0.5)
 
 
 @pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])

@@ -95,10 +95,10 @@ def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
     needed = 2 * (weights + moments) + weights - sum(file.stat().st_size for file in files if file.exists())
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # some file systems don't know, and say 0
         raise RunError(
-            f"{folder} has {free / 1e9:,.2f} GB free, and the run will write {needed / 1e9:,.2f} GB.\n"
+            f"{folder}: {disk.free / 1e6:,.1f} MB are free there, and the run will write {needed / 1e6:,.1f} MB.\n"
             "Make room, or name a folder on another disk with --out."
         )
 

@@ -25,7 +25,7 @@ def logs(*probabilities):
 
 WRONG = {
     "temperature": [-0.1, math.nan, math.inf, -math.inf, "1", None, True, [1.0]],
-    "top_k": [0, -1, 1.0, 2.5, math.nan, "3", True],
+    "top_k": [0, -1, 1.2.5, math.nan, "3", True],
     "top_p": [0, 0.0, -0.1, 1.1, math.nan, math.inf, "0.9", True],
 }
 
@@ -88,15 +88,15 @@ def test_probabilities(logits, temperature, top_k, top_p, dtype):
 
 def test_a_batchs_rows_are_treated_separately():
     logits = rng().standard_normal((5, 9))
-    for sampling in (Sampling(0.5), Sampling(top_k=3), Sampling(top_p=0.6), Sampling(2.0, 5, 0.8)):
+    for sampling in (Sampling(0.5, None), Sampling(1.0, top_k=3), Sampling(1.0, None, top_p=0.6), Sampling(2.0, 5, 0.8)):
         together = sampling.probabilities(logits)
         for row, alone in zip(together, logits, strict=True):
             np.testing.assert_allclose(row, sampling.probabilities(alone[None])[0], rtol=1e-14)
 
 
 def test_temperature_divides_logits():
-    np.testing.assert_allclose(Sampling(2.0).probabilities(logs(0.64, 0.36)), [[0.8 / 1.4, 0.6 / 1.4]], rtol=1e-14)
-    np.testing.assert_allclose(Sampling(0.5).probabilities(logs(0.6, 0.4)), [[0.36 / 0.52, 0.16 / 0.52]], rtol=1e-14)
+    np.testing.assert_allclose(Sampling(2.0, None).probabilities(logs(0.64, 0.36)), [[0.8 / 1.4, 0.6 / 1.4]], rtol=1e-14)
+    np.testing.assert_allclose(Sampling(0.5, None).probabilities(logs(0.6, 0.4)), [[0.36 / 0.52, 0.16 / 0.52]], rtol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_temperature_divides_logits():
 )
 def test_top_k(top_k, expected):
     logits = logs(0.1, 0.5, 0.3, 0.1) - [[1e-9, 0, 0, 0]]  # the first is a little less likely than the last
-    np.testing.assert_allclose(Sampling(top_k=top_k).probabilities(logits), [expected], rtol=1e-8)
+    np.testing.assert_allclose(Sampling(1.0, top_k=top_k).probabilities(logits), [expected], rtol=1e-8)
 
 
 def test_top_k_keeps_all_that_are_as_likely_as_the_kth():
     expected = [[0.1, 0.5, 0.3, 0.1]]
-    np.testing.assert_allclose(Sampling(top_k=3).probabilities(logs(0.1, 0.5, 0.3, 0.1)), expected, rtol=1e-14)
+    np.testing.assert_allclose(Sampling(1.0, top_k=3).probabilities(logs(0.1, 0.5, 0.3, 0.1)), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -132,22 +132,22 @@ def test_top_k_keeps_all_that_are_as_likely_as_the_kth():
     ],
 )
 def test_top_p(top_p, expected):
-    np.testing.assert_allclose(Sampling(top_p=top_p).probabilities(logs(0.1, 0.5, 0.3, 0.1)), [expected], rtol=1e-14)
+    np.testing.assert_allclose(Sampling(1.0, None, top_p=top_p).probabilities(logs(0.1, 0.5, 0.3, 0.1)), [expected], rtol=1e-14)
 
 
 def test_top_p_takes_no_more_than_it_needs_when_the_sum_is_exact():
-    np.testing.assert_array_equal(Sampling(top_p=0.5).probabilities(np.zeros((1, 4))), [[0.5, 0.5, 0, 0]])
+    np.testing.assert_array_equal(Sampling(1.0, None, top_p=0.5).probabilities(np.zeros((1, 4))), [[0.5, 0.5, 0, 0]])
 
 
 def test_top_p_counts_what_top_k_and_temperature_left():
     """Of 0.4, 0.3, 0.2, 0.1 top_k leaves 4/7 and 3/7, and 0.5 of those is the first alone; of all it would be two."""
-    np.testing.assert_allclose(Sampling(top_k=2, top_p=0.5).probabilities(logs(0.4, 0.3, 0.2, 0.1)), [[1, 0, 0, 0]])
-    np.testing.assert_allclose(Sampling(0.5, top_p=0.6).probabilities(logs(0.5, 0.3, 0.2)), [[1, 0, 0]])
+    np.testing.assert_allclose(Sampling(1.0, top_k=2, top_p=0.5).probabilities(logs(0.4, 0.3, 0.2, 0.1)), [[1, 0, 0, 0]])
+    np.testing.assert_allclose(Sampling(0.5, None, top_p=0.6).probabilities(logs(0.5, 0.3, 0.2)), [[1, 0, 0]])
 
 
 def test_extreme_logits_are_no_trouble():
     logits = np.array([[-1e30, 0.0, 1e30, 1e30]], np.float32)
-    for sampling in (Sampling(), Sampling(1e-3), Sampling(top_k=2), Sampling(top_p=0.9)):
+    for sampling in (Sampling(1.0, None), Sampling(1e-3, None), Sampling(1.0, top_k=2), Sampling(1.0, None, top_p=0.9)):
         np.testing.assert_array_equal(sampling.probabilities(logits), [[0, 0, 0.5, 0.5]])
 
 
@@ -155,7 +155,7 @@ def test_extreme_logits_are_no_trouble():
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(0.7), Sampling(top_k=3), Sampling(top_p=0.7), Sampling(1.5, 5, 0.9)]
+    "sampling", [Sampling(1.0, None), Sampling(0.7, None), Sampling(1.0, top_k=3), Sampling(1.0, None, top_p=0.7), Sampling(1.5, 5, 0.9)]
 )
 def test_draws_are_as_frequent_as_their_probabilities(sampling):
     """Pearson's chi-square: with n outcomes its mean is n - 1 and its variance 2 (n - 1)."""
@@ -172,7 +172,7 @@ def test_draws_are_as_frequent_as_their_probabilities(sampling):
 def test_a_batchs_rows_are_drawn_separately():
     logits = np.zeros((2, 4))
     generator = rng()
-    pairs = np.array([Sampling().next_tokens(logits, generator) for _ in range(1600)])
+    pairs = np.array([Sampling(1.0, None).next_tokens(logits, generator) for _ in range(1600)])
     counts = np.bincount(pairs @ [4, 1], minlength=16)
     assert ((counts - 100) ** 2 / 100).sum() < 15 + 5 * math.sqrt(30)
 
@@ -188,7 +188,7 @@ class Always:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "first", "last"), [(Sampling(), 0, 4), (Sampling(top_k=2), 1, 3), (Sampling(top_p=0.5), 1, 3)]
+    ("sampling", "first", "last"), [(Sampling(1.0, None), 0, 4), (Sampling(1.0, top_k=2), 1, 3), (Sampling(1.0, None, top_p=0.5), 1, 3)]
 )
 def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_that_is_left(sampling, first, last):
     logits = np.repeat(logs(0.1, 0.3, 0.1, 0.4, 0.1), 2, axis=0)
@@ -198,9 +198,9 @@ def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_t
 
 def test_the_same_generator_draws_the_same():
     logits = rng(1).standard_normal((50, 20))
-    first = Sampling().next_tokens(logits, rng(5))
-    np.testing.assert_array_equal(first, Sampling().next_tokens(logits, rng(5)))
-    assert (first != Sampling().next_tokens(logits, rng(6))).any()
+    first = Sampling(1.0, None).next_tokens(logits, rng(5))
+    np.testing.assert_array_equal(first, Sampling(1.0, None).next_tokens(logits, rng(5)))
+    assert (first != Sampling(1.0, None).next_tokens(logits, rng(6))).any()
 
 
 def test_greedy_takes_the_likeliest_and_of_equals_the_first():
@@ -217,4 +217,4 @@ def test_logits_that_are_no_numbers_are_refused(temperature, number):
     logits = np.zeros((2, 5), np.float32)
     logits[1, 3] = number
     with pytest.raises(FloatingPointError, match="not finite"):
-        Sampling(temperature).next_tokens(logits, rng())
+        Sampling(temperature, None).next_tokens(logits, rng())

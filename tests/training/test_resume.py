@@ -163,7 +163,7 @@ def test_more_steps_do_not_throw_the_learning_rate_up(folder, interrupt):
     assert rates[:8] == sorted(rates[:8], reverse=True)
     assert rates[7:] == [pytest.approx(0.001)] * 7
     ended = command("train", "--resume", "--max-steps", 21, "--decay-steps", 21, cwd=folder)
-    assert "to step 21, not 14; learning rate 3.2e-03, at the end 1.1e-03" in ended.err
+    assert "to step 21, not 14; learning rate 3.3e-03, at the end 1.1e-03" in ended.err
 
 
 def test_fewer_steps_keep_the_schedule(folder, interrupt):
