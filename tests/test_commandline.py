@@ -24,8 +24,8 @@ def parse(settings, *arguments) -> dict:
 # Flags: what each takes
 
 WHOLE_FROM_1 = [
-    "context", "decay-steps", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
-    "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
+    "context", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
+    "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
 ]  # fmt: skip
 WHOLE_FROM_0 = ["warmup", "sample-every", "seed"]
 ABOVE_0 = ["epochs", "lr"]
@@ -174,12 +174,14 @@ def test_underscores_and_equals_signs():
 
 def test_the_spellings_of_nanogpt():
     typed = (
-        "--eval_interval=20 --lr_decay_iters=7 --eval_iters=3 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
+        "--lr_decay_iters=7 "
+        "--eval_interval=20 --eval_iters=3 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
         "--n_embd=128 --max_iters=5 --learning_rate=1e-3 --min_lr=1e-4 --warmup_iters=2 --beta1=0.8 --beta2=0.99 "
         "--weight_decay=0.2 --grad_clip=0.5 --gradient_accumulation_steps=2 --dropout=0.1"
     )
     assert parse(TrainSettings, *typed.split()) == {
-        "eval_every": 20, "decay_steps": 7, "eval_batches": 3, "log_every": 1, "context": 64, "batch_size": 12, "n_layer": 4, "n_head": 4,
+        "decay_steps": 7,
+        "eval_every": 20, "eval_batches": 3, "log_every": 1, "context": 64, "batch_size": 12, "n_layer": 4, "n_head": 4,
         "n_embd": 128, "max_steps": 5, "lr": 1e-3, "min_lr": 1e-4, "warmup": 2, "beta1": 0.8, "beta2": 0.99,
         "weight_decay": 0.2, "grad_clip": 0.5, "grad_accum": 2, "dropout": 0.1,
     }  # fmt: skip

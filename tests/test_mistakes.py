@@ -206,15 +206,16 @@ def test_what_can_not_be_resumed(finished):
         changed = {**config, "training": {**config["training"], **change}}
         (work / name / "config.json").write_text(json.dumps(changed))
     shutil.copytree(work / "runs" / "text", work / "planless")
-    del config["plan"]
-    (work / "planless" / "config.json").write_text(json.dumps(config))
+    for name, plan in (("planless", {}), ("strange", {**config["plan"], "max_steps": 0})):
+        (work / name / "config.json").write_text(json.dumps({**config, "plan": plan}))
     for typed, words in [
         (["--resume", "nothing"], "nothing/config.json: can't be read"),
         (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
         (["--resume", "no-run"], "no-run/config.json: can't be read"),
         (["--resume", "hugging-face"], "the folder is not a run of npgpt"),
         (["--resume"], "runs/text is finished: it has done 2 steps, and was to do 2"),
-        (["--resume", "planless"], "planless/config.json: plan: a plan must have context, "),
+        (["--resume", "planless"], "planless was begun by an npgpt that stored no plan with it"),
+        (["--resume", "strange"], "strange/config.json: plan: setting max_steps can't be 0"),
         (["--resume", "runs/text"], "say how far: --resume runs/text --max-steps 4"),
         (["--resume", "runs/text", "--max-steps", 1], "it has done 2 steps, and was to do 1"),
         (["--resume", "runs/text", "--lr", 1, "--n_layer=2"], "leave out --lr, --n-layer"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import make_model, open_checkpoint, runs
+from npgpt.checkpoints import make_model, open_with_tokenizer, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
@@ -105,7 +105,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
         tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
         preset = settings.preset or defaults.PRESET
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
-    checkpoint = open_checkpoint(settings.init_from)
+    checkpoint, tokenizer = open_with_tokenizer(settings.init_from)
     dropout = overrides.pop("dropout", checkpoint.config.dropout)
     context = overrides.pop("block_size", None)
     if overrides:
@@ -115,25 +115,19 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
         raise ConfigError(
             f"--context {context} is beyond the model's: {settings.init_from} has {checkpoint.config.block_size}"
         )
-    tokenizer = checkpoint.tokenizer
-    if tokenizer is None:
-        raise ConfigError(
-            f"{settings.init_from} has no tokenizer with it, and its vocabulary of {checkpoint.config.vocab_size:,} "
-            f"is not GPT-2's"
-        )
     return replace(checkpoint.config, dropout=dropout), tokenizer, checkpoint
 
 
 def _stored(folder: Path, asked: dict, plan: dict) -> tuple[TrainSettings, Plan]:
-    place = f"{folder / runs.CONFIG_FILE}: "
+    if not plan:
+        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
+    part = "training"
     try:
         settings = TrainSettings.from_dict(asked)
-    except ConfigError as error:
-        raise ConfigError(f"{place}training: {error}") from None
-    try:
+        part = "plan"
         return settings, plan_from_dict(plan)
     except ConfigError as error:
-        raise ConfigError(f"{place}plan: {error}") from None
+        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {part}: {error}") from None
 
 
 def _saved_state(folder: Path) -> Path:

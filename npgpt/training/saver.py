@@ -14,9 +14,9 @@ from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.training.log import log
 
-SAVE_EVERY = 60.0  # seconds from save to save
+SAVE_EVERY = 60.0  # seconds between saves
 PART = 20  # saving takes at most a twentieth of the time
-DISK_SPEED = 1e9  # bytes a second, until a save has shown how fast the disk is
+DISK_SPEED = 1e9  # bytes per second, until a save has shown how fast the disk is
 
 
 class Saver:
@@ -29,15 +29,12 @@ class Saver:
 
     def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
         self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
-        self.saved = (folder / runs.LAST_FILE).exists()
-        self._took = sum(_sizes(model, optimizer)) / DISK_SPEED
-        self._saved_at = time.monotonic()
+        self._tried_at, self._wait = time.monotonic(), PART * sum(_sizes(model, optimizer)) / DISK_SPEED
 
     @property
     def due(self) -> bool:
         """Whether it is time to save again."""
-        waited = time.monotonic() - self._saved_at
-        return waited > PART * self._took and (waited > SAVE_EVERY or not self.saved)
+        return time.monotonic() - self._tried_at > self._wait
 
     def try_to_save(self) -> None:
         """Save. Where that fails, training goes on, and it is tried again later."""
@@ -45,10 +42,12 @@ class Saver:
 
     def save(self) -> None:
         """Write last.safetensors. Raises CheckpointError."""
-        began = self._saved_at = time.monotonic()
-        self._write(self.folder / runs.LAST_FILE)
-        self._saved_at, self.saved = time.monotonic(), True
-        self._took = self._saved_at - began
+        began = time.monotonic()
+        try:
+            self._write(self.folder / runs.LAST_FILE)
+        finally:
+            self._tried_at = time.monotonic()
+            self._wait = max(SAVE_EVERY, PART * (self._tried_at - began))
 
     def save_best(self) -> None:
         """Write best.safetensors. Where that fails, training goes on."""

@@ -25,7 +25,7 @@ def logs(*probabilities):
 
 WRONG = {
     "temperature": [-0.1, math.nan, math.inf, -math.inf, "1", None, True, [1.0]],
-    "top_k": [0, -1, 1.2.5, math.nan, "3", True],
+    "top_k": [-1, 1.0, 2.5, math.nan, "3", True],
     "top_p": [0, 0.0, -0.1, 1.1, math.nan, math.inf, "0.9", True],
 }
 
@@ -88,15 +88,24 @@ def test_probabilities(logits, temperature, top_k, top_p, dtype):
 
 def test_a_batchs_rows_are_treated_separately():
     logits = rng().standard_normal((5, 9))
-    for sampling in (Sampling(0.5, None), Sampling(1.0, top_k=3), Sampling(1.0, None, top_p=0.6), Sampling(2.0, 5, 0.8)):
+    for sampling in (
+        Sampling(0.5, None),
+        Sampling(1.0, top_k=3),
+        Sampling(1.0, None, top_p=0.6),
+        Sampling(2.0, 5, 0.8),
+    ):
         together = sampling.probabilities(logits)
         for row, alone in zip(together, logits, strict=True):
             np.testing.assert_allclose(row, sampling.probabilities(alone[None])[0], rtol=1e-14)
 
 
 def test_temperature_divides_logits():
-    np.testing.assert_allclose(Sampling(2.0, None).probabilities(logs(0.64, 0.36)), [[0.8 / 1.4, 0.6 / 1.4]], rtol=1e-14)
-    np.testing.assert_allclose(Sampling(0.5, None).probabilities(logs(0.6, 0.4)), [[0.36 / 0.52, 0.16 / 0.52]], rtol=1e-14)
+    np.testing.assert_allclose(
+        Sampling(2.0, None).probabilities(logs(0.64, 0.36)), [[0.8 / 1.4, 0.6 / 1.4]], rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        Sampling(0.5, None).probabilities(logs(0.6, 0.4)), [[0.36 / 0.52, 0.16 / 0.52]], rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +141,9 @@ def test_top_k_keeps_all_that_are_as_likely_as_the_kth():
     ],
 )
 def test_top_p(top_p, expected):
-    np.testing.assert_allclose(Sampling(1.0, None, top_p=top_p).probabilities(logs(0.1, 0.5, 0.3, 0.1)), [expected], rtol=1e-14)
+    np.testing.assert_allclose(
+        Sampling(1.0, None, top_p=top_p).probabilities(logs(0.1, 0.5, 0.3, 0.1)), [expected], rtol=1e-14
+    )
 
 
 def test_top_p_takes_no_more_than_it_needs_when_the_sum_is_exact():
@@ -141,7 +152,9 @@ def test_top_p_takes_no_more_than_it_needs_when_the_sum_is_exact():
 
 def test_top_p_counts_what_top_k_and_temperature_left():
     """Of 0.4, 0.3, 0.2, 0.1 top_k leaves 4/7 and 3/7, and 0.5 of those is the first alone; of all it would be two."""
-    np.testing.assert_allclose(Sampling(1.0, top_k=2, top_p=0.5).probabilities(logs(0.4, 0.3, 0.2, 0.1)), [[1, 0, 0, 0]])
+    np.testing.assert_allclose(
+        Sampling(1.0, top_k=2, top_p=0.5).probabilities(logs(0.4, 0.3, 0.2, 0.1)), [[1, 0, 0, 0]]
+    )
     np.testing.assert_allclose(Sampling(0.5, None, top_p=0.6).probabilities(logs(0.5, 0.3, 0.2)), [[1, 0, 0]])
 
 
@@ -155,7 +168,14 @@ def test_extreme_logits_are_no_trouble():
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(1.0, None), Sampling(0.7, None), Sampling(1.0, top_k=3), Sampling(1.0, None, top_p=0.7), Sampling(1.5, 5, 0.9)]
+    "sampling",
+    [
+        Sampling(1.0, None),
+        Sampling(0.7, None),
+        Sampling(1.0, top_k=3),
+        Sampling(1.0, None, top_p=0.7),
+        Sampling(1.5, 5, 0.9),
+    ],
 )
 def test_draws_are_as_frequent_as_their_probabilities(sampling):
     """Pearson's chi-square: with n outcomes its mean is n - 1 and its variance 2 (n - 1)."""
@@ -188,7 +208,8 @@ class Always:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "first", "last"), [(Sampling(1.0, None), 0, 4), (Sampling(1.0, top_k=2), 1, 3), (Sampling(1.0, None, top_p=0.5), 1, 3)]
+    ("sampling", "first", "last"),
+    [(Sampling(1.0, None), 0, 4), (Sampling(1.0, top_k=2), 1, 3), (Sampling(1.0, None, top_p=0.5), 1, 3)],
 )
 def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_that_is_left(sampling, first, last):
     logits = np.repeat(logs(0.1, 0.3, 0.1, 0.4, 0.1), 2, axis=0)
