@@ -19,7 +19,7 @@ def main() -> int:
         const=NEWEST,
         type=pathname,
         metavar="RUN",
-        help="go on with this run, or with the newest one in runs/",
+        help="resume this run, or the newest one in runs/",
     )
     parser.add_flags(TrainSettings)
     given = vars(parser.parse_args())
@@ -30,7 +30,7 @@ def main() -> int:
         _start(TrainSettings(texts=tuple(texts), **given))
     elif texts:
         hint = ", or name the run after --resume" if resumed is NEWEST else ""
-        raise ConfigError(f"--resume goes on with the run's own text: leave out the text{hint}")
+        raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
     else:
         _resume(resumed, given)
     return 0
@@ -51,7 +51,7 @@ def _resume(name, given: dict[str, Any]) -> None:
     fixed = sorted(set(given) - set(RESUMABLE))
     if fixed:
         flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
-        raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
+        raise ConfigError(f"a resumed run keeps these settings: leave out {flags}")
     given.setdefault("threads", None)  # a matter of this process, not of the run
     use_threads(given["threads"])
     from npgpt.checkpoints.runs import newest_run, read_run_config

@@ -86,10 +86,12 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
     )
     write_run_config(folder, config, settings.to_dict(), changed)
-    log(f"going on with {folder} at step {run.step:,}")
+    log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
-        log(f"to step {changed.max_steps:,}, not {plan.max_steps:,}; learning rate {now:.1e}, at the end {end:.1e}")
+        log(
+            f"to step {changed.max_steps:,} (was {plan.max_steps:,}); learning rate {now:.1e} now, {end:.1e} at the end"
+        )
     return run
 
 

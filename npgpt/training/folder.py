@@ -61,7 +61,7 @@ def check_can_create(out: str | Path, exact: bool) -> None:
 
 
 def _taken(out: Path) -> str:
-    resume = f", or --resume {out} to go on with the run in it" if out.is_dir() else ""
+    resume = f", or --resume {out}" if out.is_dir() else ""
     return f"{out} is there already: name a new folder{resume}"
 
 
