@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import field
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
 from npgpt.errors import ConfigError, UserError
 
@@ -52,12 +52,12 @@ class Parser(argparse.ArgumentParser):
             )
             self.spellings.update(action.option_strings)
 
-    def parse_args(self, arguments=None):
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return super().parse_args([*map(self._kebab, arguments[:end]), *arguments[end:]])
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the flags.\n")
 
     def _kebab(self, argument: str) -> str:

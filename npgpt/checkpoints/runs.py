@@ -6,6 +6,7 @@
     metrics.jsonl       one JSON object for each log line
     last.safetensors    everything that training goes on from: weights, optimizer, state
     best.safetensors    the weights alone, from the best evaluation so far
+    .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
 A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside.
 

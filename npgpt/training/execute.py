@@ -57,12 +57,10 @@ def _compile(run, stop):
 
 def _report(run):
     stopping = run.early_stopping
-    best = (
-        ""
-        if stopping.best_step is None
-        else f"; best validation loss {stopping.best:.4f} after step {stopping.best_step:,}"
-    )
-    without = f", without progress in {stopping.evaluations_without_progress} evaluations"
-    why = without if stopping.reached else ""
-    print(f"trained {run.step:,} steps in {format_duration(run.progress.elapsed())}{why}{best}")
+    line = f"trained {run.step:,} steps in {format_duration(run.progress.elapsed())}"
+    if stopping.reached:
+        line += f", without progress in {stopping.evaluations_without_progress} evaluations"
+    if stopping.best_step is not None:
+        line += f"; best validation loss {stopping.best:.4f} after step {stopping.best_step:,}"
+    print(line)
     print(f"saved in {run.folder}; continue a text with: python -m npgpt.sample --model {quoted(run.folder)}")

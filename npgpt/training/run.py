@@ -60,4 +60,4 @@ class Run:
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.model.set_rng_state(state["dropout"])
-        self.step = state["step"]
+        self.step = int(state["step"])
