@@ -5,27 +5,25 @@ SETTINGS are those of TrainSettings as JSON. FOLDER gets plan.json and weights.s
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from npgpt.checkpoints.runs import save_weights
-from npgpt.optim import warmup_cosine
+from npgpt.training.begin import prepare
+from npgpt.training.schedule import learning_rate
 from npgpt.training.settings import TrainSettings
-from npgpt.training.trainer import Trainer
 
 
 def main():
     folder = Path(sys.argv[2])
-    settings = TrainSettings.from_dict({**json.loads(sys.argv[1]), "out": str(folder / "run")})
-    trainer = Trainer.start(settings)  # makes the model and its folder, and doesn't train
-    save_weights(folder / "weights.safetensors", trainer.model.state_dict(), trainer.model.config)
-    course = (settings.lr, trainer.min_lr, trainer.warmup, trainer.max_steps)
+    run = prepare(TrainSettings.from_dict(json.loads(sys.argv[1])))
+    save_weights(folder / "weights.safetensors", run.model.state_dict(), run.model.config)
     plan = {
-        "model": trainer.model.config.to_dict(),
-        "settings": trainer.settings.to_dict(),
-        "learning_rates": [warmup_cosine(step, *course) for step in range(trainer.max_steps)],
-        "eval_every": trainer.eval_every,
-        "sample_every": trainer.sample_every,
-        "prompt": [int(token) for token in trainer.prompt],
+        "model": run.model.config.to_dict(),
+        "settings": run.settings.to_dict(),
+        "plan": asdict(run.plan),
+        "learning_rates": [learning_rate(run.plan, step) for step in range(run.plan.max_steps)],
+        "prompt": [int(token) for token in run.samples.prompt],
     }
     (folder / "plan.json").write_text(json.dumps(plan))
 

@@ -17,7 +17,7 @@ from bench.machine import ROOT, describe, summary
 from bench.peers.table import FLOAT32, PEERS, Peer
 from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt.commandline import choice, count, flag, number
-from npgpt.config import PRESETS
+from npgpt.config import MATMUL_PRECISIONS, PRESETS
 from npgpt.errors import ConfigError
 
 # The book's own numbers, but for the sample that it takes after each epoch of 9 steps: here it is after every 10.
@@ -35,7 +35,7 @@ BFLOAT16_TOLERANCES = {name: 2 * tolerance for name, tolerance in TOLERANCES.ite
 
 @dataclass(frozen=True)
 class Settings:
-    text: str = flag(str(ROOT / "data" / "the-verdict.txt"), str, "what to train on", "work", "PATH")
+    text: str = flag(str(ROOT / "data" / "the-verdict.txt"), str, "what to train on", "work", metavar="PATH")
     preset: str = flag("gpt2", choice(*PRESETS), "a model's size", "work")
     context: int = flag(256, count(), "tokens a window", "work")
     batch_size: int = flag(2, count(), "windows a batch", "work")
@@ -43,9 +43,9 @@ class Settings:
     rounds: int = flag(1, count(), "runs a side", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
     peer: str = flag("torch", peer_names, f"whom to compare with: some of {', '.join(PEERS)}, or none", "work")
-    matmul_precision: str = flag("highest", choice("highest", "high", "medium"), "of npgpt's matrix products", "work")
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of npgpt's matrix products", "work")
     cold: bool = flag(False, bool, "npgpt compiles all its kernels anew in each run", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
     def training(self) -> dict:
         """The run, as fields of npgpt's TrainSettings."""

@@ -30,7 +30,7 @@ class Settings:
     rounds: int = flag(3, count(), "processes a side", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
     peer: str = flag("torch", choice("torch", "none"), "whom to compare with", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
     def sizes(self) -> dict:
         model = GPTConfig.preset(self.preset)

@@ -31,7 +31,7 @@ class Settings:
     rounds: int = flag(5, count(), "processes a side", "work")
     peer: str = flag("transformers", choice("transformers", "none"), "whom to compare with", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
 
 def main() -> int:

@@ -26,11 +26,11 @@ FIRST_STEP = re.compile(r"\s*1/\d+  loss ")  # how npgpt.train's line about its 
 
 @dataclass(frozen=True)
 class Settings:
-    text: str = flag(str(ROOT / "data" / "the-verdict.txt"), str, "what to train on", "work", "PATH")
+    text: str = flag(str(ROOT / "data" / "the-verdict.txt"), str, "what to train on", "work", metavar="PATH")
     helps: int = flag(10, count(), "how often --help is asked for", "work")
     starts: int = flag(5, count(), "how many warm starts", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
     preset: str | None = flag(None, choice(*PRESETS), "instead of the default run's, for a trial", "work")
     max_steps: int | None = flag(None, count(), "instead of the default run's, for a trial", "work")
 

@@ -20,7 +20,7 @@ from bench.peers.table import BFLOAT16, PEERS
 from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt import config
 from npgpt.commandline import choice, count, flag
-from npgpt.config import GPTConfig
+from npgpt.config import MATMUL_PRECISIONS, GPTConfig
 from npgpt.errors import ConfigError
 
 PRESETS = {
@@ -42,7 +42,7 @@ class Settings:
     n_embd: int | None = flag(None, count(), "width", "model")
     vocab_size: int | None = flag(None, count(), "tokens that there are", "model")
     train_only: str | None = flag(
-        None, str, "freeze all parameters but those whose names begin so, as h.11.", "work", "PREFIX"
+        None, str, "freeze all parameters but those whose names begin so, as h.11.", "work", metavar="PREFIX"
     )
     batch_size: int | None = flag(None, count(), "windows a batch (default: 4; 12 for nanogpt-cpu)", "work")
     context: int | None = flag(None, count(), "tokens a window (default: 256, or the preset's if less)", "work")
@@ -51,8 +51,8 @@ class Settings:
     rounds: int = flag(3, count(), "processes a side", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
     peer: str = flag("torch", peer_names, f"whom to compare with: some of {', '.join(PEERS)}, or none", "work")
-    matmul_precision: str = flag("highest", choice("highest", "high", "medium"), "of npgpt's matrix products", "work")
-    json: str | None = flag(None, str, "write all that was measured to this file", "work", "PATH")
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of npgpt's matrix products", "work")
+    json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
     def model(self) -> GPTConfig:
         """Raises ConfigError on sizes that can't be."""

@@ -4,17 +4,27 @@ import argparse
 import os
 import re
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import field
 from math import isfinite
+from typing import Any, NoReturn
 
 from npgpt.errors import ConfigError, UserError
 
 
-def flag(default, kind, help: str, group: str = "", metavar: str | None = None, also: tuple = ()):
+def flag(
+    default: Any,
+    type: Callable,
+    help: str,
+    group: str = "",
+    *,
+    metavar: str | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
     """A field of a dataclass of settings that is a flag as well: ``batch_size`` becomes ``--batch-size``."""
-    return field(
-        default=default, metadata={"kind": kind, "help": help, "group": group, "metavar": metavar, "also": also}
-    )
+    metadata = {"type": type, "help": help, "group": group, "metavar": metavar, "aliases": aliases}
+    return field(default=default, metadata=metadata)
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,26 +38,26 @@ class Parser(argparse.ArgumentParser):
     def add_flags(self, settings: type) -> None:
         """A flag for every field of a dataclass that was made with ``flag``. Only what is typed is in the result."""
         for name, f in settings.__dataclass_fields__.items():
-            if "kind" not in f.metadata:
+            if "type" not in f.metadata:
                 continue
-            kind, group = f.metadata["kind"], f.metadata["group"]
+            type, group = f.metadata["type"], f.metadata["group"]
             where = self.groups.get(group) or self.groups.setdefault(group, self.add_argument_group(group))
-            spellings = [f"--{n.replace('_', '-')}" for n in (name, *f.metadata["also"])]
-            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+            spellings = [f"--{n.replace('_', '-')}" for n in (name, *f.metadata["aliases"])]
+            how = {"action": argparse.BooleanOptionalAction} if type is bool else {"type": type}
             shown = "" if f.default is None else f" (default: {f.default})"
-            if kind is not bool:
-                how["metavar"] = f.metadata["metavar"] or getattr(kind, "metavar", "X")
+            if type is not bool:
+                how["metavar"] = f.metadata["metavar"] or getattr(type, "metavar", "X")
             action = where.add_argument(
                 *spellings, dest=name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how
             )
             self.spellings.update(action.option_strings)
 
-    def parse_args(self, arguments=None):
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return super().parse_args([*map(self._kebab, arguments[:end]), *arguments[end:]])
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the flags.\n")
 
     def _kebab(self, argument: str) -> str:
@@ -57,8 +67,19 @@ class Parser(argparse.ArgumentParser):
         return kebab + equals + value if name.startswith("--") and kebab in self.spellings else argument
 
 
-def number(name: str, low: float, high: float = float("inf"), whole: bool = False, open_low=False, open_high=False):
-    """A kind of flag: a number within bounds; its error says which."""
+def number(
+    name: str,
+    low: float,
+    high: float = float("inf"),
+    whole: bool = False,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Callable[[str], float]:
+    """A flag's type: a number within bounds; its error says which.
+
+    >>> number("X", 0, 1, open_high=True)("0.5")
+    0.5
+    """
     bounds = f"{'above' if open_low else 'at least'} {low:,}"
     if high != float("inf"):
         bounds += f" and {'below' if open_high else 'at most'} {high:,}"
@@ -79,8 +100,8 @@ def number(name: str, low: float, high: float = float("inf"), whole: bool = Fals
     return parse
 
 
-def pathname(text):
-    """A kind of flag: the name of a file or folder. Empty, it would be the working folder, which nobody means by it."""
+def pathname(text: str) -> str:
+    """A flag's type: the name of a file or folder. An empty one would mean the working folder, which nobody wants."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return text
@@ -89,8 +110,8 @@ def pathname(text):
 pathname.metavar = "PATH"
 
 
-def choice(*names: str):
-    """A kind of flag: one of some words."""
+def choice(*names: str) -> Callable[[str], str]:
+    """A flag's type: one of some words."""
 
     def parse(text):
         if text not in names:
@@ -101,7 +122,8 @@ def choice(*names: str):
     return parse
 
 
-def count(low: int = 1):
+def count(low: int = 1) -> Callable[[str], int]:
+    """A flag's type: a whole number of at least ``low``."""
     return number("N", low, 2**31 - 1, whole=True)
 
 
@@ -115,35 +137,32 @@ def use_threads(threads: int | None) -> None:
 
 
 def _check_number_of_threads():
-    """Importing Numba fails with its own traceback on a number below 1; what is no number it leaves aside."""
+    """Numba's import fails with a traceback of its own on a number below 1; it ignores what is not a number."""
     text = os.environ.get("NUMBA_NUM_THREADS", "")
     if re.fullmatch(r"\s*(-\d+|\+?0+)\s*", text):
         raise ConfigError(f"NUMBA_NUM_THREADS must be at least 1, not {text[:20]!r}")
 
 
-def run(main) -> None:
+def run(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake.
 
-    What the machine refuses (a full disk, no more memory) gets a message too: a traceback would explain nothing.
+    What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
+    NPGPT_TRACEBACK=1 the traceback stands before each message.
     """
     sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
     try:
         _check_number_of_threads()
         code = main()
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # whoever read our output (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except MemoryError as error:
-        print(f"error: not enough memory. {error}", file=sys.stderr)
+    except (UserError, OSError, MemoryError) as error:
+        if os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
         code = 2
     sys.exit(code)

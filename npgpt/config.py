@@ -1,4 +1,7 @@
-"""GPTConfig: the settings of a model. Without NumPy, so a command can check its flags before NumPy is loaded."""
+"""GPTConfig, the settings of a model; and the choices and defaults that commands offer.
+
+Nothing heavy is imported, so a command can check its flags and show its help before NumPy is loaded.
+"""
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -8,6 +11,10 @@ from npgpt.errors import ConfigError
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+
+# How the next token is drawn unless told otherwise, in samples of a training run, npgpt.sample and GPT.generate alike.
+TEMPERATURE, TOP_K, TOP_P = 0.8, 50, None
 
 # GPT-2's four sizes (Radford et al. 2019, table 2; heads from the released hparams.json), then sizes for a laptop.
 PRESETS = {
@@ -19,9 +26,6 @@ PRESETS = {
     "mini": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256},
 }
-
-# How the next token is drawn, unless told otherwise: the same in ``generate``, in training and in ``npgpt.sample``.
-TEMPERATURE, TOP_K, TOP_P = 0.8, 50, None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What can go wrong through input, and is reported without a traceback.
+"""Errors that a command reports without a traceback: their messages say what is wrong, where, and what to do.
 
-A command ends with exit code 2 and such an error's message, so a message says what is wrong, where, and what to do.
+A command that ends with one has exit code 2. NPGPT_TRACEBACK=1 shows the traceback as well.
 """
 
 
@@ -22,3 +22,11 @@ class TokenizerError(UserError, ValueError):
 
 class CheckpointError(UserError, ValueError):
     """A file or folder of weights that can't be read, or that doesn't fit the model."""
+
+
+class RunError(UserError):
+    """A run that can't begin, be resumed or be saved: its folder is taken, in use or full, or it is finished."""
+
+
+class TrainingDiverged(UserError):
+    """A loss, a gradient or a sample's logits that are not finite."""

@@ -1,6 +1,7 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
-import signal
+import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.config import TEMPERATURE, TOP_K, TOP_P
 from npgpt.errors import CheckpointError, ConfigError, DataError
+from npgpt.signals import StopRequest
 
 MODEL, TEXT, CHOICE = "model", "text", "choice of the next token"
+PROMPT_LIMIT = 16 * 2**20  # bytes; a model sees a few thousand at once
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,15 @@ class SampleSettings:
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", MODEL)
+    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
 
-    prompt: str | None = flag(None, str, "the text to continue (default: as in training)", TEXT, "TEXT", ("start",))
+    prompt: str | None = flag(
+        None, str, "the text to continue (default: as in training)", TEXT, metavar="TEXT", aliases=("start",)
+    )
     prompt_file: str | None = flag(None, pathname, "a file with the text to continue; - for standard input", TEXT)
     num_samples: int = flag(1, count(), "how many texts", TEXT)
     max_new_tokens: int = flag(200, count(), "tokens to add to each", TEXT)
-    stop: str | None = flag(None, str, "end a text where this appears; it is not printed", TEXT, "TEXT")
+    stop: str | None = flag(None, str, "end a text where this appears; it is not printed", TEXT, metavar="TEXT")
 
     temperature: float = flag(TEMPERATURE, number("X", 0), "below 1 sharpens the distribution; 0 is greedy", CHOICE)
     top_k: int = flag(TOP_K, count(0), "only the N likeliest tokens; 0 is all", CHOICE)
@@ -34,7 +39,9 @@ class SampleSettings:
         TOP_P, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
     )
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
-    seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "for the same text again", CHOICE)
+    seed: int | None = flag(
+        None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: another each time)", CHOICE
+    )
 
     def __post_init__(self):
         if self.prompt is not None and self.prompt_file is not None:
@@ -81,9 +88,10 @@ def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
     sys.stdout.write(prompt)
     sys.stdout.flush()
     decoder, until = tokenizer.decoder(), StopString(settings.stop)
-    with _CtrlC() as ctrl_c:
+    with StopRequest() as stop:
         for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
-            ctrl_c.check()
+            if stop.requested:
+                raise KeyboardInterrupt
             if new[0] == tokenizer.end_of_text:
                 break
             sys.stdout.write(until.push(decoder.decode(int(new[0]))))
@@ -94,40 +102,27 @@ def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
     sys.stdout.flush()
 
 
-class _CtrlC:
-    """Ctrl-C ends at once what is inside ``with _CtrlC() as ctrl_c:``, or else at the next ``ctrl_c.check()``.
-
-    What Python raises while LLVM calls it, as when a kernel is loaded, is lost.
-    """
-
-    def __enter__(self):
-        self._pressed = False
-        self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *exception):
-        signal.signal(signal.SIGINT, self._before)
-
-    def _press(self, number, frame):
-        self._pressed = True
-        raise KeyboardInterrupt
-
-    def check(self):
-        if self._pressed:
-            raise KeyboardInterrupt
-
-
 def _read_prompt(settings) -> str | None:
-    if settings.prompt_file is None:
+    """The text of --prompt or --prompt-file; None if neither was given. Raises DataError."""
+    name = settings.prompt_file
+    if name is None:
         return settings.prompt
-    source = sys.stdin.buffer if settings.prompt_file == "-" else None
     try:
-        data = source.read() if source else Path(settings.prompt_file).read_bytes()
+        if name == "-":
+            data = sys.stdin.buffer.read(PROMPT_LIMIT + 1)
+        else:
+            kind = os.stat(name).st_mode
+            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):  # /dev/zero never ends
+                raise DataError(f"{name}: is a device, and not a file or a pipe. For standard input: --prompt-file -")
+            with open(name, "rb") as file:
+                data = file.read(PROMPT_LIMIT + 1)
+        if len(data) > PROMPT_LIMIT:
+            raise DataError(f"{name}: a prompt can't have more than {PROMPT_LIMIT:,} bytes")
         return data.decode("utf-8-sig")  # a byte-order mark is no part of the text, as in training
     except OSError as error:
-        raise DataError(f"{settings.prompt_file}: can't be read: {error.strerror}") from None
+        raise DataError(f"{name}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{settings.prompt_file}: not UTF-8 text at byte {error.start}") from None
+        raise DataError(f"{name}: not UTF-8 text at byte {error.start}") from None
 
 
 def _prompt_of_training(path: Path) -> str:
@@ -136,7 +131,8 @@ def _prompt_of_training(path: Path) -> str:
 
     if not (path.is_dir() and is_run(path)):
         return ""
-    prompt = read_run_config(path)[1].get("sample_prompt")
+    _, _, plan = read_run_config(path)
+    prompt = plan.get("sample_prompt")
     return prompt if isinstance(prompt, str) else ""
 
 

@@ -1,11 +1,11 @@
 """python -m npgpt.train TEXT... : train a GPT on text files."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from npgpt.commandline import Parser, pathname, run, use_threads
 from npgpt.errors import ConfigError
-from npgpt.training.settings import CHANGEABLE, TrainSettings
+from npgpt.training.settings import RESUMABLE, TrainSettings
 
 NEWEST = object()  # what --resume without a name means
 
@@ -19,53 +19,59 @@ def main() -> int:
         const=NEWEST,
         type=pathname,
         metavar="RUN",
-        help="go on with this run, or with the newest one in runs/",
+        help="resume this run, or the newest one in runs/",
     )
     parser.add_flags(TrainSettings)
     given = vars(parser.parse_args())
-    texts, resume = given.pop("texts"), given.pop("resume")
-    if resume is None:
+    texts, resumed = given.pop("texts"), given.pop("resume")
+    if resumed is None:
         if not texts:
             parser.error("what should it train on? Name a text file, as in: python -m npgpt.train data/the-verdict.txt")
-        return _start(TrainSettings(texts=tuple(texts), **given))
-    if texts and resume is NEWEST:
-        raise ConfigError("--resume goes on with a run's own text: leave out the text, or name the run after --resume")
-    if texts:
-        raise ConfigError("--resume goes on with the run's own text: leave out the text")
-    return _resume(resume, given)
+        _start(TrainSettings(texts=tuple(texts), **given))
+    elif texts:
+        hint = ", or name the run after --resume" if resumed is NEWEST else ""
+        raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
+    else:
+        _resume(resumed, given)
+    return 0
 
 
-def _start(settings: TrainSettings) -> int:
-    use_threads(settings.threads)
-    from npgpt.kernels.precision import set_matmul_precision
-    from npgpt.training.trainer import Trainer
+def _start(settings: TrainSettings) -> None:
+    _set_up(settings.threads, settings.matmul_precision)
+    from npgpt.training.begin import start
+    from npgpt.training.execute import execute
+    from npgpt.training.folder import locked
 
-    set_matmul_precision(settings.matmul_precision)
-    return Trainer.start(settings).run()
+    new = start(settings)
+    with locked(new.folder):
+        execute(new)
 
 
-def _resume(name, given: dict) -> int:
-    fixed = sorted(set(given) - set(CHANGEABLE))
+def _resume(name, given: dict[str, Any]) -> None:
+    fixed = sorted(set(given) - set(RESUMABLE))
     if fixed:
         flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
-        raise ConfigError(f"a run goes on with the settings it began with: leave out {flags}")
-    use_threads(given.setdefault("threads", None))  # a matter of this process, not of the run
-    from npgpt.checkpoints.runs import CONFIG_FILE, newest_run, read_run_config
-    from npgpt.kernels.precision import set_matmul_precision
-    from npgpt.training.trainer import Trainer
+        raise ConfigError(f"a resumed run keeps these settings: leave out {flags}")
+    given.setdefault("threads", None)  # a matter of this process, not of the run
+    use_threads(given["threads"])
+    from npgpt.checkpoints.runs import newest_run, read_run_config
+    from npgpt.training.begin import resume
+    from npgpt.training.execute import execute
+    from npgpt.training.folder import locked
 
     folder = newest_run() if name is NEWEST else Path(name)
-    _, training = read_run_config(folder)
-    try:
-        settings = TrainSettings.from_dict(training)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / CONFIG_FILE}: training: {error}") from None
-    for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
-        if one in given and other not in given:
-            given[other] = None
-    settings = replace(settings, **given)
-    set_matmul_precision(settings.matmul_precision)
-    return Trainer.resume(folder, settings).run()
+    read_run_config(folder)  # raises CheckpointError if it isn't a run
+    with locked(folder):
+        run = resume(folder, given)
+        _set_up(None, run.settings.matmul_precision)
+        execute(run)
+
+
+def _set_up(threads, matmul_precision):
+    use_threads(threads)
+    from npgpt.kernels.precision import set_matmul_precision
+
+    set_matmul_precision(matmul_precision)
 
 
 if __name__ == "__main__":

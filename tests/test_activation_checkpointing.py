@@ -12,7 +12,7 @@ from npgpt import GPT, GPTConfig, Tensor, no_grad
 from npgpt.activation_checkpointing import checkpointed
 from npgpt.config import POSITIONS
 from npgpt.layers import Block, Dropout, Linear, Module
-from npgpt.training import trainer
+from npgpt.training import execute, loop
 
 CONFIG = GPTConfig(vocab_size=13, block_size=6, n_layer=3, n_head=2, n_embd=8, dropout=0.2)
 IDS, TARGETS = np.random.default_rng(0).integers(13, size=(2, 2, 6))
@@ -201,15 +201,16 @@ def written(run):
 @pytest.fixture
 def stop_after(monkeypatch):
     """stop_after(n): Ctrl-C after the n-th step."""
-    step = trainer.Trainer._train_one_step
+    step = loop.train_step
 
     def set_to(n):
-        def counted(self):
-            step(self)
-            if self.step == n:
+        def counted(model, optimizer, *others):
+            result = step(model, optimizer, *others)
+            if optimizer.steps == n:
                 signal.raise_signal(signal.SIGINT)
+            return result
 
-        monkeypatch.setattr(trainer.Trainer, "_train_one_step", counted)
+        monkeypatch.setattr(loop, "train_step", counted)
 
     return set_to
 
@@ -217,7 +218,7 @@ def stop_after(monkeypatch):
 def test_a_run_is_the_same(folder, monkeypatch):
     seen = []
     loss = GPT.loss
-    monkeypatch.setattr(trainer, "compile_for_training", lambda *of: None)
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of: None)
     monkeypatch.setattr(GPT, "loss", lambda self, *batch: seen.append(self.recompute) or loss(self, *batch))
     (plain, _), (again, _) = train(folder, *RUN), train(folder, *RUN, "--recompute")
     assert set(seen[: len(seen) // 2]) == {False}

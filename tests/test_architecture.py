@@ -32,7 +32,7 @@ ORDER = [
     [f"checkpoints.{name}" for name in ("runs", "huggingface", "nanogpt", "tensorflow", "gguf", "llmc")],
     ["checkpoints"],
     ["generation"],
-    ["checking", "precompile", "commandline"],
+    ["checking", "precompile", "commandline", "signals"],
     ["training"],
     ["train", "sample", "gradcheck", "info", "convert"],
 ]

@@ -9,8 +9,10 @@ from helpers.commands import Ended, assert_refused, command, listing, refused
 
 from npgpt import commandline
 from npgpt.commandline import Parser
+from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
+from npgpt.text import TOKENIZERS
 from npgpt.training.settings import TrainSettings
 
 
@@ -24,19 +26,19 @@ def parse(settings, *arguments) -> dict:
 
 WHOLE_FROM_1 = [
     "context", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
-    "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
+    "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
 ]  # fmt: skip
 WHOLE_FROM_0 = ["warmup", "sample-every", "seed"]
 ABOVE_0 = ["epochs", "lr"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
 FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2"]
 WORDS = {
-    "tokenizer": ["gpt2", "char", "byte"],
+    "tokenizer": TOKENIZERS,
     "split-by": ["tokens", "documents"],
-    "preset": ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "nano", "mini", "small"],
-    "position": ["learned", "sinusoidal", "rotary"],
-    "activation": ["gelu_new", "gelu", "relu"],
-    "matmul-precision": ["highest", "high", "medium"],
+    "preset": PRESETS,
+    "position": POSITIONS,
+    "activation": ACTIVATIONS,
+    "matmul-precision": MATMUL_PRECISIONS,
 }
 SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]
@@ -72,7 +74,7 @@ def test_every_flag_with_every_bad_value(folder):
 
 def test_no_flag_is_forgotten_above():
     def flags(settings):
-        return {name.replace("_", "-") for name, f in settings.__dataclass_fields__.items() if "kind" in f.metadata}
+        return {name.replace("_", "-") for name, f in settings.__dataclass_fields__.items() if "type" in f.metadata}
 
     of_train = {*WHOLE_FROM_1, *WHOLE_FROM_0, *ABOVE_0, *FROM_0, *FROM_0_BELOW_1, *WORDS, *SWITCHES, *NAMES, *TEXTS}
     assert flags(TrainSettings) == of_train
@@ -173,11 +175,13 @@ def test_underscores_and_equals_signs():
 
 def test_the_spellings_of_nanogpt():
     typed = (
+        "--lr_decay_iters=7 "
         "--eval_interval=20 --eval_iters=3 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
         "--n_embd=128 --max_iters=5 --learning_rate=1e-3 --min_lr=1e-4 --warmup_iters=2 --beta1=0.8 --beta2=0.99 "
         "--weight_decay=0.2 --grad_clip=0.5 --gradient_accumulation_steps=2 --dropout=0.1"
     )
     assert parse(TrainSettings, *typed.split()) == {
+        "decay_steps": 7,
         "eval_every": 20, "eval_batches": 3, "log_every": 1, "context": 64, "batch_size": 12, "n_layer": 4, "n_head": 4,
         "n_embd": 128, "max_steps": 5, "lr": 1e-3, "min_lr": 1e-4, "warmup": 2, "beta1": 0.8, "beta2": 0.99,
         "weight_decay": 0.2, "grad_clip": 0.5, "grad_accum": 2, "dropout": 0.1,
@@ -216,7 +220,7 @@ def test_help(python, name, settings):
     assert f"python -m npgpt.{name}" in ended.out
     for field, f in settings.__dataclass_fields__.items():
         if field != "texts":
-            for spelling in (field, *f.metadata["also"]):
+            for spelling in (field, *f.metadata["aliases"]):
                 assert f"--{spelling.replace('_', '-')} " in ended.out
     assert max(map(len, ended.out.splitlines())) < 80
 
@@ -238,13 +242,14 @@ def ends(main, **streams) -> Ended:
     return Ended(end.value.code, *(stream.flush() or stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
+def raises(error):
+    def main():
+        raise error
+
+    return main
+
+
 def test_how_a_process_ends():
-    def raises(error):
-        def main():
-            raise error
-
-        return main
-
     assert ends(lambda: 0) == (0, "", "")
     assert ends(raises(UserError("two\nlines"))) == (2, "", "error: two\nlines\n")
     assert ends(raises(KeyboardInterrupt())) == (130, "", "stopped\n")
@@ -252,6 +257,15 @@ def test_how_a_process_ends():
     assert ends(raises(MemoryError("Unable"))) == (2, "", "error: not enough memory. Unable\n")
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         commandline.run(raises(ZeroDivisionError()))
+
+
+def test_the_traceback_behind_a_message(monkeypatch):
+    for value, shown in (("1", True), ("0", False)):
+        monkeypatch.setenv("NPGPT_TRACEBACK", value)
+        ended = ends(raises(UserError("why")))
+        assert ended.code == 2
+        assert ended.err.endswith("error: why\n")
+        assert ended.err.startswith("Traceback (most recent call last):") == shown
 
 
 def test_a_character_that_the_terminal_does_not_have():

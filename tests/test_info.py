@@ -8,13 +8,15 @@ from helpers.mutations import memory_at_most
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs
 from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.training.folder import write_run_config
+from npgpt.training.settings import TrainSettings
 
 CONFIG = GPTConfig(vocab_size=12, block_size=6, n_layer=11, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 
 
 @pytest.fixture
 def run(tmp_path):
-    runs.write_run_config(tmp_path, CONFIG, {})
+    write_run_config(tmp_path, CONFIG, {}, TrainSettings().resolve(1, 8))
     save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
     weights = GPT(CONFIG, seed=1).state_dict()
     runs.save_checkpoint(tmp_path / "last.safetensors", weights, {"exp_avg.wte.weight": np.zeros((12, 8))}, {}, CONFIG)

@@ -8,13 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import TEXT
 from helpers.commands import QUICK, assert_refused, command, process, refused
 
-from npgpt.checkpoints import open_checkpoint, runs
-from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.checkpoints import runs
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
 
@@ -122,44 +120,20 @@ def test_a_model_that_does_not_fit_in_memory(folder):
     )
 
 
-def damaged_checkpoints(run):
-    """(name, words): what isn't a checkpoint, in the working folder. Some are folders, some files."""
-    work = run.parent.parent
-    good = (run / "last.safetensors").read_bytes()
-    cut, noise, strange = work / "cut.safetensors", work / "noise.safetensors", work / "strange.safetensors"
-    cut.write_bytes(good[: len(good) // 2])
-    noise.write_bytes(np.random.default_rng(0).bytes(1000))
-    write_safetensors(strange, {"a": np.zeros(3, np.float32)})
-    yield from [
+def test_what_is_not_a_checkpoint(finished):
+    """One of each kind; the files that are none are in tests/checkpoints."""
+    run = finished / "runs" / "text"
+    shutil.copytree(run, finished / "damaged")
+    (finished / "damaged" / "last.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:-4])
+    shutil.copytree(run, finished / "unsaved", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name, words in [
         ("nothing", "nothing: there is no such file or folder"),
         ("gpt2", "HF_HUB_OFFLINE is set: unset it to download the model"),
-        ("text.txt", "text.txt: not a file format that npgpt reads"),
-        (cut.name, "it is cut off"),
-        (noise.name, "not a file format that npgpt reads"),
-        (strange.name, "the number of heads is unknown"),
+        ("text.txt", "text.txt: "),
         ("runs", "no config.json in it"),
-    ]
-    for name, config, words in [
-        ("bert", '{"model_type": "bert"}', "model_type is 'bert'"),
-        ("no-json", "{", "not JSON"),
-        ("no-weights", '{"model_type": "gpt2", "vocab_size": 10}', "model.safetensors"),
+        ("damaged", "it is cut off"),
+        ("unsaved", "the run has not saved anything yet"),
     ]:
-        (work / name).mkdir()
-        (work / name / "config.json").write_text(config)
-        yield name, words
-    shutil.copytree(run, work / "damaged")
-    (work / "damaged" / "last.safetensors").write_bytes(good[:-4])
-    yield "damaged", "it is cut off"
-    shutil.copytree(run, work / "unsaved", ignore=shutil.ignore_patterns("*.safetensors"))
-    yield "unsaved", "the run has not saved anything yet"
-    shutil.copytree(run, work / "changed")
-    config = json.loads((run / "config.json").read_text())
-    config["model"]["n_layer"] = 2
-    (work / "changed" / "config.json").write_text(json.dumps(config))
-
-
-def test_what_is_not_a_checkpoint(finished):
-    for name, words in damaged_checkpoints(finished / "runs" / "text"):
         refused("sample", "--model", name, cwd=finished, words=[words])
         refused("train", "text.txt", "--init-from", name, cwd=finished, words=[words])
 
@@ -180,20 +154,6 @@ def test_a_model_without_a_tokenizer(folder):
     refused("train", "text.txt", "--init-from", "weights.safetensors", cwd=folder, words=["no tokenizer is known"])
 
 
-def test_a_model_that_has_diverged(finished):
-    run = finished / "runs" / "text"
-    opened = open_checkpoint(run)
-    diverged = {name: np.full(tensor.shape, np.nan, np.float32) for name, tensor in opened.tensors.items()}
-    runs.save_weights(run / "last.safetensors", diverged, opened.config)
-    ended = command("sample", "--prompt", "The", cwd=finished)
-    assert ended == (
-        2,
-        "",
-        "error: runs/text/last.safetensors: NaN or infinity in 'wte.weight', 'wpe.weight', 'h.0.ln_1.weight' "
-        "and 13 more\n",
-    )
-
-
 def test_what_can_not_be_resumed(finished):
     work = finished
     (work / "no-run").mkdir()
@@ -205,14 +165,17 @@ def test_what_can_not_be_resumed(finished):
         shutil.copytree(work / "runs" / "text", work / name)
         changed = {**config, "training": {**config["training"], **change}}
         (work / name / "config.json").write_text(json.dumps(changed))
-    shutil.copytree(work / "runs" / "text", work / "best-only")
-    (work / "best-only" / "last.safetensors").unlink()
+    shutil.copytree(work / "runs" / "text", work / "planless")
+    for name, plan in (("planless", {}), ("strange", {**config["plan"], "max_steps": 0})):
+        (work / name / "config.json").write_text(json.dumps({**config, "plan": plan}))
     for typed, words in [
         (["--resume", "nothing"], "nothing/config.json: can't be read"),
         (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
         (["--resume", "no-run"], "no-run/config.json: can't be read"),
         (["--resume", "hugging-face"], "the folder is not a run of npgpt"),
         (["--resume"], "runs/text is finished: it has done 2 steps, and was to do 2"),
+        (["--resume", "planless"], "planless was begun by an npgpt that stored no plan with it"),
+        (["--resume", "strange"], "strange/config.json: plan: setting max_steps can't be 0"),
         (["--resume", "runs/text"], "say how far: --resume runs/text --max-steps 4"),
         (["--resume", "runs/text", "--max-steps", 1], "it has done 2 steps, and was to do 1"),
         (["--resume", "runs/text", "--lr", 1, "--n_layer=2"], "leave out --lr, --n-layer"),
@@ -223,7 +186,6 @@ def test_what_can_not_be_resumed(finished):
         (["--resume", "unknown"], "unknown/config.json: training: unknown setting of a run: 'colour'"),
         (["--resume", "wrong"], "setting lr can't be 'fast'"),
         (["--resume", "negative"], "setting batch_size can't be -1"),
-        (["--resume", "best-only", "--max-steps", 4], "training can't go on from this file"),
     ]:
         refused("train", *typed, cwd=work, words=[words])
     shutil.rmtree(work / "runs")
@@ -245,8 +207,12 @@ def test_a_run_whose_text_has_changed(finished):
 
 def test_prompts_that_can_not_be(finished):
     (finished / "latin1.txt").write_bytes("café".encode("latin-1"))
+    with open(finished / "endless", "wb") as file:
+        file.truncate(2**24 + 1)
     for typed, words in [
         (["--prompt-file", "nothing"], "nothing: can't be read: No such file"),
+        (["--prompt-file", "/dev/zero"], "/dev/zero: is a device, and not a file or a pipe"),
+        (["--prompt-file", "endless"], "endless: a prompt can't have more than 16,777,216 bytes"),
         (["--prompt-file", "runs"], "runs: can't be read"),
         (["--prompt-file", "latin1.txt"], "latin1.txt: not UTF-8 text at byte 3"),
         (["--prompt", "\udce9"], "half of a surrogate pair"),  # what Python makes of an argument that isn't UTF-8

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench.peers.torch_gpt import adamw, from_npgpt, loss_function
-from npgpt.config import GPTConfig
+from npgpt.config import TEMPERATURE, TOP_K, GPTConfig
 from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
 from npgpt.text.corpus import read_corpus, train_val_split
 from npgpt.text.tokenizers import GPT2Tokenizer
@@ -23,7 +23,7 @@ from npgpt.text.tokenizers import GPT2Tokenizer
 def main():
     plan_folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     plan = json.loads((plan_folder / "plan.json").read_text())
-    s = plan["settings"]
+    s = {**plan["settings"], **plan["plan"]}
     tokenizer = GPT2Tokenizer()
     train, validation = train_val_split(read_corpus(s["texts"], tokenizer), s["val_fraction"], s["split_by"])
     batches = BatchSampler(TokenDataset(train, s["context"], s["stride"]), s["batch_size"], s["seed"])
@@ -40,15 +40,15 @@ def main():
     steps = len(plan["learning_rates"])
     evaluations, samples, best = [], 0, float("inf")
     for step in range(steps + 1):
-        if step % plan["eval_every"] == 0 or step == steps:
+        if step % s["eval_every"] == 0 or step == steps:
             losses = {name: mean_loss(loss_of, parts) for name, parts in splits.items()}
             evaluations.append({"step": step, **losses})
             log(f"{step}/{steps}  {losses}")
             if step and losses["val_loss"] < best:
                 best = losses["val_loss"]
                 torch.save(model.state_dict(), out / "best.pt")
-            if plan["sample_every"] and (step % plan["sample_every"] == 0 or step == steps):
-                ids = model.generate(prompt, s["sample_tokens"], temperature=0.8, top_k=50)
+            if s["sample_every"] and (step % s["sample_every"] == 0 or step == steps):
+                ids = model.generate(prompt, s["sample_tokens"], temperature=TEMPERATURE, top_k=TOP_K)
                 log(tokenizer.decode(ids[0].tolist()))
                 samples += 1
         if step < steps:

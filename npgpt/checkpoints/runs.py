@@ -1,10 +1,12 @@
 """Our own runs: the folder that training fills, ``runs/NAME/``.
 
-    config.json         the model's configuration and the training's settings; what makes the folder a run
+    config.json         "model": its configuration; "training": the settings that were asked for; "plan": what they
+                        came to, every default filled in. This file makes the folder a run
     tokenizer.json      the tokenizer that made the training's tokens
     metrics.jsonl       one JSON object for each log line
     last.safetensors    everything that training goes on from: weights, optimizer, state
     best.safetensors    the weights alone, from the best evaluation so far
+    .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
 A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside.
 
@@ -14,14 +16,12 @@ holds the model's configuration and the state as JSON. Both files are ordinary s
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from npgpt.checkpoints.huggingface.read import read_weights_file
 from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
-from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.checkpoints.shared.cast import rounded
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
@@ -37,54 +37,10 @@ METRICS_FILE = "metrics.jsonl"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 
-_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
+RUN_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
 _OPTIMIZER = "optimizer."
 # In the metadata of the safetensors files.
 _CONFIG_KEY, _STATE_KEY, _TOKENIZER_KEY = "npgpt_config", "npgpt_state", "npgpt_tokenizer"
-
-
-def create_run(out: str | Path, exact: bool = False) -> Path:
-    """Make a new folder for a run and return it; a folder that is already there is never used again.
-
-    If ``out`` is taken, ``out-2``, ``out-3``, ... are tried; mkdir decides, so two runs that start together get two
-    folders. With ``exact`` (the user named the folder), it is that one or a ConfigError; it may be there if it is
-    empty. Raises ConfigError if the folder can't be made.
-    """
-    out = Path(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if exact:
-            out.mkdir(exist_ok=True)
-            if any(out.iterdir()):
-                raise ConfigError(_taken(out))
-            return out
-        number = 1
-        while True:
-            run = out if number == 1 else out.with_name(f"{out.name}-{number}")
-            try:
-                run.mkdir()
-                return run
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise ConfigError(f"{out}: a folder can't be made there: {error.strerror}") from None
-
-
-def check_can_create(out: str | Path, exact: bool) -> None:
-    """Raise the ConfigError that ``create_run`` would, without making anything: before the work, not after it."""
-    out = Path(out)
-    if exact and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(_taken(out))
-    above = out.parent
-    while not above.exists():
-        above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out}: a folder can't be made there: {above} is not a folder that you may write to")
-
-
-def _taken(out: Path) -> str:
-    resume = f", or --resume {out} to go on with the run in it" if out.is_dir() else ""
-    return f"{out} is there already: name a new folder{resume}"
 
 
 def newest_run(root: str | Path = "runs") -> Path:
@@ -98,31 +54,26 @@ def newest_run(root: str | Path = "runs") -> Path:
     return max(written)[1]
 
 
-def write_run_config(run: str | Path, config: GPTConfig, training: dict) -> None:
-    """Write config.json: the model's configuration and the training's settings (anything that JSON can hold)."""
-    path = Path(run) / CONFIG_FILE
-    try:
-        write_json(path, {"format": _FORMAT, "model": config.to_dict(), "training": training})
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+def read_run_config(run: str | Path) -> tuple[GPTConfig, dict, dict]:
+    """Read config.json: the model's configuration, the settings that were asked for, and the plan made of them.
 
-
-def read_run_config(run: str | Path) -> tuple[GPTConfig, dict]:
-    """Return what ``write_run_config`` wrote: the model's configuration and the training's settings."""
+    The plan of a run that was made before plans were stored is empty.
+    """
     path = Path(run) / CONFIG_FILE
     values = read_json_object(path)
-    if values.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: format is not {_FORMAT!r}, so the folder is not a run of npgpt")
-    for key in ("model", "training"):
+    if values.get("format") != RUN_FORMAT:
+        raise CheckpointError(f"{path}: format is not {RUN_FORMAT!r}, so the folder is not a run of npgpt")
+    values.setdefault("plan", {})
+    for key in ("model", "training", "plan"):
         if not isinstance(values.get(key), dict):
             raise CheckpointError(f"{path}: {key}: a JSON object was expected")
-    return _config(values["model"], f"{path}: model"), values["training"]
+    return _config(values["model"], f"{path}: model"), values["training"], values["plan"]
 
 
 def is_run(folder: str | Path) -> bool:
     """True if the folder's config.json is that of a run. Raises CheckpointError if it can't be read."""
     path = Path(folder) / CONFIG_FILE
-    return path.exists() and read_json_object(path).get("format") == _FORMAT
+    return path.exists() and read_json_object(path).get("format") == RUN_FORMAT
 
 
 def save_weights(

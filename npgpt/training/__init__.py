@@ -1,1 +1,1 @@
-"""Training: settings, the loop, and what the loop calls."""
+"""Training. Read loop.py first; run.py names the parts of a run, begin.py makes one, execute.py trains and saves it."""

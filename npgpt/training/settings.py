@@ -1,11 +1,16 @@
-"""TrainSettings: all that ``python -m npgpt.train`` can be told; stored with each run. It imports nothing heavy."""
+"""TrainSettings: all that ``python -m npgpt.train`` can be asked. Nothing heavy is imported."""
 
+import math
 from argparse import ArgumentTypeError
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from npgpt.commandline import choice, count, flag, number, pathname
-from npgpt.config import ACTIVATIONS, POSITIONS, PRESETS
+from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
+from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.training import plan as defaults
+from npgpt.training.plan import Plan
 
 DATA, MODEL, STEPS, OPTIMIZER, RUN = "data", "model", "how long", "optimizer", "run"
 
@@ -14,75 +19,94 @@ _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
 _epochs = number("X", 0, 10**6, open_low=True)
 
-# A run that goes on may be told otherwise about these: they don't touch the data, the model or what came before.
-CHANGEABLE = (
-    "max_steps", "epochs", "patience", "min_delta",
+# Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
+RESUMABLE = (
+    "max_steps", "epochs", "decay_steps", "patience", "min_delta",
     "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings of a training run. None means: not said, see the flag's help for what then happens."""
+    """What a training run is asked to do. None: not given; ``resolve`` fills it in."""
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str | None = flag(None, choice("gpt2", "char", "byte"), "how text becomes tokens (default: gpt2)", DATA)
-    context: int | None = flag(
-        None, count(), "tokens a window, also of a new model (default: the preset's)", DATA, "N", ("block_size",)
+    tokenizer: str | None = flag(
+        None, choice(*TOKENIZERS), f"how text becomes tokens (default: {defaults.TOKENIZER})", DATA
     )
-    stride: int | None = flag(None, count(), "tokens from window to window (default: the context)", DATA, "N")
-    batch_size: int = flag(8, count(), "windows a batch", DATA)
+    context: int | None = flag(
+        None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
+        aliases=("block_size",),
+    )  # fmt: skip
+    stride: int | None = flag(None, count(), "tokens from sequence to sequence (default: the context)", DATA)
+    batch_size: int = flag(8, count(), "sequences per batch", DATA)
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
-    split_by: str = flag("tokens", choice("tokens", "documents"), "cut it off anywhere, or between files", DATA)
+    split_by: str = flag("tokens", choice(*SPLITS), "hold out at any token, or whole documents only", DATA)
 
     preset: str | None = flag(
-        None, choice(*PRESETS), f"a named size: {', '.join(PRESETS)} (default: mini)", MODEL, "NAME"
+        None, choice(*PRESETS), f"size: {', '.join(PRESETS)} (default: {defaults.PRESET})", MODEL, metavar="NAME"
     )
-    n_layer: int | None = flag(None, count(), "blocks", MODEL)
+    n_layer: int | None = flag(None, count(), "blocks (default, as for the next two: the preset's)", MODEL)
     n_head: int | None = flag(None, count(), "heads of attention; must divide --n-embd", MODEL)
     n_embd: int | None = flag(None, count(), "width", MODEL)
     n_inner: int | None = flag(None, count(), "width inside the MLP (default: 4 times --n-embd)", MODEL)
-    dropout: float | None = flag(None, _fraction, "probability of zeroing an element (default: 0)", MODEL)
+    dropout: float | None = flag(
+        None, _fraction, f"chance to zero an element (default: {GPTConfig.dropout:g}, or that of --init-from)", MODEL
+    )
     bias: bool | None = flag(None, bool, "biases in linear layers and layer norms (default: yes)", MODEL)
     qkv_bias: bool | None = flag(None, bool, "biases of queries, keys, values (default: as --bias)", MODEL)
     tie_weights: bool | None = flag(None, bool, "one matrix for embedding and head (default: yes)", MODEL)
-    position: str | None = flag(None, choice(*POSITIONS), "kind of positions (default: learned)", MODEL)
-    activation: str | None = flag(None, choice(*ACTIVATIONS), "in the MLP (default: gelu_new)", MODEL)
+    position: str | None = flag(
+        None, choice(*POSITIONS), f"how positions are encoded (default: {GPTConfig.position})", MODEL
+    )
+    activation: str | None = flag(None, choice(*ACTIVATIONS), f"in the MLP (default: {GPTConfig.activation})", MODEL)
     init_from: str | None = flag(None, pathname, "start from this run, folder, or model by name (gpt2)", MODEL)
 
-    max_steps: int | None = flag(None, count(), "steps of the optimizer (default: 200)", STEPS, "N", ("max_iters",))
+    max_steps: int | None = flag(
+        None, count(), f"optimizer steps (default: {defaults.MAX_STEPS})", STEPS, aliases=("max_iters",)
+    )
     epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)
-    patience: int | None = flag(None, count(), "stop after N evaluations without a better validation loss", STEPS)
+    patience: int | None = flag(None, count(), "stop after N evaluations without a lower validation loss", STEPS)
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)
 
-    lr: float = flag(1e-3, _positive, "highest learning rate", OPTIMIZER, None, ("learning_rate",))
-    min_lr: float | None = flag(None, _at_least_0, "learning rate at the end (default: a tenth of --lr)", OPTIMIZER)
+    lr: float = flag(1e-3, _positive, "highest learning rate", OPTIMIZER, aliases=("learning_rate",))
     warmup: int | None = flag(
-        None, count(0), "steps until --lr is reached (default: a twentieth)", OPTIMIZER, "N", ("warmup_iters",)
+        None, count(0), f"warm-up steps, until --lr is reached (default: --decay-steps / {defaults.WARMUP_PART})",
+        OPTIMIZER, aliases=("warmup_iters",),
+    )  # fmt: skip
+    min_lr: float | None = flag(
+        None, _at_least_0, f"learning rate from --decay-steps on (default: --lr / {defaults.MIN_LR_PART})", OPTIMIZER
     )
+    decay_steps: int | None = flag(
+        None, count(), "step at which --min-lr is reached (default: the last; a resumed run keeps its own)", OPTIMIZER,
+        aliases=("lr_decay_iters",),
+    )  # fmt: skip
     grad_accum: int = flag(
-        1, count(), "batches whose gradients make a step", OPTIMIZER, "N", ("gradient_accumulation_steps",)
+        1, count(), "batches whose gradients make a step", OPTIMIZER, aliases=("gradient_accumulation_steps",)
     )
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
     weight_decay: float = flag(0.1, _at_least_0, "of matrices, decoupled from the gradient", OPTIMIZER)
     beta1: float = flag(0.9, _fraction, "decay of the gradient's running mean", OPTIMIZER)
     beta2: float = flag(0.95, _fraction, "decay of its running mean square", OPTIMIZER)
-    seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of weights, order and dropout", OPTIMIZER)
+    seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of initial weights, order and dropout", OPTIMIZER)
 
     out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
-    log_every: int = flag(10, count(), "steps from log line to log line", RUN, "N", ("log_interval",))
+    log_every: int = flag(10, count(), "steps from log line to log line", RUN, aliases=("log_interval",))
     eval_every: int | None = flag(
-        None, count(), "steps from evaluation to evaluation (default: a tenth)", RUN, "N", ("eval_interval",)
+        None, count(), f"steps between evaluations (default: all steps / {defaults.EVAL_PART})", RUN,
+        aliases=("eval_interval",),
+    )  # fmt: skip
+    eval_batches: int = flag(8, count(), "batches of each split in an evaluation", RUN, aliases=("eval_iters",))
+    sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: --eval-every)", RUN)
+    sample_prompt: str | None = flag(
+        None, str, "what samples begin with (default: the text's beginning)", RUN, metavar="TEXT"
     )
-    eval_batches: int = flag(8, count(), "batches of each split in an evaluation", RUN, "N", ("eval_iters",))
-    sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: at evaluations)", RUN)
-    sample_prompt: str | None = flag(None, str, "what samples begin with (default: the text's beginning)", RUN, "TEXT")
-    sample_tokens: int = flag(40, count(), "tokens a sample", RUN)
-    recompute: bool = flag(False, bool, "compute blocks again on the way back: less memory, more time", RUN)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one a core)", RUN)
+    sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
+    recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
+    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
     matmul_precision: str = flag(
-        "highest", choice("highest", "high", "medium"), "of large products; medium: factors in bfloat16", RUN
+        "highest", choice(*MATMUL_PRECISIONS), "of large products; medium: factors in bfloat16", RUN
     )
 
     def __post_init__(self):
@@ -97,40 +121,76 @@ class TrainSettings:
         if self.val_fraction == 0 and self.patience is not None:
             raise ConfigError("--patience watches the validation loss: it needs a --val-fraction above 0")
 
-    def to_dict(self) -> dict:
+    def resolve(self, n_windows: int, context: int, sample_prompt: str = "") -> Plan:
+        """Fill in what was not given: the plan of a run on ``n_windows`` sequences of ``context`` tokens.
+
+        sample_prompt   what samples begin with unless ``sample_prompt`` was given
+
+        >>> plan = TrainSettings(epochs=10.0, batch_size=4).resolve(n_windows=100, context=64)
+        >>> plan.max_steps, plan.decay_steps, plan.warmup, plan.eval_every
+        (250, 250, 12, 25)
+        """
+        max_steps = defaults.MAX_STEPS if self.max_steps is None else self.max_steps
+        if self.epochs is not None:
+            batches = math.ceil(round(self.epochs * n_windows, 6) / self.batch_size)
+            max_steps = max(1, math.ceil(batches / self.grad_accum))
+        decay_steps = max_steps if self.decay_steps is None else self.decay_steps
+        eval_every = max(1, max_steps // defaults.EVAL_PART) if self.eval_every is None else self.eval_every
+        return Plan(
+            context=context,
+            max_steps=max_steps,
+            lr=self.lr,
+            warmup=decay_steps // defaults.WARMUP_PART if self.warmup is None else self.warmup,
+            min_lr=self.lr / defaults.MIN_LR_PART if self.min_lr is None else self.min_lr,
+            decay_steps=decay_steps,
+            eval_every=eval_every,
+            sample_every=eval_every if self.sample_every is None else self.sample_every,
+            sample_prompt=sample_prompt if self.sample_prompt is None else self.sample_prompt,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, as JSON can hold them."""
         return {**asdict(self), "texts": list(self.texts)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "TrainSettings":
+    def from_dict(cls, values: dict[str, Any]) -> "TrainSettings":
         """The inverse of ``to_dict``, with every value checked as if it had been typed. Raises ConfigError."""
-        known = {f.name: f for f in fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown setting of a run: {unknown[0]!r}")
         texts = values.get("texts", [])
         if not (isinstance(texts, list) and all(isinstance(t, str) for t in texts)):
             raise ConfigError("texts must be a list of names")
-        for name, value in values.items():
-            if name != "texts" and value is not None:
-                _check(name, value, known[name])
+        check_values({name: value for name, value in values.items() if name != "texts" and value is not None})
         return cls(**{**values, "texts": tuple(texts)})
 
-    def model_changes(self) -> dict:
-        """The fields of GPTConfig that were said."""
+    def config_overrides(self) -> dict[str, Any]:
+        """The fields of GPTConfig that were given."""
         names = ("n_layer", "n_head", "n_embd", "n_inner", "dropout", "bias", "qkv_bias", "tie_weights")
         names += ("position", "activation")
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return changes if self.context is None else {**changes, "block_size": self.context}
+        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return overrides if self.context is None else {**overrides, "block_size": self.context}
 
 
-def _check(name, value, field):
-    kind = field.metadata["kind"]
-    if kind in (bool, str):
-        good = isinstance(value, kind)
-    else:
-        try:
-            good = not isinstance(value, bool) and kind(str(value)) == value
-        except (ArgumentTypeError, ValueError):
-            good = False
-    if not good:
-        raise ConfigError(f"setting {name} can't be {value!r}")
+def plan_from_dict(values: dict[str, Any]) -> Plan:
+    """A stored plan, whose values are checked as the settings of the same names are. Raises ConfigError."""
+    expected = {f.name for f in fields(Plan)}
+    if set(values) != expected:
+        raise ConfigError(f"a plan must have {', '.join(sorted(expected))}, nothing else")
+    check_values(values)
+    return Plan(**values)
+
+
+def check_values(values: dict[str, Any]) -> None:
+    """Raise ConfigError on a setting that doesn't exist, or a value that its flag would not take."""
+    known = {f.name: f.metadata.get("type") for f in fields(TrainSettings)}
+    for name, value in values.items():
+        type = known.get(name)
+        if type is None:
+            raise ConfigError(f"unknown setting of a run: {name!r}")
+        if type in (bool, str):
+            good = isinstance(value, type)
+        else:
+            try:
+                good = not isinstance(value, bool) and type(str(value)) == value
+            except (ArgumentTypeError, ValueError):
+                good = False
+        if not good:
+            raise ConfigError(f"setting {name} can't be {value!r}")

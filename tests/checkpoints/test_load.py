@@ -16,6 +16,8 @@ from npgpt.checkpoints import load, open_checkpoint, runs, save
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.training.folder import write_run_config
+from npgpt.training.settings import TrainSettings
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n_inner=24, activation="gelu")
 
@@ -23,7 +25,7 @@ CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n
 @pytest.fixture
 def run(tmp_path):
     """A run with different best and last weights."""
-    runs.write_run_config(tmp_path, CONFIG, {"lr": 1e-3})
+    write_run_config(tmp_path, CONFIG, {}, TrainSettings().resolve(1, 8))
     save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
     optimizer = {"m.wte.weight": np.zeros((11, 8), np.float32)}
     runs.save_checkpoint(
@@ -141,7 +143,7 @@ def test_folders_that_are_something_else(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match=r"config\.json: model_type is 'bert'"):
         load(tmp_path)
-    runs.write_run_config(tmp_path, CONFIG, {})
+    write_run_config(tmp_path, CONFIG, {}, TrainSettings().resolve(1, 8))
     with pytest.raises(CheckpointError, match=r"no last\.safetensors and no best\.safetensors"):
         load(tmp_path)
 

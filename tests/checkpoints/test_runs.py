@@ -6,8 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,11 @@ from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.training.folder import write_run_config
+from npgpt.training.settings import TrainSettings
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 
@@ -45,44 +46,6 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
 # Folders
 
 
-def test_a_folder_that_is_there_is_never_used_again(tmp_path):
-    out = tmp_path / "runs" / "the-verdict"
-    assert [runs.create_run(out).name for _ in range(3)] == ["the-verdict", "the-verdict-2", "the-verdict-3"]
-    assert sorted(path.name for path in out.parent.iterdir()) == ["the-verdict", "the-verdict-2", "the-verdict-3"]
-    (out.parent / "x.v1").touch()  # a file is in the way too, and the name's dot is no suffix
-    assert runs.create_run(out.parent / "x.v1").name == "x.v1-2"
-
-
-def test_runs_that_start_together_get_different_folders(tmp_path):
-    made = []
-    threads = [threading.Thread(target=lambda: made.append(runs.create_run(tmp_path / "a"))) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(made)) == 20
-
-
-def test_a_folder_that_the_user_named(tmp_path):
-    out = tmp_path / "a" / "b"
-    assert runs.create_run(out, exact=True) == out
-    assert runs.create_run(out, exact=True) == out  # it is empty
-    (out / "config.json").touch()
-    with pytest.raises(ConfigError, match=r"b is there already: name a new folder, or --resume .*b to go on"):
-        runs.create_run(out, exact=True)
-    with pytest.raises(ConfigError, match=r"config\.json: a folder can't be made there: File exists"):
-        runs.create_run(out / "config.json", exact=True)
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_a_folder_that_can_not_be_made(tmp_path, exact):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/a: a folder can't be made there"):
-        runs.create_run(tmp_path / "file" / "a", exact)
-    with pytest.raises(ConfigError, match=r"a folder can't be made there: File name too long"):
-        runs.create_run(tmp_path / ("x" * 300), exact)
-
-
 def test_the_newest_run_is_that_of_the_newest_last_file(tmp_path):
     for root in (tmp_path / "none", tmp_path):
         with pytest.raises(CheckpointError, match=f"there is no run in {re.escape(str(root))}/"):
@@ -99,14 +62,15 @@ def test_the_newest_run_is_that_of_the_newest_last_file(tmp_path):
 
 
 def test_config(tmp_path):
-    training = {"lr": 3e-4, "texts": ["a.txt", "é.txt"], "patience": None, "seed": 2**70}
-    runs.write_run_config(tmp_path, CONFIG, training)
-    assert runs.read_run_config(tmp_path) == (CONFIG, training)
+    asked = {"lr": 3e-4, "texts": ["a.txt", "é.txt"], "patience": None, "seed": 2**70}
+    plan = TrainSettings().resolve(9, 6, "é")
+    write_run_config(tmp_path, CONFIG, asked, plan)
+    assert runs.read_run_config(tmp_path) == (CONFIG, asked, asdict(plan))
     assert runs.is_run(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert not runs.is_run(tmp_path)
     with pytest.raises(CheckpointError, match="can't be written"):
-        runs.write_run_config(tmp_path / "none", CONFIG, training)
+        write_run_config(tmp_path / "none", CONFIG, asked, plan)
 
 
 BAD_CONFIGS = {

@@ -53,10 +53,11 @@ def process(name, *arguments, cwd, **options) -> Ended:
 
 
 def listing(folder) -> dict:
-    """All that is below a folder, with what would change if it were written to."""
+    """All that is below a folder, with what would change if it were written to; without runs' locks."""
     return {
         str(path.relative_to(folder)): (path.is_dir() or (path.stat().st_mtime_ns, path.read_bytes()))
         for path in Path(folder).rglob("*")
+        if path.name != ".lock"
     }
 
 
@@ -101,7 +102,7 @@ def everything(run) -> dict:
     weights, optimizer, state = runs.load_checkpoint(run / "last.safetensors")
     arrays = {**weights, **{f"optimizer {name}": array for name, array in optimizer.items()}}
     config = json.loads((run / "config.json").read_text())
-    del state["seconds"], config["training"]["out"], config["training"]["threads"]
+    del state["progress"]["elapsed"], config["training"]["out"], config["training"]["threads"]
     best = run / "best.safetensors"
     return {
         "arrays": {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()},

@@ -4,9 +4,11 @@ import json
 import signal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from npgpt.errors import CheckpointError
-from npgpt.training.log import Metrics, StopRequest, log, log_text, minutes
+from npgpt.signals import StopRequest
+from npgpt.training.log import Metrics, format_count, format_duration, log, log_text
 
 
 def test_progress_goes_to_stderr(capsys):
@@ -21,10 +23,26 @@ def test_a_text_of_the_model_is_indented_and_can_not_steer_the_terminal(capsys):
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0:00"), (0.6, "0:01"), (59.6, "1:00"), (75, "1:15"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
+    [(0, "0:00"), (0.6, "0:01"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
 )
-def test_minutes(seconds, shown):
-    assert minutes(seconds) == shown
+def test_format_duration(seconds, shown):
+    assert format_duration(seconds) == shown
+
+
+@given(st.floats(0, 9.9e11))
+@example(999.4)
+@example(9999.4)
+@example(9999.6)
+@example(999_499)
+@example(999_600)
+@example(999_499_999)
+@example(999_600_000)
+def test_format_count(number):
+    """Examples are where the unit changes."""
+    shown = format_count(number)
+    assert len(shown) <= 5
+    value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
+    assert value == pytest.approx(number, rel=0.0051, abs=0.5)
 
 
 # metrics.jsonl
@@ -49,65 +67,60 @@ def read(path):
 def metrics(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     for line in LINES:
-        metrics.write(line)
+        metrics.write(**line)
     return metrics
 
 
 def test_a_line_for_each_write(metrics):
     assert read(metrics.path) == LINES
-    Metrics(metrics.path).write({"kind": "train", "step": 4})
+    Metrics(metrics.path).write("train", 4)
     assert read(metrics.path) == [*LINES, {"kind": "train", "step": 4}]
 
 
 @pytest.mark.parametrize(
-    ("step", "looked", "kept"),
-    [(9, True, 6), (3, False, 6), (2, True, 5), (2, False, 3), (1, False, 2), (0, True, 1), (0, False, 0)],
+    ("train", "evaluation", "sample", "kept"),
+    [(9, 9, 9, 6), (3, 2, 2, 6), (2, 2, 2, 5), (2, 2, 0, 4), (2, 0, 0, 3), (1, 0, 0, 2), (0, 0, 0, 1), (0, -1, -1, 0)],
 )
-def test_what_a_run_has_lost_is_forgotten(metrics, step, looked, kept):
-    metrics.forget_after(step, looked)
-    if kept:
-        assert read(metrics.path) == LINES[:kept]
-    else:
-        assert metrics.path.read_bytes() == b""
+def test_lines_after_each_kinds_last_step_are_removed(metrics, train, evaluation, sample, kept):
+    metrics.truncate({"train": train, "eval": evaluation, "sample": sample})
+    assert metrics.path.read_bytes() == b"" if not kept else read(metrics.path) == LINES[:kept]
 
 
 @pytest.mark.parametrize("rest", ['{"kind": "train", "st', '{"kind": "eval"}', "[3]", "\udcff\udcfe", "null\n", "\n\n"])
-def test_a_line_that_a_kill_cut_short_is_forgotten(metrics, rest):
+def test_a_line_that_a_kill_cut_short_is_removed(metrics, rest):
     with open(metrics.path, "ab") as file:
         file.write(rest.encode("utf-8", "surrogateescape"))
-    metrics.forget_after(3, looked=True)
-    metrics.write({"kind": "train", "step": 4})
+    metrics.truncate(dict.fromkeys(("train", "eval", "sample"), 3))
+    metrics.write("train", 4)
     assert read(metrics.path) == [*LINES, {"kind": "train", "step": 4}]
 
 
-def test_without_a_file_there_is_nothing_to_forget(tmp_path):
-    Metrics(tmp_path / "metrics.jsonl").forget_after(3, looked=True)
+def test_truncating_no_file_makes_none(tmp_path):
+    Metrics(tmp_path / "metrics.jsonl").truncate({})
     assert not any(tmp_path.iterdir())
 
 
-def test_a_file_that_can_not_be_written(tmp_path):
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl can't be written"):
-        Metrics(tmp_path / "gone" / "metrics.jsonl").write({})
+def test_a_file_that_can_not_be_written_is_mentioned_once(tmp_path, capsys):
+    metrics = Metrics(tmp_path / "gone" / "metrics.jsonl")
+    metrics.write("train", 1)
+    metrics.write("train", 2)
+    assert capsys.readouterr().err.count("metrics.jsonl can't be written: No such file") == 1
 
 
 # Stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_ends(number, capsys):
+@pytest.mark.parametrize("notice", ["stopping", None])
+def test_a_signal_asks_and_another_ends_or_the_first_one_without_a_notice(number, notice, capsys):
     before = signal.getsignal(number)
-    with StopRequest() as stop:
+    with StopRequest(notice) as stop:
         assert not stop.requested
-        signal.raise_signal(number)
-        assert stop.requested
-        assert "stopping after this step" in capsys.readouterr().err
+        if notice:
+            signal.raise_signal(number)
+            assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
+    assert stop.requested
+    assert capsys.readouterr().err == ("stopping\n" if notice else "")
     assert signal.getsignal(number) == before
-
-
-def test_the_handlers_are_put_back_after_an_error():
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ZeroDivisionError), StopRequest():
-        raise ZeroDivisionError
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before

@@ -10,11 +10,22 @@ import sys
 
 import pytest
 from conftest import TEXT
-from helpers.commands import CONSTANT_LR, TINY, Ended, command, everything, metrics, process, train
+from helpers.commands import (
+    CONSTANT_LR,
+    TINY,
+    Ended,
+    assert_refused,
+    command,
+    everything,
+    metrics,
+    refused,
+    train,
+)
 
 from npgpt import GPT
 from npgpt.checkpoints import runs
-from npgpt.training import trainer
+from npgpt.training import execute, plan, saver
+from npgpt.training.evaluation import Evaluation
 
 # Epochs of 17 windows, so 4 1/4 steps of 2 batches of 2; evaluations of 4 batches after 0, 3, 6 and 7 steps, samples
 # after 0, 2, 4, 6 and 7.
@@ -45,7 +56,7 @@ def interrupt(monkeypatch):
         return loss(self, *batch)
 
     monkeypatch.setattr(GPT, "loss", counted)
-    monkeypatch.setattr(trainer, "compile_for_training", lambda *of: None)  # which computes a loss that is none
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of: None)  # which computes a loss that is none
     return lambda n: calls.update(left=n)
 
 
@@ -61,7 +72,7 @@ def stopped(ended: Ended) -> bool:
     return True
 
 
-@pytest.mark.parametrize("place", range(1, LOSSES))
+@pytest.mark.parametrize("place", range(1, LOSSES + 1))
 def test_stopped_once_wherever_that_is(folder, interrupt, unbroken, place):
     """In an evaluation (the first, one in between, the last), in a step's first batch and in its second."""
     interrupt(place)
@@ -70,27 +81,6 @@ def test_stopped_once_wherever_that_is(folder, interrupt, unbroken, place):
     ended = command("train", "--resume", cwd=folder)
     assert ended.out.startswith("trained 7 steps")
     assert everything(folder / "runs" / "text") == unbroken
-
-
-@pytest.fixture(scope="module")
-def longer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("longer")
-    (folder / "text.txt").write_text(TEXT)
-    return everything(train(folder, *LONGER)[0])
-
-
-LONGER = ("text.txt", *TINY, "--dropout", 0.2, "--max-steps", 21, "--eval-every", 21, "--eval-batches", 1)
-
-
-@pytest.mark.parametrize("step", range(1, 21))
-def test_stopped_after_each_step(folder, interrupt, longer, step):
-    interrupt(2 + step)  # after the first evaluation's two
-    ended = command("train", *LONGER, cwd=folder)
-    assert stopped(ended)
-    assert f"stopped after step {step};" in ended.err
-    interrupt(0)
-    assert command("train", "--resume", cwd=folder).code == 0
-    assert everything(folder / "runs" / "text") == longer
 
 
 @pytest.mark.parametrize("places", [5, 6, 7])
@@ -107,12 +97,6 @@ def test_stopped_again_and_again(folder, interrupt, unbroken, places):
     assert everything(folder / "runs" / "text") == unbroken
 
 
-def test_at_the_very_last_place_there_is_nothing_left_to_stop(folder, interrupt, unbroken):
-    interrupt(LOSSES)
-    assert not stopped(command("train", *RUN, cwd=folder))
-    assert everything(folder / "runs" / "text") == unbroken
-
-
 def test_what_may_change(folder, interrupt, unbroken):
     """The log and the samples, as it says; the weights stay those of the unbroken run."""
     interrupt(9)
@@ -124,47 +108,73 @@ def test_what_may_change(folder, interrupt, unbroken):
     assert everything(run)["arrays"] == unbroken["arrays"]
     assert [line["step"] for line in metrics(run, "train")] == [1, 2, 4, 5, 6, 7]
     assert [line["step"] for line in metrics(run, "sample")] == [0, 2]
-    stored = json.loads((run / "config.json").read_text())["training"]
-    assert (stored["log_every"], stored["sample_prompt"], stored["patience"]) == (1, "jury", 9)
+    stored = json.loads((run / "config.json").read_text())
+    assert (stored["training"]["log_every"], stored["training"]["patience"]) == (1, 9)
+    assert (stored["plan"]["eval_every"], stored["plan"]["sample_every"], stored["plan"]["sample_prompt"]) == (
+        3,
+        0,
+        "jury",
+    )
 
 
 def test_more_steps(folder):
     """A finished run goes on when it is told to; with a constant learning rate, as if it had been told so at once."""
-    common = (*RUN, *CONSTANT_LR)
+    common = (*RUN, "--lr", 0.01, "--decay-steps", 5)
     run, _ = train(folder, *common, "--max-steps", 6)
-    assert command("train", "--resume", "--max-steps", 12, cwd=folder).out.startswith("trained 12 steps")
+    ended = command("train", "--resume", "--max-steps", 12, cwd=folder)
+    assert ended.out.startswith("trained 12 steps")
+    assert "\nto step 12 (was 6); learning rate 1.0e-03 now, 1.0e-03 at the end\n" in ended.err
     at_once, _ = train(folder, *common, "--max-steps", 12)
     assert everything(run) == everything(at_once)
     assert command("train", "--resume", run, "--epochs", 4, cwd=folder).out.startswith("trained 17 steps")
 
 
-def test_the_learning_rate_of_a_longer_run(folder):
-    run, _ = train(folder, *RUN, "--lr", 0.01, "--min-lr", 0, "--warmup", 0)
-    assert command("train", "--resume", "--max-steps", 14, cwd=folder).code == 0
-    rates = [line["lr"] for line in metrics(run, "train")]  # after 1, 2, 4, 6 and 7 steps, then after 8, 10, 12 and 14
-    assert rates[4] < 0.001 < rates[5] == pytest.approx(0.005)
-    assert rates[5:] == sorted(rates[5:], reverse=True)
+def test_more_steps_do_not_throw_the_learning_rate_up(folder, interrupt):
+    """Also when the longer run is stopped and resumed once more; stretching the schedule has to be asked for."""
+    run, _ = train(folder, *RUN, "--lr", 0.01, "--warmup", 0, "--log-every", 1)
+    interrupt(3)
+    assert stopped(command("train", "--resume", "--max-steps", 14, cwd=folder))
+    interrupt(0)
+    ended = command("train", "--resume", cwd=folder)
+    assert "learning rate" not in ended.err
+    rates = [line["lr"] for line in metrics(run, "train")]
+    assert rates[:8] == sorted(rates[:8], reverse=True)
+    assert rates[7:] == [pytest.approx(0.001)] * 7
+    ended = command("train", "--resume", "--max-steps", 21, "--decay-steps", 21, cwd=folder)
+    assert "to step 21 (was 14); learning rate 3.3e-03 now, 1.1e-03 at the end" in ended.err
+
+
+def test_fewer_steps_keep_the_schedule(folder, interrupt):
+    interrupt(9)
+    assert stopped(command("train", *RUN, "--lr", 0.01, "--warmup", 0, "--log-every", 1, cwd=folder))
+    interrupt(0)
+    ended = command("train", "--resume", "--max-steps", 5, cwd=folder)
+    assert "to step 5 (was 7); learning rate 6.5e-03 now, 4.5e-03 at the end" in ended.err
+    assert metrics(folder / "runs" / "text", "train")[-1]["step"] == 5
+
+
+def test_the_stored_plan_counts_whatever_the_defaults_are_by_then(folder, interrupt, monkeypatch):
+    typed = ("text.txt", *TINY, "--seed", 3, "--max-steps", 40, "--sample-tokens", 3)
+    whole, _ = train(folder, *typed, "--out", "whole")
+    interrupt(60)
+    assert stopped(command("train", *typed, cwd=folder))
+    interrupt(0)
+    for name in ("MAX_STEPS", "WARMUP_PART", "MIN_LR_PART", "EVAL_PART"):
+        monkeypatch.setattr(plan, name, 3)
+    assert command("train", "--resume", cwd=folder).code == 0
+    assert everything(folder / "runs" / "text") == everything(whole)
 
 
 def test_a_run_that_was_stopped_early_goes_on_to_the_next_evaluation(folder, monkeypatch):
-    monkeypatch.setattr(trainer.Trainer, "_losses", lambda self, stop: {"val": 1.0})
+    monkeypatch.setattr(
+        Evaluation, "losses", lambda self, step, stopped: setattr(self, "last_step", step) or {"val": 1}
+    )
     run, ended = train(folder, *RUN, "--eval-every", 2, "--max-steps", 9, "--patience", 1)
     assert "trained 4 steps" in ended.out
     for _ in range(2):
         ended = command("train", "--resume", run, cwd=folder)
     assert "trained 8 steps" in ended.out
     assert "without progress in 3 evaluations" in ended.out
-
-
-def test_other_runs_and_texts_do_not_get_in_the_way(folder, interrupt, unbroken):
-    """--resume takes the newest run; it reads its text where it was, whatever else there is now."""
-    train(folder, *RUN, "--seed", 4)
-    interrupt(10)
-    assert command("train", *RUN, cwd=folder).code == 0
-    interrupt(0)
-    (folder / "another.txt").write_text("Another text.")
-    assert "going on with runs/text-2 at step" in command("train", "--resume", cwd=folder).err
-    assert everything(folder / "runs" / "text-2") == unbroken
 
 
 # Processes
@@ -184,15 +194,29 @@ def wait_for(training, words):
 
 
 # With a constant learning rate the first steps of a long run are those of a short one.
-LONG = ("text.txt", *TINY, *CONSTANT_LR, "--dropout", 0.2, "--log-every", 1, "--eval-every", 2, "--sample-every", 0)
+LONG = (
+    "text.txt",
+    *TINY,
+    *CONSTANT_LR,
+    "--decay-steps",
+    1,
+    "--dropout",
+    0.2,
+    "--log-every",
+    1,
+    "--eval-every",
+    2,
+    "--sample-every",
+    0,
+)
 
 
 def goes_on_as_unbroken(folder, *changed):
     """runs/text, wherever it was left, two steps further is a run that was unbroken until there."""
     run = folder / "runs" / "text"
     step = runs.load_checkpoint(run / "last.safetensors")[2]["step"] + 2
-    assert process("train", "--resume", "runs/text", "--max-steps", step, *changed, cwd=folder).code == 0
-    assert process("train", *LONG, "--max-steps", step, cwd=folder).code == 0
+    assert command("train", "--resume", "runs/text", "--max-steps", step, *changed, cwd=folder).code == 0
+    assert command("train", *LONG, "--max-steps", step, cwd=folder).code == 0
     assert everything(run) == everything(folder / "runs" / "text-2")
 
 
@@ -208,7 +232,7 @@ def test_a_signal_to_the_process(folder, number):
 
 def test_a_second_signal_ends_at_once(folder):
     """While it writes a sample of a million tokens, so that there is time for it."""
-    assert process("train", *LONG, "--max-steps", 2, cwd=folder).code == 0
+    assert command("train", *LONG, "--max-steps", 2, cwd=folder).code == 0
     run = folder / "runs" / "text"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     changed = ("--max-steps", 9, "--eval-every", 9, "--sample-every", 3, "--sample-tokens", 10**6)
@@ -226,8 +250,8 @@ def test_a_second_signal_ends_at_once(folder):
 
 @pytest.mark.parametrize("line", [3, 20, 37])
 def test_kill(folder, line):
-    """A kill at any moment, most of them while it writes: every evaluation here saves a checkpoint."""
-    code = "from npgpt.training import trainer; trainer.SAVE_AFTER = 0; from npgpt.train import main; main()"
+    """A kill at any moment, most of them while it writes: this run saves all the time."""
+    code = "from npgpt.training import saver; saver.PART = saver.SAVE_EVERY = 0; from npgpt.train import main; main()"
     training = start(folder, *LONG, "--max-steps", 10**6, code=code)
     for _ in range(line):
         wait_for(training, "train loss")
@@ -237,17 +261,29 @@ def test_kill(folder, line):
     assert metrics(folder / "runs" / "text", "eval")[line - 1]
     goes_on_as_unbroken(folder)
     assert sorted(path.name for path in (folder / "runs" / "text").iterdir()) == [
-        "best.safetensors", "config.json", "last.safetensors", "metrics.jsonl", "tokenizer.json",
+        ".lock", "best.safetensors", "config.json", "last.safetensors", "metrics.jsonl", "tokenizer.json",
     ]  # fmt: skip
 
 
-def test_killed_before_anything_was_saved(folder):
+def test_killed_before_anything_was_saved(folder, monkeypatch):
+    monkeypatch.setattr(saver, "DISK_SPEED", 1)
+    monkeypatch.setattr(saver.Saver, "save_at_end", lambda self: None)
+    run, _ = train(folder, *LONG, "--max-steps", 2)
+    words = [
+        "had not saved its state yet",
+        "begin anew from its weights: python -m npgpt.train TEXT --init-from runs/text",
+    ]
+    refused("train", "--resume", "runs/text", cwd=folder, words=words)
+    refused("train", "--resume", cwd=folder, words=["there is no run in runs/"])
+    (run / "best.safetensors").unlink()
+    refused("train", "--resume", "runs/text", cwd=folder, words=["has not saved anything yet"])
+
+
+def test_a_run_in_progress_can_be_resumed_once_it_is_killed_even_in_its_first_seconds(folder):
     training = start(folder, *LONG, "--max-steps", 10**6)
-    wait_for(training, "0/1000000  train loss")
+    wait_for(training, "1/1000000  loss")
+    ended = command("train", "--resume", cwd=folder)
     training.kill()
     training.communicate()
-    assert not (folder / "runs" / "text" / "last.safetensors").exists()
-    for name in ([], ["runs/text"]):
-        ended = command("train", "--resume", *name, cwd=folder)
-        assert ended.code == 2
-        assert "has not saved anything yet" in ended.err or "there is no run in runs/" in ended.err
+    assert_refused(ended, f"runs/text: this run is in progress (process {training.pid})")
+    goes_on_as_unbroken(folder)

@@ -1,15 +1,20 @@
 """TrainSettings: what is typed, what a run stores, and that both are checked alike."""
 
+import inspect
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.config import ACTIVATIONS, POSITIONS, PRESETS, GPTConfig
+from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
-from npgpt.training.settings import CHANGEABLE, TrainSettings
+from npgpt.generation import Sampling, generate
+from npgpt.kernels import precision
+from npgpt.sample import SampleSettings
+from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.training.settings import RESUMABLE, TrainSettings, plan_from_dict
 
 fractions = st.floats(0, 1, exclude_max=True)
 positive = st.floats(0, 1e6, exclude_min=True)
@@ -19,17 +24,18 @@ switches = st.booleans()
 # For each field values that can be; all that may be None in TrainSettings are None now and then.
 VALUES = {
     "texts": st.lists(st.text(), max_size=3).map(tuple),
-    "tokenizer": st.sampled_from(["gpt2", "char", "byte"]), "split_by": st.sampled_from(["tokens", "documents"]),
+    "tokenizer": st.sampled_from(TOKENIZERS), "split_by": st.sampled_from(SPLITS),
     "context": counts, "stride": counts, "batch_size": counts, "val_fraction": fractions,
     "preset": st.sampled_from(sorted(PRESETS)), "n_layer": counts, "n_head": counts, "n_embd": counts,
     "n_inner": counts, "dropout": fractions, "bias": switches, "qkv_bias": switches, "tie_weights": switches,
     "position": st.sampled_from(POSITIONS), "activation": st.sampled_from(ACTIVATIONS),
-    "init_from": st.text(min_size=1), "max_steps": counts, "epochs": positive, "patience": counts, "min_delta": from_0,
+    "init_from": st.text(min_size=1), "max_steps": counts, "decay_steps": counts,
+    "epochs": positive, "patience": counts, "min_delta": from_0,
     "lr": positive, "min_lr": from_0, "warmup": st.integers(0, 2**31 - 1), "grad_accum": counts, "grad_clip": from_0,
     "weight_decay": from_0, "beta1": fractions, "beta2": fractions, "seed": st.integers(0, 2**63 - 1),
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
-    "matmul_precision": st.sampled_from(["highest", "high", "medium"]),
+    "matmul_precision": st.sampled_from(MATMUL_PRECISIONS),
     "recompute": switches, "threads": st.integers(1, 1024),
 }  # fmt: skip
 
@@ -49,7 +55,7 @@ def settings_values(draw):
 
 def test_every_field_is_drawn():
     assert set(VALUES) == {f.name for f in fields(TrainSettings)}
-    assert set(CHANGEABLE) <= set(VALUES)
+    assert set(RESUMABLE) <= set(VALUES)
 
 
 @given(settings_values())
@@ -64,31 +70,11 @@ def test_what_a_run_stores_comes_back(values):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("texts", "a.txt"),
-        ("texts", ["a.txt", 3]),
-        ("batch_size", 0),
-        ("batch_size", 1.5),
-        ("batch_size", True),
-        ("batch_size", "8"),
-        ("batch_size", [8]),
-        ("batch_size", 10**400),
-        ("lr", 0),
-        ("lr", float("nan")),
-        ("lr", float("inf")),
-        ("lr", "1e-3"),
-        ("dropout", 1),
-        ("dropout", -0.1),
-        ("bias", 1),
-        ("bias", "yes"),
-        ("tokenizer", "bpe"),
-        ("tokenizer", 3),
-        ("preset", ["nano"]),
-        ("init_from", ""),
-        ("init_from", 5),
-        ("sample_prompt", 5),
-        ("colour", "red"),
+        ("texts", "a.txt"), ("texts", ["a.txt", 3]), ("batch_size", 0), ("batch_size", 1.5), ("batch_size", True),
+        ("batch_size", "8"), ("batch_size", 10**400), ("lr", float("nan")), ("lr", "1e-3"), ("dropout", 1), ("bias", 1),
+        ("tokenizer", 3), ("preset", ["nano"]), ("init_from", ""), ("sample_prompt", 5), ("colour", "red"),
     ],
-)
+)  # fmt: skip
 def test_a_stored_value_that_can_not_be(name, value):
     with pytest.raises(ConfigError, match=name):
         TrainSettings.from_dict({name: value})
@@ -117,11 +103,49 @@ def test_settings_that_contradict_each_other(values, words):
 
 
 def test_what_is_said_of_the_model():
-    assert TrainSettings().model_changes() == {}
+    assert TrainSettings().config_overrides() == {}
     said = {
         "n_layer": 1, "n_head": 2, "n_embd": 8, "n_inner": 9, "dropout": 0.0, "bias": False, "qkv_bias": True,
         "tie_weights": False, "position": "rotary", "activation": "relu",
     }  # fmt: skip
-    changes = TrainSettings(**said, context=16, lr=3.0).model_changes()
+    changes = TrainSettings(**said, context=16, lr=3.0).config_overrides()
     assert changes == {**said, "block_size": 16}
     assert GPTConfig(**changes).to_dict().items() >= changes.items()
+
+
+# Plans
+
+
+@given(settings_values(), st.integers(1, 10**9), st.text())
+def test_a_plan_leaves_nothing_open_and_comes_back(values, n_windows, beginning):
+    plan = TrainSettings(**values).resolve(n_windows, 64, beginning)
+    assert plan.context == 64
+    for name in ("max_steps", "lr", "warmup", "min_lr", "decay_steps", "eval_every", "sample_every", "sample_prompt"):
+        assert getattr(plan, name) == values.get(name, getattr(plan, name)) is not None
+    if plan.max_steps < 2**31:
+        assert plan_from_dict(json.loads(json.dumps(asdict(plan)))) == plan
+
+
+def test_the_defaults_of_a_plan():
+    assert asdict(TrainSettings(lr=0.5).resolve(100, 64, "The")) == {
+        "context": 64, "max_steps": 200, "lr": 0.5, "warmup": 10, "min_lr": 0.05, "decay_steps": 200,
+        "eval_every": 20, "sample_every": 20, "sample_prompt": "The",
+    }  # fmt: skip
+    assert TrainSettings(max_steps=7, eval_every=3, decay_steps=40).resolve(1, 1).warmup == 2
+    assert TrainSettings(max_steps=7).resolve(1, 1).eval_every == 1
+
+
+@pytest.mark.parametrize("change", [{"max_steps": 0}, {"min_lr": None}, {"lr": "1"}, {"sample_prompt": 3}, {"x": 1}])
+def test_a_stored_plan_that_can_not_be(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        plan_from_dict({**asdict(TrainSettings().resolve(1, 1)), **change})
+    with pytest.raises(ConfigError, match="a plan must have context, "):
+        plan_from_dict({})
+
+
+def test_words_and_defaults_without_numpy_are_those_of_the_code():
+    assert MATMUL_PRECISIONS == precision.PRECISIONS
+    typed = SampleSettings()
+    assert Sampling() == Sampling(typed.temperature, typed.top_k, typed.top_p) == Sampling(0.8, 50, None)
+    defaults = inspect.signature(generate).parameters
+    assert Sampling() == Sampling(*(defaults[name].default for name in ("temperature", "top_k", "top_p")))

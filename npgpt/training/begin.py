@@ -1,0 +1,152 @@
+"""How a run begins: a new one from its settings, or one that was stopped from its folder."""
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from npgpt.checkpoints import make_model, open_checkpoint, runs
+from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.config import GPTConfig
+from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
+from npgpt.gpt import GPT
+from npgpt.text.corpus import iter_text
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.training import plan as defaults
+from npgpt.training.data import TrainingData
+from npgpt.training.folder import check_can_create, create_run, write_run_config
+from npgpt.training.log import log
+from npgpt.training.plan import Plan
+from npgpt.training.run import Run
+from npgpt.training.saver import check_room
+from npgpt.training.schedule import learning_rate
+from npgpt.training.settings import TrainSettings, plan_from_dict
+
+
+def start(settings: TrainSettings) -> Run:
+    """A new run with a new folder. On a UserError nothing has been made."""
+    out = Path(settings.out) if settings.out else Path("runs") / _name_of(settings.texts[0])
+    check_can_create(out, exact=settings.out is not None)
+    run = prepare(settings)
+    check_room(out, run.model, run.optimizer)
+    folder = create_run(out, exact=settings.out is not None)
+    save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
+    write_run_config(folder, run.model.config, settings.to_dict(), run.plan)
+    run.open(folder)
+    return run
+
+
+def prepare(settings: TrainSettings) -> Run:
+    """A new run that has no folder yet: read the text, make or load the model, make the plan."""
+    config, tokenizer, checkpoint = _starting_point(settings)
+    context = settings.context or config.block_size
+    data = TrainingData(settings, tokenizer, context)
+    plan = settings.resolve(len(data.windows), context, data.beginning)
+    model = GPT(config, seed=settings.seed) if checkpoint is None else make_model(replace(checkpoint, config=config))
+    model.seed(settings.seed)
+    return Run(settings, plan, model, tokenizer, data)
+
+
+def resume(folder: Path, given: dict[str, Any]) -> Run:
+    """The run in ``folder`` where its last save left it, with the settings that were ``given`` changed.
+
+    Raises RunError if it has saved nothing or is finished, DataError if its text has changed, CheckpointError.
+    """
+    config, asked, plan = runs.read_run_config(folder)
+    path = _saved_state(folder)
+    settings, plan = _stored(folder, asked, plan)
+    if "max_steps" in given or "epochs" in given:
+        given = {"max_steps": None, "epochs": None, **given}
+    settings = replace(settings, **given)
+    tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
+    weights, moments, state = runs.load_checkpoint(path)
+    data = TrainingData(settings, tokenizer, plan.context)
+    changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
+    model = GPT.empty(config)
+    model.load_state_dict(weights, str(path))
+    run = Run(settings, changed, model, tokenizer, data)
+    try:
+        run.load_state_dict(state)
+        run.optimizer.load_state_dict(moments, run.step)
+    except DataError as error:
+        raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: the training state is damaged, or of another version of npgpt: {error!r}.\nTo {_anew(folder)}"
+        ) from None
+    if run.finished or run.step > changed.max_steps:
+        raise RunError(
+            f"{folder} is finished: it has done {run.step:,} steps, and was to do {changed.max_steps:,}.\n"
+            f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
+        )
+    check_room(folder, model, run.optimizer)
+    run.open(folder)
+    run.progress.metrics.truncate(
+        {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
+    )
+    write_run_config(folder, config, settings.to_dict(), changed)
+    log(f"resuming {folder} at step {run.step:,}")
+    if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
+        now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
+        log(
+            f"to step {changed.max_steps:,} (was {plan.max_steps:,}); learning rate {now:.1e} now, {end:.1e} at the end"
+        )
+    return run
+
+
+def quoted(path: Path) -> str:
+    """As it must be typed: runs/my text -> 'runs/my text'"""
+    return shlex.quote(str(path))
+
+
+def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Checkpoint | None]:
+    """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
+    overrides = settings.config_overrides()
+    if settings.init_from is None:
+        tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
+        preset = settings.preset or defaults.PRESET
+        return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
+    checkpoint = open_checkpoint(settings.init_from)
+    tokenizer = checkpoint.require_tokenizer()
+    dropout = overrides.pop("dropout", checkpoint.config.dropout)
+    context = overrides.pop("block_size", None)
+    if overrides:
+        flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
+        raise ConfigError(f"--init-from brings the model's size with it: leave out {flags}")
+    if context is not None and context > checkpoint.config.block_size:
+        raise ConfigError(
+            f"--context {context} is beyond the model's: {settings.init_from} has {checkpoint.config.block_size}"
+        )
+    return replace(checkpoint.config, dropout=dropout), tokenizer, checkpoint
+
+
+def _stored(folder: Path, asked: dict, plan: dict) -> tuple[TrainSettings, Plan]:
+    if not plan:
+        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
+    part = "training"
+    try:
+        settings = TrainSettings.from_dict(asked)
+        part = "plan"
+        return settings, plan_from_dict(plan)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {part}: {error}") from None
+
+
+def _saved_state(folder: Path) -> Path:
+    """The folder's last.safetensors. Raises RunError if the run ended before it was saved."""
+    path = runs.weights_file(folder, "last")
+    if path.name != runs.LAST_FILE:
+        raise RunError(
+            f"{folder} had not saved its state yet when it ended; it has its best weights.\nTo {_anew(folder)}"
+        )
+    return path
+
+
+def _anew(folder: Path) -> str:
+    return f"begin anew from its weights: python -m npgpt.train TEXT --init-from {quoted(folder)}"
+
+
+def _name_of(text: str) -> str:
+    """A run's name from its first text's: data/the-verdict.txt -> the-verdict"""
+    return Path(os.path.realpath(text)).stem or "run"  # resolve() raises RuntimeError on a link to itself

@@ -1,0 +1,63 @@
+"""Run: the parts of a training run, by name. ``loop.fit`` trains it."""
+
+from pathlib import Path
+from typing import Any
+
+from npgpt.checkpoints import runs
+from npgpt.gpt import GPT
+from npgpt.optim import AdamW
+from npgpt.text.tokenizers import Tokenizer
+from npgpt.training.data import TrainingData
+from npgpt.training.evaluation import EarlyStopping, Evaluation
+from npgpt.training.log import Metrics
+from npgpt.training.plan import Plan
+from npgpt.training.progress import Progress
+from npgpt.training.samples import Samples
+from npgpt.training.saver import Saver
+from npgpt.training.settings import TrainSettings
+
+
+class Run:
+    """A model, its optimizer, its data, its plan, and what watches them. Whatever has state stores it by itself."""
+
+    def __init__(self, settings: TrainSettings, plan: Plan, model: GPT, tokenizer: Tokenizer, data: TrainingData):
+        s = settings
+        self.settings, self.plan, self.model, self.tokenizer, self.data = s, plan, model, tokenizer, data
+        model.recompute = s.recompute
+        self.optimizer = AdamW(model.named_parameters(), s.lr, (s.beta1, s.beta2), weight_decay=s.weight_decay)
+        self.evaluation = Evaluation(model, data.evaluation_splits(), plan)
+        self.early_stopping = EarlyStopping(s.patience, s.min_delta)
+        self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
+        self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
+        self.step = 0  # steps done
+        self.stateful = {
+            "data": data,
+            "evaluation": self.evaluation,
+            "early_stopping": self.early_stopping,
+            "samples": self.samples,
+            "progress": self.progress,
+        }
+
+    def open(self, folder: Path) -> None:
+        """Write to this folder from now on."""
+        self.folder = folder
+        self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
+        self.saver = Saver(folder, self.model, self.optimizer, self.state_dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, and the evaluation and the sample after the last one."""
+        waiting = self.evaluation.due(self.step) or self.samples.due(self.step)
+        return self.step >= self.plan.max_steps and not waiting
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state but the weights and the optimizer's arrays, as JSON can hold it."""
+        parts = {name: part.state_dict() for name, part in self.stateful.items()}
+        return {"step": self.step, "dropout": self.model.get_rng_state(), **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``. Raises DataError if the text has changed, KeyError, TypeError, ValueError."""
+        for name, part in self.stateful.items():
+            part.load_state_dict(state[name])
+        self.model.set_rng_state(state["dropout"])
+        self.step = int(state["step"])

@@ -1,0 +1,107 @@
+"""Saver: when a run is saved, and what happens where there is no room for it."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from npgpt.checkpoints import runs
+from npgpt.errors import CheckpointError, RunError
+from npgpt.gpt import GPT
+from npgpt.optim import AdamW
+from npgpt.training.log import log
+
+SAVE_EVERY = 60.0  # seconds between saves
+PART = 20  # saving takes at most a twentieth of the time
+DISK_SPEED = 1e9  # bytes per second, until a save has shown how fast the disk is
+
+
+class Saver:
+    """Writes last.safetensors, from which training is resumed, and best.safetensors, the best weights.
+
+    state       gives all state but the weights and the optimizer's arrays
+
+    The first save comes as soon as it costs no more than its part of the time: a kill leaves something to resume.
+    """
+
+    def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
+        self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
+        self._tried_at, self._wait = time.monotonic(), PART * sum(_sizes(model, optimizer)) / DISK_SPEED
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._tried_at > self._wait
+
+    def try_to_save(self) -> None:
+        """Save. Where that fails, training goes on, and it is tried again later."""
+        self._try(self.save)
+
+    def save(self) -> None:
+        """Write last.safetensors. Raises CheckpointError."""
+        began = time.monotonic()
+        try:
+            self._write(self.folder / runs.LAST_FILE)
+        finally:
+            self._tried_at = time.monotonic()
+            self._wait = max(SAVE_EVERY, PART * (self._tried_at - began))
+
+    def save_best(self) -> None:
+        """Write best.safetensors. Where that fails, training goes on."""
+        path = self.folder / runs.BEST_FILE
+        self._try(lambda: runs.save_weights(path, self.model.state_dict(), self.model.config))
+
+    def save_at_end(self) -> None:
+        """Write last.safetensors; where that fails, write it to the folder for temporary files, and raise RunError."""
+        try:
+            return self.save()
+        except CheckpointError as error:
+            problem = error
+        try:
+            with ExitStack() as on_failure:
+                folder = Path(tempfile.mkdtemp(prefix="npgpt-"))
+                on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+                self._write(folder / runs.LAST_FILE)
+                on_failure.pop_all()
+        except (CheckpointError, OSError) as error:
+            raise RunError(f"{problem}\nNor can it be saved elsewhere: {error}") from None
+        raise RunError(
+            f"{problem}\nIt is in {folder / runs.LAST_FILE} instead: make room, and move that file to {self.folder}."
+        )
+
+    def _write(self, path):
+        runs.save_checkpoint(
+            path, self.model.state_dict(), self.optimizer.state_dict(), self.state(), self.model.config
+        )
+
+    def _try(self, save):
+        try:
+            save()
+        except CheckpointError as error:
+            log(f"{error}; training goes on")
+
+
+def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
+    """Raise RunError unless there is room for what a run writes to ``folder``, which need not exist yet.
+
+    That is best.safetensors, and last.safetensors twice: a new one takes the old one's place when it is complete.
+    """
+    weights, moments = _sizes(model, optimizer)
+    files = [folder / name for name in (runs.LAST_FILE, runs.BEST_FILE)]
+    needed = 2 * (weights + moments) + weights - sum(file.stat().st_size for file in files if file.exists())
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # some file systems don't know, and say 0
+        raise RunError(
+            f"{folder}: {disk.free / 1e6:,.1f} MB are free there, and the run will write {needed / 1e6:,.1f} MB.\n"
+            "Make room, or name a folder on another disk with --out."
+        )
+
+
+def _sizes(model, optimizer) -> tuple[int, int]:
+    """Bytes of the weights and of the optimizer's arrays."""
+    return tuple(sum(array.nbytes for array in part.state_dict().values()) for part in (model, optimizer))

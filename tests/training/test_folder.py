@@ -1,0 +1,59 @@
+"""Run folders: names that are never used again, one process at a time, and room for what will be written."""
+
+import os
+import threading
+
+import pytest
+
+from npgpt.errors import RunError
+from npgpt.training.folder import create_run, locked
+
+
+def test_a_folder_that_is_there_is_never_used_again(tmp_path):
+    out = tmp_path / "runs" / "the-verdict"
+    assert [create_run(out).name for _ in range(3)] == ["the-verdict", "the-verdict-2", "the-verdict-3"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["the-verdict", "the-verdict-2", "the-verdict-3"]
+    (out.parent / "x.v1").touch()  # a file is in the way too, and the name's dot is no suffix
+    assert create_run(out.parent / "x.v1").name == "x.v1-2"
+
+
+def test_runs_that_start_together_get_different_folders(tmp_path):
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(create_run(tmp_path / "a"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 20
+
+
+def test_a_folder_that_the_user_named(tmp_path):
+    out = tmp_path / "a" / "b"
+    assert create_run(out, exact=True) == out
+    assert create_run(out, exact=True) == out  # it is empty
+    (out / "config.json").touch()
+    with pytest.raises(RunError, match=r"b is there already: name a new folder, or --resume .*b$"):
+        create_run(out, exact=True)
+    with pytest.raises(RunError, match=r"config\.json: a folder can't be made there: File exists"):
+        create_run(out / "config.json", exact=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_folder_that_can_not_be_made(tmp_path, exact):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/a: a folder can't be made there"):
+        create_run(tmp_path / "file" / "a", exact)
+    with pytest.raises(RunError, match=r"a folder can't be made there: File name too long"):
+        create_run(tmp_path / ("x" * 300), exact)
+
+
+def test_a_lock_is_for_one_process_and_names_it(tmp_path):
+    in_progress = pytest.raises(RunError, match=rf"this run is in progress \(process {os.getpid()}\)")
+    for _ in range(2):  # also when there has been a lock before
+        with locked(tmp_path), in_progress, locked(tmp_path):
+            pass
+
+
+def test_a_lock_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(RunError, match="none: can't be written to: No such file"), locked(tmp_path / "none"):
+        pass

@@ -1,0 +1,95 @@
+"""When a run is saved, and that a full disk costs no trained weights."""
+
+import shutil
+import tempfile
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.commands import CONSTANT_LR, QUICK, command, refused, train
+from helpers.commands import everything as all_of
+
+from npgpt import GPT, GPTConfig
+from npgpt.checkpoints import runs
+from npgpt.errors import CheckpointError
+from npgpt.training import saver
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass by hand; a save takes ``clock.save`` of them."""
+    clock = SimpleNamespace(now=0.0, save=0.0)
+    monkeypatch.setattr(saver.time, "monotonic", lambda: clock.now)
+
+    def save(*arguments):
+        clock.now += clock.save
+
+    monkeypatch.setattr(saver.runs, "save_checkpoint", save)
+    return clock
+
+
+def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkeypatch):
+    array = np.zeros(10**6, np.float32)  # 4 MB, and 8 of moments
+    parts = [SimpleNamespace(state_dict=lambda n=n: dict.fromkeys(range(n), array), config=None) for n in (1, 2)]
+    saving = saver.Saver(tmp_path, *parts, dict)
+
+    def seconds_until_due():
+        began = clock.now
+        while not saving.due:
+            clock.now += 0.01
+        return clock.now - began
+
+    assert seconds_until_due() == pytest.approx(20 * 12e6 / 1e9, abs=0.02)  # as if the disk took 1 GB a second
+    for took, wait in ((0.5, 60), (3.0, 60), (10.0, 200)):
+        clock.save = took
+        saving.try_to_save()
+        assert seconds_until_due() == pytest.approx(wait, abs=0.02)
+    monkeypatch.setattr(saver.runs, "save_checkpoint", full)
+    saving.try_to_save()
+    assert seconds_until_due() == pytest.approx(60, abs=0.02)  # a save that fails is not tried again at once
+
+
+def full(path, *arguments):
+    raise CheckpointError(f"{path}: can't be written: No space left on device")
+
+
+def test_no_room_for_a_run(folder, monkeypatch):
+    sizes = GPTConfig(vocab_size=257, block_size=8, n_layer=1, n_head=2, n_embd=8)
+    weights = sum(array.nbytes for array in GPT(sizes).state_dict().values())
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 7 * weights - 1))
+    refused("train", "text.txt", *QUICK, cwd=folder, words=[".: 0.1 MB are free there, and the run will write 0.1 MB"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 7 * weights))
+    train(folder, "text.txt", *QUICK)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 3 * weights))
+    assert command("train", "--resume", "--max-steps", 3, cwd=folder).code == 0  # what is there makes room
+
+
+def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
+    """Training goes on without saves; in the end all goes where there is room, and can be put back and resumed."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    save = runs.save_checkpoint
+    monkeypatch.setattr(
+        runs, "save_checkpoint", lambda path, *of: (save if elsewhere in path.parents else full)(path, *of)
+    )
+    monkeypatch.setattr(runs, "save_weights", full)
+    typed = ("text.txt", *QUICK, *CONSTANT_LR, "--decay-steps", 1, "--eval-every", 1)
+    ended = command("train", *typed, cwd=folder)
+    assert ended.code == 2
+    assert "best.safetensors: can't be written: No space left on device; training goes on\n" in ended.err
+    (kept,) = elsewhere.glob("npgpt-*/last.safetensors")
+    assert ended.err.endswith(
+        "error: runs/text/last.safetensors: can't be written: No space left on device\n"
+        f"It is in {kept} instead: make room, and move that file to runs/text.\n"
+    )
+    monkeypatch.setattr(runs, "save_checkpoint", full)
+    ended = command("train", *typed, cwd=folder)
+    assert "Nor can it be saved elsewhere" in ended.err
+    assert list(elsewhere.glob("npgpt-*")) == [kept.parent]
+    monkeypatch.undo()
+    shutil.move(kept, folder / "runs" / "text")
+    assert command("train", "--resume", "runs/text", "--max-steps", 4, cwd=folder).code == 0
+    unbroken, _ = train(folder, *typed, "--max-steps", 4, "--out", "unbroken")
+    assert all_of(folder / "runs" / "text")["arrays"] == all_of(unbroken)["arrays"]
