@@ -31,7 +31,7 @@ class LayerCache:
         self.keys[:, self.length : end] = k
         self.values[:, self.length : end] = v
         self.length = end
-        y, _ = kernels.attention_forward(q, self.keys[:, :end], self.values[:, :end], scale)
+        y, *_ = kernels.attention_forward(q, self.keys[:, :end], self.values[:, :end], scale)
         return y.reshape(B, T, C3 // 3)
 
 

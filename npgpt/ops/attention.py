@@ -36,13 +36,13 @@ def causal_self_attention(
                 f"attention: the padding mask must be bool {(B, T)}, not {padding_mask.dtype} {padding_mask.shape}"
             )
     q, k, v = split_heads(qkv.data, n_head)
-    y, mz = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
+    y, row_max, row_sum = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
 
     def backward(dy):
         dqkv = np.empty((B, T, C3), dy.dtype)
         dq, dk, dv = split_heads(dqkv, n_head)
         dy = dy.reshape(B, T, n_head, D)
-        kernels.attention_backward(dy, q, k, v, mz, scale, dq, dk, dv, padding_mask, dropout, seed)
+        kernels.attention_backward(dy, q, k, v, row_max, row_sum, scale, dq, dk, dv, padding_mask, dropout, seed)
         return (dqkv,)
 
     return Tensor.from_op(y.reshape(B, T, C), (qkv,), backward)

@@ -33,9 +33,11 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets, ignore_index: int =
     for begin in range(0, N, ROWS):
         some = slice(begin, begin + ROWS)
         logits = kernels.matmul(rows[some], W.T)
-        losses[some], mz = kernels.cross_entropy_forward(logits, targets[some], ignore_index)
+        losses[some], *statistics = kernels.cross_entropy_forward(logits, targets[some], ignore_index)
         if wanted:
-            dlogits = kernels.cross_entropy_backward(weights[some], logits, targets[some], mz, ignore_index, out=logits)
+            dlogits = kernels.cross_entropy_backward(
+                weights[some], logits, targets[some], *statistics, ignore_index, out=logits
+            )
             dx[some] = kernels.matmul(dlogits, W)
             dW = kernels.matmul(dlogits.T, rows[some], add_to=dW)
             del dlogits

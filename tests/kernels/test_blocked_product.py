@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from npgpt.kernels.blocked_product import BLOCK_K, BLOCK_N, add_product
+from npgpt.kernels.blocked_product import BLOCK_K, BLOCK_N, add_product_in_blocks
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -12,5 +12,5 @@ def test_adds_to_what_is_there(dtype):
     for M, K, N in [(1, 1, 1), (2, 3, 4), *blocks]:
         a, b, c = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N)))
         C = c.astype(dtype)
-        add_product(a.astype(dtype), b.astype(dtype), C)
+        add_product_in_blocks(a.astype(dtype), b.astype(dtype), C)
         np.testing.assert_array_equal(C, c + a @ b)
