@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
-import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.compiler import CompileResult
@@ -31,15 +30,15 @@ from npgpt.kernels import progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
-_VERSIONS = (numba.__version__, llvmlite.__version__, sys.version_info[:2])
+_VERSIONS = numba.__version__, sys.version_info[:2]
 
 
 class KernelCache:
     """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
 
     Each compiled version has a file of its own, named after the function and its argument types: a digest, then
-    pickled machine code. The digest covers the code, the source's stamp and the versions of Numba, so a file that is
-    out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
+    pickled machine code. The digest covers the code, the source's stamp and the versions of Numba and Python, so a file
+    that is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
     """
 
     def __init__(self, dispatcher):
