@@ -26,7 +26,11 @@ def dropout_threshold(p: float) -> np.uint64:
 
 
 def keep_mask_numpy(shape: tuple[int, ...], p: float, seed: int) -> np.ndarray:
-    """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0."""
+    """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0.
+
+    >>> keep_mask_numpy((2, 3), p=0.5, seed=1).tolist()
+    [[True, True, True], [False, False, True]]
+    """
     i = np.arange(1, np.prod(shape, dtype=np.int64) + 1, dtype=np.uint64)
     z = _u(seed) + i * _GAMMA  # integers modulo 2^64
     z = (z ^ (z >> _u(30))) * _MIX1

@@ -50,7 +50,7 @@ def _exp_float32(x):
     return y * _i(((i - half) << _i(23)) + _ONE_BITS).view(_f)
 
 
-def exp(x):
+def exp(x: float) -> float:
     """exp(x) of a scalar, for use inside jitted kernels."""
     return math.exp(x)
 

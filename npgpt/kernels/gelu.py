@@ -61,8 +61,8 @@ def gelu_tanh_forward_numba(x: np.ndarray) -> np.ndarray:
 
 @parallel_jit
 def _tanh_forward(x, y):
-    number = x.dtype.type
-    a, b, one = number(-_TWICE_ROOT), number(-_TWICE_ROOT * _CUBIC), number(1)
+    scalar = x.dtype.type
+    a, b, one = scalar(-_TWICE_ROOT), scalar(-_TWICE_ROOT * _CUBIC), scalar(1)
     for chunk in prange(n_chunks(x.size)):
         x_part, y_part = chunk_view(x, chunk), chunk_view(y, chunk)
         for i in range(x_part.size):
@@ -83,8 +83,8 @@ def gelu_tanh_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @parallel_jit
 def _tanh_backward(dy, x, dx):
-    number = x.dtype.type
-    a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_SATURATED)
+    scalar = x.dtype.type
+    a, b, one, limit = scalar(_TWICE_ROOT), scalar(_TWICE_ROOT * _CUBIC), scalar(1), scalar(_SATURATED)
     for chunk in prange(n_chunks(x.size)):
         x_part, dy_part, dx_part = chunk_view(x, chunk), chunk_view(dy, chunk), chunk_view(dx, chunk)
         for i in range(x_part.size):
@@ -94,7 +94,7 @@ def _tanh_backward(dy, x, dx):
             e = exp(-abs(v) * (a + b * v * v))
             r = one / (one + e)
             s = r if v > 0 else e * r
-            dx_part[i] = dy_part[i] * (s + v * (e * r * r) * (a + number(3) * b * v * v))
+            dx_part[i] = dy_part[i] * (s + v * (e * r * r) * (a + scalar(3) * b * v * v))
 
 
 def gelu_forward_numba(x: np.ndarray) -> np.ndarray:
@@ -123,8 +123,8 @@ def gelu_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @parallel_jit
 def _exact_backward(dy, x, dx):
-    number = x.dtype.type
-    half, scale = number(-0.5), number(1 / math.sqrt(2 * math.pi))
+    scalar = x.dtype.type
+    half, scale = scalar(-0.5), scalar(1 / math.sqrt(2 * math.pi))
     for chunk in prange(n_chunks(x.size)):
         x_part, dy_part, dx_part = chunk_view(x, chunk), chunk_view(dy, chunk), chunk_view(dx, chunk)
         for i in range(x_part.size):

@@ -9,6 +9,7 @@
 - Compiled code is cached beside the source, or in the user's cache folder (cache.py).
 """
 
+from collections.abc import Callable
 from functools import wraps
 
 import numba
@@ -21,17 +22,17 @@ INLINED = {"error_model": "numpy", "forceinline": True}  # a call inside a loop 
 MIN_PARALLEL_SIZE = 1 << 15  # elements in all arrays of a call: some 20 microseconds of work
 
 
-def jit(function):
+def jit(function: Callable) -> Callable:
     """Compile a serial function, or one that is called inside a parallel loop."""
     return _cached(numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 
 
-def exact_jit(function):
+def exact_jit(function: Callable) -> Callable:
     """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say). Inlined."""
     return _cached(numba.njit(fastmath={"contract"}, nogil=True, **INLINED)(function))
 
 
-def parallel_jit(function):
+def parallel_jit(function: Callable) -> Callable:
     """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads.
 
     Small calls run on one thread, because waking the others costs more than it saves, and on a busy machine a thousand

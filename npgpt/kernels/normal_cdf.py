@@ -39,7 +39,7 @@ def _normal_cdf_float32(x):
     return tail if x < _f(0) else _f(1) - tail
 
 
-def normal_cdf(x):
+def normal_cdf(x: float) -> float:
     """Phi(x) of a scalar, for use inside jitted kernels."""
     return 0.5 + 0.5 * math.erf(x * math.sqrt(0.5))
 

@@ -26,7 +26,12 @@ _precision = "highest"
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Set the precision in this process: "highest" (the default), "high" or "medium". Raises ConfigError."""
+    """Set the precision in this process: "highest" (the default), "high" or "medium". Raises ConfigError.
+
+    >>> set_matmul_precision("high"); get_matmul_precision()
+    'high'
+    >>> set_matmul_precision("highest")
+    """
     global _precision
     if precision not in PRECISIONS:
         raise ConfigError(f"the precision of products must be {', '.join(PRECISIONS)}, not {precision!r}")

@@ -36,7 +36,7 @@ def _largest_float64(row):
     return np.int64(bits).view(np.float64)
 
 
-def largest(row):
+def largest(row: np.ndarray) -> np.floating:
     """The largest element of a contiguous row, for use inside jitted kernels; -infinity if the row is empty."""
     return row.max(initial=-np.inf)
 

@@ -19,7 +19,11 @@ from npgpt.kernels.row_max import largest
 
 
 def softmax_forward_numpy(x: np.ndarray) -> np.ndarray:
-    """x (..., N) -> y (..., N)"""
+    """x (..., N) -> y (..., N)
+
+    >>> softmax_forward_numpy(np.log([[1.0, 3.0, 4.0]])).round(3).tolist()
+    [[0.125, 0.375, 0.5]]
+    """
     e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
 

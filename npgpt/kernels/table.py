@@ -3,6 +3,8 @@
 The choice of version, the tests that prove them equal and the benchmarks all go through this table.
 """
 
+from collections.abc import Callable
+
 from npgpt.kernels import (
     adamw,
     attention,
@@ -16,7 +18,7 @@ from npgpt.kernels import (
     softmax,
 )
 
-KERNELS = {
+KERNELS: dict[str, dict[str, Callable]] = {
     "matmul": {"numpy": matmul.matmul_numpy, "numba": matmul.matmul_numba, "blocked": matmul.matmul_blocked},
     "softmax_forward": {"numpy": softmax.softmax_forward_numpy, "numba": softmax.softmax_forward_numba},
     "softmax_backward": {"numpy": softmax.softmax_backward_numpy, "numba": softmax.softmax_backward_numba},

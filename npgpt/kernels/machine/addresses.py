@@ -20,6 +20,10 @@ def pointer_table(lists: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray
     sizes (chunks,)             the number of its elements
     owners (chunks,)            the index of the array that it belongs to
 
+    >>> addresses, sizes, owners = pointer_table([[np.zeros((2, 3)), np.zeros(20_000)]])
+    >>> sizes.tolist(), owners.tolist()
+    ([6, 16384, 3616], [0, 1, 1])
+
     Raises ValueError on an array that isn't contiguous (writing to a copy would be lost), or that differs in size or
     dtype from its counterpart in the first list: compiled code checks no bounds.
     """
