@@ -105,6 +105,12 @@ class KernelCache:
         return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}.kernel"
 
 
+def cached(dispatcher):
+    """Give a jitted function a cache of this kind. -> the function"""
+    dispatcher._cache = KernelCache(dispatcher)  # Private: where a dispatcher looks before it compiles.
+    return dispatcher
+
+
 def _load(code: bytes):
     """Compiled code, ready to run, in an engine of its own: there, no function of the same name takes its place."""
     engine = CPUContext(cpu_target.typing_context, "cpu")  # Private, as is the next line: the inverse of _reduce.

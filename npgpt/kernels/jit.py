@@ -15,7 +15,7 @@ from functools import wraps
 import numba
 import numpy as np
 
-from npgpt.kernels.cache import KernelCache
+from npgpt.kernels.cache import cached
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 INLINED = {"error_model": "numpy", "forceinline": True}  # a call inside a loop would keep it from being vectorised
@@ -24,12 +24,12 @@ MIN_PARALLEL_SIZE = 1 << 15  # elements in all arrays of a call: some 20 microse
 
 def jit(function: Callable) -> Callable:
     """Compile a serial function, or one that is called inside a parallel loop."""
-    return _cached(numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+    return cached(numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 
 
 def exact_jit(function: Callable) -> Callable:
     """Compile without reassociation, for arithmetic whose order matters (a constant split in two, say). Inlined."""
-    return _cached(numba.njit(fastmath={"contract"}, nogil=True, **INLINED)(function))
+    return cached(numba.njit(fastmath={"contract"}, nogil=True, **INLINED)(function))
 
 
 def parallel_jit(function: Callable) -> Callable:
@@ -38,7 +38,7 @@ def parallel_jit(function: Callable) -> Callable:
     Small calls run on one thread, because waking the others costs more than it saves, and on a busy machine a thousand
     times more. Work is the number of array elements unless ``work`` is given.
     """
-    kernel = _cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
+    kernel = cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 
     @wraps(function)
     def launch(*arguments, work=None):
@@ -55,8 +55,3 @@ def parallel_jit(function: Callable) -> Callable:
 
     launch.dispatcher = kernel
     return launch
-
-
-def _cached(dispatcher):
-    dispatcher._cache = KernelCache(dispatcher)  # private: where a dispatcher looks before it compiles
-    return dispatcher

@@ -64,15 +64,19 @@ def test_what_was_compiled_from_or_by_or_for_another_is_not_taken(calls, monkeyp
     assert [calls(), calls()] == [1, 0]
 
 
-def test_a_full_disk(calls, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch):
     def no_space(path, content):
         with path.open("wb") as file:
             file.write(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.Path, "write_bytes", no_space)
-    assert [calls(), calls()] == [1, 1]
-    assert files(tmp_path) == []
+    calls()
+    with monkeypatch.context() as full:
+        full.setattr(cache.Path, "write_bytes", no_space)
+        full.setattr(cache, "stamp", lambda path: "another source")
+        assert [calls(), calls()] == [1, 1]
+    assert calls() == 0, "what was there has been damaged"
+    assert len(files(tmp_path)) == 1
 
 
 def test_no_folder_for_a_cache(calls, tmp_path, monkeypatch):
