@@ -44,6 +44,7 @@ class KernelCache:
     def __init__(self, dispatcher):
         self._dispatcher = dispatcher
         self._source = Path(dispatcher.py_func.__code__.co_filename)
+        self._stamp = stamp(self._source)  # now, since the file may be edited before the function is compiled
         self.cache_path = None  # None: no folder can be written, so each process compiles
         with suppress(RuntimeError, OSError):
             # Private: Numba's search for a folder. NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache.
@@ -96,7 +97,7 @@ class KernelCache:
                 new.unlink(missing_ok=True)
 
     def _digest(self, code) -> bytes:
-        return hashlib.sha256(f"{_VERSIONS} {stamp(self._source)}".encode() + code).digest()
+        return hashlib.sha256(f"{_VERSIONS} {self._stamp}".encode() + code).digest()
 
     def _path(self, types) -> Path:
         # Private: magic_tuple describes the processor that Numba compiles for.

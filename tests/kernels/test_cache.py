@@ -1,11 +1,13 @@
 """The cache of compiled kernels: it never gives wrong code, and is never the reason why something doesn't work."""
 
+import runpy
+
 import numba
 import numpy as np
 import pytest
 
 from npgpt import kernels
-from npgpt.kernels import cache, jit, progress
+from npgpt.kernels import cache, jit, progress, stamps
 
 
 def triple(x):
@@ -62,6 +64,18 @@ def test_what_was_compiled_from_or_by_or_for_another_is_not_taken(calls, monkeyp
     calls()
     monkeypatch.setattr(cache, name, other)
     assert [calls(), calls()] == [1, 0]
+
+
+def test_a_file_that_was_edited_after_its_import(calls, tmp_path):
+    """What is compiled is the function that was imported, and it is not kept as that of the file as it is now."""
+    source, results = tmp_path / "edited.py", []
+    for factor in (3, 4):
+        stamps.stamp.cache_clear(), stamps._parsed.cache_clear()
+        source.write_text(f"def scaled(x):\n    return {factor} * x\n")
+        function = jit.jit(runpy.run_path(str(source))["scaled"])
+        source.write_text("def scaled(x):\n    return 4 * x\n")
+        results.append(function(2))
+    assert results == [6, 8]
 
 
 def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch):
