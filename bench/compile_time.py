@@ -4,7 +4,7 @@ import json
 import runpy
 import sys
 
-from npgpt.kernels import compiler
+from npgpt.kernels import progress
 
 if __name__ == "__main__":
     code = 0
@@ -12,5 +12,5 @@ if __name__ == "__main__":
         runpy.run_module("npgpt.train", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
-    print(json.dumps({"compile_seconds": compiler.waited}))
+    print(json.dumps({"compile_seconds": progress.seconds}))
     sys.exit(code)

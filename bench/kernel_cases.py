@@ -52,8 +52,9 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         from npgpt.kernels import KERNELS
 
         q, k, v, scale = heads(rng)
-        _, mz = KERNELS["attention_forward"]["numba"](q, k, v, scale)
-        return (_normal(rng, q.shape), q, k, v, mz, scale, *(np.empty(q.shape, np.float32) for _ in range(3)))
+        _, row_max, row_sum = KERNELS["attention_forward"]["numba"](q, k, v, scale)
+        dqkv = (np.empty(q.shape, np.float32) for _ in range(3))
+        return (_normal(rng, q.shape), q, k, v, row_max, row_sum, scale, *dqkv)
 
     def layernorm_backward(rng):
         from npgpt.kernels import KERNELS
@@ -69,8 +70,8 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         from npgpt.kernels import KERNELS
 
         x, targets, ignore_index = cross_entropy(rng)
-        _, mz = KERNELS["cross_entropy_forward"]["numba"](x, targets, ignore_index)
-        return np.full(N, 1 / N, np.float32), x, targets, mz, ignore_index
+        _, row_max, row_sum = KERNELS["cross_entropy_forward"]["numba"](x, targets, ignore_index)
+        return np.full(N, 1 / N, np.float32), x, targets, row_max, row_sum, ignore_index
 
     def adamw(rng):
         p, g, m, v = (_normal(rng, (V, C)) for _ in range(4))
@@ -86,7 +87,7 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         "x @ wte.T, head": product(N, C, V, transpose_b=True),
         "attention forward": Case("attention_forward", heads, 2 * 2 * half, 4 * (4 * N * C + statistics)),
         "attention backward": Case(
-            "attention_backward", attention_backward, 5 * 2 * half, 4 * (7 * N * C + statistics), written=(6, 7, 8)
+            "attention_backward", attention_backward, 5 * 2 * half, 4 * (7 * N * C + statistics), written=(7, 8, 9)
         ),
         "cross-entropy forward": Case("cross_entropy_forward", cross_entropy, 4 * N * V, 4 * N * V),
         "cross-entropy backward": Case("cross_entropy_backward", cross_entropy_backward, 4 * N * V, 8 * N * V),

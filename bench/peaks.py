@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.machine.microkernel import ROWS, columns, multiply_tile
+from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, tile_columns
 
 K, TIMES = 256, 4000
 NUMBERS = 1 << 26  # 256 MB, more than any cache holds
@@ -18,10 +18,10 @@ def _tiles(memory, threads):
     """Products from registers and the first-level cache alone: on each thread, the same tile again and again."""
     for thread in prange(threads):
         here = np.int64(memory[thread].ctypes.data)
-        B = here + (here % -64) + 64 + 4 * ROWS * K  # A is before it, and the tile of C after it
+        B = here + (here % -64) + 64 + 4 * TILE_ROWS * K  # A is before it, and the tile of C after it
         for _ in range(TIMES):
-            W = columns(np.float32(0))
-            multiply_tile(K, B - 4 * ROWS * K, B, ROWS, W, 0, 0, B + 4 * W * K, W, np.float32(0))
+            W = tile_columns(np.float32(0))
+            microkernel(K, B - 4 * TILE_ROWS * K, B, TILE_ROWS, W, 0, 0, B + 4 * W * K, W, np.float32(0))
 
 
 @numba.njit(parallel=True, fastmath={"reassoc"})
@@ -40,9 +40,9 @@ def measure() -> dict[str, float]:
     """{"gflops": float32 products, "gbytes": reading memory}, each the best of ten"""
     threads = numba.get_num_threads()
     memory = np.ones((threads, 1 << 18), np.float32)
-    W = numba.njit(lambda: columns(np.float32(0)))()
+    W = numba.njit(lambda: tile_columns(np.float32(0)))()
     x = np.ones((NUMBERS >> 14, 1 << 14), np.float32)
-    flops = 2 * ROWS * W * K * TIMES * threads
+    flops = 2 * TILE_ROWS * W * K * TIMES * threads
     return {
         "gflops": flops / _best(lambda: _tiles(memory, threads)) / 1e9,
         "gbytes": x.nbytes / _best(lambda: _read(x)) / 1e9,

@@ -1,63 +1,73 @@
-"""Compile what a run needs before its first step, on all cores, rather than one kernel after the other as it is met.
+"""Compile the kernels of a run before its first step, on all cores, instead of one by one when each is first called.
 
-Which kernels that are, and for which types, is not written down anywhere: a rehearsal finds out. A model of one layer
-goes through a step and a sample while no kernel runs and each notes how it was called. It takes milliseconds. What it
-overlooks is compiled when it is met.
+Which kernels a run needs follows from its options, here; their argument types are in kernels/signatures.py.
 """
 
-from contextlib import suppress
-from dataclasses import replace
-
-import numpy as np
+from collections.abc import Callable, Iterator
 
 from npgpt import kernels
 from npgpt.config import GPTConfig
-from npgpt.generation.cache import KeyValueCache
-from npgpt.gpt import GPT
-from npgpt.kernels.jit import compile_noted, noting
-from npgpt.optim import AdamW
-from npgpt.tensor import no_grad
+from npgpt.kernels.ahead import compile_ahead
+from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
+from npgpt.ops.linear_cross_entropy import ROWS
+
+_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": None}  # relu is made of NumPy's operations
 
 
-def compile_for_training(config: GPTConfig, batch_size: int, context: int, prompt: int, stop=lambda: False) -> None:
+def compile_for_training(
+    config: GPTConfig, batch_size: int, context: int, prompt: int, stop: Callable[[], bool] = lambda: False
+) -> None:
     """Compile what steps need, and samples that begin with ``prompt`` tokens (0: none); ends early once ``stop()``."""
-
-    def work(model):
-        _step(model, batch_size, context)
-        if prompt:
-            _sample(model, prompt)
-
-    _compile_what_is_met_by(work, config, stop)
+    if kernels.BACKEND == "numba":
+        names = training_kernels(config, batch_size, context)
+        compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
 
 
 def compile_for_sampling(config: GPTConfig, prompt: int) -> None:
     """Compile what continuing a text of ``prompt`` tokens needs."""
-    _compile_what_is_met_by(lambda model: _sample(model, prompt), config)
+    if kernels.BACKEND == "numba":
+        compile_ahead(sampling_kernels(config, prompt))
 
 
-def _compile_what_is_met_by(work, config, stop=lambda: False):
-    if kernels.BACKEND != "numba":
-        return
-    small = replace(config, n_layer=1, vocab_size=min(config.vocab_size, 8192))
-    # What kernels would have written is anything, so NumPy may warn of it, and what checks it may refuse it.
-    with noting() as notes, np.errstate(all="ignore"), suppress(Exception):
-        work(GPT(small))
-    compile_noted(notes, stop)
+def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
+    """The kernels of training steps, by their names in kernels/signatures.py."""
+    rows = batch_size * context
+    names = {"layernorm_forward", "layernorm_backward", "attention_forward", "attention_backward", "embedding_backward"}
+    names |= {"cross_entropy_forward", "cross_entropy_backward", "sum_of_squares", "scale", "adamw_step"}
+    if config.bias or config.has_qkv_bias:
+        names.add("sum_rows")
+    if config.dropout:
+        names.add("dropout")
+    if activation := _ACTIVATIONS[config.activation]:
+        names |= {f"{activation}_forward", f"{activation}_backward"}
+    for M, K, N in (*_layer_products(config, rows), *_head_products(config, {min(rows, ROWS), rows % ROWS})):
+        names |= {*_matmul(M, K, N), *_matmul(M, N, K), *_matmul(K, M, N)}  # y = x W, dx = dy W^T, dW = x^T dy
+    return names
 
 
-def _step(model, batch_size, context):
-    ids = np.zeros((min(batch_size, 2), context), np.int64)
-    parameters = dict(model.train().named_parameters())
-    model.loss(ids, ids).backward()
-    gradients = [p.grad for p in parameters.values()]
-    kernels.sum_of_squares(gradients)  # clip_grad_norm would look at the norm, which is anything here
-    kernels.scale(gradients, 1.0)
-    AdamW(parameters.items()).step()
+def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
+    """The kernels of a prompt's ``prompt`` tokens and of one token after another, by their names."""
+    names = {"layernorm_forward", "attention_forward"}
+    if activation := _ACTIVATIONS[config.activation]:
+        names.add(f"{activation}_forward")
+    products = (*_layer_products(config, prompt), *_layer_products(config, 1), *_head_products(config, {1}))
+    return names.union(*(_matmul(*product) for product in products))
 
 
-@no_grad()
-def _sample(model, prompt):
-    model.eval()
-    cache = KeyValueCache(model.config, 1)
-    for T in (prompt, 1):
-        model.hidden_states(np.zeros((1, T), np.int64), cache=cache)[:, -1] @ model.lm_head_weight.T
+def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, int]]:
+    """(M, K, N) of each product (M, K) @ (K, N) in a block's forward pass."""
+    C = config.n_embd
+    for inputs, outputs in ((C, 3 * C), (C, C), (C, config.inner_size), (config.inner_size, C)):
+        yield rows, inputs, outputs
+
+
+def _head_products(config: GPTConfig, rows: set[int]) -> Iterator[tuple[int, int, int]]:
+    for M in rows:
+        yield M, config.n_embd, config.vocab_size
+
+
+def _matmul(M, K, N) -> set[str]:
+    """The kernel of a product, if any: NumPy computes the small ones."""
+    if M * K * N <= MAX_SMALL_PRODUCT:
+        return set()
+    return {"matmul_few_rows" if M <= MAX_FEW_ROWS else "matmul"}

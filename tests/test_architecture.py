@@ -14,7 +14,8 @@ from conftest import ROOT
 ORDER = [
     ["errors"],
     ["config"],
-    ["kernels.compiler", "kernels.machine.cpu"],
+    ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
+    ["kernels.cache"],
     ["kernels.jit"],
     ["kernels.chunks", "kernels.exp", "kernels.row_max", "kernels.blocked_product"],
     ["kernels.normal_cdf"],
@@ -163,6 +164,12 @@ def test_kernels_know_numpy_and_numba_only(module):
 def test_only_kernels_machine_reaches_below_numba(module):
     if not module.startswith("kernels.machine."):
         assert not {"llvmlite", "ctypes"} & {name.split(".")[0] for name in imports(module)}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_only_the_cache_uses_what_numba_does_not_document(module):
+    undocumented = {name for name in imports(module) if name.startswith("numba.")} - {"numba.extending"}
+    assert not undocumented or module == "kernels.cache"
 
 
 def test_imported_packages_are_declared():

@@ -17,7 +17,7 @@ import numba, numpy as np
 from kernels.test_table import CASES
 from npgpt.kernels import KERNELS, jit
 from helpers.versions import large_arguments, run
-jit.ENOUGH_FOR_THREADS = 0  # threads however little there is to do
+jit.MIN_PARALLEL_SIZE = 0  # threads however little there is to do
 digests = {}
 for name, case in CASES.items():
     for dtype in ("float32", "float64"):

@@ -188,8 +188,8 @@ def test_a_nearly_right_kernel_that_adds_in_place_is_found(monkeypatch, tmp_path
 def test_attention_with_a_wrong_gradient_is_found(part, monkeypatch, tmp_path):
     right = kernels.attention_backward
 
-    def broken(dy, q, k, v, mz, scale, *others):
-        right(dy, q, k, v, mz, scale, *others)
+    def broken(dy, q, k, v, row_max, row_sum, scale, *others):
+        right(dy, q, k, v, row_max, row_sum, scale, *others)
         others[part][...] *= 1.0001
 
     monkeypatch.setattr(kernels, "attention_backward", broken)

@@ -5,7 +5,7 @@
     p = p - lr weight_decay p               decay acts on the weight itself and not through the gradient
     p = p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-m and v start at zero and are too small at first; after t steps the weights of the mean add up to 1 - beta^t, so
+m and v start at zero and are too small at first. After t steps the weights of the mean add up to 1 - beta^t, so
 dividing by that makes them means (Kingma & Ba 2015, section 3).
 """
 
@@ -13,15 +13,22 @@ import numpy as np
 from numba import prange
 
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.machine.addresses import array_at, table_of
+from npgpt.kernels.machine.addresses import array_at, pointer_table
+
+Arrays = list[np.ndarray]
 
 
-def adamw_step_numpy(parameters, gradients, means, mean_squares, lr, beta1, beta2, eps, decays, t):
-    """Four lists of arrays, one of each for a parameter and of its shape; all but the gradients are changed.
+def adamw_step_numpy(
+    parameters: Arrays, gradients: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays,
+    lr: float, beta1: float, beta2: float, eps: float, decays: list[float], t: int
+) -> None:  # fmt: skip
+    """Four lists with an array of its shape for each parameter; all but the gradients are changed in place.
 
-    decays: each parameter's weight_decay; t counts from 1
+    exp_avgs, exp_avg_sqs   the m and the v of each parameter
+    decays                  each parameter's weight_decay
+    t                       the number of this step, from 1
     """
-    for p, g, m, v, weight_decay in zip(parameters, gradients, means, mean_squares, decays, strict=True):
+    for p, g, m, v, weight_decay in zip(parameters, gradients, exp_avgs, exp_avg_sqs, decays, strict=True):
         m *= beta1
         m += (1 - beta1) * g
         v *= beta2
@@ -30,25 +37,30 @@ def adamw_step_numpy(parameters, gradients, means, mean_squares, lr, beta1, beta
         p -= (lr / (1 - beta1**t)) * m / (np.sqrt(v) * (1 / np.sqrt(1 - beta2**t)) + eps)
 
 
-def adamw_step_numba(parameters, gradients, means, mean_squares, lr, beta1, beta2, eps, decays, t):
+def adamw_step_numba(
+    parameters: Arrays, gradients: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays,
+    lr: float, beta1: float, beta2: float, eps: float, decays: list[float], t: int
+) -> None:  # fmt: skip
     """All parameters in one launch, chunks of them in parallel; one pass over the four arrays."""
     if parameters:
-        number = parameters[0].dtype.type
-        keeps = (1 - lr * np.array(decays, np.float64)).astype(number)
-        step_size, root = number(lr / (1 - beta1**t)), number(1 / np.sqrt(1 - beta2**t))
-        numbers = (number(beta1), number(1 - beta1), number(beta2), number(1 - beta2), number(eps))
-        gradients = [np.ascontiguousarray(g, number) for g in gradients]
-        table = table_of([parameters, gradients, means, mean_squares])
-        _step(*table, keeps, step_size, root, *numbers, work=sum(p.size for p in parameters))
+        scalar = parameters[0].dtype.type
+        decay_factors = (1 - lr * np.array(decays, np.float64)).astype(scalar)
+        step_size, root = scalar(lr / (1 - beta1**t)), scalar(1 / np.sqrt(1 - beta2**t))
+        betas_and_eps = (scalar(beta1), scalar(1 - beta1), scalar(beta2), scalar(1 - beta2), scalar(eps))
+        gradients = [np.ascontiguousarray(g, scalar) for g in gradients]
+        table = pointer_table([parameters, gradients, exp_avgs, exp_avg_sqs])
+        _step(*table, decay_factors, step_size, root, *betas_and_eps, work=sum(p.size for p in parameters))
 
 
 @parallel_jit
-def _step(addresses, sizes, owners, keeps, step_size, root, beta1, rest1, beta2, rest2, eps):
+def _step(
+    addresses, sizes, owners, decay_factors, step_size, root, beta1, one_minus_beta1, beta2, one_minus_beta2, eps
+):
     for chunk in prange(sizes.size):
         p, g = array_at(addresses[chunk, 0], sizes[chunk], eps), array_at(addresses[chunk, 1], sizes[chunk], eps)
         m, v = array_at(addresses[chunk, 2], sizes[chunk], eps), array_at(addresses[chunk, 3], sizes[chunk], eps)
-        keep = keeps[owners[chunk]]
+        decay_factor = decay_factors[owners[chunk]]
         for i in range(p.size):
-            m[i] = beta1 * m[i] + rest1 * g[i]
-            v[i] = beta2 * v[i] + rest2 * (g[i] * g[i])
-            p[i] = p[i] * keep - step_size * m[i] / (np.sqrt(v[i]) * root + eps)
+            m[i] = beta1 * m[i] + one_minus_beta1 * g[i]
+            v[i] = beta2 * v[i] + one_minus_beta2 * (g[i] * g[i])
+            p[i] = p[i] * decay_factor - step_size * m[i] / (np.sqrt(v[i]) * root + eps)

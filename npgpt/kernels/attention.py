@@ -16,11 +16,12 @@ Derivation, from the last line to the first (* is elementwise):
     dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
     dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
 
-A score that is hidden may be NaN and nobody learns of it. A value that is hidden has weight 0, and 0 times NaN is NaN:
-which hidden ones are multiplied by it at all is up to a version. Gradients of hidden scores are 0 and no product.
+A NaN in a masked score has no effect. A NaN in a masked value may reach the output (0 * NaN = NaN); whether it does
+depends on the version. The gradient of a masked score is 0, whatever P and dP are.
 
-P is not kept for the backward pass. Each row's m and z are, and P is made again from them: 2 T numbers a head instead
-of T x T (Dao et al. 2022). m + log z would be one number, but it is rounded like m, and P would be off by as much.
+P is not kept for the backward pass. Each row's m and z are kept, and P is computed again from them: 2 T values a head
+instead of T x T (Dao et al. 2022). m + log z would be one value, but it is rounded like m, and P would be off by as
+much.
 """
 
 from typing import NamedTuple
@@ -31,29 +32,38 @@ from numba import prange
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.machine.product import add_product
-from npgpt.kernels.precision import factors_like
+from npgpt.kernels.machine.product import gemm
+from npgpt.kernels.precision import gemm_dtype_tag
 from npgpt.kernels.row_max import largest
 
-ROWS = 64  # queries for which scores are made at a time: 64 x Tk of them, and only up to the last key they may see
+QUERIES_PER_BLOCK = 64  # whose scores are computed at a time: 64 x Tk of them, up to the last visible key
 
 
-def attention_forward_numpy(q, k, v, scale, real=None, dropout=0.0, seed=0):
-    """q (B, Tq, H, D), k, v (B, Tk, H, D), real (B, Tk) False for padding -> y (B, Tq, H, D), mz (2, B, H, Tq)"""
-    S, hidden = _scores(q, k, scale, real)
-    blind = hidden.all(axis=-1, keepdims=True)
-    m = np.where(blind, 0, S.max(axis=-1, keepdims=True, initial=-np.inf)).astype(q.dtype)
+def attention_forward_numpy(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
+    padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """q (B, Tq, H, D), k, v (B, Tk, H, D), padding_mask (B, Tk) False for padding
+
+    -> y (B, Tq, H, D), row_max (B, H, Tq) and row_sum (B, H, Tq): m and z of each query
+    """
+    S, hidden = _scores(q, k, scale, padding_mask)
+    fully_masked = hidden.all(axis=-1, keepdims=True)
+    m = np.where(fully_masked, 0, S.max(axis=-1, keepdims=True, initial=-np.inf)).astype(q.dtype)
     e = np.exp(S - m)
-    z = np.where(blind, 1, e.sum(axis=-1, keepdims=True)).astype(q.dtype)
+    z = np.where(fully_masked, 1, e.sum(axis=-1, keepdims=True)).astype(q.dtype)
     y = (e / z * _dropout_factors(e, dropout, seed)) @ v.transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(y.transpose(0, 2, 1, 3)), np.stack([m, z])[..., 0]
+    return np.ascontiguousarray(y.transpose(0, 2, 1, 3)), m[..., 0], z[..., 0]
 
 
-def attention_backward_numpy(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
-    """dy (B, Tq, H, D), the forward pass's inputs and mz -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
-    S, hidden = _scores(q, k, scale, real)
-    m, z = mz[..., None]
-    P = np.exp(S - m) / z
+def attention_backward_numpy(
+    dy: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, row_max: np.ndarray, row_sum: np.ndarray,
+    scale: float, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray,
+    padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
+) -> None:  # fmt: skip
+    """dy (B, Tq, H, D) and what the forward pass took and gave -> writes dq (B, Tq, H, D), dk and dv (B, Tk, H, D)"""
+    S, hidden = _scores(q, k, scale, padding_mask)
+    P = np.exp(S - row_max[..., None]) / row_sum[..., None]
     M = _dropout_factors(P, dropout, seed)
     heads_first = (0, 2, 1, 3)
     q, k, v, dy = (x.transpose(heads_first) for x in (q, k, v, dy))
@@ -65,13 +75,13 @@ def attention_backward_numpy(dy, q, k, v, mz, scale, dq, dk, dv, real=None, drop
     dv[...] = ((P * M).swapaxes(-1, -2) @ dy).transpose(heads_first)
 
 
-def _scores(q, k, scale, real):
-    """-> S (B, H, Tq, Tk), -inf for what a query may not see, and where that is (B, H, Tq, Tk)"""
+def _scores(q, k, scale, padding_mask):
+    """-> S (B, H, Tq, Tk), -inf where a query may not look, and where that is (B, H, Tq, Tk)"""
     Tq, Tk = q.shape[1], k.shape[1]
     S = q.transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1) * q.dtype.type(scale)
     hidden = np.arange(Tk) > np.arange(Tq)[:, None] + (Tk - Tq)
-    if real is not None:
-        hidden = hidden | ~real[:, None, None, :]
+    if padding_mask is not None:
+        hidden = hidden | ~padding_mask[:, None, None, :]
     return np.where(hidden, q.dtype.type(-np.inf), S), np.broadcast_to(hidden, S.shape)
 
 
@@ -79,156 +89,170 @@ def _dropout_factors(P, dropout, seed):
     return keep_mask_numpy(P.shape, dropout, seed) * P.dtype.type(1 / (1 - dropout))
 
 
-def attention_forward_numba(q, k, v, scale, real=None, dropout=0.0, seed=0):
+def attention_forward_numba(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
+    padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
-    y, mz = np.empty((B, Tq, H, D), q.dtype), np.empty((2, B, H, Tq), q.dtype)
+    y, row_max, row_sum = (np.empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))
     q, k, v = arrays = _with_contiguous_heads(q, k, v)
     _forward_heads(
-        Tk, *map(_strided, arrays), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), y, mz, work=2 * (q.size + k.size)
+        Tk, *map(_strided, arrays), q.dtype.type(scale), *_mask_arguments(padding_mask, B),
+        *_dropout_arguments(q.dtype, dropout, seed), gemm_dtype_tag(q.dtype), y, row_max, row_sum,
+        work=2 * (q.size + k.size)
     )  # fmt: skip
-    return y, mz
+    return y, row_max, row_sum
 
 
 @parallel_jit
-def _forward_heads(Tk, q, k, v, scale, has_padding, real, threshold, factor, seed, factors, y, mz):
+def _forward_heads(
+    Tk, q, k, v, scale, has_padding, padding_mask, threshold, factor, seed, dtype_tag, y, row_max, row_sum
+):
     B, Tq, H, D = y.shape
     zero = y.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
-        S = np.empty((min(ROWS, Tq), Tk), y.dtype)
-        for i0 in range(0, Tq, ROWS):
-            i1 = min(Tq, i0 + ROWS)
-            keys = i1 + Tk - Tq  # the block's last query sees so many
-            add_product(  # S = q k^T
-                i1 - i0, keys, D, _at(q, b, i0, h), q.step, 1, _at(k, b, 0, h), 1, k.step,
-                0, 0, _place(S), Tk, factors
+        S = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), y.dtype)
+        for i0 in range(0, Tq, QUERIES_PER_BLOCK):
+            i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
+            n_keys = i1 + Tk - Tq  # those visible to the block's last query
+            gemm(  # S = q k^T
+                i1 - i0, n_keys, D, _element_ptr(q, b, i0, h), q.stride, 1, _element_ptr(k, b, 0, h), 1, k.stride,
+                0, 0, _data_ptr(S), Tk, dtype_tag
             )  # fmt: skip
             for i in range(i0, i1):
                 row = S[i - i0]
-                seen = i + Tk - Tq + 1
-                _scale_and_mask(row, seen, keys, scale, has_padding, real[b])
-                m = _largest(row, seen, has_padding, real[b])
-                z = _exponentials(row, keys, m)
-                mz[0, b, h, i], mz[1, b, h, i] = m, z
-                for j in range(keys):
+                n_visible = i + Tk - Tq + 1
+                _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask[b])
+                m = _largest(row, n_visible, has_padding, padding_mask[b])
+                z = _exponentials(row, n_keys, m)
+                row_max[b, h, i], row_sum[b, h, i] = m, z
+                for j in range(n_keys):
                     row[j] = row[j] / z
                 if threshold > 0:
                     first = np.uint64((head * Tq + i) * Tk)
-                    for j in range(seen):
+                    for j in range(n_visible):
                         row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
-            add_product(  # y = P v
-                i1 - i0, D, keys, _place(S), Tk, 1, _at(v, b, 0, h), v.step, 1,
-                0, 0, _place(y[b, i0:, h]), H * D, factors
+            gemm(  # y = P v
+                i1 - i0, D, n_keys, _data_ptr(S), Tk, 1, _element_ptr(v, b, 0, h), v.stride, 1,
+                0, 0, _data_ptr(y[b, i0:, h]), H * D, dtype_tag
             )  # fmt: skip
 
 
-def attention_backward_numba(dy, q, k, v, mz, scale, dq, dk, dv, real=None, dropout=0.0, seed=0):
-    """Heads in parallel, each by blocks of 64 queries; a head's dk and dv grow from block to block on one thread."""
-    B, Tk = k.shape[:2]
+def attention_backward_numba(
+    dy: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, row_max: np.ndarray, row_sum: np.ndarray,
+    scale: float, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray,
+    padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
+) -> None:  # fmt: skip
+    """Heads in parallel, each by blocks of 64 queries; one thread adds up a head's dk and dv from block to block."""
     dy, q, k, v = arrays = _with_contiguous_heads(dy, q, k, v)
+    row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
-        *map(_strided, arrays), np.ascontiguousarray(mz), q.dtype.type(scale), *_mask_arguments(real, B, Tk),
-        *_dropout_arguments(q.dtype, dropout, seed), factors_like(q.dtype), dq, dk, dv, work=3 * q.size + 4 * k.size
+        *map(_strided, arrays), row_max, row_sum, q.dtype.type(scale), *_mask_arguments(padding_mask, len(k)),
+        *_dropout_arguments(q.dtype, dropout, seed), gemm_dtype_tag(q.dtype), dq, dk, dv,
+        work=3 * q.size + 4 * k.size
     )  # fmt: skip
 
 
 @parallel_jit
-def _backward_heads(dy, q, k, v, mz, scale, has_padding, real, threshold, factor, seed, factors, dq, dk, dv):
+def _backward_heads(
+    dy, q, k, v, row_max, row_sum, scale, has_padding, padding_mask, threshold, factor, seed, dtype_tag, dq, dk, dv
+):
     B, Tq, H, D = dq.shape
     Tk = dk.shape[1]
-    dq_step, dk_step, dv_step = _step(dq), _step(dk), _step(dv)
+    dq_stride, dk_stride, dv_stride = _stride(dq), _stride(dk), _stride(dv)
     zero = dq.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
-        P = np.empty((min(ROWS, Tq), Tk), dq.dtype)
-        dP = np.empty((min(ROWS, Tq), Tk), dq.dtype)
-        key, value, dkey, dvalue = _at(k, b, 0, h), _at(v, b, 0, h), _place(dk[b, :, h]), _place(dv[b, :, h])
+        P = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), dq.dtype)
+        dP = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), dq.dtype)
+        key, value = _element_ptr(k, b, 0, h), _element_ptr(v, b, 0, h)
+        dkey, dvalue = _data_ptr(dk[b, :, h]), _data_ptr(dv[b, :, h])
         dk[b, :, h] = zero
         dv[b, :, h] = zero
-        for i0 in range(0, Tq, ROWS):
-            i1 = min(Tq, i0 + ROWS)
-            n, keys = i1 - i0, i1 + Tk - Tq
-            query, dquery, dout = _at(q, b, i0, h), _place(dq[b, i0:, h]), _at(dy, b, i0, h)
+        for i0 in range(0, Tq, QUERIES_PER_BLOCK):
+            i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
+            n, n_keys = i1 - i0, i1 + Tk - Tq
+            query, dquery, dout = _element_ptr(q, b, i0, h), _data_ptr(dq[b, i0:, h]), _element_ptr(dy, b, i0, h)
             # S = q k^T, still in P, and dP = dy v^T
-            add_product(n, keys, D, query, q.step, 1, key, 1, k.step, 0, 0, _place(P), Tk, factors)
-            add_product(n, keys, D, dout, dy.step, 1, value, 1, v.step, 0, 0, _place(dP), Tk, factors)
+            gemm(n, n_keys, D, query, q.stride, 1, key, 1, k.stride, 0, 0, _data_ptr(P), Tk, dtype_tag)
+            gemm(n, n_keys, D, dout, dy.stride, 1, value, 1, v.stride, 0, 0, _data_ptr(dP), Tk, dtype_tag)
             for i in range(i0, i1):
                 p, dp = P[i - i0], dP[i - i0]
-                seen = i + Tk - Tq + 1
-                _scale_and_mask(p, seen, keys, scale, has_padding, real[b])
-                _exponentials(p, keys, mz[0, b, h, i])
-                z = mz[1, b, h, i]
-                for j in range(keys):
+                n_visible = i + Tk - Tq + 1
+                _scale_and_mask(p, n_visible, n_keys, scale, has_padding, padding_mask[b])
+                _exponentials(p, n_keys, row_max[b, h, i])
+                z = row_sum[b, h, i]
+                for j in range(n_keys):
                     p[j] = p[j] / z
                 first = np.uint64((head * Tq + i) * Tk)
                 if threshold > 0:
-                    for j in range(seen):
+                    for j in range(n_visible):
                         dp[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
-                along = zero
-                for j in range(seen):
-                    along += dp[j] * p[j]
-                for j in range(seen):
-                    dp[j] = p[j] * (dp[j] - along) * scale
+                dot = zero
+                for j in range(n_visible):
+                    dot += dp[j] * p[j]
+                for j in range(n_visible):
+                    dp[j] = p[j] * (dp[j] - dot) * scale
                 if has_padding:
-                    for j in range(seen):
-                        if not real[b, j]:
+                    for j in range(n_visible):
+                        if not padding_mask[b, j]:
                             dp[j] = zero
-                for j in range(seen, keys):
+                for j in range(n_visible, n_keys):
                     dp[j] = zero
                 if threshold > 0:
-                    for j in range(seen):
+                    for j in range(n_visible):
                         p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
             # dq = dS k; dk += dS^T q and dv += P^T dy
-            add_product(n, D, keys, _place(dP), Tk, 1, key, k.step, 1, 0, 0, dquery, dq_step, factors)
-            add_product(keys, D, n, _place(dP), 1, Tk, query, q.step, 1, dkey, dk_step, dkey, dk_step, factors)
-            add_product(keys, D, n, _place(P), 1, Tk, dout, dy.step, 1, dvalue, dv_step, dvalue, dv_step, factors)
+            gemm(n, D, n_keys, _data_ptr(dP), Tk, 1, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
+            gemm(n_keys, D, n, _data_ptr(dP), 1, Tk, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
+            gemm(n_keys, D, n, _data_ptr(P), 1, Tk, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
 
 
 @jit
-def _scale_and_mask(row, seen, keys, scale, has_padding, real):
-    """row[j] = scale row[j]; -inf where j is padding, and from ``seen`` up to ``keys``."""
+def _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask):
+    """row[j] = scale row[j]; -inf where j is padding, and from ``n_visible`` up to ``n_keys``."""
     hidden = row.dtype.type(-np.inf)
-    for j in range(seen):
+    for j in range(n_visible):
         row[j] = scale * row[j]
-    for j in range(seen, keys):
+    for j in range(n_visible, n_keys):
         row[j] = hidden
     if has_padding:
-        for j in range(seen):
-            if not real[j]:
+        for j in range(n_visible):
+            if not padding_mask[j]:
                 row[j] = hidden
 
 
 @jit
-def _largest(row, seen, has_padding, real):
-    """m: the largest of the scores that are seen; 0 if none is."""
+def _largest(row, n_visible, has_padding, padding_mask):
+    """m: the largest visible score; 0 if the row is fully masked."""
     anything = not has_padding
     if has_padding:
-        for j in range(seen):
-            anything |= real[j]
-    return largest(row[:seen]) if anything else row.dtype.type(0)
+        for j in range(n_visible):
+            anything |= padding_mask[j]
+    return largest(row[:n_visible]) if anything else row.dtype.type(0)
 
 
 @jit
-def _exponentials(row, keys, m):
-    """row[j] = exp(row[j] - m) -> z, their sum; 1 if nothing is seen."""
+def _exponentials(row, n_keys, m):
+    """row[j] = exp(row[j] - m) -> z, their sum; 1 if the row is fully masked."""
     z = row.dtype.type(0)
-    for j in range(keys):
+    for j in range(n_keys):
         e = exp(row[j] - m)
         row[j] = e
         z += e
-    return z if z != 0 else row.dtype.type(1)  # where anything is seen, the largest contributes exp(0) = 1
+    return z if z != 0 else row.dtype.type(1)  # if anything is visible, the largest score contributes exp(0) = 1
 
 
 class _Strided(NamedTuple):
-    """Where an array (B, T, H, D) lies that is only read. Arrays would have the kernels compiled for each layout."""
+    """Address and strides of a read-only array. Passing the array itself would compile a kernel for each layout."""
 
     address: int
     batch_stride: int  # in bytes
     position_stride: int
     head_stride: int
-    step: int  # position_stride in elements
+    stride: int  # position_stride in elements
 
 
 def _strided(x):
@@ -237,33 +261,35 @@ def _strided(x):
 
 
 @jit
-def _at(x, b, t, h):
+def _element_ptr(x, b, t, h):
     """The address of element (b, t, h, 0)."""
     return x.address + b * x.batch_stride + t * x.position_stride + h * x.head_stride
 
 
 @jit
-def _place(x):
+def _data_ptr(x):
     """The address of the first element."""
     return np.int64(x.ctypes.data)
 
 
 @jit
-def _step(x):
+def _stride(x):
     """Elements from one position of (B, T, H, D) to the next."""
     return x.strides[1] // x.itemsize
 
 
 def _with_contiguous_heads(*arrays):
-    """Numbers of a head must lie side by side and positions must not overlap; slices of (B, T, 3C) are so already."""
+    """Copy arrays whose heads are not contiguous or whose positions overlap; slices of (B, T, 3C) need no copy."""
     size = arrays[0].itemsize
     D = arrays[0].shape[-1]
     ok = [x.strides[3] == size and x.strides[1] >= size * D and x.strides[1] % size == 0 for x in arrays]
     return [x if good else np.ascontiguousarray(x) for x, good in zip(arrays, ok, strict=True)]
 
 
-def _mask_arguments(real, B, Tk):
-    return (False, np.ones((B, 0), np.bool_)) if real is None else (True, np.ascontiguousarray(real, np.bool_))
+def _mask_arguments(padding_mask, B):
+    if padding_mask is None:
+        return False, np.ones((B, 0), np.bool_)
+    return True, np.ascontiguousarray(padding_mask, np.bool_)
 
 
 def _dropout_arguments(dtype, dropout, seed):

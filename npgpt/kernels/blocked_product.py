@@ -8,10 +8,10 @@ BLOCK_K, BLOCK_N = 256, 64
 
 
 @jit
-def add_product(A, B, C):
+def add_product_in_blocks(A, B, C):
     """C += A @ B.   A (M, K), B (K, N), C (M, N), any strides
 
-    The textbook's order of loops (i, j, k) walks down a column of B, a jump in memory for each number. Here the
+    The textbook's order of loops (i, j, k) walks down a column of B, a jump in memory for each element. Here the
     innermost loop runs along rows of B and C, which the compiler turns into vector instructions; and B is taken in
     blocks of 256 x 64 (64 KiB in float32), copied to one place, so that each stays in the cache while all rows of A
     pass over it. Four steps of k at once read and write C a quarter as often.

@@ -2,16 +2,16 @@
 
 from npgpt.kernels.jit import jit
 
-CHUNK = 4096  # numbers; 16 KB of each array: they stay in the first-level cache from one use to the next
+CHUNK_SIZE = 4096  # elements; 16 KB of each array: they stay in the first-level cache from one use to the next
 
 
 @jit
-def chunks(n):
-    """How many chunks n numbers make; the last may be shorter."""
-    return (n + CHUNK - 1) // CHUNK
+def n_chunks(n):
+    """The number of chunks in n elements; the last may be shorter."""
+    return (n + CHUNK_SIZE - 1) // CHUNK_SIZE
 
 
 @jit
-def part(x, chunk):
+def chunk_view(x, chunk):
     """This chunk of x (N,), a view."""
-    return x[chunk * CHUNK : (chunk + 1) * CHUNK]
+    return x[chunk * CHUNK_SIZE : (chunk + 1) * CHUNK_SIZE]

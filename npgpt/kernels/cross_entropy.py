@@ -1,13 +1,13 @@
-"""Cross-entropy of rows of logits with one right class each.
+"""Cross-entropy of rows of logits, with one target class each.
 
     m_n    = max_j x_nj,  z_n = sum_j exp(x_nj - m_n)           so softmax(x_n)_j = exp(x_nj - m_n) / z_n
     loss_n = -log softmax(x_n)[t_n] = log z_n - (x_n[t_n] - m_n)
 
-m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one number, but it is rounded like m,
-and a softmax made from it is off by as much: by 5e-4 of itself where logits are around 10,000.
+m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one value, but it is rounded like m,
+and a softmax computed from it is off by as much: by 5e-4 of itself where logits are around 10,000.
 
-Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j, and the other term takes 1 from the
-right class:
+Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j, and the other term subtracts 1
+at the target class:
 
     dx_nj = dloss_n (softmax(x_n)_j - 1[j = t_n])
 
@@ -22,70 +22,80 @@ from npgpt.kernels.jit import exact_jit, parallel_jit
 from npgpt.kernels.row_max import largest
 
 
-def cross_entropy_forward_numpy(logits, targets, ignore_index):
-    """logits (N, V), targets (N,) -> losses (N,), mz (2, N): m and z of each row"""
+def cross_entropy_forward_numpy(
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """logits (N, V), targets (N,) -> losses (N,), row_max (N,) and row_sum (N,): m and z of each row"""
     m = logits.max(axis=-1, initial=-np.inf)
     z = np.exp(logits - m[:, None]).sum(axis=-1)
     losses = np.zeros_like(m)
     n = np.flatnonzero(targets != ignore_index)
     losses[n] = np.log(z[n]) - (logits[n, targets[n]] - m[n])
-    return losses, np.stack([m, z])
+    return losses, m, z
 
 
-def cross_entropy_backward_numpy(dlosses, logits, targets, mz, ignore_index, out=None):
-    """dlosses (N,), logits (N, V), targets (N,), mz (2, N) -> dlogits (N, V), in ``out`` (it may be logits)"""
-    m, z = mz
+def cross_entropy_backward_numpy(
+    dlosses: np.ndarray, logits: np.ndarray, targets: np.ndarray, row_max: np.ndarray, row_sum: np.ndarray,
+    ignore_index: int, out: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
+    """dlosses (N,), logits (N, V), targets, row_max, row_sum (N,) -> dlogits (N, V), in ``out`` (it may be logits)"""
     n = np.flatnonzero(targets != ignore_index)
-    dlogits = np.exp(logits - m[:, None], out=out)
-    dlogits /= z[:, None]
+    dlogits = np.exp(logits - row_max[:, None], out=out)
+    dlogits /= row_sum[:, None]
     dlogits[n, targets[n]] -= 1
     dlogits *= dlosses[:, None]
     dlogits[targets == ignore_index] = 0
     return dlogits
 
 
-def cross_entropy_forward_numba(logits, targets, ignore_index):
+def cross_entropy_forward_numba(
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows in parallel, each read twice: its maximum, then the sum of exponentials."""
     N = logits.shape[0]
-    losses, mz = np.empty(N, logits.dtype), np.empty((2, N), logits.dtype)
-    _forward_rows(np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64), ignore_index, losses, mz)
-    return losses, mz
+    losses, row_max, row_sum = (np.empty(N, logits.dtype) for _ in range(3))
+    logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64)
+    _forward_rows(logits, targets, ignore_index, losses, row_max, row_sum)
+    return losses, row_max, row_sum
 
 
 @parallel_jit
-def _forward_rows(logits, targets, ignore_index, losses, mz):
+def _forward_rows(logits, targets, ignore_index, losses, row_max, row_sum):
     N, V = logits.shape
-    number = logits.dtype.type
+    scalar = logits.dtype.type
     for n in prange(N):
-        m, z = largest(logits[n]), number(0)
+        m, z = largest(logits[n]), scalar(0)
         for j in range(V):
             z += exp(logits[n, j] - m)
-        mz[0, n], mz[1, n] = m, z
-        losses[n] = _loss(m, z, logits[n, targets[n]]) if targets[n] != ignore_index else number(0)
+        row_max[n], row_sum[n] = m, z
+        losses[n] = _loss(m, z, logits[n, targets[n]]) if targets[n] != ignore_index else scalar(0)
 
 
 @exact_jit
-def _loss(m, z, right):
-    return np.log(z) - (right - m)  # in this order: (log z + m) - right would be rounded like m
+def _loss(m, z, target_logit):
+    return np.log(z) - (target_logit - m)  # in this order: (log z + m) - target_logit would be rounded like m
 
 
-def cross_entropy_backward_numba(dlosses, logits, targets, mz, ignore_index, out=None):
+def cross_entropy_backward_numba(
+    dlosses: np.ndarray, logits: np.ndarray, targets: np.ndarray, row_max: np.ndarray, row_sum: np.ndarray,
+    ignore_index: int, out: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
     """Rows in parallel, one pass."""
     logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64)
     out = np.empty_like(logits) if out is None else out
-    _backward_rows(np.ascontiguousarray(dlosses), logits, targets, mz, ignore_index, out)
+    _backward_rows(np.ascontiguousarray(dlosses), logits, targets, row_max, row_sum, ignore_index, out)
     return out
 
 
 @parallel_jit
-def _backward_rows(dlosses, logits, targets, mz, ignore_index, dlogits):
+def _backward_rows(dlosses, logits, targets, row_max, row_sum, ignore_index, dlogits):
     N, V = logits.shape
     for n in prange(N):
         if targets[n] == ignore_index:
             for j in range(V):
                 dlogits[n, j] = 0
         else:
-            m, share = mz[0, n], dlosses[n] / mz[1, n]
+            m, scale = row_max[n], dlosses[n] / row_sum[n]
             for j in range(V):
-                dlogits[n, j] = exp(logits[n, j] - m) * share
+                dlogits[n, j] = exp(logits[n, j] - m) * scale
             dlogits[n, targets[n]] -= dlosses[n]

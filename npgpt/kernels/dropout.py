@@ -2,40 +2,44 @@
 
     y_i = x_i keep_i / (1 - p),   keep_i = 1 with probability 1 - p, else 0
 
-The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy. It is a
-product also where keep_i is 0: NaN and infinity (0 * inf is NaN) come out and aren't dropped by chance.
+The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy. Where keep_i
+is 0, x_i is still multiplied: NaN and infinity reach the output (0 * inf is NaN) and aren't dropped by chance.
 
-keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), which is a function of the
-seed and of i alone. So the backward pass makes the same mask again from the seed, no mask takes memory, and the result
-doesn't depend on which thread does which part.
+keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), a function of the seed and of
+i alone. So the backward pass recomputes the mask from the seed, no mask takes memory, and the result doesn't depend on
+which thread computes which part.
 """
 
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.chunks import CHUNK, chunks, part
+from npgpt.kernels.chunks import CHUNK_SIZE, chunk_view, n_chunks
 from npgpt.kernels.jit import exact_jit, parallel_jit
 
 _u = np.uint64
 _GAMMA, _MIX1, _MIX2 = _u(0x9E3779B97F4A7C15), _u(0xBF58476D1CE4E5B9), _u(0x94D049BB133111EB)
 
 
-def dropout_threshold(p):
+def dropout_threshold(p: float) -> np.uint64:
     """keep_i = (the upper 32 bits of the i-th random number) >= this."""
     return _u(round(p * 2**32))
 
 
-def keep_mask_numpy(shape, p, seed):
-    """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0."""
+def keep_mask_numpy(shape: tuple[int, ...], p: float, seed: int) -> np.ndarray:
+    """-> (...) of bool, True where the element is kept; i counts the elements in C order, from 0.
+
+    >>> keep_mask_numpy((2, 3), p=0.5, seed=1).tolist()
+    [[True, True, True], [False, False, True]]
+    """
     i = np.arange(1, np.prod(shape, dtype=np.int64) + 1, dtype=np.uint64)
-    z = _u(seed) + i * _GAMMA  # whole numbers modulo 2^64
+    z = _u(seed) + i * _GAMMA  # integers modulo 2^64
     z = (z ^ (z >> _u(30))) * _MIX1
     z = (z ^ (z >> _u(27))) * _MIX2
     z = z ^ (z >> _u(31))
     return ((z >> _u(32)) >= dropout_threshold(p)).reshape(shape)
 
 
-def dropout_numpy(x, p, seed):
+def dropout_numpy(x: np.ndarray, p: float, seed: int) -> np.ndarray:
     """x (...), 0 <= p < 1, seed from 0 to 2^64 - 1 -> y (...)"""
     return x * (keep_mask_numpy(x.shape, p, seed) * x.dtype.type(1 / (1 - p)))
 
@@ -50,7 +54,7 @@ def is_kept(seed, i, threshold):
     return (z >> _u(32)) >= threshold
 
 
-def dropout_numba(x, p, seed):
+def dropout_numba(x: np.ndarray, p: float, seed: int) -> np.ndarray:
     """Chunks in parallel."""
     x = np.asarray(x, order="C")
     y = np.empty_like(x)
@@ -60,7 +64,7 @@ def dropout_numba(x, p, seed):
 
 @parallel_jit
 def _drop(x, scale, seed, threshold, y):
-    for chunk in prange(chunks(x.size)):
-        x_part, y_part, first = part(x, chunk), part(y, chunk), _u(chunk * CHUNK)
+    for chunk in prange(n_chunks(x.size)):
+        x_part, y_part, first = chunk_view(x, chunk), chunk_view(y, chunk), _u(chunk * CHUNK_SIZE)
         for i in range(x_part.size):
             y_part[i] = x_part[i] * (scale if is_kept(seed, first + _u(i), threshold) else x.dtype.type(0))

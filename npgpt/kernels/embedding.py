@@ -1,7 +1,7 @@
 """The gradient of an embedding table.
 
 forward     y[n] = weight[ids[n]]
-backward    dweight[v] = sum of dy[n] over all n with ids[n] = v: a row that was read twice collects twice
+backward    dweight[v] = sum of dy[n] over all n with ids[n] = v: a row that was read twice gets two contributions
 """
 
 import numpy as np
@@ -9,16 +9,16 @@ from numba import prange
 
 from npgpt.kernels.jit import parallel_jit
 
-COLUMNS = 128
+COLUMNS_PER_BLOCK = 128
 
 
-def embedding_backward_numpy(dy, ids, dweight):
-    """dy (..., C), ids (...) of whole numbers below V -> adds to dweight (V, C)"""
+def embedding_backward_numpy(dy: np.ndarray, ids: np.ndarray, dweight: np.ndarray) -> None:
+    """dy (..., C), ids (...) of integers below V -> adds to dweight (V, C)"""
     np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dweight.shape[1]))
 
 
-def embedding_backward_numba(dy, ids, dweight):
-    """Each thread owns a block of columns and walks through all ids, so none writes where another does."""
+def embedding_backward_numba(dy: np.ndarray, ids: np.ndarray, dweight: np.ndarray) -> None:
+    """Each thread owns a block of columns and goes through all ids, so no two threads write the same place."""
     dy = np.ascontiguousarray(dy).reshape(ids.size, dweight.shape[1])
     _add_rows(dy, np.ascontiguousarray(ids, np.int64).reshape(-1), dweight, work=dy.size)
 
@@ -26,9 +26,9 @@ def embedding_backward_numba(dy, ids, dweight):
 @parallel_jit
 def _add_rows(dy, ids, dweight):
     C = dy.shape[1]
-    for block in prange((C + COLUMNS - 1) // COLUMNS):
-        start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
+    for block in prange((C + COLUMNS_PER_BLOCK - 1) // COLUMNS_PER_BLOCK):
+        start, stop = block * COLUMNS_PER_BLOCK, min(C, (block + 1) * COLUMNS_PER_BLOCK)
         for n in range(ids.size):
-            row, share = dweight[ids[n], start:stop], dy[n, start:stop]
-            for c in range(share.size):
-                row[c] += share[c]
+            row, dy_row = dweight[ids[n], start:stop], dy[n, start:stop]
+            for c in range(dy_row.size):
+                row[c] += dy_row[c]

@@ -9,8 +9,8 @@ vector instructions and runs several times as fast. float64 is for checking, so 
 ln 2 is split in two so that n * LN2_HIGH is exact and r keeps its low bits (Cody & Waite 1980); the coefficients of p
 are those of the Cephes library's expf (Moshier). The error is below 1.1 units in the last place.
 
-n is rounded by adding 1.5 * 2^23: a number of that size has no bits left for a fraction, and its last bits are n as a
-whole number. 2^n is made by writing n into the exponent bits, in two halves, n // 2 and the rest, so that the largest
+n is rounded by adding 1.5 * 2^23: a float of that size has no bits left for a fraction, and its last bits are n as an
+integer. 2^n is made by writing n into the exponent bits, in two halves, n // 2 and the rest, so that the largest
 and the subnormal results come out too. Beyond [-104, 89] the result is 0 or infinity and the same for all.
 """
 
@@ -50,7 +50,7 @@ def _exp_float32(x):
     return y * _i(((i - half) << _i(23)) + _ONE_BITS).view(_f)
 
 
-def exp(x):
+def exp(x: float) -> float:
     """exp(x) of a scalar, for use inside jitted kernels."""
     return math.exp(x)
 

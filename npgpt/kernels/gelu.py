@@ -1,4 +1,5 @@
-"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x times the chance that a normal number is below x.
+"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x times the probability that a normal variable
+is below x.
 
 Exact:      y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2
             Phi'(x) = phi(x) = exp(-x^2 / 2) / sqrt(2 pi), so dx = dy (Phi(x) + x phi(x))
@@ -14,10 +15,10 @@ import math
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.chunks import chunks, part
+from npgpt.kernels.chunks import chunk_view, n_chunks
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.normal_cdf import normal_below
+from npgpt.kernels.normal_cdf import normal_cdf
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -26,31 +27,31 @@ _SATURATED = 100.0  # from here on tanh u is 1 to the last bit; a larger x could
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def gelu_tanh_forward_numpy(x):
+def gelu_tanh_forward_numpy(x: np.ndarray) -> np.ndarray:
     """x (...) -> y (...)"""
     t = np.clip(x, -_SATURATED, _SATURATED)
     return 0.5 * x * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
 
 
-def gelu_tanh_backward_numpy(dy, x):
+def gelu_tanh_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """dy, x (...) -> dx (...)"""
     t = np.clip(x, -_SATURATED, _SATURATED)
     s = 0.5 * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
     return dy * (s + t * (s * (1 - s)) * (_TWICE_ROOT * (1 + 3 * _CUBIC * t * t)))
 
 
-def gelu_forward_numpy(x):
+def gelu_forward_numpy(x: np.ndarray) -> np.ndarray:
     """x (...) -> y (...)"""
     return x * (0.5 + 0.5 * _erf(x * math.sqrt(0.5))).astype(x.dtype)
 
 
-def gelu_backward_numpy(dy, x):
+def gelu_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """dy, x (...) -> dx (...)"""
     Phi = (0.5 + 0.5 * _erf(x * math.sqrt(0.5))).astype(x.dtype)
     return dy * (Phi + x * np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi)))
 
 
-def gelu_tanh_forward_numba(x):
+def gelu_tanh_forward_numba(x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel, by the form with one exponential."""
     x = np.asarray(x, order="C")
     y = np.empty_like(x)
@@ -60,19 +61,19 @@ def gelu_tanh_forward_numba(x):
 
 @parallel_jit
 def _tanh_forward(x, y):
-    number = x.dtype.type
-    a, b, one = number(-_TWICE_ROOT), number(-_TWICE_ROOT * _CUBIC), number(1)
-    for chunk in prange(chunks(x.size)):
-        x_part, y_part = part(x, chunk), part(y, chunk)
+    scalar = x.dtype.type
+    a, b, one = scalar(-_TWICE_ROOT), scalar(-_TWICE_ROOT * _CUBIC), scalar(1)
+    for chunk in prange(n_chunks(x.size)):
+        x_part, y_part = chunk_view(x, chunk), chunk_view(y, chunk)
         for i in range(x_part.size):
             v = x_part[i]
             y_part[i] = v / (one + exp(v * (a + b * v * v)))
 
 
-def gelu_tanh_backward_numba(dy, x):
-    """One pass, chunks in parallel; s is computed again rather than kept.
+def gelu_tanh_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """One pass, chunks in parallel; s is computed again, not kept.
 
-    With e = exp(-|2u|), s (1 - s) = e / (1 + e)^2: where s is nearly 1, 1 - s would be left with few of its digits.
+    With e = exp(-|2u|), s (1 - s) = e / (1 + e)^2: where s is nearly 1, 1 - s would lose most of its digits.
     """
     x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
     dx = np.empty_like(x)
@@ -82,10 +83,10 @@ def gelu_tanh_backward_numba(dy, x):
 
 @parallel_jit
 def _tanh_backward(dy, x, dx):
-    number = x.dtype.type
-    a, b, one, limit = number(_TWICE_ROOT), number(_TWICE_ROOT * _CUBIC), number(1), number(_SATURATED)
-    for chunk in prange(chunks(x.size)):
-        x_part, dy_part, dx_part = part(x, chunk), part(dy, chunk), part(dx, chunk)
+    scalar = x.dtype.type
+    a, b, one, limit = scalar(_TWICE_ROOT), scalar(_TWICE_ROOT * _CUBIC), scalar(1), scalar(_SATURATED)
+    for chunk in prange(n_chunks(x.size)):
+        x_part, dy_part, dx_part = chunk_view(x, chunk), chunk_view(dy, chunk), chunk_view(dx, chunk)
         for i in range(x_part.size):
             v = x_part[i]
             v = limit if v > limit else v
@@ -93,10 +94,10 @@ def _tanh_backward(dy, x, dx):
             e = exp(-abs(v) * (a + b * v * v))
             r = one / (one + e)
             s = r if v > 0 else e * r
-            dx_part[i] = dy_part[i] * (s + v * (e * r * r) * (a + number(3) * b * v * v))
+            dx_part[i] = dy_part[i] * (s + v * (e * r * r) * (a + scalar(3) * b * v * v))
 
 
-def gelu_forward_numba(x):
+def gelu_forward_numba(x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel."""
     x = np.asarray(x, order="C")
     y = np.empty_like(x)
@@ -106,13 +107,13 @@ def gelu_forward_numba(x):
 
 @parallel_jit
 def _exact_forward(x, y):
-    for chunk in prange(chunks(x.size)):
-        x_part, y_part = part(x, chunk), part(y, chunk)
+    for chunk in prange(n_chunks(x.size)):
+        x_part, y_part = chunk_view(x, chunk), chunk_view(y, chunk)
         for i in range(x_part.size):
-            y_part[i] = x_part[i] * normal_below(x_part[i])
+            y_part[i] = x_part[i] * normal_cdf(x_part[i])
 
 
-def gelu_backward_numba(dy, x):
+def gelu_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel."""
     x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
     dx = np.empty_like(x)
@@ -122,10 +123,10 @@ def gelu_backward_numba(dy, x):
 
 @parallel_jit
 def _exact_backward(dy, x, dx):
-    number = x.dtype.type
-    half, scale = number(-0.5), number(1 / math.sqrt(2 * math.pi))
-    for chunk in prange(chunks(x.size)):
-        x_part, dy_part, dx_part = part(x, chunk), part(dy, chunk), part(dx, chunk)
+    scalar = x.dtype.type
+    half, scale = scalar(-0.5), scalar(1 / math.sqrt(2 * math.pi))
+    for chunk in prange(n_chunks(x.size)):
+        x_part, dy_part, dx_part = chunk_view(x, chunk), chunk_view(dy, chunk), chunk_view(dx, chunk)
         for i in range(x_part.size):
             v = x_part[i]
-            dx_part[i] = dy_part[i] * (normal_below(v) + v * exp(half * v * v) * scale)
+            dx_part[i] = dy_part[i] * (normal_cdf(v) + v * exp(half * v * v) * scale)

@@ -1,10 +1,10 @@
-"""Layer normalisation over the last axis, C numbers a row (Ba, Kiros & Hinton 2016).
+"""Layer normalisation over the last axis, C elements a row (Ba, Kiros & Hinton 2016).
 
     mean = 1/C sum x                rstd = 1 / sqrt(1/C sum (x - mean)^2 + eps)
     xhat = (x - mean) rstd          y = weight xhat + bias
 
 Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows
-of dy. Towards x, let g = dxhat = weight dy. x reaches xhat along three paths: directly, through the mean and through
+of dy. Towards x, let g = dxhat = weight dy. x reaches xhat dot three paths: directly, through the mean and through
 rstd.
 
     d rstd / d x_k = -rstd^3 (x_k - mean) / C = -rstd^2 xhat_k / C
@@ -12,7 +12,7 @@ rstd.
                      = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
     dx_k = sum_j g_j d xhat_j / d x_k = rstd (g_k - mean(g) - xhat_k mean(g xhat))
 
-So what is removed from g is its mean and its part along xhat: moving x in those two directions doesn't change xhat.
+So the mean of g and its component along xhat are removed: moving x in those two directions doesn't change xhat.
 """
 
 import numpy as np
@@ -20,12 +20,14 @@ from numba import prange
 
 from npgpt.kernels.jit import jit, parallel_jit
 
-ROWS = 32  # at a time, in the backward pass: their shares of dweight and dbias are added up by one thread
+ROWS_PER_BLOCK = 32  # in the backward pass: one thread adds up their contributions to dweight and dbias
 
 
-def layernorm_forward_numpy(x, weight, bias, eps):
+def layernorm_forward_numpy(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (...), rstd (...)"""
-    C = max(x.shape[-1], 1)  # the mean of no numbers is taken to be 0, not 0 / 0
+    C = max(x.shape[-1], 1)  # the mean of no elements is taken to be 0, not 0 / 0
     mean = (x.sum(axis=-1, dtype=np.float64) / C).astype(x.dtype)  # rstd multiplies its error, by up to 1 / sqrt(eps)
     centred = x - mean[..., None]
     variance = np.square(centred, dtype=np.float64).sum(axis=-1) / C  # float32 can't hold a square above 3e38
@@ -34,19 +36,23 @@ def layernorm_forward_numpy(x, weight, bias, eps):
     return (y if bias is None else y + bias), mean, rstd
 
 
-def layernorm_backward_numpy(dy, x, weight, mean, rstd):
+def layernorm_backward_numpy(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy, x (..., C), weight (C,), mean, rstd (...) -> dx (..., C), dweight (C,), dbias (C,)"""
     C = x.dtype.type(max(x.shape[-1], 1))
     xhat = (x - mean[..., None]) * rstd[..., None]
     g = dy * weight
-    along = (g * xhat).sum(axis=-1, keepdims=True) / C
-    dx = rstd[..., None] * (g - g.sum(axis=-1, keepdims=True) / C - xhat * along)
+    dot = (g * xhat).sum(axis=-1, keepdims=True) / C
+    dx = rstd[..., None] * (g - g.sum(axis=-1, keepdims=True) / C - xhat * dot)
     rows = tuple(range(x.ndim - 1))
     return dx, (dy * xhat).sum(axis=rows), dy.sum(axis=rows)
 
 
-def layernorm_forward_numba(x, weight, bias, eps):
-    """Each row in one go while it is in the cache, rows in parallel."""
+def layernorm_forward_numba(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in parallel; each is finished while it is in the cache."""
     C = x.shape[-1]
     x = np.ascontiguousarray(x)
     y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
@@ -60,31 +66,33 @@ def layernorm_forward_numba(x, weight, bias, eps):
 @parallel_jit
 def _forward_rows(x, weight, bias, eps, y, mean, rstd):
     R, C = x.shape
-    number = x.dtype.type
-    n = number(max(C, 1))
+    scalar = x.dtype.type
+    n = scalar(max(C, 1))
     for r in prange(R):
-        total = number(0)
+        total = scalar(0)
         for c in range(C):
             total += x[r, c]
         m = total / n
-        squares = number(0)
+        squares = scalar(0)
         for c in range(C):
             squares += (x[r, c] - m) * (x[r, c] - m)
-        s = number(1) / np.sqrt(squares / n + eps)
-        if not squares < number(np.inf):  # too large for the format, which is rare; or NaN, which stays
-            s = number(_rstd_in_float64(x[r], m, eps))
+        s = scalar(1) / np.sqrt(squares / n + eps)
+        if not squares < scalar(np.inf):  # an overflow, which is rare; or NaN, which stays
+            s = scalar(_rstd_in_float64(x[r], m, eps))
         for c in range(C):
             y[r, c] = (x[r, c] - m) * s * weight[c] + bias[c]
         mean[r] = m
         rstd[r] = s
 
 
-def layernorm_backward_numba(dy, x, weight, mean, rstd):
+def layernorm_backward_numba(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One pass, blocks of rows in parallel; each has its own dweight and dbias, and these are added up in order."""
     C = x.shape[-1]
     x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
     rows = mean.size
-    dx, dparameters = np.empty_like(x), np.zeros(((rows + ROWS - 1) // ROWS, 2, C), x.dtype)
+    dx, dparameters = np.empty_like(x), np.zeros(((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK, 2, C), x.dtype)
     x, dy = x.reshape(rows, C), dy.reshape(rows, C)
     _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dparameters)
     dweight, dbias = dparameters.sum(axis=0)
@@ -103,21 +111,21 @@ def _rstd_in_float64(row, mean, eps):
 @parallel_jit
 def _backward(dy, x, weight, mean, rstd, dx, dparameters):
     R, C = x.shape
-    number = x.dtype.type
-    n = number(max(C, 1))
+    scalar = x.dtype.type
+    n = scalar(max(C, 1))
     for block in prange(dparameters.shape[0]):
         dweight, dbias = dparameters[block, 0], dparameters[block, 1]
-        for r in range(block * ROWS, min(R, (block + 1) * ROWS)):
+        for r in range(block * ROWS_PER_BLOCK, min(R, (block + 1) * ROWS_PER_BLOCK)):
             x_row, dy_row, dx_row = x[r], dy[r], dx[r]
             m, s = mean[r], rstd[r]
-            total, along = number(0), number(0)
+            total, dot = scalar(0), scalar(0)
             for c in range(C):
                 g = dy_row[c] * weight[c]
                 total += g
-                along += g * ((x_row[c] - m) * s)
-            total, along = total / n, along / n
+                dot += g * ((x_row[c] - m) * s)
+            total, dot = total / n, dot / n
             for c in range(C):
-                dx_row[c] = s * (dy_row[c] * weight[c] - total - (x_row[c] - m) * s * along)
-            for c in range(C):  # by itself: a loop with six arrays isn't vectorised
+                dx_row[c] = s * (dy_row[c] * weight[c] - total - (x_row[c] - m) * s * dot)
+            for c in range(C):  # a loop of its own: one with six arrays isn't vectorised
                 dweight[c] += dy_row[c] * ((x_row[c] - m) * s)
                 dbias[c] += dy_row[c]

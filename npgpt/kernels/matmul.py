@@ -1,10 +1,10 @@
-"""Matrix product, with an optional bias added to every row; or added to a matrix that is there.
+"""Matrix product, with an optional bias added to every row; or added to a given matrix.
 
     C = A @ B + bias        C[i, j] = sum over k of A[i, k] B[k, j]  + bias[j]
 
-The derivative is made of two more products: with dC given, dA = dC @ B.T and dB = A.T @ dC (each is the only product of
-dC and the other factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]), dbias = sum
-over rows of dC. A transposed view costs nothing here: the kernels read it in place.
+The derivatives are two more products: dA = dC @ B.T and dB = A.T @ dC (each is the only product of dC and the other
+factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]); dbias = sum over rows of dC.
+A transposed view costs nothing: the kernels read it in place.
 """
 
 import numba
@@ -13,15 +13,17 @@ from numba import prange
 
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.machine.product import add_product
-from npgpt.kernels.precision import factors_like
+from npgpt.kernels.machine.product import gemm
+from npgpt.kernels.precision import gemm_dtype_tag
 
-SMALL = 64**3  # below so many multiplications NumPy's call is quicker than starting threads, and BLAS uses one thread
-FEW_ROWS = 3  # fewer than half of a tile
+MAX_SMALL_PRODUCT = 64**3  # multiplications; below, NumPy's call is quicker than starting threads
+MAX_FEW_ROWS = 3  # fewer than half of a tile
 
 
-def matmul_numpy(a, b, bias=None, add_to=None):
-    """a (M, K), b (K, N), bias (N,) -> (M, N); or, instead of bias, add_to (M, N), to which the product is added"""
+def matmul_numpy(
+    a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
+) -> np.ndarray:
+    """a (M, K), b (K, N), bias (N,) -> (M, N); or, instead of bias, add_to (M, N), which the product is added to"""
     _check(a, b, bias, add_to)
     if add_to is not None:
         add_to += a @ b
@@ -30,8 +32,10 @@ def matmul_numpy(a, b, bias=None, add_to=None):
     return c if bias is None else c + bias
 
 
-def matmul_blocked(a, b, bias=None, add_to=None):
-    """The same by ``blocked_product.add_product``, rows in parallel: the one to read."""
+def matmul_blocked(
+    a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows in parallel, by ``blocked_product.add_product_in_blocks``: the version to read."""
     _check(a, b, bias, add_to)
     c = add_to
     if c is None:
@@ -45,25 +49,26 @@ def matmul_blocked(a, b, bias=None, add_to=None):
 def _add_product_by_rows(a, b, c):
     M = c.shape[0]
     for t in prange((M + 63) // 64):
-        blocked_product.add_product(a[t * 64 : min(M, t * 64 + 64)], b, c[t * 64 : min(M, t * 64 + 64)])
+        blocked_product.add_product_in_blocks(a[t * 64 : min(M, t * 64 + 64)], b, c[t * 64 : min(M, t * 64 + 64)])
 
 
-def matmul_numba(a, b, bias=None, add_to=None):
-    """Each of Numba's threads makes a part of C with ``add_product`` of kernels/machine/product.py.
+def matmul_numba(
+    a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
+) -> np.ndarray:
+    """Each of Numba's threads computes a part of C with ``gemm`` of kernels/machine/product.py.
 
-    The longer side of C is cut, so that what each thread copies into panels for itself is the shorter one. The factors
-    are rounded while they are copied, if ``set_matmul_precision`` lets them (precision.py); a few rows or a small
-    product never are.
+    The longer side of C is divided, since each thread packs the factor along the other side for itself. Packing rounds
+    the factors if ``set_matmul_precision`` allows it (precision.py); a few rows or a small product are never rounded.
     """
     (M, K), N = a.shape, b.shape[1]
-    if M * N * K <= SMALL:
+    if M * N * K <= MAX_SMALL_PRODUCT:
         return matmul_numpy(a, b, bias, add_to)
     _check(a, b, bias, add_to)
     c = np.empty((M, N), a.dtype) if add_to is None else add_to
     bias = None if bias is None else np.ascontiguousarray(bias)
-    a, a_row, a_column = _distances(a)
-    b, b_row, b_column = _distances(b)
-    if M <= FEW_ROWS:
+    a, a_row, a_column = _with_strides(a)
+    b, b_row, b_column = _with_strides(b)
+    if M <= MAX_FEW_ROWS:
         if add_to is None:
             c[...] = 0 if bias is None else bias
         _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c)
@@ -73,13 +78,13 @@ def matmul_numba(a, b, bias=None, add_to=None):
         start, start_row = c.ctypes.data, N
     _multiply_parts(
         M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
-        numba.get_num_threads(), factors_like(c.dtype), work=M * N * K // 16
+        numba.get_num_threads(), gemm_dtype_tag(c.dtype), work=M * N * K // 16
     )  # fmt: skip
     return c
 
 
 def _check(a, b, bias, add_to):
-    """Compiled code doesn't look: what doesn't fit would be read, or written, beyond its end."""
+    """Compiled code checks no bounds; wrong shapes would read or write out of bounds."""
     M, N = a.shape[0], b.shape[1]
     others = [(x, shape) for x, shape in ((bias, (N,)), (add_to, (M, N))) if x is not None]
     arrays = [a, b, *(x for x, _ in others)]
@@ -88,32 +93,32 @@ def _check(a, b, bias, add_to):
     if any(x.dtype != a.dtype for x in arrays):
         raise TypeError(f"matmul: the dtypes {[str(x.dtype) for x in arrays]} are not the same")
     if add_to is not None and not add_to.flags.c_contiguous:
-        raise ValueError("matmul: what the product is added to must be contiguous")
+        raise ValueError("matmul: add_to must be contiguous")
 
 
 @parallel_jit
-def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, parts, like):
+def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, parts, dtype_tag):
     size = c.itemsize
     side = M if M >= N else N
     for part in prange(parts):
-        begin, end = _share(side, part, parts), _share(side, part + 1, parts)
+        begin, end = _part_start(side, part, parts), _part_start(side, part + 1, parts)
         i, j, m, n = (begin, 0, end - begin, N) if M >= N else (0, begin, M, end - begin)
         if m and n:
-            add_product(
+            gemm(
                 m, n, K, a + i * a_row * size, a_row, a_column, b + j * b_column * size, b_row, b_column,
                 start + (i * start_row + j) * size if start else 0, start_row,
-                np.int64(c.ctypes.data) + (i * N + j) * size, N, like
+                np.int64(c.ctypes.data) + (i * N + j) * size, N, dtype_tag
             )  # fmt: skip
 
 
 @jit
-def _share(n, part, parts):
-    """Where a part begins: at a multiple of 96, where tiles of 4, 6, 8, 12, 16 and 32 rows or columns all end."""
+def _part_start(n, part, parts):
+    """The start of a part: a multiple of 96, where tiles of 4, 6, 8, 12, 16 and 32 rows or columns all end."""
     return min(n, ((n + 95) // 96 * part // parts) * 96)
 
 
-def _distances(x):
-    """The array, copied if neither its rows nor its columns are contiguous; from row to row, from column to column."""
+def _with_strides(x):
+    """The array, copied if neither its rows nor its columns are contiguous, and its two strides in elements."""
     size = x.itemsize
     row, column = x.strides
     if (column != size or row % size) and (row != size or column % size):
@@ -124,7 +129,7 @@ def _distances(x):
 
 @parallel_jit
 def _add_few_rows(a, b, by_rows, c):
-    """c += a @ b for a few rows of a, as when single tokens are generated: b is read once, and where it lies.
+    """c += a @ b for a few rows of a, as when single tokens are generated: b is read once, in place.
 
     b (K, N) if ``by_rows``, else (N, K); columns of c in parallel.
     """

@@ -1,6 +1,6 @@
-"""The normal distribution, in a form that the compiler can vectorise; the math library's erf is a call for each number.
+"""The normal distribution, in a form that the compiler can vectorise; the math library's erf is a call per element.
 
-    Phi(x) = (1 + erf(x / sqrt 2)) / 2      the chance that a normal number is below x
+    Phi(x) = (1 + erf(x / sqrt 2)) / 2      the probability that a normal variable is below x
 
 The lower tail, of x <= 0, is exp(-x^2 / 2) times a smooth and slowly falling function of |x|, a polynomial in
 t = 1 / (1 + p |x|) (Hastings 1955; Abramowitz & Stegun 1964, 26.2.17):
@@ -26,11 +26,11 @@ _P = _f(0.27)
 _C0, _C1, _C2 = _f(0.10772065646226338), _f(0.1075428814031766), _f(0.10181053470719446)
 _C3, _C4, _C5 = _f(0.07204998260110072), _f(0.10782455804198732), _f(-0.06920892557567256)
 _C6, _C7, _C8 = _f(0.1697842966337915), _f(-0.12648483680910474), _f(0.028960864397722906)
-_BEYOND = _f(15)  # Phi is 0 or 1 from here on, and the square of a much larger number would be infinite
+_BEYOND = _f(15)  # Phi is 0 or 1 from here on, and the square of a much larger x would be infinite
 
 
 @exact_jit
-def _below_float32(x):
+def _normal_cdf_float32(x):
     size = -x if x < _f(0) else x  # NaN stays
     size = _BEYOND if size > _BEYOND else size
     t = _f(1) / (_f(1) + _P * size)
@@ -39,13 +39,13 @@ def _below_float32(x):
     return tail if x < _f(0) else _f(1) - tail
 
 
-def normal_below(x):
+def normal_cdf(x: float) -> float:
     """Phi(x) of a scalar, for use inside jitted kernels."""
     return 0.5 + 0.5 * math.erf(x * math.sqrt(0.5))
 
 
-@overload(normal_below, jit_options=INLINED)
-def _normal_below(x):
+@overload(normal_cdf, jit_options=INLINED)
+def _normal_cdf(x):
     if x == types.float32:
-        return lambda x: _below_float32(x)
+        return lambda x: _normal_cdf_float32(x)
     return lambda x: 0.5 + 0.5 * math.erf(x * math.sqrt(0.5))

@@ -1,20 +1,20 @@
-"""What training needs besides: a bias's gradient, the norm of all gradients, and all of them times a number."""
+"""Bias gradients, the gradient norm, and gradient scaling."""
 
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.machine.addresses import array_at, table_of
+from npgpt.kernels.machine.addresses import array_at, pointer_table
 
-COLUMNS = 512
+COLUMNS_PER_BLOCK = 512
 
 
-def sum_rows_numpy(x):
+def sum_rows_numpy(x: np.ndarray) -> np.ndarray:
     """x (R, C) -> (C,)"""
     return x.sum(axis=0)
 
 
-def sum_rows_numba(x):
+def sum_rows_numba(x: np.ndarray) -> np.ndarray:
     """Blocks of columns in parallel, four rows at a time: the sums are read and written a quarter as often."""
     x = np.ascontiguousarray(x)
     y = np.zeros(x.shape[1], x.dtype)
@@ -26,8 +26,8 @@ def sum_rows_numba(x):
 def _sum_rows(x, y):
     R, C = x.shape
     fours = R - R % 4
-    for block in prange((C + COLUMNS - 1) // COLUMNS):
-        start, stop = block * COLUMNS, min(C, (block + 1) * COLUMNS)
+    for block in prange((C + COLUMNS_PER_BLOCK - 1) // COLUMNS_PER_BLOCK):
+        start, stop = block * COLUMNS_PER_BLOCK, min(C, (block + 1) * COLUMNS_PER_BLOCK)
         sums = y[start:stop]
         for r in range(0, fours, 4):
             x0, x1, x2, x3 = x[r, start:stop], x[r + 1, start:stop], x[r + 2, start:stop], x[r + 3, start:stop]
@@ -39,43 +39,43 @@ def _sum_rows(x, y):
                 sums[c] += row[c]
 
 
-def sum_of_squares_numpy(arrays):
-    """A list of arrays -> a Python float, in float64: 100 million float32 squares would lose their last digits."""
+def sum_of_squares_numpy(arrays: list[np.ndarray]) -> float:
+    """A list of arrays -> a Python float, summed in float64: 100 million float32 squares would lose digits."""
     return float(sum(np.square(x, dtype=np.float64).sum() for x in arrays))
 
 
-def sum_of_squares_numba(arrays):
-    """All of them in one launch, chunks in parallel, whose sums are added in order."""
+def sum_of_squares_numba(arrays: list[np.ndarray]) -> float:
+    """All arrays in one launch, chunks in parallel; the chunks' sums are added in order."""
     arrays = [np.ascontiguousarray(x) for x in arrays]
     if not arrays:
         return 0.0
-    addresses, sizes, _ = table_of([arrays])
+    addresses, sizes, _ = pointer_table([arrays])
     sums = np.empty(len(sizes))
     _sum_chunks(addresses, sizes, arrays[0].dtype.type(0), sums, work=int(sizes.sum()))
     return float(sums.sum())
 
 
 @parallel_jit
-def _sum_chunks(addresses, sizes, like, sums):
+def _sum_chunks(addresses, sizes, dtype_tag, sums):
     for chunk in prange(sizes.size):
-        x = array_at(addresses[chunk, 0], sizes[chunk], like)
+        x = array_at(addresses[chunk, 0], sizes[chunk], dtype_tag)
         total = 0.0
         for i in range(x.size):
             total += np.float64(x[i]) * np.float64(x[i])
         sums[chunk] = total
 
 
-def scale_numpy(arrays, factor):
-    """A list of arrays, each of which is multiplied by the factor, in place."""
+def scale_numpy(arrays: list[np.ndarray], factor: float) -> None:
+    """Multiply each of a list of arrays by the factor, in place."""
     for x in arrays:
         x *= x.dtype.type(factor)
 
 
-def scale_numba(arrays, factor):
-    """All of them in one launch, chunks in parallel; but for what doesn't lie side by side."""
+def scale_numba(arrays: list[np.ndarray], factor: float) -> None:
+    """All contiguous arrays in one launch, chunks in parallel; NumPy scales the others."""
     scale_numpy([x for x in arrays if not x.flags.c_contiguous], factor)
     if arrays := [x for x in arrays if x.flags.c_contiguous]:
-        addresses, sizes, _ = table_of([arrays])
+        addresses, sizes, _ = pointer_table([arrays])
         _scale_chunks(addresses, sizes, arrays[0].dtype.type(factor), work=int(sizes.sum()))
 
 

@@ -1,9 +1,9 @@
-"""The largest number of a row, in a form that the compiler can vectorise.
+"""The maximum of a row, in a form that the compiler can vectorise.
 
-The largest float has no such form that gets NaN right; that of whole numbers has. The bits of a float, read as a whole
-number, are in the order of the floats, but that negative ones run backwards: flipping all their bits but the sign turns
-them around. NaN has the bits above infinity's, so it is the largest of all, or, with its sign set, the smallest: then
-whatever is computed from that number itself, as the others are, is NaN.
+A vectorised float maximum loses NaN; an integer maximum of the bit patterns keeps it. The bits of floats, read as
+integers, are in the floats' order, except that negative ones run backwards: flipping all their bits but the sign
+reverses them. NaN has bits above infinity's, so it is the largest of all. With its sign set it is the smallest; the
+caller then computes NaN from that element itself, as from every other one.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from npgpt.kernels.jit import INLINED, jit
 
 @jit
 def _largest_bits(bits, sign, all_but_sign, minus_infinity):
-    """The bits of the largest. ``sign`` is the place of a number's sign bit; all arguments are of one type."""
+    """The bits of the largest element. ``sign`` is the position of the sign bit; all arguments are of one type."""
     top = minus_infinity ^ all_but_sign
     for j in range(bits.size):
         top = max(top, bits[j] ^ ((bits[j] >> sign) & all_but_sign))
@@ -36,8 +36,8 @@ def _largest_float64(row):
     return np.int64(bits).view(np.float64)
 
 
-def largest(row):
-    """The largest number of a contiguous row, for use inside jitted kernels; -infinity if there is none."""
+def largest(row: np.ndarray) -> np.floating:
+    """The largest element of a contiguous row, for use inside jitted kernels; -infinity if the row is empty."""
     return row.max(initial=-np.inf)
 
 

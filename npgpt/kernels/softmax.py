@@ -7,7 +7,7 @@ Derivation of the gradient. dy_j / dx_k = y_j (1[j = k] - y_k), so
 
     dx_k = sum_j dy_j y_j (1[j = k] - y_k) = y_k (dy_k - sum_j dy_j y_j)
 
-The sum is one number for each row: how much the row's total would have grown if it were not held to 1.
+The sum is one value for each row: how much the row's total would have grown if it were not held to 1.
 """
 
 import numpy as np
@@ -18,18 +18,22 @@ from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.row_max import largest
 
 
-def softmax_forward_numpy(x):
-    """x (..., N) -> y (..., N)"""
+def softmax_forward_numpy(x: np.ndarray) -> np.ndarray:
+    """x (..., N) -> y (..., N)
+
+    >>> softmax_forward_numpy(np.log([[1.0, 3.0, 4.0]])).round(3).tolist()
+    [[0.125, 0.375, 0.5]]
+    """
     e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def softmax_backward_numpy(dy, y):
+def softmax_backward_numpy(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """dy, y (..., N) -> dx (..., N)"""
     return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
-def softmax_forward_numba(x):
+def softmax_forward_numba(x: np.ndarray) -> np.ndarray:
     """Rows in parallel; each row is read while it is in the cache."""
     y = np.empty(x.shape, x.dtype)
     _forward_rows(_rows(x), _rows(y))
@@ -46,12 +50,12 @@ def _forward_rows(x, y):
             e = exp(x[r, j] - m)
             y[r, j] = e
             total += e
-        share = x.dtype.type(1) / total
+        scale = x.dtype.type(1) / total
         for j in range(N):
-            y[r, j] *= share
+            y[r, j] *= scale
 
 
-def softmax_backward_numba(dy, y):
+def softmax_backward_numba(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Rows in parallel."""
     dx = np.empty(y.shape, y.dtype)
     _backward_rows(_rows(dy), _rows(y), _rows(dx))

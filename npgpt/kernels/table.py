@@ -1,12 +1,24 @@
-"""Every kernel with its versions: the NumPy one, which defines it; its Numba twin; others that are there to be read.
+"""Every kernel with its versions: the NumPy one, which defines it; its Numba twin; others that are worth reading.
 
 The choice of version, the tests that prove them equal and the benchmarks all go through this table.
 """
 
-from npgpt.kernels import adamw, attention, cross_entropy, dropout, embedding, gelu, layernorm, matmul, softmax
-from npgpt.kernels import reductions as sums
+from collections.abc import Callable
 
-KERNELS = {
+from npgpt.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layernorm,
+    matmul,
+    reductions,
+    softmax,
+)
+
+KERNELS: dict[str, dict[str, Callable]] = {
     "matmul": {"numpy": matmul.matmul_numpy, "numba": matmul.matmul_numba, "blocked": matmul.matmul_blocked},
     "softmax_forward": {"numpy": softmax.softmax_forward_numpy, "numba": softmax.softmax_forward_numba},
     "softmax_backward": {"numpy": softmax.softmax_backward_numpy, "numba": softmax.softmax_backward_numba},
@@ -28,8 +40,8 @@ KERNELS = {
     },
     "embedding_backward": {"numpy": embedding.embedding_backward_numpy, "numba": embedding.embedding_backward_numba},
     "dropout": {"numpy": dropout.dropout_numpy, "numba": dropout.dropout_numba},
-    "sum_rows": {"numpy": sums.sum_rows_numpy, "numba": sums.sum_rows_numba},
-    "sum_of_squares": {"numpy": sums.sum_of_squares_numpy, "numba": sums.sum_of_squares_numba},
-    "scale": {"numpy": sums.scale_numpy, "numba": sums.scale_numba},
+    "sum_rows": {"numpy": reductions.sum_rows_numpy, "numba": reductions.sum_rows_numba},
+    "sum_of_squares": {"numpy": reductions.sum_of_squares_numpy, "numba": reductions.sum_of_squares_numba},
+    "scale": {"numpy": reductions.scale_numpy, "numba": reductions.scale_numba},
     "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
 }

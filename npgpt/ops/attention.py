@@ -48,7 +48,7 @@ def causal_self_attention(
             )
     if cache is not None:
         k, v = cache.append(k, v)
-    y, *row_terms = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
+    y, row_max, row_sum = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
 
     def backward(dy, needs):
         if cache is not None:
@@ -56,7 +56,7 @@ def causal_self_attention(
         dqkv = np.empty((B, T, C3), dy.dtype)
         dq, dk, dv = split_heads(dqkv, n_head)
         dy = dy.reshape(B, T, n_head, D)
-        kernels.attention_backward(dy, q, k, v, *row_terms, scale, dq, dk, dv, padding_mask, dropout, seed)
+        kernels.attention_backward(dy, q, k, v, row_max, row_sum, scale, dq, dk, dv, padding_mask, dropout, seed)
         return (dqkv,)
 
     return Tensor.from_op(y.reshape(B, T, C), (qkv,), backward)

@@ -21,12 +21,13 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
     V = logits.shape[-1]
     targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
     x = logits.data.reshape(len(targets), V)
-    losses, *row_terms = kernels.cross_entropy_forward(x, targets, ignore_index)
+    losses, row_max, row_sum = kernels.cross_entropy_forward(x, targets, ignore_index)
     shape = logits.shape
 
     def backward(dloss, needs):
         dlosses = np.full(len(targets), dloss / max(count, 1), x.dtype)
-        return (kernels.cross_entropy_backward(dlosses, x, targets, *row_terms, ignore_index).reshape(shape),)
+        dx = kernels.cross_entropy_backward(dlosses, x, targets, row_max, row_sum, ignore_index)
+        return (dx.reshape(shape),)
 
     return Tensor.from_op(mean_loss(losses, count), (logits,), backward)
 

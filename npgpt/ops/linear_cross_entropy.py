@@ -34,10 +34,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_i
     for begin in range(0, N, ROWS):
         chunk = slice(begin, begin + ROWS)
         logits = kernels.matmul(rows[chunk], W.T)
-        losses[chunk], *row_terms = kernels.cross_entropy_forward(logits, targets[chunk], ignore_index)
+        losses[chunk], row_max, row_sum = kernels.cross_entropy_forward(logits, targets[chunk], ignore_index)
         if needs_dx or needs_dW:
             dlogits = kernels.cross_entropy_backward(
-                weights[chunk], logits, targets[chunk], *row_terms, ignore_index, logits
+                weights[chunk], logits, targets[chunk], row_max, row_sum, ignore_index, out=logits
             )
             if needs_dx:
                 dx[chunk] = kernels.matmul(dlogits, W)

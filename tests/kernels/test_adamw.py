@@ -6,7 +6,7 @@ from helpers.versions import Case
 from hypothesis import strategies as st
 
 from npgpt.kernels import KERNELS
-from npgpt.kernels.machine.addresses import CHUNK
+from npgpt.kernels.machine.addresses import CHUNK_SIZE
 
 VERSIONS = KERNELS["adamw_step"]
 
@@ -77,7 +77,7 @@ def test_a_parameter_that_is_a_view_is_changed_or_refused_and_never_left(step):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_many_parameters_at_once_are_as_each_by_itself(dtype):
     """Of all sizes, some of several chunks, some of none, each with its own decay."""
-    shapes = [(3, 7), (), (5,), (0, 4), (CHUNK,), (CHUNK + 1,), (2, CHUNK - 3), (1, 1)]
+    shapes = [(3, 7), (), (5,), (0, 4), (CHUNK_SIZE,), (CHUNK_SIZE + 1,), (2, CHUNK_SIZE - 3), (1, 1)]
     decays = [0.1 * i for i in range(len(shapes))]
     settings = 0.01, 0.9, 0.95, 1e-8
     rng = np.random.default_rng(0)

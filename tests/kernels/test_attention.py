@@ -9,15 +9,16 @@ from npgpt.kernels import KERNELS
 from npgpt.kernels.dropout import keep_mask_numpy
 
 FORWARD, BACKWARD = KERNELS["attention_forward"], KERNELS["attention_backward"]
-LARGEST = 100.0  # of q's and k's numbers: scores then reach 1e4
+LARGEST = 100.0  # of q's and k's elements: scores then reach 1e4
 
 
-def weights(q, k, scale, real, mz):
+def weights(q, k, scale, padding_mask, row_max, row_sum):
     """P (B, H, Tq, Tk) by the definition."""
     seen = np.tri(q.shape[1], k.shape[1], k.shape[1] - q.shape[1], bool)[None, None]
-    seen = seen if real is None else seen & real[:, None, None]
+    seen = seen if padding_mask is None else seen & padding_mask[:, None, None]
     S = scale * np.einsum("bihd,bjhd->bhij", q, k)
-    return np.where(seen, np.exp(np.where(seen, S, 0) - np.where(seen, mz[0, ..., None], 0)), 0) / mz[1, ..., None]
+    e = np.exp(np.where(seen, S, 0) - np.where(seen, row_max[..., None], 0))
+    return np.where(seen, e, 0) / row_sum[..., None]
 
 
 @st.composite
@@ -32,22 +33,22 @@ def drawn(draw):
     q, k = (lay_out(draw(values((B, t, H, D), dtype, LARGEST)), layout) for t in (T, Tk))
     v = lay_out(draw(values((B, Tk, H, D), dtype)), layout)
     dy = lay_out(draw(values((B, T, H, D), dtype)), layout)
-    real = draw(st.sampled_from([None, "some", "the last", "none"]))
-    if real == "some":
-        real = rng.random((B, Tk)) < 0.6
-    elif real is not None:
-        real = np.zeros((B, Tk), bool) | (np.arange(Tk) == (Tk - 1 if real == "the last" else Tk))
+    padding_mask = draw(st.sampled_from([None, "some", "the last", "none"]))
+    if padding_mask == "some":
+        padding_mask = rng.random((B, Tk)) < 0.6
+    elif padding_mask is not None:
+        padding_mask = np.zeros((B, Tk), bool) | (np.arange(Tk) == (Tk - 1 if padding_mask == "the last" else Tk))
     scale = draw(st.sampled_from([D**-0.5, 0.01, -0.1]))
-    return dy, (q, k, v, scale, real, draw(st.sampled_from([0.0, 0.0, 0.3])), draw(st.integers(0, 2**64 - 1)))
+    return dy, (q, k, v, scale, padding_mask, draw(st.sampled_from([0.0, 0.0, 0.3])), draw(st.integers(0, 2**64 - 1)))
 
 
 def backward_of(dy, forward):
     """The backward pass's arguments. What is written is laid out as q, k and v are: plain, or as slices."""
-    q, k, v, scale, real, dropout, seed = forward
-    _, mz = FORWARD["numpy"](*forward)
+    q, k, v, scale, padding_mask, dropout, seed = forward
+    _, row_max, row_sum = FORWARD["numpy"](*forward)
     layout = "slice" if q.strides[2] > q.strides[3] * q.shape[3] else "contiguous"
     dq, dk, dv = (lay_out(np.full(x.shape, np.nan, x.dtype), layout) for x in (q, k, v))
-    return dy, q, k, v, mz, scale, dq, dk, dv, real, dropout, seed
+    return dy, q, k, v, row_max, row_sum, scale, dq, dk, dv, padding_mask, dropout, seed
 
 
 def growth(q, k, scale):
@@ -56,17 +57,17 @@ def growth(q, k, scale):
     return 1 + 2 * abs(scale) * norms[0] * norms[1] + np.log(max(k.shape[1], 1))
 
 
-def forward_bounds(q, k, v, scale, real, dropout, seed):
-    _, mz = FORWARD["numpy"](q, k, v, scale, real, dropout, seed)
+def forward_bounds(q, k, v, scale, padding_mask, dropout, seed):
+    _, row_max, row_sum = FORWARD["numpy"](q, k, v, scale, padding_mask, dropout, seed)
     size = growth(q, k, scale)
-    P = weights(q, k, scale, real, mz) / (1 - dropout)
+    P = weights(q, k, scale, padding_mask, row_max, row_sum) / (1 - dropout)
     y = (P @ np.abs(v).transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-    return [(sum(k.shape[1::2]), y * size), (sum(k.shape[1::2]), size * np.stack([np.ones_like(mz[1]), mz[1]]))]
+    return [(sum(k.shape[1::2]), magnitude * size) for magnitude in (y, np.ones_like(row_max), row_sum)]
 
 
-def backward_bounds(dy, q, k, v, mz, scale, dq, dk, dv, real, dropout, seed):
+def backward_bounds(dy, q, k, v, row_max, row_sum, scale, dq, dk, dv, padding_mask, dropout, seed):
     size = growth(q, k, scale)
-    P = weights(q, k, scale, real, mz)
+    P = weights(q, k, scale, padding_mask, row_max, row_sum)
     M = keep_mask_numpy(P.shape, dropout, seed) / (1 - dropout)
     dy, q, k, v = (np.abs(x).transpose(0, 2, 1, 3) for x in (dy, q, k, v))
     dP = dy @ v.swapaxes(-1, -2) * M
@@ -77,8 +78,8 @@ def backward_bounds(dy, q, k, v, mz, scale, dq, dk, dv, real, dropout, seed):
 
 def large_forward(rng, dtype, B=2, T=131, H=3, D=8):
     qkv = rng.standard_normal((B, T, 3, H, D)).astype(dtype)
-    real = np.arange(T) >= np.array([[0], [5]])
-    return *(qkv[:, :, i] for i in range(3)), D**-0.5, real, 0.2, 7
+    padding_mask = np.arange(T) >= np.array([[0], [5]])
+    return *(qkv[:, :, i] for i in range(3)), D**-0.5, padding_mask, 0.2, 7
 
 
 def large_backward(rng, dtype):
@@ -92,7 +93,7 @@ CASES = {
         drawn().map(lambda d: backward_of(*d)),
         large_backward,
         backward_bounds,
-        writes=(6, 7, 8),
+        writes=(7, 8, 9),
         nan_somewhere=(0, 1, 2),
     ),
 }
@@ -125,9 +126,9 @@ def test_by_hand(attention, dtype):
     """Two positions: the second weighs two equal scores, then the first twice as much."""
     v = np.array([3, 9], dtype).reshape(1, 2, 1, 1)
     q = np.ones((1, 2, 1, 1), dtype)
-    y, mz = attention(q, np.zeros_like(q), v, 1.0)
+    y, row_max, row_sum = attention(q, np.zeros_like(q), v, 1.0)
     np.testing.assert_allclose(y.ravel(), [3, 6], rtol=rounding(dtype, 2))
-    np.testing.assert_array_equal(mz.reshape(2, 2), [[0, 0], [1, 2]])
+    assert (row_max.ravel().tolist(), row_sum.ravel().tolist()) == ([0, 0], [1, 2])
     k = np.array([np.log(2), 0], dtype).reshape(1, 2, 1, 1)
     np.testing.assert_allclose(attention(q, k, v, 1.0)[0].ravel(), [3, 5], rtol=rounding(dtype, 2))
 
@@ -137,7 +138,7 @@ def test_by_hand(attention, dtype):
 def test_what_comes_later_changes_nothing(attention, dtype):
     """Bit for bit, and wherever the cut falls relative to the blocks of 64."""
     q, k, v = example(dtype)
-    before, _ = attention(q, k, v, 0.5)
+    before, *_ = attention(q, k, v, 0.5)
     for cut in (1, 63, 64, 69):
         for x, other in zip((q, k, v), example(dtype, seed=1), strict=True):
             x[:, cut:] = other[:, cut:] * 50
@@ -150,7 +151,7 @@ def test_what_comes_later_changes_nothing(attention, dtype):
 def test_new_queries_get_what_they_would_get_among_all(attention, dtype):
     """With a cache of keys and values only the last queries are computed: one, some, or more than a block."""
     q, k, v = example(dtype)
-    whole, _ = attention(q, k, v, 0.5)
+    whole, *_ = attention(q, k, v, 0.5)
     for new in (1, 5, 66):
         # weighted means of normal numbers: at most about 4
         np.testing.assert_allclose(
@@ -162,10 +163,13 @@ def test_new_queries_get_what_they_would_get_among_all(attention, dtype):
 @each_dtype
 def test_padding_is_as_if_it_were_not_there(attention, dtype):
     q, k, v = example(dtype)
-    real = np.random.default_rng(3).random(70) < 0.7
-    y, _ = attention(q, k, v, 0.5, np.stack([real, np.ones(70, bool)]))
+    padding_mask = np.random.default_rng(3).random(70) < 0.7
+    y, *_ = attention(q, k, v, 0.5, np.stack([padding_mask, np.ones(70, bool)]))
     np.testing.assert_allclose(
-        y[0, real], attention(*(x[:1, real] for x in (q, k, v)), 0.5)[0][0], rtol=0, atol=4 * rounding(dtype, 70)
+        y[0, padding_mask],
+        attention(*(x[:1, padding_mask] for x in (q, k, v)), 0.5)[0][0],
+        rtol=0,
+        atol=4 * rounding(dtype, 70),
     )
     np.testing.assert_allclose(y[1], attention(q, k, v, 0.5)[0][1], rtol=0, atol=4 * rounding(dtype, 70))
 
@@ -174,16 +178,16 @@ def test_padding_is_as_if_it_were_not_there(attention, dtype):
 @each_dtype
 def test_a_query_that_sees_nothing_gives_zeros_and_gets_zeros(attention, dtype):
     q, k, v = example(dtype)
-    real = np.ones((2, 70), bool)
-    real[0, :66] = False
-    y, mz = attention(q, k, v, 0.5, real)
+    padding_mask = np.ones((2, 70), bool)
+    padding_mask[0, :66] = False
+    y, row_max, row_sum = attention(q, k, v, 0.5, padding_mask)
     np.testing.assert_array_equal(y[0, :66], 0)
-    np.testing.assert_array_equal(mz[0, 0, :, :66], 0)
-    np.testing.assert_array_equal(mz[1, 0, :, :66], 1)
+    np.testing.assert_array_equal(row_max[0, :, :66], 0)
+    np.testing.assert_array_equal(row_sum[0, :, :66], 1)
     assert np.all(y[0, 66:] != 0)
     for backward in BACKWARD.values():
         dq, dk, dv = (np.full_like(q, np.nan) for _ in range(3))
-        backward(np.ones_like(q), q, k, v, mz, 0.5, dq, dk, dv, real)
+        backward(np.ones_like(q), q, k, v, row_max, row_sum, 0.5, dq, dk, dv, padding_mask)
         for d in (dq, dk, dv):
             np.testing.assert_array_equal(d[0, :66], 0)
             assert np.isfinite(d).all()
@@ -197,10 +201,10 @@ def test_a_single_position_takes_its_own_value(version, dtype):
     dy = np.ones_like(q)
     for size in (0, 1, 1e2, 1e4):
         q_large = q * dtype(size)
-        y, mz = FORWARD[version](q_large, k, v, 0.3)
+        y, row_max, row_sum = FORWARD[version](q_large, k, v, 0.3)
         np.testing.assert_array_equal(y, v)
         dq, dk, dv = (np.full_like(q, np.nan) for _ in range(3))
-        BACKWARD[version](dy, q_large, k, v, mz, 0.3, dq, dk, dv)
+        BACKWARD[version](dy, q_large, k, v, row_max, row_sum, 0.3, dq, dk, dv)
         np.testing.assert_array_equal(dv, dy)
         np.testing.assert_array_equal(dq, 0)
         np.testing.assert_array_equal(dk, 0)
@@ -212,7 +216,7 @@ def test_dropped_weights_are_those_of_the_mask(attention):
     T, p, seed = 70, 0.4, 11
     q = np.zeros((2, T, 3, T))
     v = np.broadcast_to(np.eye(T)[None, :, None], q.shape)
-    y, _ = attention(q, q, v, 1.0, None, p, seed)
+    y, *_ = attention(q, q, v, 1.0, None, p, seed)
     keep = keep_mask_numpy((2, 3, T, T), p, seed)
     even = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]  # equal scores, equal weights
     np.testing.assert_allclose(y.transpose(0, 2, 1, 3), even * keep / (1 - p), rtol=rounding(np.float64, T))
@@ -227,14 +231,14 @@ def test_not_a_number_comes_out_wherever_it_is_seen(attention, dtype, special, d
     for at in (3, 66):
         q, k, v = (np.abs(x) for x in example(dtype))  # so that an infinite score is not -inf, which is a mask
         {"q": q, "k": k, "v": v}[damaged][1, at, 2, 1] = special
-        y, mz = attention(q, k, v, 0.5)
+        y, row_max, row_sum = attention(q, k, v, 0.5)
         seen_by = slice(at, at + 1) if damaged == "q" else slice(at, None)
         assert not np.isfinite(y[1, seen_by, 2]).all(axis=-1).any()
         assert np.isfinite(y[0]).all()
         assert np.isfinite(y[1][:, :2]).all()
         for backward in BACKWARD.values():
             dq, dk, dv = (np.zeros_like(q) for _ in range(3))
-            backward(np.ones_like(q), q, k, v, mz, 0.5, dq, dk, dv)
+            backward(np.ones_like(q), q, k, v, row_max, row_sum, 0.5, dq, dk, dv)
             assert not np.isfinite(dq[1, seen_by, 2]).all(axis=-1).any()
             assert not np.isfinite(dk[1, : at + 1, 2]).all(axis=-1).any()
 
@@ -243,18 +247,20 @@ def test_not_a_number_comes_out_wherever_it_is_seen(attention, dtype, special, d
 @each_dtype
 def test_not_a_number_in_a_padded_score_is_hidden(attention, dtype):
     q, k, v = example(dtype)
-    real = np.ones((2, 70), bool)
-    real[1, 5] = False
-    right, _ = attention(q, k, v, 0.5, real)
+    padding_mask = np.ones((2, 70), bool)
+    padding_mask[1, 5] = False
+    right, *_ = attention(q, k, v, 0.5, padding_mask)
     k[1, 5] = np.nan
-    np.testing.assert_array_equal(np.delete(attention(q, k, v, 0.5, real)[0], 5, axis=1), np.delete(right, 5, axis=1))
+    np.testing.assert_array_equal(
+        np.delete(attention(q, k, v, 0.5, padding_mask)[0], 5, axis=1), np.delete(right, 5, axis=1)
+    )
 
 
 @each_version
 @each_dtype
 def test_not_a_number_in_a_later_score_is_hidden(attention, dtype):
     q, k, v = example(dtype)
-    right, _ = attention(q, k, v, 0.5)
+    right, *_ = attention(q, k, v, 0.5)
     for at in (69, 64, 63, 1):
         k[:, at] = np.nan
         np.testing.assert_array_equal(attention(q, k, v, 0.5)[0][:, :at], right[:, :at])
@@ -265,12 +271,12 @@ def test_not_a_number_in_a_later_score_is_hidden(attention, dtype):
 def test_hidden_scores_have_no_gradient_even_where_all_others_are_not_a_number(version):
     """Every query from 3 on has NaN weights; the padded keys still get nothing through them."""
     q, k, v = example(np.float64)
-    real = np.ones((2, 70), bool)
-    real[:, [1, 30, 65]] = False
+    padding_mask = np.ones((2, 70), bool)
+    padding_mask[:, [1, 30, 65]] = False
     k[:, 3] = np.nan
-    y, mz = FORWARD[version](q, k, v, 0.5, real)
+    y, row_max, row_sum = FORWARD[version](q, k, v, 0.5, padding_mask)
     assert np.isnan(y[:, 3:]).all()
     dq, dk, dv = (np.full_like(q, np.nan) for _ in range(3))
-    BACKWARD[version](np.ones_like(q), q, k, v, mz, 0.5, dq, dk, dv, real)
-    np.testing.assert_array_equal(dk[:, ~real[0]], 0)
+    BACKWARD[version](np.ones_like(q), q, k, v, row_max, row_sum, 0.5, dq, dk, dv, padding_mask)
+    np.testing.assert_array_equal(dk[:, ~padding_mask[0]], 0)
     assert np.isnan(dk[:, 4]).all()

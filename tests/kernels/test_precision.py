@@ -107,6 +107,13 @@ def test_what_is_never_rounded(word):
         np.testing.assert_array_equal(matmul(x, y, word), matmul(x, y, "highest"))
 
 
+@pytest.mark.skipif(UNIT.has_bf16 or "avx512_bf16" not in available(), reason="for CPUs whose pairs are slow")
+def test_pairs_can_be_asked_for_where_they_are_slow(python):
+    """All of this file, in a process that takes them."""
+    done = python(f"import pytest; raise SystemExit(pytest.main([{__file__!r}, '-q']))", NPGPT_CPU="avx512_bf16")
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.skipif("avx512" not in available(), reason="for machines with AVX-512")
 def test_without_bfloat16_all_words_mean_the_same(python):
     done = python(

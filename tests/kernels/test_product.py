@@ -1,17 +1,15 @@
 """kernels/machine/product.py, which makes all large products, on each vector unit that this machine has."""
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import pytest
 from helpers.arrays import lay_out
-from helpers.tolerances import rounding
 
 from npgpt import kernels
 from npgpt.kernels import jit
 from npgpt.kernels.machine import cpu
-from npgpt.kernels.machine.product import COLUMNS_OF_B, ROWS_OF_A, STEPS, add_product
+from npgpt.kernels.machine.product import K_BLOCK, M_BLOCK, N_BLOCK, gemm
 from npgpt.kernels.machine.vectors import IN_PAIRS
 
 SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
@@ -20,32 +18,32 @@ SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several b
     (12, 16, 32),
     (66, 70, 65),
     (7, 300, 4),
-    (2 * ROWS_OF_A + 1, STEPS + 17, 9),
-    (13, 2 * STEPS, COLUMNS_OF_B + 33),
+    (2 * M_BLOCK + 1, K_BLOCK + 17, 9),
+    (13, 2 * K_BLOCK, N_BLOCK + 33),
 ]
 
 
-@numba.njit
-def multiply(a, a_row, a_column, b, b_row, b_column, start, start_row, c, M, N, K, like):
-    add_product(
+@jit.jit
+def multiply(a, a_row, a_column, b, b_row, b_column, start, start_row, c, M, N, K, dtype_tag):
+    gemm(
         M, N, K, np.int64(a.ctypes.data), a_row, a_column, np.int64(b.ctypes.data), b_row, b_column, start, start_row,
-        np.int64(c.ctypes.data), c.strides[0] // c.itemsize, like
+        np.int64(c.ctypes.data), c.strides[0] // c.itemsize, dtype_tag
     )  # fmt: skip
 
 
-def product(a, b, start, start_row, c, like):
+def product(a, b, start, start_row, c, dtype_tag):
     steps = [step // x.itemsize for x in (a, b) for step in x.strides]
-    multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1], like)
+    multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1], dtype_tag)
 
 
 def check_all_ways():
-    """Raise AssertionError unless ``add_product`` is right: transposed or not, with every start, rows of any distance.
+    """Raise AssertionError unless ``gemm`` is right: transposed or not, with every start, rows of any distance.
 
     Whole numbers, so the result is exact, in bfloat16 too. What is not to be read or not to be written is NaN.
     """
     rng = np.random.default_rng(0)
-    for like in (np.float32(0), np.float64(0), IN_PAIRS) if cpu.UNIT.has_bf16 else (np.float32(0), np.float64(0)):
-        dtype = np.float64 if like.itemsize == 8 else np.float32
+    for dtype_tag in (np.float32(0), np.float64(0), IN_PAIRS) if cpu.UNIT.has_bf16 else (np.float32(0), np.float64(0)):
+        dtype = np.float64 if dtype_tag.itemsize == 8 else np.float32
         for M, K, N in SHAPES:
             a, b, before, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N), (N,)))
             for a_given in (a, a.T):
@@ -62,71 +60,35 @@ def check_all_ways():
                         }[start]
                         if start != "c":
                             C[...] = np.nan
-                        product(A, B, address, row, C, like)
-                        np.testing.assert_array_equal(C, right, err_msg=f"{type(like)} {M, K, N} {start}")
+                        product(A, B, address, row, C, dtype_tag)
+                        np.testing.assert_array_equal(C, right, err_msg=f"{type(dtype_tag)} {M, K, N} {start}")
                         beyond = np.delete(C.base, np.s_[1 : 1 + N], axis=1)
                         assert np.isnan(beyond).all(), "written beside the matrix"
+        a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((230, 100), (100, 301), (301,)))
+        np.testing.assert_array_equal(kernels.matmul(a, b, bias), a @ b + bias)  # cut into parts for threads
 
 
-@pytest.mark.parametrize("unit", cpu.available())
-def test_all_ways_on_each_vector_unit(python, unit):
-    done = python(
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from npgpt.kernels.machine.cpu import UNIT\n"
-        "from kernels.test_product import check_all_ways\n"
-        "check_all_ways(); print(UNIT.name)",
-        NPGPT_CPU=unit,
-        MALLOC_MMAP_THRESHOLD_="4096",  # glibc: what is used after it was given back isn't there any more
-    )
-    assert (done.returncode, done.stdout) == (0, f"{unit}\n"), done.stderr
+@pytest.fixture(scope="module")
+def ended(python):
+    """{unit: a process that ran ``check_all_ways`` with it}, two at a time."""
 
-
-@pytest.mark.parametrize("unit", ["amx", "avx513", ""])
-def test_a_unit_that_is_not_there(python, unit):
-    done = python("import npgpt.kernels", NPGPT_CPU=unit)
-    assert done.returncode == 1
-    assert f"NPGPT_CPU must be one of what this machine has, {', '.join(cpu.available())}, not '{unit}'" in done.stderr
-
-
-# What the next test runs, here and in processes with each vector unit.
-BATTERY = """
-import json
-import numpy as np
-from npgpt import kernels
-
-results = {}
-for dtype in (np.float32, np.float64):
-    rng = np.random.default_rng(0)
-    a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((150, 90), (90, 140), (140,)))
-    for name, (x, y) in {"plain": (a, b), "transposed": (b.T, a.T), "sliced": (a[:, 5:80], b[5:80])}.items():
-        results[f"{name} {np.dtype(dtype)}"] = kernels.matmul(x, y, bias if name == "plain" else None)
-    qkv, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((2, 70, 3, 2, 8), (2, 70, 2, 8)))
-    q, k, v = (qkv[:, :, i] for i in range(3))
-    real = np.arange(70) >= np.array([[0], [3]])
-    y, mz = kernels.attention_forward(q, k, v, 0.3, real, 0.1, 5)
-    dq, dk, dv = (np.empty_like(dy) for _ in range(3))
-    kernels.attention_backward(dy, q, k, v, mz, 0.3, dq, dk, dv, real, 0.1, 5)
-    for name, x in {"y": y, "mz": mz, "dq": dq, "dk": dk, "dv": dv}.items():
-        results[f"{name} {np.dtype(dtype)}"] = x
-"""
-
-
-@pytest.mark.parametrize("unit", cpu.available())
-def test_all_vector_units_give_the_same(python, unit):
-    done = python(
-        BATTERY + "print(json.dumps({name: x.ravel().tolist() for name, x in results.items()}))",
-        NPGPT_CPU=unit,
-        MALLOC_MMAP_THRESHOLD_="4096",  # as above
-    )
-    assert done.returncode == 0, done.stderr
-    there, here = json.loads(done.stdout), {}
-    exec(BATTERY, here)
-    for name, right in here["results"].items():
-        # Sums of up to 140 products of normal numbers, whose absolute values add up to less than 140; in attention's
-        # backward pass, two such sums in a row.
-        np.testing.assert_allclose(
-            np.reshape(there[name], right.shape), right, rtol=0, atol=140 * rounding(right.dtype, 140), err_msg=name
+    def run(unit):
+        return python(
+            "import sys; sys.path.insert(0, 'tests')\n"
+            "from npgpt.kernels.machine.cpu import UNIT\n"
+            "from kernels.test_product import check_all_ways\n"
+            "check_all_ways(); print(UNIT.name)",
+            NPGPT_CPU=unit,
+            MALLOC_MMAP_THRESHOLD_="4096",  # glibc: memory that is used after it was freed isn't there any more
         )
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(cpu.available(), pool.map(run, cpu.available()), strict=True))
+
+
+@pytest.mark.parametrize("unit", cpu.available())
+def test_all_ways_on_each_vector_unit(ended, unit):
+    assert (ended[unit].returncode, ended[unit].stdout) == (0, f"{unit}\n"), ended[unit].stderr
 
 
 def test_nan_and_infinity_stay_in_their_row_and_column():
@@ -152,7 +114,7 @@ def test_the_bits_of_a_part_are_those_of_the_whole():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_few_rows(rows, dtype, monkeypatch):
     """They have a way of their own, which reads b where it lies."""
-    monkeypatch.setattr(jit, "ENOUGH_FOR_THREADS", 0)
+    monkeypatch.setattr(jit, "MIN_PARALLEL_SIZE", 0)
     rng = np.random.default_rng(0)
     a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((rows, 1001), (1001, 300), (300,)))
     for B in (b, np.asfortranarray(b), lay_out(b, "slice"), lay_out(b, "every second")):

@@ -5,7 +5,7 @@ from helpers.versions import Case
 from hypothesis import strategies as st
 
 from npgpt.kernels import KERNELS
-from npgpt.kernels.machine.addresses import CHUNK
+from npgpt.kernels.machine.addresses import CHUNK_SIZE
 
 
 @st.composite
@@ -57,8 +57,14 @@ def test_squares_of_float32_are_added_in_float64(sum_of_squares):
 
 @pytest.mark.parametrize("sum_of_squares", KERNELS["sum_of_squares"].values(), ids=KERNELS["sum_of_squares"])
 def test_squares_of_several_arrays(sum_of_squares):
-    arrays = [np.full((2, 3), 2.0), np.ones(()), np.ones((0, 5)), np.full((4, CHUNK), 0.5)[:, ::2], np.ones(CHUNK + 1)]
-    assert sum_of_squares(arrays) == 24 + 1 + 0 + CHUNK / 2 + CHUNK + 1
+    arrays = [
+        np.full((2, 3), 2.0),
+        np.ones(()),
+        np.ones((0, 5)),
+        np.full((4, CHUNK_SIZE), 0.5)[:, ::2],
+        np.ones(CHUNK_SIZE + 1),
+    ]
+    assert sum_of_squares(arrays) == 24 + 1 + 0 + CHUNK_SIZE / 2 + CHUNK_SIZE + 1
     assert sum_of_squares([]) == 0
 
 
@@ -66,7 +72,7 @@ def test_squares_of_several_arrays(sum_of_squares):
 def test_scaling_several_arrays(scale):
     """Also one that doesn't lie side by side, which must be changed itself and not a copy of it."""
     whole = np.ones((4, 6), np.float32)
-    arrays = [np.ones((2, 3), np.float32), whole[:, ::2], np.ones(CHUNK + 1, np.float32), np.ones(0, np.float32)]
+    arrays = [np.ones((2, 3), np.float32), whole[:, ::2], np.ones(CHUNK_SIZE + 1, np.float32), np.ones(0, np.float32)]
     scale(arrays, 0.5)
     for x in arrays:
         np.testing.assert_array_equal(x, 0.5)

@@ -102,7 +102,7 @@ def test_not_a_number_comes_out_where_the_plain_version_has_it(name, data):
 @each_kernel
 @each_dtype
 def test_the_number_of_threads_changes_no_bit(name, dtype, monkeypatch):
-    monkeypatch.setattr(jit, "ENOUGH_FOR_THREADS", 0)  # all of them, however little there is to do
+    monkeypatch.setattr(jit, "MIN_PARALLEL_SIZE", 0)  # all of them, however little there is to do
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("Numba has one thread here (one core, or NUMBA_NUM_THREADS=1)")
     arguments = large_arguments(CASES[name], dtype)

@@ -1,7 +1,7 @@
-"""Many arrays in one launch: compiled code is given their addresses, and makes arrays of them again.
+"""Many arrays in one launch: compiled code gets a table of their addresses and turns them back into arrays.
 
-A compiled function takes arrays of one shape, or one number of them; a model has hundreds, of all shapes. As a table of
-addresses they are one array of whole numbers.
+A compiled function takes a fixed number of arrays; a model has hundreds, of all shapes. A table of addresses is one
+array of integers.
 """
 
 import numpy as np
@@ -10,46 +10,50 @@ from numba.extending import intrinsic
 
 from npgpt.kernels.jit import jit
 
-CHUNK = 1 << 14  # numbers that a thread takes at a time: a row of the table for each, so not too few
+CHUNK_SIZE = 1 << 14  # elements that a thread takes at a time: each chunk costs a row of the table, so not too few
 
 
-def table_of(lists: list[list[np.ndarray]]):
-    """Lists of contiguous arrays, of the same sizes in each list -> what compiled code needs to walk through them.
+def pointer_table(lists: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lists of contiguous arrays, of the same sizes in each list -> a row for each chunk of them.
 
-    addresses (chunks, lists)   where this chunk of this list begins, an int64
-    sizes (chunks,)             how many numbers it has
-    owners (chunks,)            which array it is of
+    addresses (chunks, lists)   where this chunk of this list begins, int64
+    sizes (chunks,)             the number of its elements
+    owners (chunks,)            the index of the array that it belongs to
 
-    Raises ValueError on an array that isn't contiguous, since what is written to a copy would be lost, or that differs
-    in size or dtype from what it must be like: compiled code doesn't look.
+    >>> addresses, sizes, owners = pointer_table([[np.zeros((2, 3)), np.zeros(20_000)]])
+    >>> sizes.tolist(), owners.tolist()
+    ([6, 16384, 3616], [0, 1, 1])
+
+    Raises ValueError on an array that isn't contiguous (writing to a copy would be lost), or that differs in size or
+    dtype from its counterpart in the first list: compiled code checks no bounds.
     """
     for arrays in lists:
-        for array, like in zip(arrays, lists[0], strict=True):
-            if not array.flags.c_contiguous or array.size != like.size or array.dtype != lists[0][0].dtype:
+        for array, first in zip(arrays, lists[0], strict=True):
+            if not array.flags.c_contiguous or array.size != first.size or array.dtype != lists[0][0].dtype:
                 raise ValueError(
-                    f"{array.dtype} {array.shape} with strides {array.strides} beside {like.dtype} {like.shape}"
+                    f"{array.dtype} {array.shape} with strides {array.strides} beside {first.dtype} {first.shape}"
                 )
     sizes = np.array([x.size for x in lists[0]], np.int64)
-    counts = (sizes + CHUNK - 1) // CHUNK
+    counts = (sizes + CHUNK_SIZE - 1) // CHUNK_SIZE
     owners = np.repeat(np.arange(len(sizes)), counts)
-    begins = (np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)) * CHUNK
+    begins = (np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)) * CHUNK_SIZE
     starts = np.array([[x.ctypes.data for x in arrays] for arrays in lists], np.int64).T
     itemsize = lists[0][0].itemsize if lists[0] else 0
     addresses = starts.reshape(len(sizes), len(lists))[owners] + begins[:, None] * itemsize
-    return addresses, np.minimum(CHUNK, sizes[owners] - begins), owners
+    return addresses, np.minimum(CHUNK_SIZE, sizes[owners] - begins), owners
 
 
 @intrinsic
-def _pointer(context, address, like):
-    """The address as a pointer to numbers of like's type."""
+def _pointer(context, address, dtype_tag):
+    """The address as a pointer to elements of dtype_tag's type."""
 
     def codegen(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(like)(address, like), codegen
+    return types.CPointer(dtype_tag)(address, dtype_tag), codegen
 
 
 @jit
-def array_at(address, size, like):
-    """The ``size`` numbers of like's type that begin at the address, an array (size,)."""
-    return carray(_pointer(address, like), (size,))
+def array_at(address, size, dtype_tag):
+    """The ``size`` elements of dtype_tag's type that begin at the address, as an array (size,)."""
+    return carray(_pointer(address, dtype_tag), (size,))

@@ -6,18 +6,18 @@ Written in LLVM's language, because Numba's has no vectors. With R rows and W co
     panel of B      [K][W]      W columns of B, one row after the other
     tile            C[r, w] = sum over k of A[k][r] B[k][w]     R W sums at once, all of them in registers
 
-A step of k takes R + W numbers, which lie side by side, and makes R W products of them: so the adders never wait for
-memory. Reading A and B where they lie would jump from row to row.
+A step of k loads R + W contiguous elements and computes R W products, so the adders never wait for memory. Reading A
+and B in place would jump from row to row.
 
-Addresses are whole numbers (int64) and distances are in elements. ``like`` is any number of the elements' type, or
-``IN_PAIRS``: then A, B and C are float32, but what is copied into panels is rounded to bfloat16, the upper half of a
-float32 (8 bits of precision and all of its range), and two steps of k become one:
+Addresses are int64 and distances are in elements. ``dtype_tag`` is a scalar of the elements' type, or ``IN_PAIRS``:
+then A, B and C are float32, but panels hold bfloat16, the upper half of a float32 (8 bits of precision and all of its
+range), and two steps of k become one:
 
-    panel of A      [K / 2][R][2]       an element of a panel, 32 bits, holds two numbers, of k and of k + 1
+    panel of A      [K / 2][R][2]       an element of a panel, 32 bits, holds two values, of k and of k + 1
     panel of B      [K / 2][W][2]
 
 A CPU with bfloat16 instructions multiplies both pairs and adds both products to a float32 sum, in the time that one
-product of float32 takes. Numbers below 1.2e-38 count as 0 there.
+product of float32 takes. Values below 1.2e-38 count as 0 there.
 """
 
 from llvmlite import ir
@@ -28,7 +28,7 @@ from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.machine.vectors import PAIRS, Vectors, bytes_of, element, whole
 
-ROWS = UNIT.rows
+TILE_ROWS = UNIT.rows
 WHOLE = types.int64
 
 
@@ -37,63 +37,63 @@ def _columns(itemsize):
 
 
 @intrinsic
-def element_size(context, like):
+def element_size(context, dtype_tag):
     """The number of bytes of an element."""
-    return WHOLE(element(like)), lambda context, builder, *_: whole(bytes_of(like))
+    return WHOLE(element(dtype_tag)), lambda context, builder, *_: whole(bytes_of(dtype_tag))
 
 
 @intrinsic
-def columns(context, like):
+def tile_columns(context, dtype_tag):
     """W, the number of columns in a tile."""
-    return WHOLE(element(like)), lambda context, builder, *_: whole(_columns(bytes_of(like)))
+    return WHOLE(element(dtype_tag)), lambda context, builder, *_: whole(_columns(bytes_of(dtype_tag)))
 
 
 @jit
-def depth(K, like):
-    """The number of steps in a panel of K numbers a line."""
-    return (K + 1) // 2 if _in_pairs(like) else K
+def depth(K, dtype_tag):
+    """The number of steps in a panel whose lines have K elements."""
+    return (K + 1) // 2 if _in_pairs(dtype_tag) else K
 
 
 @intrinsic
-def _in_pairs(context, like):
-    return types.boolean(like), lambda context, builder, *_: ir.Constant(ir.IntType(1), int(like == PAIRS))
+def _in_pairs(context, dtype_tag):
+    return types.boolean(dtype_tag), lambda context, builder, *_: ir.Constant(ir.IntType(1), int(dtype_tag == PAIRS))
 
 
 @intrinsic
-def multiply_tile(context, K, A, B, rows, width, start, start_row, C, C_row, like):
-    """The first ``rows`` x ``width`` numbers of a tile: C = start + A B.
+def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype_tag):
+    """The first ``rows`` x ``width`` elements of a tile: C = start + A B.
 
     A, B        panels of ``K`` steps
-    start       0: nothing is added. Else what the sums begin with: a matrix whose rows are ``start_row`` apart, which
-                may be C itself; with start_row = 0 one row for all, a bias
-    C_row       the distance of C's rows. What lies beyond ``rows`` and ``width`` is neither read nor written
+    start       0: nothing is added. Otherwise the address of a matrix to add, with rows ``start_row`` apart. It may
+                be C itself; with start_row = 0 the same row is added to all, a bias
+    C_row       the distance of C's rows. Nothing beyond ``rows`` and ``width`` is read or written
     """
-    signature = types.void(*[WHOLE] * 9, element(like))
+    signature = types.void(*[WHOLE] * 9, element(dtype_tag))
 
     def codegen(context, builder, signature, arguments):
         K, A, B, rows, width, start, start_row, C, C_row, _ = arguments
-        v = Vectors(builder, like)
+        v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
-        zeros = [ir.Constant(v.vector, None)] * (ROWS * UNIT.vectors)
+        zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
-            a = v.at(A, builder.mul(k, whole(ROWS)))
+            a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
             b = v.at(B, builder.mul(k, whole(v.lanes * UNIT.vectors)))
             row_of_b = [v.load(v.at(b, j * v.lanes)) for j in range(UNIT.vectors)]
             following = []
-            for r in range(ROWS):
-                number = v.splat(builder.load(v.at(a, r)))
+            for r in range(TILE_ROWS):
+                element_of_a = v.splat(builder.load(v.at(a, r)))
                 for j in range(UNIT.vectors):
-                    following.append(v.multiply_add(number, row_of_b[j], sums[r * UNIT.vectors + j]))
+                    following.append(v.multiply_add(element_of_a, row_of_b[j], sums[r * UNIT.vectors + j]))
             v.next(following)
         sums = v.results
 
         masks = [v.first(width, j * v.lanes) for j in range(UNIT.vectors)]
         adds = builder.icmp_unsigned("!=", start, ir.Constant(start.type, 0))
         begun = [builder.and_(mask, v.splat_bit(adds)) for mask in masks]
-        # Nothing is read there then; but a CPU takes long not to read where there is no memory, so let there be some.
+        # A masked load from an unmapped address is slow, so point it at C.
         start_at, start_row = builder.select(adds, start_at, C), builder.select(adds, start_row, C_row)
-        for r in range(ROWS):
+        for r in range(TILE_ROWS):
             with builder.if_then(builder.icmp_signed("<", whole(r), rows)):
                 begin, out = v.at(start_at, builder.mul(start_row, whole(r))), v.at(C, builder.mul(C_row, whole(r)))
                 for j in range(UNIT.vectors):
@@ -109,34 +109,34 @@ def _panels(width_of):
     """Two functions that write a panel of ``width_of(itemsize)`` lines, a power of two or not, from K steps of x."""
 
     @intrinsic
-    def copy(context, x, step, lines, K, panel, like):
-        """panel[k * width + i] = x[k * step + i] for i < lines, 0 for the others: what lies side by side stays so."""
-        write = _copy_in_pairs if like == PAIRS else _copy
-        return types.void(*[WHOLE] * 5, element(like)), _writer(write, width_of, like)
+    def pack(context, x, step, lines, K, panel, dtype_tag):
+        """panel[k * width + i] = x[k * step + i] for i < lines, 0 for the others: rows stay rows."""
+        write = _pack_in_pairs if dtype_tag == PAIRS else _pack
+        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(write, width_of, dtype_tag)
 
     @intrinsic
-    def transpose(context, x, step, lines, K, panel, like):
+    def pack_transposed(context, x, step, lines, K, panel, dtype_tag):
         """panel[k * width + i] = x[i * step + k] for i < lines, 0 for the others: rows become columns."""
-        return types.void(*[WHOLE] * 5, element(like)), _writer(_transpose, width_of, like)
+        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(_pack_transposed, width_of, dtype_tag)
 
-    return copy, transpose
-
-
-copy_to_a, transpose_to_a = _panels(lambda itemsize: ROWS)
-copy_to_b, transpose_to_b = _panels(_columns)
+    return pack, pack_transposed
 
 
-def _writer(write, width_of, like):
+pack_a, pack_transposed_a = _panels(lambda itemsize: TILE_ROWS)
+pack_b, pack_transposed_b = _panels(_columns)
+
+
+def _writer(write, width_of, dtype_tag):
     def codegen(context, builder, signature, arguments):
         x, step, lines, K, panel, _ = arguments
-        v = Vectors(builder, like)
+        v = Vectors(builder, dtype_tag)
         write(v, v.pointer(x), step, lines, K, width_of(v.itemsize), v.pointer(panel))
         return context.get_dummy_value()
 
     return codegen
 
 
-def _copy(v, x, step, lines, K, width, panel):
+def _pack(v, x, step, lines, K, width, panel):
     starts = range(0, width, v.lanes)
     readable = [v.first(lines, i) for i in starts]
     for k, _ in v.loop(K, 1, []):
@@ -146,8 +146,8 @@ def _copy(v, x, step, lines, K, width, panel):
         v.next([])
 
 
-def _copy_in_pairs(v, x, step, lines, K, width, panel):
-    """Two lines at a time; behind a last one without another, zeros."""
+def _pack_in_pairs(v, x, step, lines, K, width, panel):
+    """Two lines at a time; an odd last one is paired with zeros."""
     starts = range(0, width, v.lanes)
     for pair, _ in v.loop(v.half(K), 1, []):
         k = v.builder.mul(pair, whole(2))
@@ -162,7 +162,7 @@ def _copy_in_pairs(v, x, step, lines, K, width, panel):
         v.next([])
 
 
-def _transpose(v, x, step, lines, K, width, panel):
+def _pack_transposed(v, x, step, lines, K, width, panel):
     """By squares of as many rows and columns as a register has lanes, each transposed in registers."""
     for k, _ in v.loop(v.half(K) if v.in_pairs else K, v.lanes, []):
         left = v.builder.sub(v.half(K) if v.in_pairs else K, k)
@@ -172,16 +172,16 @@ def _transpose(v, x, step, lines, K, width, panel):
                 is_line = v.builder.icmp_signed("<", whole(i + r), lines)
                 row = v.at(x, v.builder.mul(step, whole(i + r)))
                 square.append(_part_of_row(v, row, k, K, is_line) if i + r < width else ir.Constant(v.vector, None))
-            for column, numbers in enumerate(v.transposed(square)):
+            for column, elements in enumerate(v.transposed(square)):
                 is_column = v.builder.icmp_signed("<", whole(column), left)
                 mask = v.builder.and_(v.first(whole(width), i), v.splat_bit(is_column))
                 out = v.builder.mul(v.builder.add(k, whole(column)), whole(width))
-                v.masked_store(numbers, v.at(panel, v.builder.add(out, whole(i))), mask)
+                v.masked_store(elements, v.at(panel, v.builder.add(out, whole(i))), mask)
         v.next([])
 
 
 def _part_of_row(v, row, k, K, is_line):
-    """A register full of a row's elements from the k-th on: numbers, or pairs of them."""
+    """A register full of a row's elements from the k-th on, or of pairs of them."""
     first = v.builder.mul(k, whole(2)) if v.in_pairs else k
     left = v.builder.sub(K, first)
     parts = []

@@ -1,4 +1,4 @@
-"""A thin language for vector registers, in which tile.py is written: LLVM's instructions by readable names."""
+"""A thin language for vector registers, in which microkernel.py is written: LLVM's instructions by readable names."""
 
 import numpy as np
 from llvmlite import ir
@@ -6,24 +6,25 @@ from numba import types
 
 from npgpt.kernels.machine.cpu import UNIT
 
-# "Like this number" says which type a product is of. This one says pairs of bfloat16, for which NumPy has no type.
+# A ``dtype_tag`` is a scalar whose type selects the kernel: float32, float64, or uint16 for pairs of bfloat16, a type
+# that NumPy lacks.
 IN_PAIRS = np.uint16(0)
 PAIRS = types.uint16  # what Numba's types call it
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
-def element(like):
-    """Numba's type of ``like``, one that products are made of. Raises TypeError, which Numba reports."""
-    if like not in (types.float32, types.float64, PAIRS):
-        raise TypeError(f"products are of float32 and float64, not {like}")
-    if like == PAIRS and not UNIT.has_bf16:
+def element(dtype_tag):
+    """Check the tag's type. Raises TypeError, which Numba reports."""
+    if dtype_tag not in (types.float32, types.float64, PAIRS):
+        raise TypeError(f"products are of float32 and float64, not {dtype_tag}")
+    if dtype_tag == PAIRS and not UNIT.has_bf16:
         raise TypeError(f"{UNIT.name} has no instruction for pairs of bfloat16")
-    return like
+    return dtype_tag
 
 
-def bytes_of(like):
-    """Of a number in a matrix, and of an element in a panel."""
-    return 8 if like == types.float64 else 4
+def bytes_of(dtype_tag):
+    """The size of an element of a matrix, and of an element of a panel."""
+    return 8 if dtype_tag == types.float64 else 4
 
 
 def whole(n: int):
@@ -50,11 +51,11 @@ _BFLOATS = ir.VectorType(_BFloat(), 32)
 class Vectors:
     """Writes instructions with an llvmlite builder. ``vector`` is a register full of float32 or float64."""
 
-    def __init__(self, builder, like):
+    def __init__(self, builder, dtype_tag):
         self.builder = builder
-        self.real = ir.DoubleType() if like == types.float64 else ir.FloatType()
-        self.in_pairs = like == PAIRS
-        self.itemsize = bytes_of(like)
+        self.real = ir.DoubleType() if dtype_tag == types.float64 else ir.FloatType()
+        self.in_pairs = dtype_tag == PAIRS
+        self.itemsize = bytes_of(dtype_tag)
         self.lanes = UNIT.bytes // self.itemsize
         self.vector = ir.VectorType(self.real, self.lanes)
         self.bits = ir.VectorType(_I1, self.lanes)
@@ -68,9 +69,9 @@ class Vectors:
     def load(self, pointer):
         return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
 
-    def splat(self, number):
-        """The number in each lane."""
-        return self._everywhere(number, self.vector)
+    def splat(self, scalar):
+        """The scalar in each lane."""
+        return self._everywhere(scalar, self.vector)
 
     def splat_bit(self, bit):
         return self._everywhere(bit, self.bits)
@@ -80,8 +81,8 @@ class Vectors:
         one = self.builder.insert_element(none, x, ir.Constant(_I32, 0))
         return self.builder.shuffle_vector(one, none, self._lanes([0] * self.lanes))
 
-    def _lanes(self, numbers):
-        return ir.Constant(ir.VectorType(_I32, self.lanes), numbers)
+    def _lanes(self, indices):
+        return ir.Constant(ir.VectorType(_I32, self.lanes), indices)
 
     def first(self, count, offset: int):
         """A bit for each lane l: whether offset + l < count."""
@@ -90,7 +91,7 @@ class Vectors:
         return self.builder.icmp_signed("<", places, self._everywhere(count, wide))
 
     def masked_load(self, pointer, mask):
-        """0 where the mask is; memory there isn't touched."""
+        """0 where the mask is 0; memory there isn't touched."""
         function = self._llvm("load", self.vector, [self.vector.as_pointer(), _I32, self.bits, self.vector])
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         return self.builder.call(
@@ -116,7 +117,7 @@ class Vectors:
         return self.builder.fadd(total, product, flags=("contract",))
 
     def rounded(self, first, second):
-        """Two registers of float32 -> one of bfloat16, the numbers of ``first`` and then of ``second``."""
+        """Two registers of float32 -> one of bfloat16, the elements of ``first`` and then of ``second``."""
         both = self._call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
         return self.builder.bitcast(both, self.vector)
 
@@ -155,8 +156,8 @@ class Vectors:
     def loop(self, stop, step, carried):
         """``for k, values in loop(...)`` writes a loop over k = 0, step, ... below stop; its body runs once here.
 
-        The vectors ``values`` are carried from round to round: they begin as ``carried``, ``next`` says what they
-        become, and ``results`` is what they are in the end.
+        The vectors ``values`` are carried from one iteration to the next. They start as ``carried``, ``next`` sets
+        their next values, and ``results`` holds the final ones.
         """
         builder = self.builder
         before = builder.basic_block

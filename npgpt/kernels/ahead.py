@@ -1,0 +1,81 @@
+"""Compile kernels before they are needed, on several cores: ``compile_ahead`` starts processes that fill the cache.
+
+    python -m npgpt.kernels.ahead START DTYPE GEMM_DTYPE NAME ...     one of these processes
+
+Each goes through the whole list, beginning at another place, and skips what is in the cache by then. So none of them
+runs out of work while another one is still busy, and they need not talk to each other. What they leave out, for
+whatever reason, is compiled when it is first called.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from time import perf_counter, sleep
+
+import numba
+import numpy as np
+
+from npgpt.kernels import progress
+from npgpt.kernels.precision import gemm_dtype_tag
+from npgpt.kernels.signatures import signatures
+
+MAX_PROCESSES = 4  # of half a gigabyte each
+_ROOT = str(Path(__file__).resolve().parents[2])  # where this very package is
+
+
+def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: False) -> None:
+    """Compile the float32 versions of kernels, by their names in signatures.py, that are not in the cache.
+
+    Uses as many processes as Numba has threads, at most four. Returns early once ``stop()`` is true.
+    """
+    dtypes = np.dtype(np.float32), gemm_dtype_tag(np.dtype(np.float32)).dtype
+    table = signatures(*dtypes)
+    missing = {name: kernel for name, kernel in table.items() if name in names and not _is_cached(*kernel)}
+    if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
+        return
+    total, began = len(missing), perf_counter()
+    shown = progress.Progress(total)
+    processes = []
+    try:
+        count = min(numba.get_num_threads(), MAX_PROCESSES, total)
+        for i in range(count):
+            processes.append(_start(i * total // count, *dtypes, *missing))
+        while missing and any(process.poll() is None for process in processes) and not stop():
+            sleep(0.1)
+            missing = {name: kernel for name, kernel in missing.items() if not _is_cached(*kernel)}
+            shown.show(total - len(missing))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        shown.show(total - len(missing), end="\n")
+        progress.seconds += perf_counter() - began
+
+
+def _is_cached(dispatcher, types):
+    return dispatcher._cache.holds(types)
+
+
+def _start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, sys.path)])},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the parent alone
+    )
+
+
+def _main(start, dtype, gemm_dtype, *names):
+    table = signatures(np.dtype(dtype), np.dtype(gemm_dtype))
+    for name in (*names[int(start) :], *names[: int(start)]):
+        dispatcher, types = table[name]
+        if not _is_cached(dispatcher, types):
+            dispatcher.compile(types)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

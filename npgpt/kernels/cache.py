@@ -1,0 +1,119 @@
+"""The cache of compiled kernels. All that npgpt uses of Numba beyond its documented interface is in this file.
+
+docs/numba.md says why each use is needed and what to do when a new Numba breaks it.
+
+Why not Numba's own cache? It recompiles a function when its file changes in any way, and misses changes in other files
+whose functions are compiled into it. It lets two processes that save at once mix up their files. And it lets results
+differ in the last bits between a process that compiles a kernel and one that loads it: Numba optimises the body of a
+parallel loop by itself, and again as part of the function around it. The first process runs the first version, later
+ones the second. Here every process runs what it has loaded, in an engine of its own that has seen no other version.
+"""
+
+import hashlib
+import os
+import pickle
+import sys
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+
+import numba
+from numba.core.caching import CompileResultCacheImpl
+from numba.core.compiler import CompileResult
+from numba.core.cpu import CPUContext
+from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
+from numba.core.sigutils import normalize_signature
+
+from npgpt.kernels import progress
+from npgpt.kernels.machine.cpu import UNIT
+from npgpt.kernels.stamps import stamp
+
+_VERSIONS = numba.__version__, sys.version_info[:2]
+
+
+class KernelCache:
+    """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
+
+    Each compiled version has a file of its own, named after the function and its argument types: a digest, then
+    pickled machine code. The digest covers the code, the source's stamp and the versions of Numba and Python, so a file
+    that is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
+    """
+
+    def __init__(self, dispatcher):
+        self._dispatcher = dispatcher
+        self._source = Path(dispatcher.py_func.__code__.co_filename)
+        self._stamp = stamp(self._source)  # now, since the file may be edited before the function is compiled
+        self.cache_path = None  # None: no folder can be written, so each process compiles
+        with suppress(RuntimeError, OSError):
+            # Private: Numba's search for a folder. NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache.
+            self.cache_path = CompileResultCacheImpl(dispatcher.py_func).locator.get_cache_path()
+
+    def holds(self, types: tuple) -> bool:
+        """Whether a file for these argument types is there and good. Nothing is loaded."""
+        return self._read(types) is not None
+
+    def load_overload(self, signature, target_context):
+        """Private: called by ``Dispatcher.compile``, under Numba's lock. What is returned is what will run."""
+        types, return_type = normalize_signature(signature)
+        code = self._read(types)
+        if code is None:
+            code = self._compile(types, return_type)
+            self._write(types, code)
+        return _load(code)
+
+    def save_overload(self, signature, result):
+        """Private: called by ``Dispatcher.compile`` after it has compiled, which it never does here."""
+
+    def _compile(self, types, return_type) -> bytes:
+        """Compile, and with it what the function calls, which comes here in turn; only the outermost call is timed."""
+        progress.announce()
+        before, began = progress.seconds, perf_counter()
+        try:
+            # Private: the compiler behind a dispatcher, and the form in which Numba's own cache keeps its results.
+            result = self._dispatcher._compiler.compile(types, return_type)
+            if result.library.has_dynamic_globals:
+                raise TypeError(f"{self._dispatcher.__name__} holds an address that means nothing to other processes")
+            return dumps(result._reduce())
+        finally:
+            progress.seconds = before + perf_counter() - began
+
+    def _read(self, types) -> bytes | None:
+        with suppress(OSError, TypeError):  # no such file, no folder
+            content = self._path(types).read_bytes()
+            if content[:32] == self._digest(content[32:]):
+                return content[32:]
+        return None
+
+    def _write(self, types, code):
+        with suppress(OSError, TypeError):  # a full disk, no folder
+            path = self._path(types)
+            new = path.with_suffix(f".{uuid.uuid4().hex}")
+            try:
+                new.write_bytes(self._digest(code) + code)
+                os.replace(new, path)
+            finally:
+                new.unlink(missing_ok=True)
+
+    def _digest(self, code) -> bytes:
+        return hashlib.sha256(f"{_VERSIONS} {self._stamp}".encode() + code).digest()
+
+    def _path(self, types) -> Path:
+        # Private: magic_tuple describes the processor that Numba compiles for.
+        machine = self._dispatcher.targetctx.codegen().magic_tuple()
+        key = hashlib.sha256(repr((types, machine, UNIT)).encode()).hexdigest()[:16]
+        return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}.kernel"
+
+
+def cached(dispatcher):
+    """Give a jitted function a cache of this kind. -> the function"""
+    dispatcher._cache = KernelCache(dispatcher)  # Private: where a dispatcher looks before it compiles.
+    return dispatcher
+
+
+def _load(code: bytes):
+    """Compiled code, ready to run, in an engine of its own: there, no function of the same name takes its place."""
+    engine = CPUContext(cpu_target.typing_context, "cpu")  # Private, as is the next line: the inverse of _reduce.
+    engine.refresh()
+    return CompileResult._rebuild(engine, *pickle.loads(code))

@@ -1,0 +1,51 @@
+"""The argument types of the kernels that training and sampling run, so that they can be compiled beforehand.
+
+tests/test_precompile.py holds that real runs compile exactly these.
+"""
+
+import numpy as np
+from numba import from_dtype, types
+
+from npgpt.kernels import adamw, attention, cross_entropy, embedding, gelu, layernorm, reductions
+from npgpt.kernels.dropout import _drop
+from npgpt.kernels.matmul import _add_few_rows, _multiply_parts
+
+
+def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
+    """{a kernel's name: (its dispatcher, the types of its arguments)} for arrays of ``dtype``.
+
+    gemm_dtype      of the scalar that ``precision.gemm_dtype_tag`` gives
+    """
+    f, tag = from_dtype(dtype), from_dtype(gemm_dtype)
+    i64, u64, flag = types.int64, types.uint64, types.boolean
+    vector, matrix, array3, array4 = f[::1], f[:, ::1], f[:, :, ::1], f[:, :, :, ::1]
+    view4, ids, addresses = f[:, :, :, :], i64[::1], i64[:, ::1]
+    strided = types.NamedUniTuple(i64, 5, attention._Strided)
+    mask_and_dropout = (flag, flag[:, ::1], u64, f, u64)
+    table = {
+        "matmul": (_multiply_parts, (*[i64] * 11, matrix, i64, tag)),
+        "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix)),
+        "layernorm_forward": (layernorm._forward_rows, (matrix, vector, vector, f, matrix, vector, vector)),
+        "layernorm_backward": (layernorm._backward, (matrix, matrix, vector, vector, vector, matrix, array3)),
+        "gelu_forward": (gelu._exact_forward, (vector, vector)),
+        "gelu_backward": (gelu._exact_backward, (vector, vector, vector)),
+        "gelu_tanh_forward": (gelu._tanh_forward, (vector, vector)),
+        "gelu_tanh_backward": (gelu._tanh_backward, (vector, vector, vector)),
+        "attention_forward": (
+            attention._forward_heads,
+            (i64, strided, strided, strided, f, *mask_and_dropout, tag, array4, array3, array3),
+        ),
+        "attention_backward": (
+            attention._backward_heads,
+            (*[strided] * 4, array3, array3, f, *mask_and_dropout, tag, view4, view4, view4),
+        ),
+        "cross_entropy_forward": (cross_entropy._forward_rows, (matrix, ids, i64, vector, vector, vector)),
+        "cross_entropy_backward": (cross_entropy._backward_rows, (vector, matrix, ids, vector, vector, i64, matrix)),
+        "embedding_backward": (embedding._add_rows, (matrix, ids, matrix)),
+        "dropout": (_drop, (vector, f, u64, u64, vector)),
+        "sum_rows": (reductions._sum_rows, (matrix, vector)),
+        "sum_of_squares": (reductions._sum_chunks, (addresses, ids, f, types.float64[::1])),
+        "scale": (reductions._scale_chunks, (addresses, ids, f)),
+        "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
+    }
+    return {name: (launch.dispatcher, types) for name, (launch, types) in table.items()}

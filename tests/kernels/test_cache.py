@@ -1,0 +1,152 @@
+"""The cache of compiled kernels: it never gives wrong code, and is never the reason why something doesn't work."""
+
+import runpy
+
+import numba
+import numpy as np
+import pytest
+
+from npgpt import kernels
+from npgpt.kernels import cache, jit, progress, stamps
+
+
+def triple(x):
+    return 3 * x
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """calls(): what a process does that starts with what is in the folder; 1 if it had to compile, otherwise 0."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(progress, "_announced", True)
+    compile, compiled = cache.KernelCache._compile, []
+    monkeypatch.setattr(
+        cache.KernelCache, "_compile", lambda self, *types: compiled.append(types) or compile(self, *types)
+    )
+
+    def call(x=2):
+        compiled.clear()
+        assert jit.jit(triple)(x) == 3 * x
+        return len(compiled)
+
+    return call
+
+
+def files(tmp_path):
+    return sorted(path for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_what_is_compiled_once_is_loaded_from_then_on(calls, tmp_path):
+    assert [calls(), calls(), calls(0.5), calls(0.5), calls()] == [1, 0, 1, 0, 0]
+    assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda code: b"",
+        lambda code: code[: len(code) // 2],
+        lambda code: code[:999] + bytes([code[999] ^ 1]) + code[1000:],
+    ],
+    ids=["empty", "cut off", "one bit"],
+)
+def test_a_damaged_file_is_compiled_anew(calls, tmp_path, damage):
+    calls()
+    (path,) = files(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    assert [calls(), calls()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("_VERSIONS", "another Numba"), ("stamp", lambda path: "another source"), ("UNIT", "a unit")]
+)
+def test_what_was_compiled_from_or_by_or_for_another_is_not_taken(calls, monkeypatch, name, other):
+    calls()
+    monkeypatch.setattr(cache, name, other)
+    assert [calls(), calls()] == [1, 0]
+
+
+def test_a_file_that_was_edited_after_its_import(calls, tmp_path):
+    """What is compiled is the function that was imported, and it is not kept as that of the file as it is now."""
+    source, results = tmp_path / "edited.py", []
+    for factor in (3, 4):
+        stamps.stamp.cache_clear(), stamps._parsed.cache_clear()
+        source.write_text(f"def scaled(x):\n    return {factor} * x\n")
+        function = jit.jit(runpy.run_path(str(source))["scaled"])
+        source.write_text("def scaled(x):\n    return 4 * x\n")
+        results.append(function(2))
+    assert results == [6, 8]
+
+
+def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch):
+    def no_space(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    calls()
+    with monkeypatch.context() as full:
+        full.setattr(cache.Path, "write_bytes", no_space)
+        full.setattr(cache, "stamp", lambda path: "another source")
+        assert [calls(), calls()] == [1, 1]
+    assert calls() == 0, "what was there has been damaged"
+    assert len(files(tmp_path)) == 1
+
+
+def test_no_folder_for_a_cache(calls, tmp_path, monkeypatch):
+    """Neither where NUMBA_CACHE_DIR says nor beside the source nor in the user's folder."""
+
+    def nowhere(function):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(cache, "CompileResultCacheImpl", nowhere)
+    assert [calls(), calls()] == [1, 1]
+    assert files(tmp_path) == []
+
+
+def test_compiling_is_announced_once(calls, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_announced", False)
+    seconds = progress.seconds
+    assert calls(1) + calls(1.5) == 2
+    line = "npgpt: compiling kernels (once, under half a minute; cached for the next start)\n"
+    assert capsys.readouterr().err == line
+    assert progress.seconds > seconds
+
+
+def test_the_code_that_runs_is_the_code_that_was_saved(calls):
+    """Also in the process that compiles: what Numba made there may differ in the last bits."""
+    function = jit.jit(triple)
+    function(2)
+    (result,) = function.overloads.values()
+    assert result.metadata is None, "that is what Numba has compiled, and not what was loaded"
+    assert result.library.codegen is not function.targetctx.codegen(), "functions of the same name would be taken"
+
+
+def test_every_compiled_function_is_cached_and_keeps_nan_and_infinity():
+    """The options are given in one place, jit.py; here they are read off the functions themselves."""
+    values = [
+        getattr(value, "dispatcher", value)  # of what runs in parallel, which is wrapped
+        for module in vars(kernels).values()
+        if getattr(module, "__name__", "").startswith("npgpt.kernels.")
+        for value in vars(module).values()
+    ]
+    compiled = {v for v in values if hasattr(v, "py_func") and v.py_func.__module__.startswith("npgpt.kernels.")}
+    assert len(compiled) > 15
+    for function in compiled:
+        assert not {"nnan", "ninf", "fast"} & set(function.targetoptions["fastmath"]), function
+        assert function.targetoptions["error_model"] == "numpy", function
+        assert isinstance(function._cache, cache.KernelCache), function
+
+
+LARGE = np.zeros(1 << 20)
+
+
+def test_a_kernel_that_holds_an_address_is_refused(calls, tmp_path):
+    """Numba compiles in the address of a large global array; another process has something else there."""
+    with pytest.raises(TypeError, match="element holds an address"):
+        jit.jit(element)(0)
+    assert files(tmp_path) == []
+
+
+def element(i):
+    return LARGE[i]
