@@ -52,12 +52,12 @@ _PADDED_VOCABULARY = 50304
 
 
 def is_nanogpt(found: object) -> bool:
-    """Whether an object that ``read_torch`` found is of the form above."""
+    """Whether an object that ``pytorch.file.read`` found is of the form above."""
     return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 
 
 def read_nanogpt(found: dict, path: str | Path, file: MappedFile) -> Checkpoint:
-    """The checkpoint in an object that ``read_torch`` found in ``path``. Raises CheckpointError."""
+    """The checkpoint in an object that ``pytorch.file.read`` found in ``path``. Raises CheckpointError."""
     config = config_from_nanogpt(found["model_args"], f"{path}: model_args")
     tensors = tensors_in(found["model"], f"{path}: model")
     skipped = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]

@@ -6,9 +6,11 @@ import numpy as np
 
 from npgpt import GPTConfig
 from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS
+from npgpt.checkpoints.gguf.file import read_tensors
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import stored_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_theirs
 from npgpt.checkpoints.shared.validate import parameter_shapes
 
@@ -141,3 +143,9 @@ def file_of(keys: dict | None = None, tensors: dict | None = None, config: GPTCo
             data += array.tobytes()
             data += bytes(-len(data) % 32)
     return raw([k for k in {**keys_of(config), **(keys or {})}.values() if k is not None], infos, data)
+
+
+def open_gguf(path):
+    """-> tensors, metadata, the mapped file."""
+    file = MappedFile(path)
+    return *read_tensors(file), file

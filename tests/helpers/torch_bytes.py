@@ -8,6 +8,9 @@ import zlib
 
 import numpy as np
 
+from npgpt.checkpoints.pytorch.file import read
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+
 START, STOP = b"\x80\x02", b"."
 NONE, TRUE, FALSE = b"N", b"\x88", b"\x89"
 
@@ -165,3 +168,9 @@ def of(storage_bytes: bytes) -> bytes:
 def as_legacy(value: bytes) -> bytes:
     """The same object with the legacy form's persistent ids, which have one more field."""
     return value.replace(b"tQ", NONE + b"tQ")
+
+
+def read_torch(path):
+    """-> the object, the mapped file."""
+    file = MappedFile(path)
+    return read(file), file

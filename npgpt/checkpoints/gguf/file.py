@@ -51,17 +51,15 @@ class _Info(NamedTuple):
     size: int
 
 
-def is_gguf(file: MappedFile) -> bool:
+def matches(file: MappedFile) -> bool:
+    """True if the file begins as GGUF does, of any version: which ones are read is said in an error of its own."""
     return file.size >= 4 and file.take(0, 4, "magic") == MAGIC
 
 
-def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile]:
-    """Return the tensors by name, the metadata, and the file, which is mapped into memory, not read.
-
-    Raises CheckpointError.
-    """
-    file = MappedFile(path)
-    if not is_gguf(file):
+def read_tensors(file: MappedFile) -> tuple[dict[str, Stored], Metadata]:
+    """Return the tensors by name, and the metadata. Raises CheckpointError."""
+    path = file.path
+    if not matches(file):
         raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
     cursor = Cursor(file, 4)
     version = cursor.number("<u4", "version")
@@ -76,7 +74,7 @@ def open_gguf(path: str | Path) -> tuple[dict[str, Stored], Metadata, MappedFile
     alignment = _alignment(metadata, path)
     start = _padded(cursor.position, alignment)
     _check_layout(infos, start, alignment, file)
-    return {info.name: _stored(file, start, info) for info in infos}, metadata, file
+    return {info.name: _stored(file, start, info) for info in infos}, metadata
 
 
 def _read_info(cursor: Cursor, number: int) -> _Info:

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.gguf.blocks import NUMBERS
-from npgpt.checkpoints.gguf.file import open_gguf, write_gguf_file
+from npgpt.checkpoints.gguf.file import matches, read_tensors, write_gguf_file
 from npgpt.checkpoints.gguf.metadata import Metadata
 from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import TURNED, to_ours, to_theirs
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
+
+__all__ = ["matches", "read", "write"]
 
 NAMES = (
     ("token_embd.weight", "wte.weight"),
@@ -55,10 +58,10 @@ _FIELDS = (
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
-def read_gguf(path: str | Path) -> Checkpoint:
-    """Open a GGUF file of a GPT-2, with tensors of the types that gguf_file.py reads. Raises CheckpointError."""
-    path = Path(path)
-    stored, metadata, file = open_gguf(path)
+def read(file: MappedFile) -> Checkpoint:
+    """Open a GGUF file of a GPT-2. Raises CheckpointError."""
+    path = file.path
+    stored, metadata = read_tensors(file)
     architecture = metadata.text("general.architecture")
     if architecture != "gpt2":
         raise CheckpointError(
@@ -101,7 +104,7 @@ def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPT
     return config_of(fields, f"{path}: key", {field: key for field, key, _ in _FIELDS})
 
 
-def write_gguf(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
+def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a GGUF file that llama.cpp runs, and with it the tokenizer, if there is one.
 
     dtype   of the matrices: "F32", "F16", or "Q8_0", where one whose rows are no whole blocks is F16. Vectors and the

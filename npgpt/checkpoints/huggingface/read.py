@@ -6,7 +6,9 @@ from pathlib import Path
 
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
 from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE, find_tokenizer
-from npgpt.checkpoints.pytorch.file import check_own_numbers, is_torch, read_torch, tensors_in
+from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import matches as is_torch
+from npgpt.checkpoints.pytorch.file import read as read_torch
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import Stored
@@ -61,9 +63,9 @@ def read_weights_file(path: Path, tensors: dict[str, Stored], file: MappedFile) 
 
 def open_weights(path: Path) -> tuple[dict[str, Stored], MappedFile]:
     """The tensors of one file, and the file."""
-    if is_torch(MappedFile(path)):
-        found, file = read_torch(path)
-        return tensors_in(found, path), file
+    file = MappedFile(path)
+    if is_torch(file):
+        return tensors_in(read_torch(file), path), file
     tensors, _, file = open_safetensors(path)
     return tensors, file
 

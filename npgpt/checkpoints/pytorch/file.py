@@ -19,7 +19,7 @@ doesn't look).
 Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch/_utils.py (_rebuild_tensor_v2).
 """
 
-from pathlib import Path
+import re
 
 from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import STORAGE_TYPES, Storage, Tensors
@@ -31,25 +31,28 @@ from npgpt.errors import CheckpointError
 MAX_PICKLE_BYTES = 4 << 20  # a tensor takes about 200 bytes; this many take some seconds to read
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# The magic number as protocols 2 to 5 pickle it, those from 4 on in a frame. Two bytes would not do: a safetensors file
+# begins with a length, which may be b"\x80\5...".
+_LEGACY_BEGIN = re.compile(
+    rb"\x80[\2-\5](\x95.{8})?" + re.escape(b"\x8a\n" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."), re.DOTALL
+)
 _SERIALIZATION_ID = ".data/serialization_id"  # of the bytes; 40 digits
 MAX_KEY_LENGTH = 1000
 
 
-def is_torch(file: MappedFile) -> bool:
-    """Whether it begins like one of the two forms (any ZIP archive, any pickle of today)."""
-    begin = file.take(0, min(2, file.size), "first bytes")
-    return _is_zip(file) or (begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"))
+def matches(file: MappedFile) -> bool:
+    """True if the file begins like one of the two forms: as a ZIP archive, or with the pickled magic number."""
+    return _is_zip(file) or _LEGACY_BEGIN.match(file.take(0, min(24, file.size), "first bytes")) is not None
 
 
-def read_torch(path: str | Path) -> tuple[object, MappedFile]:
-    """Return the object that was saved, and the file, which is mapped into memory.
+def read(file: MappedFile) -> object:
+    """Return the object that was saved.
 
     The object is made of dicts, lists, tuples, strings, numbers, True, False and None, nowhere more than 100 deep and
     nothing inside itself; where it has tensors or parameters, there are ``Stored``, the same one where two share all
     their numbers. Raises CheckpointError.
     """
-    file = MappedFile(path)
-    return (_read_zip(file) if _is_zip(file) else _read_legacy(file)), file
+    return _read_zip(file) if _is_zip(file) else _read_legacy(file)
 
 
 def _is_zip(file: MappedFile) -> bool:
@@ -164,7 +167,7 @@ def _read_legacy(file: MappedFile):
     tensors = Tensors(load_storage, fields=5)
     position = 0
 
-    def read(what, *functions):
+    def read_next(what, *functions):
         nonlocal position
         length = min(file.size, _max_pickle_bytes(file)) - position
         data = memoryview(file.array(position, "u1", max(length, 0), what))
@@ -172,13 +175,13 @@ def _read_legacy(file: MappedFile):
         position += length
         return found
 
-    if read("magic number") != _LEGACY_MAGIC:
+    if read_next("magic number") != _LEGACY_MAGIC:
         raise CheckpointError(f"{file.path}: a pickle, but not one of torch.save's: its magic number is missing")
-    if read("protocol") != _LEGACY_PROTOCOL:
+    if read_next("protocol") != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{file.path}: protocol: torch.save's is {_LEGACY_PROTOCOL}")
-    read("machine")
-    found = read("object", tensors.allowed, tensors.load_storage)
-    keys = read("keys")
+    read_next("machine")
+    found = read_next("object", tensors.allowed, tensors.load_storage)
+    keys = read_next("keys")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"{file.path}: keys: a list of strings was expected")
     if len(keys) != len(storages) or set(keys) != storages.keys():

@@ -32,7 +32,8 @@ _FOOTER, _TRAILER = 48, 5
 _COMPRESSIONS = {1: "snappy", 2: "zstd"}
 
 
-def is_table(file: MappedFile) -> bool:
+def matches(file: MappedFile) -> bool:
+    """True if the file ends as a table does."""
     return file.size >= _FOOTER and file.take(file.size - 8, 8, "magic number") == MAGIC
 
 
@@ -40,7 +41,7 @@ def read_table(file: MappedFile):
     """Yield (key, value), both bytes, in the order of the keys, each key once. Raises CheckpointError."""
     if file.size > MAX_FILE_BYTES:
         raise CheckpointError(f"{file.path}: larger than {MAX_FILE_BYTES:,} bytes, so it is not a GPT-2's index")
-    if not is_table(file):
+    if not matches(file):
         raise CheckpointError(
             f"{file.path}: it does not end with a table's magic number: it is cut off, or not a table"
         )

@@ -30,10 +30,12 @@ from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_ours
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
-from npgpt.checkpoints.tensorflow.leveldb import read_table
+from npgpt.checkpoints.tensorflow.leveldb import matches, read_table
 from npgpt.checkpoints.tensorflow.protobuf import BYTES, FIXED32, VARINT, parse_message
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
+
+__all__ = ["current_index", "is_tensorflow", "matches", "read"]
 
 NAMES = (
     ("model/wte", "wte.weight"),
@@ -105,25 +107,24 @@ def is_tensorflow(folder: Path) -> bool:
     return (folder / HPARAMS_FILE).exists()
 
 
-def read_tensorflow(path: str | Path) -> Checkpoint:
-    """Open OpenAI's folder: what ``checkpoint`` names, else model.ckpt; or one of its .index files.
-
-    Raises CheckpointError.
-    """
-    path = Path(path)
-    folder, index = (path, _current(path)) if path.is_dir() else (path.parent, path)
+def read(file: MappedFile) -> Checkpoint:
+    """Open the checkpoint of an .index file, beside which hparams.json is. Raises CheckpointError."""
+    index = file.path
     if index.suffix != ".index":
         raise CheckpointError(f"{index}: an index, whose name must end with .index: its data are in files named alike")
-    config = _config(folder / HPARAMS_FILE)
-    entries, skipped, shard_count = _read_index(index)
+    config = _config(index.with_name(HPARAMS_FILE))
+    entries, skipped, shard_count = _read_index(file)
     shards = _open_shards(index, entries, shard_count)
     tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
     kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
     return Checkpoint(f"OpenAI's TensorFlow ({kind})", config, tensors, index, tuple(shards.values()), tuple(skipped))
 
 
-def _current(folder: Path) -> Path:
-    """The index of the folder's current checkpoint."""
+def current_index(folder: Path) -> Path:
+    """The index that OpenAI's folder is read by: the one that ``checkpoint`` names, else model.ckpt's.
+
+    Raises CheckpointError.
+    """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         index = folder / f"{RELEASED}.index"
@@ -157,9 +158,10 @@ def _config(path: Path) -> GPTConfig:
     return config_of({field: values[key] for field, key in _FIELDS}, f"{path}:", dict(_FIELDS))
 
 
-def _read_index(path: Path) -> tuple[list[_Entry], list[str], int]:
+def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
     """-> the weights' records, the names of what else is there, and the number of shards."""
-    records = read_table(MappedFile(path))
+    path = file.path
+    records = read_table(file)
     key, value = next(records, (None, b""))
     if key != b"":
         raise CheckpointError(f"{path}: its first key is not the header's")

@@ -6,9 +6,8 @@ import struct
 import numpy as np
 import pytest
 from helpers import mutations
-from helpers.gguf_files import all_types, array, assert_reference_agrees, info, key, raw, string, text, u32
+from helpers.gguf_files import all_types, array, assert_reference_agrees, info, key, open_gguf, raw, string, text, u32
 
-from npgpt.checkpoints.gguf.file import open_gguf
 from npgpt.errors import CheckpointError
 
 # Each with the place that its message must name.

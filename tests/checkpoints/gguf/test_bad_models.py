@@ -9,7 +9,8 @@ from helpers.gguf_files import CONFIG, checkpoint_of, f32, file_of, key, keys_of
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.model import NAMES, write_gguf
+from npgpt.checkpoints.gguf.model import NAMES
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.errors import CheckpointError
 
 

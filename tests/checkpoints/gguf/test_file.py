@@ -5,9 +5,9 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, raw, u32
+from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, open_gguf, raw, u32
 
-from npgpt.checkpoints.gguf.file import open_gguf, write_gguf_file
+from npgpt.checkpoints.gguf.file import write_gguf_file
 from npgpt.checkpoints.gguf.metadata import packed_strings
 from npgpt.checkpoints.shared.lazy_tensor import stored_array
 from npgpt.errors import CheckpointError

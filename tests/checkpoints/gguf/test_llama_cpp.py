@@ -11,7 +11,7 @@ from helpers.models import with_random_parameters
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.model import write_gguf
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import stored_array
 from npgpt.text.tokenizers import GPT2Tokenizer

@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of, info, keys_of, raw
+from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of, info, keys_of, open_gguf, raw
 
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.gguf.blocks import dequantized, quantized
-from npgpt.checkpoints.gguf.file import open_gguf
-from npgpt.checkpoints.gguf.model import NAMES, write_gguf
+from npgpt.checkpoints.gguf.model import NAMES
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
 from npgpt.checkpoints.shared.names import to_theirs

@@ -4,13 +4,12 @@ import re
 
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, strings, text, u32
+from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, open_gguf, strings, text, u32
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
-from npgpt.checkpoints.gguf.file import open_gguf
 from npgpt.checkpoints.gguf.metadata import packed_strings
-from npgpt.checkpoints.gguf.model import write_gguf
+from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.gguf.tokenizer import OURS
 from npgpt.checkpoints.shared.byte_level import spelled
 from npgpt.errors import CheckpointError

@@ -18,6 +18,7 @@ from helpers.torch_bytes import (
     dict_,
     int_,
     legacy_file,
+    read_torch,
     storage,
     tensor,
     text,
@@ -26,7 +27,6 @@ from helpers.torch_bytes import (
     zip_members,
 )
 
-from npgpt.checkpoints.pytorch.file import read_torch
 from npgpt.checkpoints.shared.lazy_tensor import Stored, equal
 from npgpt.errors import CheckpointError
 

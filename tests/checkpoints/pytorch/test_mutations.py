@@ -16,6 +16,7 @@ from helpers.torch_bytes import (
     legacy_file,
     list_,
     pickled,
+    read_torch,
     storage,
     tensor,
     text,
@@ -25,7 +26,6 @@ from helpers.torch_bytes import (
 )
 
 from checkpoints.pytorch.test_file import arrays, assert_same
-from npgpt.checkpoints.pytorch.file import read_torch
 from npgpt.errors import CheckpointError
 
 

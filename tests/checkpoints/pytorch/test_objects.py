@@ -18,6 +18,7 @@ from helpers.torch_bytes import (
     legacy_file,
     list_,
     of,
+    read_torch,
     storage,
     tensor,
     text,
@@ -26,7 +27,7 @@ from helpers.torch_bytes import (
 )
 
 from checkpoints.pytorch.test_file import FORMS, check_refused
-from npgpt.checkpoints.pytorch.file import check_own_numbers, read_torch, tensors_in
+from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
 from npgpt.errors import CheckpointError
 
 
