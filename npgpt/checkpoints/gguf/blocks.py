@@ -1,13 +1,13 @@
 """Block types of llama.cpp, which store weights in 4 to 8 bits: all of them to float32, and float32 to Q8_0.
 
-A row is cut into blocks. A block holds a scale d, in float16, and of each number j a small whole number q:
+A row is cut into blocks. A block holds a scale d, in float16, and of each element j a small whole number q:
 
-    Q8_0    32 numbers in 34 bytes:     d, q 32 x int8
-            number j = d * q[j]
-    Q4_0    32 numbers in 18 bytes:     d, q 16 bytes: 0 to 15 in their low halves, then 16 to 31 in their high halves
-            number j = d * (q[j] - 8)
-    Q6_K    256 numbers in 210 bytes:   low 128 bytes, high 64 bytes, scale 16 x int8, d
-            number j = d * scale[j // 16] * (q[j] - 32), q = low + 16 * high
+    Q8_0    32 elements in 34 bytes:     d, q 32 x int8
+            element j = d * q[j]
+    Q4_0    32 elements in 18 bytes:     d, q 16 bytes: 0 to 15 in their low halves, then 16 to 31 in their high halves
+            element j = d * (q[j] - 8)
+    Q6_K    256 elements in 210 bytes:   low 128 bytes, high 64 bytes, scale 16 x int8, d
+            element j = d * scale[j // 16] * (q[j] - 32), q = low + 16 * high
             low     of each half of the block 64 bytes: 0 to 63 in their low halves, then 64 to 127 in their high halves
             high    of each half of the block 32 bytes: 0 to 31 in their lowest two bits, then 32 to 63, ...
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, open_gguf, strings, text, u32
+from helpers.gguf_files import CONFIG, checkpoint_of, file_of, open_gguf, strings, text
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, open_with_tokenizer
@@ -156,40 +156,21 @@ def ours(value: str | bytes) -> bytes:
     return text(OURS, value)
 
 
-BYTES = [spelled(bytes([i])) for i in range(256)]
 BAD_TOKENIZERS = {
     "too few tokens": (
         [MODEL, strings(TOKENS, ["a"] * 10)],
         "key tokenizer.ggml.tokens: 10 tokens, and the model has 11",
     ),
-    "too many tokens": ([MODEL, strings(TOKENS, ["a"] * 12)], "tokenizer.ggml.tokens: 12 tokens, and the model has 11"),
-    "tokens that are numbers": ([MODEL, key(TOKENS, 9, array(4, 1, bytes(4)))], "array of string was expected, and it"),
     "tokens that are a text": ([MODEL, text(TOKENS, "abc")], "array of string was expected, and it is string"),
     "tokens without a model": ([strings(TOKENS, ["a"] * 11)], "key tokenizer.ggml.model is not there"),
-    "model a number": (
-        [u32("tokenizer.ggml.model", 1), strings(TOKENS, GPT2_TOKENS)],
-        "key tokenizer.ggml.model: string was expected, and it is uint32",
-    ),
-    "ours a number": ([u32(OURS, 1)], "key npgpt.tokenizer: string was expected, and it is uint32"),
-    "ours empty": ([ours("")], "key npgpt.tokenizer: not JSON at character 0"),
     "ours not UTF-8": ([ours(b'{"name": "\xff"}')], "key npgpt.tokenizer: not UTF-8 at byte 10"),
     "ours not JSON": ([ours("{name}")], "key npgpt.tokenizer: not JSON"),
-    "ours a list": ([ours("[]")], "key npgpt.tokenizer: a stored tokenizer must be a JSON object"),
-    "ours nested": ([ours("[" * 100_000)], "key npgpt.tokenizer: the JSON is nested too deeply"),
     "ours unknown": ([ours('{"name": "llama"}')], "key npgpt.tokenizer: a stored tokenizer must be a JSON object"),
-    "ours without characters": ([ours('{"name": "char"}')], "key npgpt.tokenizer: a stored char tokenizer must have"),
-    "ours not sorted": ([ours('{"name": "char", "characters": "ba"}')], "npgpt.tokenizer: the characters of .* sorted"),
-    "ours a half": ([ours('{"name": "char", "characters": "\\ud800"}')], "npgpt.tokenizer: the text has .* surrogate"),
-    "ours with a list": (
-        [ours('{"name": "char", "characters": ["a"]}')],
-        "npgpt.tokenizer: a character tokenizer needs",
-    ),
     "another's": ([ours('{"name": "byte"}')], "257 ids, and the model has 11"),
     "two that differ": (
         [ours('{"name": "char", "characters": "abcdefghij"}'), strings(TOKENS, [*"bacdefghij", "<|endoftext|>"])],
         "keys npgpt.tokenizer and tokenizer.ggml.tokens hold different tokens",
     ),
-    "too long": ([ours(b'"' + b"\xf0\x9f\x98\x80" * (5 << 18) + b'"')], "npgpt.tokenizer: a string of 5,242,882 bytes"),
     "long and wide": (
         [ours('{"name": "char", "characters": "🙂' + "a" * 5_200_000 + '"}')],
         "npgpt.tokenizer: the characters of .* sorted",
@@ -199,12 +180,8 @@ BAD_TOKENIZERS = {
 
 @pytest.mark.parametrize("case", BAD_TOKENIZERS)
 def test_bad_tokenizers(tmp_path, case):
-    keys, message = BAD_TOKENIZERS[case]
-    size = sum(map(len, keys))
-    with mutations.memory_at_most(size), pytest.raises(CheckpointError) as caught:
-        _ = opened(tmp_path, keys, 50257 if "model a" in case else 11).tokenizer
-    found = str(caught.value)
-    assert re.search(message, found), found
-    assert found.startswith(f"{tmp_path / 'a.gguf'}: ")
-    assert found.count("\n") < 2
-    assert len(found) < 400 + len(str(tmp_path))
+    keys, place = BAD_TOKENIZERS[case]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(file_of(dict(enumerate(keys))))
+    message = mutations.refusal(lambda: open_checkpoint(path).tokenizer, path)
+    assert re.search(place, message or "was read"), message
