@@ -27,21 +27,21 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoints.gguf import model as gguf
+from npgpt.checkpoints.gguf import model as gguf_model
 from npgpt.checkpoints.huggingface import hub
 from npgpt.checkpoints.huggingface.read import read_huggingface, read_weights_file
 from npgpt.checkpoints.huggingface.tokenizer import OUR_TOKENIZER_FILE
 from npgpt.checkpoints.huggingface.write import write_huggingface
 from npgpt.checkpoints.llmc import is_llmc, read_llmc, write_llmc
 from npgpt.checkpoints.nanogpt import CKPT_FILE, is_nanogpt, read_nanogpt
-from npgpt.checkpoints.pytorch import file as pytorch
+from npgpt.checkpoints.pytorch import file as pytorch_file
 from npgpt.checkpoints.runs import TOKENIZER_FILE, is_run, read_run, run_in, weights_file, write_safetensors_file
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import stored_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.validate import check_fit
-from npgpt.checkpoints.tensorflow import model as tensorflow
+from npgpt.checkpoints.tensorflow import model as tensorflow_model
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.gpt import GPT
@@ -51,7 +51,7 @@ WRITERS = {
     "huggingface": write_huggingface,
     "safetensors": write_safetensors_file,
     "llm.c": write_llmc,
-    "gguf": gguf.write,
+    "gguf": gguf_model.write,
 }
 
 
@@ -143,8 +143,8 @@ def _open_folder(path: Path, which: str) -> Checkpoint:
     if not (path / "config.json").exists():
         if (path / CKPT_FILE).exists():
             return _open_file(path / CKPT_FILE)
-        if tensorflow.is_tensorflow(path):
-            return tensorflow.read(MappedFile(tensorflow.current_index(path)))
+        if tensorflow_model.is_tensorflow(path):
+            return tensorflow_model.read(MappedFile(tensorflow_model.current_index(path)))
         raise CheckpointError(
             f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
             f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
@@ -155,17 +155,17 @@ def _open_folder(path: Path, which: str) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     file = MappedFile(path)
-    if pytorch.matches(file):
-        found = pytorch.read(file)
+    if pytorch_file.matches(file):
+        found = pytorch_file.read(file)
         if is_nanogpt(found):
             return read_nanogpt(found, path, file)
-        return read_weights_file(path, pytorch.tensors_in(found, path), file)
-    if gguf.matches(file):
-        return gguf.read(file)
+        return read_weights_file(path, pytorch_file.tensors_in(found, path), file)
+    if gguf_model.matches(file):
+        return gguf_model.read(file)
     if is_llmc(file):
         return read_llmc(path)
-    if tensorflow.matches(file):
-        return tensorflow.read(file)
+    if tensorflow_model.matches(file):
+        return tensorflow_model.read(file)
     if file.size >= 9 and file.take(8, 1, "header") != b"{":
         hint = "; if it belongs to a folder with weights, name the folder" if path.suffix == ".json" else ""
         raise CheckpointError(f"{path}: it begins as none of the formats do that npgpt reads{hint}")

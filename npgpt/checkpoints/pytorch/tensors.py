@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
@@ -55,24 +54,18 @@ class Storage:
     begin: int | None = None
     crc: int | None = None
 
-    @property
-    def dtype(self) -> str:
-        return STORAGE_TYPES[self.kind][0]
+    def __post_init__(self):
+        self.dtype, self.numpy_dtype = STORAGE_TYPES[self.kind]
+        self.nbytes = self.count * self.numpy_dtype.itemsize
 
-    @property
-    def itemsize(self) -> int:
-        return STORAGE_TYPES[self.kind][1].itemsize
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.itemsize
-
-    def view(self, offset: int, shape: tuple, strides: tuple) -> np.ndarray:
-        """Elements as they are in the file, read-only. Raises CheckpointError if the storage's checksum is wrong."""
+    def read(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+        """Elements, read-only if they are a view of the file. Raises CheckpointError if the checksum is wrong."""
         self._check_crc()
-        array = self.file.array(self.begin, "u1", self.nbytes, self.place)
-        strides = [stride * self.itemsize for stride in strides]
-        return np.ndarray(shape, STORAGE_TYPES[self.kind][1], array, offset * self.itemsize, strides)
+        size, array = self.numpy_dtype.itemsize, self.file.array(self.begin, "u1", self.nbytes, self.place)
+        found = np.ndarray(shape, self.numpy_dtype, array, offset * size, [stride * size for stride in strides])
+        if self.dtype == "BF16":
+            return widened(found)
+        return found != 0 if self.dtype == "BOOL" else found
 
     def _check_crc(self):
         if self.crc is None:
@@ -90,20 +83,6 @@ class Storage:
         self.crc = None
 
 
-class _Tensor(NamedTuple):
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """As ``Stored.rows``."""
-        found = self.storage.view(self.offset, self.shape or (1,), self.strides or (0,))[first:last]
-        if self.storage.dtype == "BF16":
-            return widened(found)
-        return found != 0 if self.storage.dtype == "BOOL" else found
-
-
 class Tensors:
     """What ``read_pickle`` needs for a pickle of ``torch.save``: ``allowed``, ``load_storage``.
 
@@ -114,7 +93,7 @@ class Tensors:
     def __init__(self, new_storage: Callable[[str, str, int], Storage]):
         self.new_storage = new_storage
         self.storages = {}
-        self.made = {}  # {_Tensor: Stored}, so that the same tensor is known by being the same object
+        self.made = {}  # so that the same tensor is known by being the same object
         self.allowed = (
             ORDERED_DICT,
             Global("torch._utils._rebuild_tensor_v2", self.rebuild_tensor),
@@ -164,7 +143,7 @@ class Tensors:
         return tensor
 
     def _stored(self, storage: Storage, offset: int, shape: tuple, strides: tuple) -> Stored:
-        if storage.itemsize * prod(max(size, 1) for size in shape) >= 2**63:  # NumPy's limit
+        if storage.numpy_dtype.itemsize * prod(max(size, 1) for size in shape) >= 2**63:  # NumPy's limit
             raise CheckpointError(f"a tensor of size {reprlib.repr(shape)} is too large")
         count = prod(shape)
         # The stride of an axis of size 1 is never used, and PyTorch leaves anything there.
@@ -177,14 +156,21 @@ class Tensors:
                 f"a tensor of size {reprlib.repr(shape)} and stride {reprlib.repr(strides)} from element "
                 f"{reprlib.repr(offset)} on, in a storage of {storage.count:,} elements"
             )
-        tensor = _Tensor(storage, offset, shape, strides)
-        if tensor not in self.made:
-            if len(shape) == 2 and 0 < strides[0] < strides[1]:  # it lies in the file column by column
-                turned = tensor._replace(shape=shape[::-1], strides=strides[::-1])
-                self.made[tensor] = Stored(turned.shape, storage.dtype, turned.rows).T
-            else:
-                self.made[tensor] = Stored(shape, storage.dtype, tensor.rows)
-        return self.made[tensor]
+        place = (storage, offset, shape, strides)
+        if place not in self.made:
+            by_column = len(shape) == 2 and 0 < strides[0] < strides[1]  # as it lies in the file
+            tensor = _tensor(storage, offset, *((shape[::-1], strides[::-1]) if by_column else (shape, strides)))
+            self.made[place] = tensor.T if by_column else tensor
+        return self.made[place]
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Stored:
+    def rows(first, last):
+        if not shape:
+            return storage.read(offset, (1,), (0,))
+        return storage.read(offset + first * strides[0], (last - first, *shape[1:]), strides)
+
+    return Stored(shape, storage.dtype, rows)
 
 
 def _check_sizes(values: object, what: str) -> None:

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from helpers import mutations
 from helpers.gguf_files import (
-    all_types,
     array,
-    assert_reference_agrees,
     checkpoint_of,
     f32,
     file_of,
@@ -30,32 +28,26 @@ from npgpt.errors import CheckpointError
 ONE = np.float32(1).tobytes()
 BEYOND = "key 'a': it goes beyond the file's end"
 BAD_FILES = {
-    "empty": (b"", "not GGUF"),
     "magic only": (b"GGUF", "version: bytes 4 to 8 of a file of 4"),
     "version 1": (raw(version=1), "version: this is version 1, and npgpt reads versions 2 and 3"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version: this is a big-endian file"),
     "many keys": (raw([u32("a", 1)], n_keys=2**60), "number of keys: 1,152,921,504,606,846,976, and"),
     "many tensors": (raw([], [info("a")], n_tensors=2**60), "number of tensors: 1,152,921,504,606,846,976, and"),
     "more keys than there are": (raw(n_keys=1)[:24], "key 1 of 1: bytes 24 to 32"),
-    "a key without a name": (raw([u32("", 1)]), "key 1 of 1: a name of 0 bytes"),
     "a key of 2**63 bytes": (raw([string(b"abc", 2**63) + bytes(30)]), "a name of 9,223,372,036,854,775,808 bytes"),
     "a key not UTF-8": (raw([u32(b"a\xff", 1)]), "key 1 of 1: not UTF-8 at byte 1"),
     "a key twice": (raw([u32("a", 1), text("a", "b")]), "key 'a' is there twice"),
     "type 13": (raw([key("a", 13, bytes(8))]), "key 'a': there is no type 13"),
-    "a number cut off": (raw([key("a", 4, b"123")])[:40], BEYOND),
     "a string of 2**64 - 1": (raw([key("a", 8, string(b"b", 2**64 - 1))]), BEYOND),
     "an array of 2**60 numbers": (raw([key("a", 9, array(12, 2**60, bytes(40)))]), BEYOND),
     "an array of 2**60 strings": (raw([key("a", 9, array(8, 2**60, bytes(40)))]), BEYOND),
-    "an array of huge strings": (raw([key("a", 9, array(8, 3, string(b"b", 2**64 - 1) * 2))]), BEYOND),
     "an array of arrays": (raw([key("a", 9, array(9, 1, array(0, 1, b"1")))]), "key 'a': arrays in an array"),
     "alignment 48": (raw([u32("general.alignment", 48)]), "general.alignment: 48 is not a power of two"),
-    "a tensor not UTF-8": (raw([], [info(b"\x80")], ONE), "tensor 1: not UTF-8 at byte 0"),
     "a tensor twice": (raw([], [info("a"), info("a", offset=32)], ONE * 9), "a tensor's name is there twice"),
     "five axes": (raw([], [info("a", (1,) * 5)], ONE), "tensor 'a': 5 axes, and 1 to 4 were expected"),
     "a size of 0": (raw([], [info("a", (0, 4))], ONE), r"tensor 'a': it can't be of shape \(0, 4\)"),
     "sizes that overflow": (raw([], [info("a", (2**63, 2, 1, 1))], ONE), "tensor 'a': it can't be of shape"),
     "Q4_K": (raw([], [info("a", (256,), 12)], bytes(144)), "tensor 'a' is Q4_K, and npgpt reads F32, F16, Q4_0"),
-    "I32": (raw([], [info("a", (1,), 26)], ONE), "tensor 'a' is of type 26, and npgpt reads"),
     "half a block": (raw([], [info("a", (2, 16), "Q8_0")], bytes(34)), "'a': rows of 16 elements are no whole blocks"),
     "not aligned": (
         raw([u32("general.alignment", 64)], [info("a", offset=32)], ONE * 40, alignment=64),
@@ -65,14 +57,6 @@ BAD_FILES = {
     "data cut off": (raw([], [info("a", (8,))], ONE * 7), "tensor 'a': bytes 64 to 96 of a file of 92: it is cut off"),
     "the same bytes twice": (raw([], [info("a"), info("b")], ONE), "tensor 'b': its offset 0 is inside tensor 'a'"),
 }
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files(tmp_path, case):
-    path, (content, place) = tmp_path / "model.gguf", BAD_FILES[case]
-    path.write_bytes(content)
-    message = mutations.refusal(lambda: open_gguf(path), path)
-    assert re.search(place, message or "was read"), message
 
 
 def test_large_bad_files(tmp_path):
@@ -109,12 +93,7 @@ BAD_MODELS = {
     "llama": (file_of({"general.architecture": text("general.architecture", "lla\nma")}), r"is 'lla\\nma', and npgpt"),
     "one part of three": (file_of({"split": key("split.count", 2, b"\3\0")}), "one part of several .*llama-gguf-split"),
     "no heads": (file_of({HEADS: None}), f"key {HEADS} is not there"),
-    "0 heads": (file_of(numbers((HEADS, 0))), f"key {HEADS} must be a whole number of at least 1"),
     "2.0 heads": (file_of({HEADS: f32(HEADS, 2)}), f"key {HEADS}: uint32 was expected, and it is float32"),
-    "heads for each layer": (
-        file_of({HEADS: key(HEADS, 9, b"\4\0\0\0" + bytes(8))}),
-        f"key {HEADS}: uint32 was expected, and it is array of uint32",
-    ),
     "an epsilon of NaN": (file_of({EPSILON: f32(EPSILON, float("nan"))}), f"key {EPSILON} must be a number between"),
     "heads that don't divide": (file_of(numbers((HEADS, 3))), "32 is not divisible by 3"),
     "fewer heads for keys": (
@@ -124,19 +103,14 @@ BAD_MODELS = {
     "not causal": (file_of({"c": key("gpt2.attention.causal", 7, b"\0")}), "attention.causal is False, and .* True"),
     "a giant's layers": (file_of(numbers(("gpt2.block_count", 2**30))), "2 layers in the file, 107374"),
     "no embedding": (file_of(tensors={"token_embd.weight": None}), "tensor 'token_embd.weight' is not there"),
-    "no bias": (file_of(tensors={"blk.1.ffn_up.bias": None}), "lacks the tensors 'h.1.mlp.c_fc.bias'"),
     "another tensor": (file_of(tensors={"rope_freqs.weight": MATRIX}), "has no place for, 'rope_freqs.weight'"),
     "our name": (file_of(tensors={"wte.weight": MATRIX}), "tensor 'wte.weight' has npgpt's name for it"),
-    "a matrix as we have it": (
-        file_of(tensors={"blk.0.attn_qkv.weight": MATRIX.T.copy()}),
-        r"c_attn.weight must have shape \(32, 96\), and has \(96, 32\): it looks transposed",
-    ),
 }
 
 
-@pytest.mark.parametrize("case", BAD_MODELS)
-def test_bad_models(tmp_path, case):
-    path, (content, place) = tmp_path / "model.gguf", BAD_MODELS[case]
+@pytest.mark.parametrize("case", BAD_FILES | BAD_MODELS)
+def test_bad_files(tmp_path, case):
+    path, (content, place) = tmp_path / "model.gguf", (BAD_FILES | BAD_MODELS)[case]
     path.write_bytes(content)
     message = mutations.refusal(lambda: open_checkpoint(path), path)
     assert re.search(place, message or "was read"), message
@@ -145,30 +119,11 @@ def test_bad_models(tmp_path, case):
 # Mutations
 
 
-@pytest.fixture(scope="module")
-def gguf_or_none():
+def test_mutations_are_read_as_the_gguf_package_does_or_refused(tmp_path):
     try:
         import gguf
     except ImportError:
-        return None  # then it is only checked that nothing else happens
-    return gguf
-
-
-def test_mutations_are_read_as_the_gguf_package_does_or_refused(tmp_path, gguf_or_none):
-    good, path = all_types(), tmp_path / "a.gguf"
-    header, read = range(good.index(b"tensor 6") + 60), {}
-    refused = 0
-    for seed in range(mutations.COUNT):
-        path.write_bytes(mutations.mutated(good, seed, header))
-        if mutations.refusal(lambda: read.update(tensors=open_gguf(path)[0]), path):
-            refused += 1
-        elif gguf_or_none is not None:
-            with np.errstate(all="ignore"):
-                assert_reference_agrees(gguf_or_none, path, read["tensors"])
-    assert mutations.COUNT // 4 < refused < mutations.COUNT * 9 // 10  # else they are too gentle, or too crude
-
-
-def test_mutated_models_load_as_the_gguf_packages_arrays_or_are_refused(tmp_path, gguf_or_none):
+        gguf = None  # then it is only checked that nothing else happens
     config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=32, n_inner=32, tie_weights=False)
     path = tmp_path / "model.gguf"
     write(path, checkpoint_of(config, stored_tokenizer={"name": "char", "characters": "abcd"}), "Q8_0")
@@ -186,10 +141,10 @@ def test_mutated_models_load_as_the_gguf_packages_arrays_or_are_refused(tmp_path
         if mutations.refusal(opened, path):
             refused += 1
             continue
-        for tensor in gguf_or_none.GGUFReader(path).tensors if gguf_or_none else ():
+        for tensor in gguf.GGUFReader(path).tensors if gguf else ():
             stored = read["checkpoint"].tensors[ours[tensor.name]]
             with np.errstate(all="ignore"):
-                expected = gguf_or_none.quants.dequantize(tensor.data, tensor.tensor_type)
+                expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
                 found = stored.numpy().T if stored.transposed else stored.numpy()
             np.testing.assert_array_equal(found, expected, err_msg=str(seed))
     assert mutations.COUNT // 3 < refused < mutations.COUNT

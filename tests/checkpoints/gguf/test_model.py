@@ -14,7 +14,7 @@ from npgpt.checkpoints.gguf.blocks import dequantized, quantized
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
+from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored
 from npgpt.errors import CheckpointError
 
 IDS = np.arange(12).reshape(2, 6) % 11
@@ -137,17 +137,6 @@ def test_models_that_llama_cpp_does_not_compute(tmp_path, changes, message):
     config = GPTConfig(**{**CONFIG.to_dict(), **changes})
     with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {message}")):
         write_gguf(tmp_path / "a", checkpoint_of(config))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
-def test_numbers_that_can_not_be_written(tmp_path, dtype):
-    weights = {"F32": 1e39, "F16": 1e5, "Q8_0": 1e8}
-    checkpoint = checkpoint_of(CONFIG)
-    numbers = np.full((32, 64), weights[dtype])
-    checkpoint.tensors["h.1.mlp.c_fc.weight"] = stored_array(numbers)
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor ") + r".*too large for " + dtype):
-        write_gguf(tmp_path / "a", checkpoint, dtype)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,14 +6,12 @@ import pytest
 from helpers.mutations import refusal
 from helpers.torch_bytes import (
     GOOD,
-    NONE,
     NUMBERS,
     TRUE,
     as_legacy,
     call,
     counted,
     dict_,
-    global_,
     int_,
     legacy_file,
     list_,
@@ -47,18 +45,14 @@ def shaped(size=(2, 3), stride=(3, 1), offset=0, **changes) -> bytes:
 
 BAD_OBJECTS = {
     "os.system": (call("os.system", text("true")), "it asks for 'os.system'"),
-    "a complex storage": (of(storage(kind="torch.ComplexFloatStorage")), "it asks for 'torch.ComplexFloatStorage'"),
     "more elements than there are": (
         shaped((3, 3)),
         r"of size \(3, 3\) and stride \(3, 1\) from element 0 on",
     ),
     "out by its offset": (shaped(offset=1), "from element 1 on, in a storage of 6 elements"),
-    "out by its stride": (shaped(stride=(4, 1)), r"and stride \(4, 1\) from"),
     "out, without elements": (shaped((0,), (1,), 7), "from element 7 on"),
     "a negative stride": (shaped(stride=(-3, 1)), "a tensor's stride must be a whole number of at least 0, not -3"),
-    "a size of 64 bits": (shaped((2**63, 1)), "a tensor's size must be a whole number"),
     "sizes that overflow": (shaped((2**32, 2**32), (0, 0)), r"size \(4294967296, 4294967296\) is too large"),
-    "strides that overflow": (shaped((3, 2), (2**62, 2**62)), "and stride"),
     "expanded": (shaped((10**9,), (0,)), r"size \(1000000000,\) and stride \(0,\) from element 0 on, in a storage"),
     "a size too many": (shaped((2, 3, 1)), "a tensor of 3 sizes and 2 strides"),
     "33 axes": (shaped((1,) * 33, (1,) * 33), "a tensor's size must be a tuple of up to 32 numbers"),
@@ -70,14 +64,8 @@ BAD_OBJECTS = {
     ),
     "hooks": (shaped(hooks=text("a")), "a tensor with hooks"),
     "metadata": (shaped(metadata=dict_({"neg": TRUE})), "a tensor with metadata"),
-    "a parameter of text": (call("torch._utils._rebuild_parameter", text("a"), TRUE, NONE), "a parameter without a"),
-    "too few arguments": (call("torch._utils._rebuild_tensor_v2"), "an instruction doesn't fit what is before it"),
     "a negative storage": (of(storage(count=-6)), "a storage's length must be a whole number of at least 0, not -6"),
     "a storage named by text": (of(text("0") + b"Q"), "a storage must be named by a tuple"),
-    "a storage of no type": (
-        of(tuple_(text("storage"), global_("collections.OrderedDict"), *[text("0")] * 2, int_(6)) + b"Q"),
-        "a storage must be named by its type",
-    ),
     "a storage of two lengths": (
         dict_({"a": tensor(), "b": tensor(storage(count=5), 0, (5,), (1,))}),
         "is 6 of torch.FloatStorage at first, then 5 of torch.FloatStorage",
@@ -97,7 +85,6 @@ def test_bad_objects(tmp_path, case, form):
     [
         (list_(tensor()), "x: a dict of tensors was expected, not a list"),
         (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor was expected, not a dict"),
-        (b"}" + int_(0) + tensor() + b"s", "x: the name of a tensor was expected, not '0'"),
         (dict_({"n" * 2000: tensor()}), "x: the name of a tensor was expected, not 'nnnnn"),
     ],
 )
@@ -133,7 +120,6 @@ def last_member(content: bytes = NUMBERS, **lies) -> bytes:
 BAD_ZIPS = {
     "only the first bytes": (b"PK\3\4", "ZIP end.*: bytes -18 to 4 of a file of 4: it is cut off"),
     "cut off by a byte": (zip_file()[:-1], "at byte .* there is no end, which a file that is cut off"),
-    "a byte missing inside": (zip_file()[:100] + zip_file()[101:], "and it must end at"),
     "compressed": (
         last_member(method=8),
         r"'x/data/0': compressed \(method 8\), encrypted or a folder",
@@ -146,7 +132,6 @@ BAD_ZIPS = {
     "a damaged pickle": (zip_file().replace(b"cpu", b"gpu"), "'x/data.pkl': damaged"),
     "damaged elements": (zip_file().replace(NUMBERS, NUMBERS[::-1]), "'x/data/0': damaged"),
     "no pickle": (zipped({"x/version": b"3"}), r"a ZIP archive that is not torch.save's: it has no \*/data.pkl"),
-    "no storage": (zip_file(of(storage("../data.pkl"))), "the storage 'x/data/../data.pkl' is not in the file"),
     "big-endian": (with_members(byteorder=b"big"), "its numbers are big-endian, and only little"),
     "TorchScript": (with_members(**{"constants.pkl": b""}), "TorchScript, a program"),
     "a pickle too long": (zip_file(b"]" * 2**20), r"'x/data.pkl': 1,048,579 bytes are too many for a file of 1,049,\d"),
@@ -167,12 +152,7 @@ BAD_LEGACY = {
     "cut off by a byte": (legacy_file()[:-1], "storage '0': bytes .* it is cut off"),
     "a byte more": (legacy_file() + b"\0", "1 bytes after the last storage"),
     "another length": (legacy_file(data=counted(NUMBERS, 5)), "storage '0': 5 elements follow, and the pickle says 6"),
-    "a huge storage": (
-        legacy_file(of(storage(count=2**60, view=NONE)), data=counted(NUMBERS, 2**60)),
-        "storage '0': bytes .* it is cut off",
-    ),
     "a key twice": (legacy_file(keys=list_(text("0"), text("0"))), "keys: they are not those of the object's storages"),
-    "keys of lists": (legacy_file(keys=list_(b"]")), "keys: they are not those of the object's storages"),
     "keys of a program": (legacy_file(keys=call("os.system")), "keys: byte 2: it asks for 'os.system'"),
     "a view of a storage": (legacy_file(of(storage(view=tuple_(text("v"), int_(0), int_(5))))), "must be named by a"),
 }

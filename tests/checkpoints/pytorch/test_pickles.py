@@ -78,34 +78,25 @@ def test_a_file_that_is_a_pickle(tmp_path):
 
 BAD = {
     "no protocol": (b"N.", "byte 0: not a pickle of protocol 2 to 5"),
-    "protocol 1": (b"\x80\x01N.", "byte 0: not a pickle of protocol 2 to 5"),
     "no end": (START + NONE, "byte 3: it is cut off"),
-    "two objects": (START + NONE * 2 + STOP, "byte 4: it ends with other than one object"),
     "an open mark": (START + b"(" + NONE + STOP, "byte 4: it ends with other than one object"),
     "an empty stack": (START + b"q\0.", "byte 2: it is cut off, or takes something from an empty stack"),
     "over a mark": (START + NONE + b"(" + NONE + b"\x86.", "takes something from an empty stack"),
-    "no mark": (pickled(b"]Ne"), "takes something from an empty stack"),
     "NEWOBJ": (START + global_(ORDERED) + b")\x81.", r"the opcode b'\\x81' is not one that torch.save writes"),
     "a string of 4 GB": (START + b"X\xff\xff\xff\xffabc", "4,294,967,295 more bytes"),
     "a string not UTF-8": (pickled(b"X\1\0\0\0\xff"), "damaged: an instruction doesn't fit"),
     "builtins.eval": (pickled(call("builtins.eval", text("1"))), "it asks for 'builtins.eval', and nothing but tensor"),
     "eval from the stack": (pickled(text("builtins") + text("eval") + b"\x93"), "it asks for 'builtins.eval'"),
     "a method of an allowed class": (pickled(global_(ORDERED + ".fromkeys")), f"it asks for '{ORDERED}.fromkeys'"),
-    "a name of 5 MB": (START + b"c" + b"x" * 5_000_000 + b"\n\n.", "damaged: an instruction"),
     "a name that is not text": (pickled(b"c\xff\x1b[2J\n\n"), r"it asks for '\\\\xff\\x1b\[2J\.'"),
     "calling a string": (pickled(text("os.system") + b")R"), "Global was expected, not 'os.system'"),
-    "calling with a list": (pickled(global_(ORDERED) + b"]R"), "tuple was expected, not a list"),
     "an OrderedDict of something": (pickled(call(ORDERED, list_())), "damaged: an instruction doesn't fit"),
     "APPEND to a dict": (pickled(b"}Na"), "list was expected, not a dict"),
-    "SETITEM in a function": (pickled(global_(ORDERED) + text("a") + b"Ns"), "dict was expected, not a Global"),
     "SETITEMS of three": (pickled(b"}(" + text("a") + NONE + text("b") + b"u"), "damaged: an instruction doesn't fit"),
     "True as a key": (pickled(b"}\x88Ns"), "a string or a small whole number was expected as a key, not True"),
-    "a negative key": (pickled(b"}" + int_(-1) + b"Ns"), "was expected as a key, not -1"),
     "a key twice": (pickled(dict_({"a": NONE}) + text("a") + b"Ns"), "the key 'a' is there twice"),
     "GET before PUT": (START + b"h\0.", "damaged: an instruction doesn't fit what is before it"),
     "BUILD on a dict": (pickled(b"}}b"), "OrderedDict was expected, not a dict"),
-    "BUILD with a list": (pickled(global_(ORDERED) + b")R]b"), "dict was expected, not a list"),
-    "a persistent id": (pickled(text("0") + b"Q"), "damaged: an instruction doesn't fit"),
 }
 
 
@@ -167,15 +158,11 @@ def test_hostile_pickles_take_little_memory_and_time(tmp_path, case):
 
 SIZE = 1 << 15
 BOMBS = {
-    "dicts": b"}",
     "marks": b"(",
     "tuples in tuples": b")\x85",
     "OrderedDicts": b"h\0)R",
-    "lists with one": b"]Na",
     "dicts with one": b"}K\0Ns",
-    "tuples that are kept": b")\x85q\1",
     "places of the memo": b"\x94",
-    "floats": b"G" + bytes(8),
     "wide strings": b"X\4\0\0\0" + "😀".encode(),
 }
 

