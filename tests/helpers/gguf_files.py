@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from npgpt import GPTConfig
-from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS
+from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS
 from npgpt.checkpoints.gguf.file import read_tensors
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
@@ -78,7 +78,7 @@ def all_types() -> bytes:
         shape = (2, 256) if i % 2 else (256,)
         infos.append(info(f"tensor {i}", shape, type, len(data)))
         if type in BLOCKS:
-            blocks = np.zeros(np.prod(shape) // NUMBERS[type], BLOCKS[type])
+            blocks = np.zeros(np.prod(shape) // ELEMENTS[type], BLOCKS[type])
             blocks = rng.integers(0, 256, blocks.nbytes, np.uint8).view(BLOCKS[type])
             blocks["d"] = rng.standard_normal(len(blocks))
             data += blocks.tobytes()

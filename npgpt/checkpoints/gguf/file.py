@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS, dequantized, quantized
+from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
@@ -42,7 +42,7 @@ _OTHER_TYPES |= {17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ
 
 
 class _Info(NamedTuple):
-    """What the file says about one tensor; its offset in bytes."""
+    """A tensor's entry in the file; its offset in bytes."""
 
     name: str
     type: str
@@ -93,9 +93,9 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
         type = _OTHER_TYPES.get(number, f"of type {number}")
         raise CheckpointError(f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}")
     type = _TYPES[number]
-    if shape[-1] % NUMBERS.get(type, 1):
+    if shape[-1] % ELEMENTS.get(type, 1):
         raise CheckpointError(
-            f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {NUMBERS[type]}, as in {type}"
+            f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {ELEMENTS[type]}, as in {type}"
         )
     return _Info(name, type, shape, cursor.number("<u8", what))
 
@@ -111,22 +111,22 @@ def _stored(file: MappedFile, infos: list[_Info], start: int, alignment: int) ->
             raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is not a multiple of {alignment:,}")
         if info.offset < end:
             raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is inside tensor {before!r}")
-        shape = (*info.shape[:-1], info.shape[-1] // NUMBERS.get(info.type, 1))
+        shape = (*info.shape[:-1], info.shape[-1] // ELEMENTS.get(info.type, 1))
         array = file.array(start + info.offset, _ITEMS[info.type], prod(shape), what).reshape(shape)
         end, before = info.offset + array.nbytes, info.name
-        found[info.name] = stored_array(array, info.type) if info.type in _DTYPES else _dequantized(info, array)
+        found[info.name] = stored_array(array, info.type) if info.type in _DTYPES else _blocks(info, array)
     return found
 
 
-def _dequantized(info: _Info, blocks: np.ndarray) -> Stored:
-    return Stored(info.shape, info.type, lambda first, last: dequantized(blocks[first:last], info.type))
+def _blocks(info: _Info, blocks: np.ndarray) -> Stored:
+    return Stored(info.shape, info.type, lambda first, last: dequantize(blocks[first:last], info.type))
 
 
 def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[Stored, str]]) -> None:
     """Write the tensors, each as the type with it ("F32", "F16", "Q8_0"), atomically. Metadata: ``packed_metadata``.
 
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
-    CheckpointError if a number has no place in Q8_0, or the file can't be written.
+    CheckpointError if an element has no place in Q8_0, or the file can't be written.
     """
     if len(tensors) > MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(tensors):,} tensors can't be written: npgpt reads up to {MAX_TENSORS:,}")
@@ -141,8 +141,8 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[S
     with checkpoint_file(path) as file:
         file.write(header.ljust(_padded(len(header)), b"\0"))
         for name, (tensor, type) in tensors.items():
-            for numbers in _pieces(tensor):
-                file.write(_converted(numbers, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
+            for rows in _pieces(tensor):
+                file.write(_converted(rows, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
             size = _size(type, tensor.shape)
             file.write(bytes(_padded(size) - size))
 
@@ -150,24 +150,24 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[S
 def _pieces(tensor: Stored):
     """A few rows at a time, in order."""
     step = max(1, PIECE // prod(tensor.shape[1:]))
-    for numbers in tensor.in_order():
-        for first in range(0, len(numbers), step):
-            yield numbers[first : first + step]
+    for rows in tensor.in_order():
+        for first in range(0, len(rows), step):
+            yield rows[first : first + step]
 
 
-def _converted(numbers: np.ndarray, type: str, place: str) -> np.ndarray:
-    """The numbers as they are in the file."""
+def _converted(rows: np.ndarray, type: str, place: str) -> np.ndarray:
+    """Rows as they are in the file."""
     if type in _DTYPES:
-        return np.ascontiguousarray(numbers, _DTYPES[type])
+        return np.ascontiguousarray(rows, _DTYPES[type])
     try:
-        return quantized(numbers)
+        return quantize(rows)
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
 
 
 def _size(type: str, shape: tuple[int, ...]) -> int:
     """The bytes of a tensor."""
-    return prod(shape) // NUMBERS.get(type, 1) * _ITEMS[type].itemsize
+    return prod(shape) // ELEMENTS.get(type, 1) * _ITEMS[type].itemsize
 
 
 def _padded(size: int, alignment: int = ALIGNMENT) -> int:

@@ -23,7 +23,7 @@ MAX_KEY_BYTES = 1024
 MAX_BYTES = 64 << 20
 MAX_TEXT_BYTES = 5 << 20  # of a string that is made into Python's, four times as large; Unicode's characters are 4.4 MB
 
-# By number. Those that are numbers are called as in NumPy.
+# In the order of their numbers. Scalar types are called as in NumPy.
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool")
 _TYPES += ("string", "array", "uint64", "int64", "float64")
 _NUMBERS = {type: np.dtype(type).newbyteorder("<") for type in _TYPES if type not in ("string", "array")}

@@ -71,7 +71,7 @@ def tensors_in(found: object, source: str | Path) -> dict[str, Stored]:
 
 
 def check_own_numbers(tensors: dict[str, Stored], files: tuple[MappedFile, ...], source: str | Path) -> None:
-    """Raise CheckpointError if the weights take more bytes than the files have: if several are the same numbers.
+    """Raise CheckpointError if the weights take more bytes than the files have: if several share elements.
 
     A file can say that all the layers are one. Such a small file would make a large model.
     """
@@ -119,7 +119,7 @@ def _read_zip(file: MappedFile) -> object:
         raise CheckpointError(f"{file.path}: a ZIP archive that is not torch.save's: it has no */data.pkl")
     order = members.get(f"{folder}/byteorder")
     if order is not None and checked_bytes(file, f"{folder}/byteorder", order) != b"little":
-        raise CheckpointError(f"{file.path}: its numbers are big-endian, and only little-endian ones are read")
+        raise CheckpointError(f"{file.path}: big-endian, and only little-endian files are read")
     size = members[pickle].size
     if size > _max_pickle_bytes(file):
         raise CheckpointError(f"{file.path}: {pickle!r}: {size:,} bytes are too many for a file of {file.size:,}")

@@ -115,7 +115,7 @@ class _Machine:
         return struct.unpack(format, self.take(struct.calcsize(format)))[0]
 
     def pop_mark(self) -> list:
-        """What was pushed since the last mark."""
+        """The objects pushed since the last mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 

@@ -1,4 +1,4 @@
-"""What the pickles of ``torch.save`` are made of: storages, and tensors, which are views of them.
+"""Storages, and tensors, which are views of them: the objects in the pickles of ``torch.save``.
 
 A tensor is torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks): element (i, j) is the
 storage's element offset + i * stride[0] + j * stride[1]. So a matrix may lie in the file row by row, column by column,
@@ -14,8 +14,8 @@ from math import prod
 
 import numpy as np
 
-from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Global, OrderedDict, described
-from npgpt.checkpoints.shared.lazy_tensor import FLOATS, Stored, widened
+from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Global, described
+from npgpt.checkpoints.shared.lazy_tensor import Stored, widened
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
 
@@ -84,7 +84,7 @@ class Storage:
 
 
 class Tensors:
-    """What ``read_pickle`` needs for a pickle of ``torch.save``: ``allowed``, ``load_storage``.
+    """The functions for ``read_pickle``: ``allowed`` and ``load_storage``.
 
     new_storage    new_storage(key, kind, count) -> the storage of that key; called once for each key
     storages       {key: storage}, in the order in which they are first used
@@ -128,7 +128,6 @@ class Tensors:
         _check_sizes((offset,), "a tensor's offset")
         _check_sizes(shape, "a tensor's size")
         _check_sizes(strides, "a tensor's stride")
-        _check_gradient(storage.dtype, requires_grad, hooks)
         if metadata:
             raise CheckpointError("a tensor with metadata, such as one that is negated when it is looked at")
         if len(shape) != len(strides):
@@ -139,7 +138,6 @@ class Tensors:
         """``torch._utils._rebuild_parameter``"""
         if not isinstance(tensor, Stored):
             raise CheckpointError("a parameter without a tensor")
-        _check_gradient(tensor.dtype, requires_grad, hooks)
         return tensor
 
     def _stored(self, storage: Storage, offset: int, shape: tuple, strides: tuple) -> Stored:
@@ -179,10 +177,3 @@ def _check_sizes(values: object, what: str) -> None:
     for value in values:
         if type(value) is not int or not 0 <= value < 2**63:  # True is not a number here
             raise CheckpointError(f"{what} must be a whole number of at least 0, not {described(value)}")
-
-
-def _check_gradient(dtype: str, requires_grad: object, hooks: object) -> None:
-    if type(requires_grad) is not bool or (requires_grad and dtype not in FLOATS):
-        raise CheckpointError(f"a tensor of {dtype} with requires_grad = {described(requires_grad)}")
-    if not isinstance(hooks, OrderedDict) or hooks:
-        raise CheckpointError("a tensor with hooks, which are programs")

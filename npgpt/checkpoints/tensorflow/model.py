@@ -62,7 +62,7 @@ _FIELDS = (
     ("n_head", "n_head"),
     ("n_layer", "n_layer"),
 )
-# What training saves beside the weights: the optimizer's numbers, counters.
+# Saved beside the weights by training: the optimizer's moments, counters.
 _NOT_WEIGHTS = re.compile(r"(?!model/).*|model/.*/Adam(_1)?")
 
 HPARAMS_FILE, CHECKPOINT_FILE = "hparams.json", "checkpoint"
@@ -90,7 +90,7 @@ _DIM = {1: ("size", VARINT)}
 
 
 class _Entry(NamedTuple):
-    """What the index says about one tensor; offset and size are bytes of its shard."""
+    """A tensor's record in the index; offset and size are bytes of its shard."""
 
     name: str
     dtype: str
@@ -102,7 +102,7 @@ class _Entry(NamedTuple):
 
 
 def is_tensorflow(folder: Path) -> bool:
-    """Whether the folder is to be taken for OpenAI's."""
+    """True if the folder has OpenAI's hparams.json."""
     return (folder / HPARAMS_FILE).exists()
 
 

@@ -10,7 +10,7 @@ from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.blocks import dequantized, quantized
+from npgpt.checkpoints.gguf.blocks import dequantize, quantize
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def test_smaller_types(tmp_path, dtype, n_embd):
             wanted, expected = "F16", array.astype(np.float16)
         else:  # blocks lie along the inputs
             turned = array.T if tensor.transposed else array
-            expected = dequantized(quantized(turned), "Q8_0")
+            expected = dequantize(quantize(turned), "Q8_0")
             wanted, expected = "Q8_0", expected.T if tensor.transposed else expected
         assert tensor.dtype == wanted, name
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
