@@ -41,6 +41,7 @@ BAD_FILES = {
     "a string of 2**64 - 1": (raw([key("a", 8, string(b"b", 2**64 - 1))]), BEYOND),
     "an array of 2**60 numbers": (raw([key("a", 9, array(12, 2**60, bytes(40)))]), BEYOND),
     "an array of 2**60 strings": (raw([key("a", 9, array(8, 2**60, bytes(40)))]), BEYOND),
+    "an array of huge strings": (raw([key("a", 9, array(8, 3, string(b"b", 2**64 - 1) * 2))]), BEYOND),
     "an array of arrays": (raw([key("a", 9, array(9, 1, array(0, 1, b"1")))]), "key 'a': arrays in an array"),
     "alignment 48": (raw([u32("general.alignment", 48)]), "general.alignment: 48 is not a power of two"),
     "a tensor twice": (raw([], [info("a"), info("a", offset=32)], ONE * 9), "a tensor's name is there twice"),

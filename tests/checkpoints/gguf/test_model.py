@@ -14,7 +14,8 @@ from npgpt.checkpoints.gguf.blocks import dequantize, quantize
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored
+from npgpt.checkpoints.shared.lazy_tensor import PIECE, Stored, stored_array
+from npgpt.checkpoints.shared.names import to_theirs
 from npgpt.errors import CheckpointError
 
 IDS = np.arange(12).reshape(2, 6) % 11
@@ -103,6 +104,17 @@ def test_the_names_are_those_of_the_gguf_package():
     gguf = pytest.importorskip("gguf", reason="compares with the gguf package, which is not installed")
     stems = {gguf.TENSOR_NAMES[tensor].format(bid="{}") for tensor in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2]}
     assert {theirs.rsplit(".", 1)[0] for theirs, *_ in NAMES} == stems
+
+
+def test_matrices_are_turned():
+    """Not the embeddings, whose rows are looked up: (V, C) and (T, C) in llama.cpp, too."""
+    ours = arrays_of(CONFIG)
+    theirs = to_theirs(NAMES, {name: stored_array(array) for name, array in ours.items()})
+    assert [name for name, t in theirs.items() if t.transposed and name.startswith("blk.1.")] == [
+        f"blk.1.{stem}.weight" for stem in ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+    ]
+    assert theirs["blk.1.attn_qkv.weight"].shape == (96, 32)
+    np.testing.assert_array_equal(theirs["blk.1.attn_output.weight"].numpy(), ours["h.1.attn.c_proj.weight"].T)
 
 
 def test_reading_takes_little_memory(tmp_path):

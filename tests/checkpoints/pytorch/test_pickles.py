@@ -79,6 +79,7 @@ def test_a_file_that_is_a_pickle(tmp_path):
 BAD = {
     "no protocol": (b"N.", "byte 0: not a pickle of protocol 2 to 5"),
     "no end": (START + NONE, "byte 3: it is cut off"),
+    "two objects": (START + NONE * 2 + STOP, "byte 4: it ends with other than one object"),
     "an open mark": (START + b"(" + NONE + STOP, "byte 4: it ends with other than one object"),
     "an empty stack": (START + b"q\0.", "byte 2: it is cut off, or takes something from an empty stack"),
     "over a mark": (START + NONE + b"(" + NONE + b"\x86.", "takes something from an empty stack"),
