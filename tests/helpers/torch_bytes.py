@@ -79,17 +79,17 @@ def pickled(value: bytes) -> bytes:
 
 
 def zipped(members: dict[str, bytes], **lies) -> bytes:
-    """An archive. ``lies``: fields of the last member's header and entry: method, crc, packed, size, offset."""
+    """An archive. ``lies``, of the last member: method, crc, packed, size, offset, attributes."""
     data, directory = b"", b""
     for stored_name, content in members.items():
         name = stored_name.rstrip("*").encode()  # a name can be given twice, with a * after it
         fields = {"method": 0, "crc": zlib.crc32(content), "packed": len(content), "size": len(content)}
-        fields |= {"offset": len(data)} | (lies if stored_name == [*members][-1] else {})
-        method, crc, packed, size, offset = fields.values()
+        fields |= {"offset": len(data), "attributes": 0} | (lies if stored_name == [*members][-1] else {})
+        method, crc, packed, size, offset, attributes = fields.values()
         padding = bytes(-(len(data) + 30 + len(name)) % 64)
         common = (method, 0, 0, crc, packed, size, len(name))
         data += struct.pack("<4s5H3I2H", b"PK\3\4", 0, 0x0800, *common, len(padding)) + name + padding + content
-        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", 0, 0, 0x0800, *common, 0, 0, 0, 0, 0, offset) + name
+        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", 0, 0, 0x0800, *common, 0, 0, 0, 0, attributes, offset) + name
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(members), len(members), len(directory), len(data), 0)
     return data + directory + end
 

@@ -119,6 +119,7 @@ BAD_ZIPS = {
         last_member(method=8),
         r"'x/data/0': compressed \(method 8\), encrypted or a folder",
     ),
+    "a folder": (last_member(attributes=0x10), r"'x/data/0': compressed \(method 0\), encrypted or a folder"),
     "a header elsewhere": (last_member(offset=1), "at byte 1 there is no header of 'x/data/0'"),
     "larger than the file": (last_member(size=2**31, packed=2**31), "'x/data/0': bytes .* it is cut off, or damaged"),
     "smaller than its tensor": (last_member(NUMBERS[:20]), "'x/data/0' has 20 bytes, which 6 of torch.FloatStorage"),

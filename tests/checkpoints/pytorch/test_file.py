@@ -117,6 +117,8 @@ def test_tensors_that_lie_otherwise_in_their_storage(tmp_path, torch, form):
         out = np.empty(stored.shape, np.float64)
         stored.copy_to(out)
         np.testing.assert_array_equal(out, value[name].numpy())
+        rows = range(stored.file_shape[0] if stored.size and stored.shape else 0)
+        assert all(np.array_equal(stored.rows(i, i + 1)[0], stored.rows(0, len(rows))[i]) for i in rows), name
 
 
 @pytest.mark.parametrize("form", FORMS)
