@@ -7,6 +7,7 @@ llama.cpp then works on ids.
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     }
 
 
-def tokenizer_in(metadata: Metadata, vocab_size: int, path) -> dict | Callable | None:
+def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> dict | Callable | None:
     """The tokenizer in a file of a model with so many ids, as ``Checkpoint.stored_tokenizer`` has it.
 
     It is GPT-2's only if each token is. Raises CheckpointError.

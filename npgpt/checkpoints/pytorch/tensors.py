@@ -121,21 +121,23 @@ class Tensors:
             )
         return storage
 
-    def rebuild_tensor(self, storage, offset, shape, strides, requires_grad, hooks, metadata=None) -> Stored:
-        """``torch._utils._rebuild_tensor_v2``"""
+    def rebuild_tensor(
+        self, storage: object, offset: object, shape: object, strides: object, *others: object
+    ) -> Stored:
+        """torch._utils._rebuild_tensor_v2. Others: requires_grad, hooks, neither of which matters here; metadata."""
         if not isinstance(storage, Storage):
             raise CheckpointError("a tensor without a storage")
         _check_sizes((offset,), "a tensor's offset")
         _check_sizes(shape, "a tensor's size")
         _check_sizes(strides, "a tensor's stride")
-        if metadata:
+        if any(others[2:]):
             raise CheckpointError("a tensor with metadata, such as one that is negated when it is looked at")
         if len(shape) != len(strides):
             raise CheckpointError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
         return self._stored(storage, offset, shape, strides)
 
-    def rebuild_parameter(self, tensor, requires_grad, hooks) -> Stored:
-        """``torch._utils._rebuild_parameter``"""
+    def rebuild_parameter(self, tensor: object, requires_grad: object, hooks: object) -> Stored:
+        """torch._utils._rebuild_parameter"""
         if not isinstance(tensor, Stored):
             raise CheckpointError("a parameter without a tensor")
         return tensor
