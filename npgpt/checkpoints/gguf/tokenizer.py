@@ -1,8 +1,8 @@
 """A tokenizer in a GGUF file: for llama.cpp under tokenizer.ggml; and, if it is not GPT-2's, as a run stores it, too.
 
 llama.cpp computes GPT-2's byte-pair encoding from lists of tokens and merges. With no merges that encodes byte by byte,
-so bytes can be told to it, and characters if they are ASCII. Of another tokenizer it is told that there is none: it
-takes and gives ids then.
+so byte tokenizers can be written, and character tokenizers if they are ASCII. Any other is written as "no_vocab";
+llama.cpp then works on ids.
 """
 
 import json
