@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
 from npgpt.errors import CheckpointError
 
@@ -73,17 +74,15 @@ class Format:
     suffix: str = ""
     adds: str = ""
 
-    def read(self, file):
-        return import_module(f"npgpt.checkpoints.{self.module}").read(file)
+    def load(self) -> ModuleType:
+        """The module, imported when it is needed."""
+        return import_module(f"npgpt.checkpoints.{self.module}")
 
     def check_dtype(self, dtype: str | None) -> str:
         """The dtype, or the default for None. Raises CheckpointError if it isn't written."""
         if dtype is not None and dtype not in self.dtypes:
             raise CheckpointError(f"{self.name} is written with dtype {', '.join(self.dtypes)}, not {dtype[:100]}")
         return dtype or self.dtypes[0]
-
-    def write(self, path, checkpoint, dtype: str) -> None:
-        import_module(f"npgpt.checkpoints.{self.module}").write(path, checkpoint, dtype)
 
 
 _FLOATS = ("F32", "F16", "BF16")

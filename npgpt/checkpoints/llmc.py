@@ -33,7 +33,7 @@ PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
 
 _HEADER = 256  # numbers
-_VERSIONS = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
+_VERSIONS: dict[int, tuple[str, np.dtype]] = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
 _WORDS = {"F32": "float32", "BF16": "bfloat16"}
 # What its programs compute with, whatever the header says.
 _FIXED = {
@@ -95,12 +95,12 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     numpys = _VERSIONS[versions[dtype]][1]
     config, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     with checkpoint_file(path) as file:
-        file.write(header)
+        file.write(header.data)
         for name, _, transposed in _tensors(config, rows):
             for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
-                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys))
+                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys).data)
             if name == "wte.weight":
-                file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
+                file.write(bytes((rows - config.vocab_size) * config.n_embd * numpys.itemsize))
 
 
 def _tensors(config: GPTConfig, rows: int) -> Iterator[tuple[str, tuple[int, ...], bool]]:

@@ -15,6 +15,7 @@ holds the model's configuration and the state as JSON. Both files are ordinary s
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def is_run(folder: str | Path) -> bool:
 
 def save_weights(
     path: str | Path,
-    weights: dict[str, np.ndarray | LazyTensor],
+    weights: Mapping[str, np.ndarray | LazyTensor],
     config: GPTConfig,
     metadata: dict[str, str] | None = None,
 ) -> None:

@@ -34,8 +34,13 @@ MAX_AXES = 4
 
 _TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 14: "Q6_K", 28: "F64", 30: "BF16"}
 _NUMBERS = {type: number for number, type in _TYPES.items()}
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
-_ITEMS = _DTYPES | BLOCKS  # the elements or blocks that a row consists of
+_DTYPES: dict[str, np.dtype] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "F64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+}
+_ITEMS: dict[str, np.dtype] = {**_DTYPES, **BLOCKS}  # the elements or blocks that a row consists of
 # Of those that we don't read, the ones that files of language models have.
 _OTHER_TYPES = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 16: "IQ2_XXS"}
 _OTHER_TYPES |= {17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
@@ -64,7 +69,7 @@ def read_tensors(file: MappedFile) -> tuple[dict[str, LazyTensor], Metadata]:
     infos = [_read_info(cursor, number) for number in range(n_tensors)]
     alignment = ALIGNMENT
     if "general.alignment" in metadata:
-        alignment = metadata.number("general.alignment", "uint32")
+        alignment = int(metadata.number("general.alignment", "uint32"))
         if alignment == 0 or alignment & (alignment - 1):
             raise CheckpointError(f"{file.path}: key general.alignment: {alignment:,} is not a power of two")
     return _stored(file, infos, _padded(cursor.position, alignment), alignment), metadata
@@ -95,8 +100,8 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
 
 def _stored(file: MappedFile, infos: list[_Info], start: int, alignment: int) -> dict[str, LazyTensor]:
     """The tensors, in the order of ``infos``. Checks that their names differ, and that they are apart, and aligned."""
-    found, end, before = {info.name: None for info in infos}, 0, ""
-    if len(found) < len(infos):
+    found, end, before = {}, 0, ""
+    if len({info.name for info in infos}) < len(infos):
         raise CheckpointError(f"{file.path}: a tensor's name is there twice")
     for info in sorted(infos, key=lambda info: info.offset):
         what = f"tensor {info.name!r}"
@@ -108,7 +113,7 @@ def _stored(file: MappedFile, infos: list[_Info], start: int, alignment: int) ->
         array = file.array(start + info.offset, _ITEMS[info.type], prod(shape), what).reshape(shape)
         end, before = info.offset + array.nbytes, info.name
         found[info.name] = lazy_array(array, info.type) if info.type in _DTYPES else _blocks(info, array)
-    return found
+    return {info.name: found[info.name] for info in infos}
 
 
 def _blocks(info: _Info, blocks: np.ndarray) -> LazyTensor:
@@ -130,12 +135,12 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[L
         header.append(packed_strings([name]))
         header.append(struct.pack(f"<I{axes}QIQ", axes, *tensor.shape[::-1], _NUMBERS[type], offset))
         offset += _padded(_size(type, tensor.shape))
-    header = b"".join(header)
+    encoded = b"".join(header)
     with checkpoint_file(path) as file:
-        file.write(header.ljust(_padded(len(header)), b"\0"))
+        file.write(encoded.ljust(_padded(len(encoded)), b"\0"))
         for name, (tensor, type) in tensors.items():
             for rows in _pieces(tensor):
-                file.write(_converted(rows, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
+                file.write(_converted(rows, type, f"{path}: tensor {name}").data)
             size = _size(type, tensor.shape)
             file.write(bytes(_padded(size) - size))
 
@@ -151,7 +156,7 @@ def _pieces(tensor: LazyTensor):
 def _converted(rows: np.ndarray, type: str, place: str) -> np.ndarray:
     """Rows as they are in the file."""
     if type in _DTYPES:
-        return np.ascontiguousarray(rows, _DTYPES[type])
+        return np.ascontiguousarray(rows, _ITEMS[type])
     try:
         return quantize(rows)
     except ValueError as error:

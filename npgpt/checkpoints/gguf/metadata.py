@@ -24,17 +24,17 @@ MAX_BYTES = 64 << 20
 MAX_TEXT_BYTES = 5 << 20  # of a string that is made into Python's, four times as large; Unicode's characters are 4.4 MB
 
 # In the order of their numbers. Scalar types are called as in NumPy.
-_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool")
-_TYPES += ("string", "array", "uint64", "int64", "float64")
+_TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool"]
+_TYPES += ["string", "array", "uint64", "int64", "float64"]
 _NUMBERS = {type: np.dtype(type).newbyteorder("<") for type in _TYPES if type not in ("string", "array")}
 _LENGTH = struct.Struct("<Q")
 
 
 class _Value(NamedTuple):
-    """Where a value is: ``count`` of ``type``, such as "uint32" or "array of uint32", from ``begin`` up to ``end``."""
+    """Where a value is: ``length`` of ``type``, such as "uint32" or "array of uint32", from ``begin`` up to ``end``."""
 
     type: str
-    count: int
+    length: int
     begin: int
     end: int
 
@@ -64,7 +64,7 @@ class Metadata:
     def strings(self, key: str) -> tuple[int, bytes]:
         """How many strings an array has, and the bytes that they take in the file, as ``packed_strings`` makes them."""
         value = self._value(key, "array of string")
-        return value.count, self._file.take(value.begin, value.end - value.begin, key)
+        return value.length, self._file.take(value.begin, value.end - value.begin, key)
 
     def _value(self, key: str, type: str) -> _Value:
         place = f"{self._file.path}: key {key}"
@@ -81,7 +81,7 @@ def read_metadata(cursor: Cursor, count: int) -> Metadata:
     file = cursor.file
     if count > MAX_KEYS:
         raise CheckpointError(f"{file.path}: number of keys: {count:,}, and npgpt reads up to {MAX_KEYS:,}")
-    data = memoryview(file.array(0, np.uint8, min(file.size, MAX_BYTES), "metadata"))
+    data = file.array(0, np.uint8, min(file.size, MAX_BYTES), "metadata").data
     values = {}
     for number in range(count):
         key = read_name(cursor, MAX_KEY_BYTES, f"key {number + 1} of {count}")

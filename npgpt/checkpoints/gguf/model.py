@@ -7,6 +7,7 @@ Source: src/models/gpt2.cpp and conversion/gpt2.py of github.com/ggml-org/llama.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def read(file: MappedFile) -> Checkpoint:
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")
-    ignored_keys = ()
+    ignored_keys: tuple[str, ...] = ()
     if "lm_head.weight" in tensors and equal(tensors["lm_head.weight"], tensors["wte.weight"]):
         del tensors["lm_head.weight"]
         ignored_keys = ("output.weight",)
@@ -82,7 +83,7 @@ def read(file: MappedFile) -> Checkpoint:
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:
-    fields = {field: metadata.number(key, type) for field, key, type in _FIELDS}
+    fields: dict[str, Any] = {field: metadata.number(key, type) for field, key, type in _FIELDS}
     n_head, n_embd = fields["n_head"], fields["n_embd"]
     if fields["n_inner"] == 4 * n_embd:
         fields["n_inner"] = None

@@ -29,7 +29,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     if tokenizer is not None and tokenizer.name != GPT2Tokenizer.name:
         ours = {OURS: json.dumps(tokenizer.to_dict(), ensure_ascii=False)}
     tokens = _spelled_tokens(tokenizer, vocab_size)
-    if tokens is None:
+    if tokenizer is None or tokens is None:
         return {_MODEL: "no_vocab", **ours}
     types = np.full(vocab_size, _NORMAL, np.int32)
     types[tokenizer.end_of_text] = _CONTROL

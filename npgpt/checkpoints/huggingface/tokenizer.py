@@ -64,6 +64,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
     """The contents of a tokenizer.json."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     end = {} if tokenizer.end_of_text is None else {END_OF_TEXT: tokenizer.end_of_text}
+    model: dict[str, object]
+    decoder: dict[str, object]
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: id for id, character in enumerate(tokenizer.characters)}
         cut, model = _SINGLE_CHARACTERS, {"type": "WordLevel", "unk_token": "<unk>"}  # which isn't there: it raises

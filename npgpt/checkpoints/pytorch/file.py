@@ -72,7 +72,7 @@ def check_own_numbers(tensors: dict[str, LazyTensor], files: tuple[MappedFile, .
 def _read_pickle_at(file: MappedFile, position: int, what: str, tensors: Tensors | None = None) -> tuple[object, int]:
     """-> the object, and where its pickle ends."""
     length = max(0, min(file.size, _max_pickle_bytes(file)) - position)
-    data = memoryview(file.array(position, "u1", length, what))
+    data = file.array(position, "u1", length, what).data
     functions = (tensors.allowed, tensors.load_storage) if tensors else ()
     found, length = read_pickle(data, f"{file.path}: {what}", *functions)
     return found, position + length
@@ -134,7 +134,8 @@ def _read_legacy(file: MappedFile) -> object:
     if not isinstance(keys, list) or {*map(type, keys), str} != {str} or sorted(keys) != sorted(storages):
         raise CheckpointError(f"{file.path}: keys: they are not those of the object's storages, each once")
     cursor = Cursor(file, position)
-    for storage in map(storages.get, keys):
+    for key in keys:
+        storage = storages[key]
         count = cursor.number("<u8", storage.place)
         if count != storage.count:
             raise CheckpointError(

@@ -23,6 +23,7 @@ and what protocols 4 and 5 need besides.
 import reprlib
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from npgpt.errors import CheckpointError
 
@@ -111,7 +112,7 @@ class _Machine:
             raise CheckpointError(f"it is cut off, or too long: {length:,} more bytes were expected")
         return bytes(self.data[begin : self.position])
 
-    def number(self, format: str) -> int | float:
+    def number(self, format: str) -> Any:
         return struct.unpack(format, self.take(struct.calcsize(format)))[0]
 
     def pop_mark(self) -> list:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ MAX_DIMENSIONS = 32
 PIECE_BYTES = 16 << 20  # that a checksum is computed of at a time
 
 # The class of a storage in the pickle, the dtype of ``LazyTensor``, and NumPy's.
-STORAGE_TYPES = {
+STORAGE_TYPES: dict[str, tuple[str, np.dtype]] = {
     "torch.DoubleStorage": ("F64", np.dtype("<f8")),
     "torch.FloatStorage": ("F32", np.dtype("<f4")),
     "torch.HalfStorage": ("F16", np.dtype("<f2")),
@@ -43,7 +44,7 @@ class Storage:
 
     place    what messages call it
     kind     its class, of STORAGE_TYPES
-    begin    where it is in the file; None until that is known
+    begin    where it is in the file; set later, if the file says that later
     crc      its CRC-32; None if there is none, or it has been found right
     """
 
@@ -51,7 +52,7 @@ class Storage:
     place: str
     kind: str
     count: int
-    begin: int | None = None
+    begin: int = 0
     crc: int | None = None
 
     def __post_init__(self):
@@ -121,9 +122,7 @@ class Tensors:
             )
         return storage
 
-    def rebuild_tensor(
-        self, storage: object, offset: object, shape: object, strides: object, *others: object
-    ) -> LazyTensor:
+    def rebuild_tensor(self, storage: object, offset: Any, shape: Any, strides: Any, *others: object) -> LazyTensor:
         """torch._utils._rebuild_tensor_v2. Others: requires_grad, hooks, neither of which matters here; metadata."""
         if not isinstance(storage, Storage):
             raise CheckpointError("a tensor without a storage")

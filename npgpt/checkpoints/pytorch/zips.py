@@ -55,7 +55,7 @@ def read_directory(file: MappedFile) -> dict[str, Member]:
 
 def checked_bytes(file: MappedFile, name: str, member: Member) -> memoryview:
     """A member's bytes, in place. Raises CheckpointError if their checksum is not what the directory says."""
-    data = memoryview(file.array(member.begin, "u1", member.size, repr(name)))
+    data = file.array(member.begin, "u1", member.size, repr(name)).data
     if member.crc is not None and zlib.crc32(data) != member.crc:
         raise CheckpointError(f"{file.path}: {name!r}: damaged: its CRC-32 is not what the ZIP directory says")
     return data

@@ -36,7 +36,7 @@ def _merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
             parts = _encoded(token, ranks, rank)
             if len(parts) != 2:
                 raise ValueError(f"token {rank}, {token[:100]!r}, is not made of two earlier ones")
-            found.append(tuple(parts))
+            found.append((parts[0], parts[1]))
     return tuple(found)
 
 

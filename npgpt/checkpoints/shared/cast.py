@@ -1,6 +1,7 @@
 """What a writer does with a checkpoint's tensors first: one dtype for all, and the biases that its format must have."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
 
-def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, LazyTensor]:
+def rounded(checkpoint: Checkpoint, dtype: str, path: str | Path) -> dict[str, LazyTensor]:
     """The checkpoint's tensors, to be rounded to ``dtype`` while they are written to ``path``, a piece at a time.
 
     The pages of the files that they come from are released on the way. Reading an element that is too large for the

@@ -3,7 +3,7 @@
 So loading takes the memory of the model and a little more, whatever form the numbers are stored in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -49,7 +49,7 @@ class LazyTensor:
     def file_shape(self) -> tuple[int, ...]:
         return self.shape[::-1] if self.transposed else self.shape
 
-    def chunks(self):
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first, rows) chunks from the first row of the file's tensor to the last, some CHUNK numbers at a time."""
         if self.size == 0:
             return
@@ -58,7 +58,7 @@ class LazyTensor:
         for first in range(0, rows, step):
             yield first, self.read_rows(first, min(first + step, rows))
 
-    def iter_flat(self):
+    def iter_flat(self) -> Iterator[np.ndarray]:
         """Arrays that, one after the other, hold the numbers in C order."""
         if self.transposed:
             yield self.numpy()

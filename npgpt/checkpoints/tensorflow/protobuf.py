@@ -10,6 +10,8 @@ here both are refused, because what is meant is unknown.
 Source: protobuf.dev/programming-guides/encoding.
 """
 
+from typing import Any
+
 from npgpt.errors import CheckpointError
 
 VARINT, BYTES, FIXED32 = 0, 2, 5
@@ -38,7 +40,7 @@ def parse_message(data: bytes, fields: dict[int, tuple[str, int]], place: str, r
 
     -> {name: int or bytes}, without those that are not there; varints from 0 up to 2**64 - 1. Raises CheckpointError.
     """
-    found = {repeated: []} if repeated else {}
+    found: dict[str, Any] = {repeated: []} if repeated else {}
     position = 0
     while position < len(data):
         number, wire = divmod(data[position], 8)  # a tag below 16 * 8 is one byte
@@ -46,15 +48,16 @@ def parse_message(data: bytes, fields: dict[int, tuple[str, int]], place: str, r
         if wire != expected:
             raise CheckpointError(f"{place}: unknown field {number} of type {wire} at byte {position:,}")
         position += 1
+        value: int | bytes
         if wire == VARINT:
             value, position = varint(data, position, place)
         else:
             length, position = varint(data, position, place) if wire == BYTES else (4, position)
-            value = data[position : position + length]
-            if len(value) < length:
-                raise CheckpointError(f"{place}: {name} takes {length:,} bytes, and {len(value):,} are left")
+            field = data[position : position + length]
+            if len(field) < length:
+                raise CheckpointError(f"{place}: {name} takes {length:,} bytes, and {len(field):,} are left")
             position += length
-            value = int.from_bytes(value, "little") if wire == FIXED32 else value
+            value = int.from_bytes(field, "little") if wire == FIXED32 else field
         if name == repeated:
             found[name].append(value)
         elif name in found:
