@@ -21,10 +21,9 @@ GGUF_MAGIC = b"GGUF"
 LLMC_MAGIC = (20240326).to_bytes(4, "little")
 TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 ZIP_MAGIC = b"PK\3\4"
-LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-# The number as each protocol of pickle has it; from 4 on in a frame.
+# The number 0x1950A86A20F9469CFC6C, as each protocol of pickle has it; from 4 on in a frame.
 _LEGACY_TORCH = re.compile(
-    rb"\x80[\2-\5](\x95.{8})?\x8a\x0a" + re.escape(LEGACY_TORCH_MAGIC.to_bytes(10, "little")) + rb"\.", re.DOTALL
+    rb"\x80[\2-\5](\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.", re.DOTALL
 )
 
 

@@ -117,13 +117,12 @@ def legacy_file(
     value: bytes = LEGACY_GOOD,
     keys: bytes | None = None,
     data: bytes | None = None,
-    magic: bytes = MAGIC,
     protocol: bytes = int_(1001),
 ) -> bytes:
     """``keys``: the pickled list; ``data``: what follows, for each storage its length and its numbers."""
     keys = list_(text("0")) if keys is None else keys
     data = counted(NUMBERS, 6) if data is None else data
-    return b"".join(map(pickled, (magic, protocol, MACHINE, value, keys))) + data
+    return b"".join(map(pickled, (MAGIC, protocol, MACHINE, value, keys))) + data
 
 
 def counted(numbers: bytes, count: int) -> bytes:

@@ -23,7 +23,7 @@ from npgpt.checkpoints.formats import GGUF_MAGIC as MAGIC
 from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.shared.atomic import checkpoint_file
-from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.errors import CheckpointError
 
@@ -34,13 +34,8 @@ MAX_AXES = 4
 
 _TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 14: "Q6_K", 28: "F64", 30: "BF16"}
 _NUMBERS = {type: number for number, type in _TYPES.items()}
-_DTYPES: dict[str, np.dtype] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "F64": np.dtype("<f8"),
-    "BF16": np.dtype("<u2"),
-}
-_ITEMS: dict[str, np.dtype] = {**_DTYPES, **BLOCKS}  # the elements or blocks that a row consists of
+_DTYPES = {type: np.dtype(word) for type, word in (("F32", "<f4"), ("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2"))}
+_ITEMS = {**_DTYPES, **BLOCKS}  # the elements or blocks that a row consists of
 # Of those that we don't read, the ones that files of language models have.
 _OTHER_TYPES = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 16: "IQ2_XXS"}
 _OTHER_TYPES |= {17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
@@ -139,18 +134,10 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[L
     with checkpoint_file(path) as file:
         file.write(encoded.ljust(_padded(len(encoded)), b"\0"))
         for name, (tensor, type) in tensors.items():
-            for rows in _pieces(tensor):
+            for rows in tensor.iter_flat():
                 file.write(_converted(rows, type, f"{path}: tensor {name}").data)
             size = _size(type, tensor.shape)
             file.write(bytes(_padded(size) - size))
-
-
-def _pieces(tensor: LazyTensor):
-    """A few rows at a time, in order."""
-    step = max(1, CHUNK // prod(tensor.shape[1:]))
-    for rows in tensor.iter_flat():
-        for first in range(0, len(rows), step):
-            yield rows[first : first + step]
 
 
 def _converted(rows: np.ndarray, type: str, place: str) -> np.ndarray:

@@ -20,7 +20,7 @@ Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch
 
 from pathlib import Path
 
-from npgpt.checkpoints.formats import LEGACY_TORCH_MAGIC, ZIP_MAGIC
+from npgpt.checkpoints.formats import ZIP_MAGIC
 from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import STORAGE_TYPES, Storage, Tensors
 from npgpt.checkpoints.pytorch.zips import checked_bytes, read_directory
@@ -30,7 +30,6 @@ from npgpt.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 4 << 20  # a tensor takes about 200 bytes; this many take some seconds to read
 _LEGACY_PROTOCOL = 1001
-MAX_KEY_LENGTH = 1000
 
 
 def read(file: MappedFile) -> object:
@@ -48,7 +47,7 @@ def tensors_in(found: object, source: str | Path) -> dict[str, LazyTensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: a dict of tensors was expected, not a {type(found).__name__}")
     for name, tensor in found.items():
-        if not isinstance(name, str) or len(name) > MAX_KEY_LENGTH:
+        if not isinstance(name, str):
             raise CheckpointError(f"{source}: the name of a tensor was expected, not {str(name)[:100]!r}")
         if not isinstance(tensor, LazyTensor):
             raise CheckpointError(f"{source}: {name[:100]!r}: a tensor was expected, not a {type(tensor).__name__}")
@@ -121,9 +120,7 @@ def _read_zip(file: MappedFile) -> object:
 
 def _read_legacy(file: MappedFile) -> object:
     tensors = Tensors(lambda key, kind, count: Storage(file, f"storage {key[:100]!r}", kind, count))
-    magic, position = _read_pickle_at(file, 0, "magic number")
-    if magic != LEGACY_TORCH_MAGIC:
-        raise CheckpointError(f"{file.path}: a pickle, but not one of torch.save's: its magic number is missing")
+    _, position = _read_pickle_at(file, 0, "magic number")
     protocol, position = _read_pickle_at(file, position, "protocol")
     if protocol != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{file.path}: protocol: torch.save's is {_LEGACY_PROTOCOL}")
@@ -134,8 +131,7 @@ def _read_legacy(file: MappedFile) -> object:
     if not isinstance(keys, list) or {*map(type, keys), str} != {str} or sorted(keys) != sorted(storages):
         raise CheckpointError(f"{file.path}: keys: they are not those of the object's storages, each once")
     cursor = Cursor(file, position)
-    for key in keys:
-        storage = storages[key]
+    for storage in (storages[key] for key in keys):
         count = cursor.number("<u8", storage.place)
         if count != storage.count:
             raise CheckpointError(

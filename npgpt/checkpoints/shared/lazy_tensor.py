@@ -59,22 +59,12 @@ class LazyTensor:
             yield first, self.read_rows(first, min(first + step, rows))
 
     def iter_flat(self) -> Iterator[np.ndarray]:
-        """Arrays that, one after the other, hold the numbers in C order."""
-        if self.transposed:
-            yield self.numpy()
+        """Chunks of rows that, one after the other, hold the numbers in C order. All of a transposed one is read."""
+        if self.transposed and self.size:
+            whole, step = self.numpy(), max(1, CHUNK // self.shape[1])
+            yield from (whole[first : first + step] for first in range(0, len(whole), step))
         else:
             yield from (numbers for _, numbers in self.chunks())
-
-    def as_type(self, dtype: str) -> "LazyTensor":
-        """The same numbers rounded to "F32", "F16" or "BF16"."""
-        if dtype == self.dtype:
-            return self
-        if dtype == "BF16":
-            return replace(
-                self, dtype=dtype, read_rows=lambda first, last: bf16_to_f32(f32_to_bf16(self.read_rows(first, last)))
-            )
-        numpys = {"F32": np.float32, "F16": np.float16}[dtype]
-        return replace(self, dtype=dtype, read_rows=lambda first, last: self.read_rows(first, last).astype(numpys))
 
     def copy_to(self, out: np.ndarray) -> bool:
         """Copy the elements to ``out``, an array of our shape, converted to its dtype; False if one is not finite.

@@ -10,7 +10,7 @@
 The index's checksums are always checked; a tensor's is when its elements are first asked for, on the mapped file.
 
 Source: github.com/openai/gpt-2, src/model.py (names, shapes); tensorflow/core/protobuf/tensor_bundle.proto and
-tensorflow/core/framework/{types,tensor_shape,versions}.proto (the records).
+tensorflow/core/framework/{types,tensor_shape}.proto (the records).
 """
 
 import re
@@ -69,12 +69,10 @@ RELEASED = "model.ckpt"  # the prefix of the released files' names
 MAX_SHARDS = 1000
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 32
-BUNDLE_VERSION = 1  # of the records; the only one there has been
 
 _DTYPES = {1: ("F32", "<f4"), 2: ("F64", "<f8"), 14: ("BF16", "<u2"), 19: ("F16", "<f2")}  # types.proto's numbers
 
 _HEADER = {1: ("num_shards", VARINT), 2: ("endianness", VARINT), 3: ("version", BYTES)}
-_VERSION = {1: ("producer", VARINT), 2: ("min_consumer", VARINT)}
 _ENTRY = {
     1: ("dtype", VARINT),
     2: ("shape", BYTES),
@@ -168,13 +166,8 @@ def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
 
 def _shard_count(data: bytes, place: str) -> int:
     header = parse_message(data, _HEADER, place)
-    version = parse_message(header.get("version", b""), _VERSION, f"{place}: version")
     if header.get("endianness", 0) != 0:
         raise CheckpointError(f"{place}: endianness {header['endianness']}: only little-endian files are read here")
-    if version.get("min_consumer", 0) > BUNDLE_VERSION:
-        raise CheckpointError(
-            f"{place}: it is for readers of version {version['min_consumer']}, and this one knows {BUNDLE_VERSION}"
-        )
     count = header.get("num_shards", 0)
     if not 1 <= count <= MAX_SHARDS:
         raise CheckpointError(f"{place}: {count:,} shards; 1 to {MAX_SHARDS} were expected")

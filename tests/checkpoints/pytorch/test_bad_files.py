@@ -78,7 +78,7 @@ def test_bad_objects(tmp_path, case, form):
     [
         (list_(tensor()), "x: a dict of tensors was expected, not a list"),
         (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor was expected, not a dict"),
-        (dict_({"n" * 2000: tensor()}), "x: the name of a tensor was expected, not 'nnnnn"),
+        (b"}" + int_(0) + tensor() + b"s", "x: the name of a tensor was expected, not '0'"),
     ],
 )
 def test_what_is_not_a_state_dict(tmp_path, value, place):
@@ -141,7 +141,6 @@ def test_bad_zips(tmp_path, case):
 
 
 BAD_LEGACY = {
-    "another magic number": (legacy_file(magic=int_(2**70)), "a pickle, but not one of torch.save's"),
     "protocol 1002": (legacy_file(protocol=int_(1002)), "protocol: torch.save's is 1001"),
     "cut off by a byte": (legacy_file()[:-1], "storage '0': bytes .* it is cut off"),
     "a byte more": (legacy_file() + b"\0", "1 bytes after the last storage"),
