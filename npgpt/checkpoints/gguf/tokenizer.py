@@ -34,7 +34,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     types = np.full(vocab_size, _NORMAL, np.int32)
     types[tokenizer.end_of_text] = _CONTROL
     types[tokenizer.vocab_size :] = _UNUSED
-    pairs = merges(gpt2_bpe.tokens()) if tokenizer.name == GPT2Tokenizer.name else []
+    pairs = merges(tuple(gpt2_bpe.tokens())) if tokenizer.name == GPT2Tokenizer.name else ()
     return {
         _MODEL: "gpt2",
         "tokenizer.ggml.pre": "gpt-2",

@@ -72,7 +72,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
         decoder = {"type": "Fuse"}
     else:
         is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-        tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1)]
+        tokens = tuple(tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1))
         vocabulary = {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
         cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
         model = {
