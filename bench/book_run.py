@@ -95,7 +95,7 @@ def _measure(training, sides, rounds, threads, precision, cold=False) -> dict[st
             run_module("bench.book_plan", json.dumps(training), plan)
         for _ in range(rounds):
             for side in sides:
-                os.sync()  # what the last run wrote is not this one's business
+                os.sync()  # so that this run doesn't wait for what the last one wrote
                 report = run_npgpt(training, precision, cold) if side == "npgpt" else run_torch(plan, PEERS[side])
                 if report.pop("threads", threads) != threads:
                     raise ProcessFailed(f"{side} did not run with {threads} threads")

@@ -87,7 +87,7 @@ def measure(settings: Settings) -> dict[str, list[float]]:
 
 
 def train(arguments: list[str], folder: str, only_first_step: bool = False) -> tuple[float, float]:
-    """npgpt.train in a process -> seconds until it reports its first step, and until it is gone."""
+    """npgpt.train in a process -> seconds until it reports its first step, and until its end."""
     began, first_step = perf_counter(), None
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with start("npgpt.train", *arguments, **_in(folder), **pipes) as process:

@@ -30,9 +30,9 @@ def test_kernels_are_timed_beside_a_peer(tmp_path, peer):
     assert min(found["peaks"].values()) > 0.1
 
 
-def test_kernels_that_differ_are_found():
-    def sample(*numbers):
-        return {"shape": [2], "largest": 10.0, "numbers": list(numbers)}
+def test_kernels_whose_results_differ_are_named():
+    def sample(*elements):
+        return {"shape": [2], "largest": 10.0, "elements": list(elements)}
 
     assert kernels.same([sample(1, 2)], [sample(1.0009, 2), sample(0, 0)])
     assert not kernels.same([sample(1, 2)], [sample(1.0011, 2)])
