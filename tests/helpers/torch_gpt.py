@@ -1,4 +1,4 @@
-"""A GPT of the operations in torch_ops, with every option of GPTConfig. It shares no line with npgpt."""
+"""A GPT of the operations in torch_ops, with every option of GPTConfig. It shares no code with npgpt."""
 
 import math
 
