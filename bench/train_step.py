@@ -62,7 +62,7 @@ class Settings:
         return GPTConfig(**{**sizes, "block_size": max(model.block_size, self.context or 1)})
 
     def job(self) -> dict:
-        """What the measured processes are told."""
+        """The work, as the measured processes read it."""
         model = self.model()
         return {
             "model": model.to_dict(),

@@ -109,7 +109,7 @@ def test_late_imports_are_inside_functions():
         assert f"npgpt.{other}" not in names
 
 
-def test_no_module_imports_itself_through_others():
+def test_there_is_no_cycle_of_imports():
     done, path = set(), []
 
     def visit(module):
@@ -125,7 +125,7 @@ def test_no_module_imports_itself_through_others():
         visit(module)
 
 
-def test_order_names_modules_that_exist():
+def test_every_module_in_order_exists():
     for names in ORDER:
         for name in names:
             assert name in modules(), f"there is no npgpt.{name}"

@@ -203,13 +203,14 @@ def _largest_error(value, x, dx, dy, size, tolerance, rng):
         numerical = float((dy * difference).sum() / (2 * h))
         return _error(by_hand, numerical, size * STEP / h), by_hand, numerical
 
-    def part(direction, elements):
-        only = np.zeros_like(x)
-        only.flat[elements] = direction.flat[elements]
-        return only
+    def only(elements, direction):
+        """The direction at these elements, 0 elsewhere"""
+        part = np.zeros_like(x)
+        part.flat[elements] = direction.flat[elements]
+        return part
 
     def at(i):
-        error, by_hand, numerical = along(part(np.ones_like(x), i))
+        error, by_hand, numerical = along(only(i, np.ones_like(x)))
         return error, tuple(map(int, np.unravel_index(i, x.shape))), by_hand, numerical
 
     if x.size <= EACH_ELEMENT_UP_TO:
@@ -220,7 +221,7 @@ def _largest_error(value, x, dx, dy, size, tolerance, rng):
         return error, None, by_hand, numerical
     elements = np.arange(x.size)
     while elements.size > 1:
-        elements = max(np.array_split(elements, 2), key=lambda half: along(part(direction, half))[0])
+        elements = max(np.array_split(elements, 2), key=lambda half: along(only(half, direction))[0])
     found = at(elements[0])
     return found if found[0] > tolerance else (error, None, by_hand, numerical)
 

@@ -88,7 +88,6 @@ class BatchSampler:
         return self.dataset.batch([self._orders[e][i] for e, i in zip(epochs, positions, strict=True)])
 
     def _order(self, epoch):
-        """(len(dataset),) int64"""
         if epoch in self._orders:
             return self._orders[epoch]
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))

@@ -111,10 +111,7 @@ class GPT2Tokenizer(Tokenizer):
         return np.array(gpt2_bpe.encode(text), dtype=self.dtype)
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
-        """Encode chunks on several threads (tiktoken releases the GIL), at most one more than there are threads.
-
-        The arrays, joined, are what ``encode`` makes of the joined chunks.
-        """
+        """Encode on several threads (tiktoken releases the GIL), at most one chunk more than there are threads."""
         gpt2_bpe.encode("")  # builds the encoding once, before the threads need it
         threads = min(os.cpu_count() or 1, 8)
         with ThreadPoolExecutor(threads) as pool:
@@ -207,11 +204,7 @@ class ByteTokenizer(Tokenizer):
 
 
 def make_tokenizer(name: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """Make a tokenizer by its name. Only "char" reads the texts. Raises TokenizerError on an unknown name.
-
-    >>> make_tokenizer("char", ["abc"]).vocab_size
-    4
-    """
+    """Make a tokenizer by its name. Only "char" reads the texts. Raises TokenizerError on an unknown name."""
     if name not in TOKENIZERS:
         raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}")
     if name == CharTokenizer.name:
@@ -227,8 +220,9 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     """
     if not isinstance(values, dict) or values.get("name") not in TOKENIZERS:
         raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(TOKENIZERS)}")
+    tokenizer: Tokenizer
     if values["name"] == CharTokenizer.name:
-        tokenizer = CharTokenizer(values.get("characters"), values.get("end_of_text", True))
+        tokenizer = CharTokenizer(values.get("characters", ""), values.get("end_of_text", True))
     else:
         tokenizer = make_tokenizer(values["name"])
     if tokenizer.to_dict() != values:

@@ -60,10 +60,8 @@ def test_counted_flops_are_those_of_the_products_that_a_step_makes(prefix, tie_w
 # Comparing
 
 
-def test_largest_difference():
-    assert train_step.largest_difference([2.0, 1.0], [2.0, 1.0]) == 0
+def test_largest_difference_of_losses_is_relative_and_infinite_without_numbers():
     assert train_step.largest_difference([2.0, 1.1, 1.0], [2.0, 1.0, 1.0]) == pytest.approx(0.1)
-    assert train_step.largest_difference([2.0], [2.0, 1.0]) == math.inf
     assert train_step.largest_difference([2.0, math.nan], [2.0, math.nan]) == math.inf
     assert train_step.largest_difference([2.0, 1.0], [2.0, math.inf]) == math.inf
 
@@ -128,7 +126,7 @@ def book_report(seconds=1.0, final=0.4, samples=2, steps=(0, 5), first=10.8):
     return {"seconds": seconds, **losses, **rest}
 
 
-def test_book_runs_compared():
+def test_a_book_run_with_other_losses_steps_or_samples_makes_a_comparison_void():
     assert book_run.compare([book_report(2.0)], [book_report(3.0, final=0.41)])["ratio"] == 1.5
     for other in ({"final": 0.6}, {"final": math.nan}, {"samples": 1}, {"steps": (0, 4)}, {"first": 10.9}):
         result = book_run.compare([book_report()], [book_report(**other)])
@@ -136,8 +134,7 @@ def test_book_runs_compared():
         assert "ratio" not in result
 
 
-def test_book_runs_compared_with_several_peers(monkeypatch, capsys, tmp_path):
-    """The same difference is too much in float32, and not in bfloat16."""
+def test_a_book_run_in_bfloat16_may_differ_by_more(monkeypatch, capsys, tmp_path):
     far = [book_report(3.0, final=0.46)]
     sides = {"npgpt": [book_report(2.0)], "torch": far, "torch-autocast": far}
     run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", tmp_path)
@@ -261,7 +258,7 @@ def test_train_step_with_frozen_parameters(tmp_path):
 @pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("command", ["train_step --steps=2 --warmup=1", "book_run --context=64 --epochs=0.1"])
-def test_compiled_on_nano(tmp_path, command):
+def test_compiled_peers_on_nano(tmp_path, command):
     path = tmp_path / "x.json"
     flags = ["--preset=nano", "--rounds=1", "--peer=torch-compile,torch-autocast-compile", f"--json={path}"]
     done = bench(*command.split(), *flags)
@@ -333,7 +330,7 @@ def test_a_compiled_peer_without_a_compiler_is_refused(monkeypatch):
 
 @pytest.fixture(params=[True, False], ids=["bias", "no bias"])
 def pair(request):
-    """The same small model twice: npgpt's and torch's."""
+    """A small model of npgpt and of torch, with the same weights."""
     if torch is None:
         pytest.skip("needs torch")
     from bench.peers.torch_gpt import from_npgpt
@@ -344,7 +341,7 @@ def pair(request):
     return ours, from_npgpt(config, arrays)
 
 
-def test_torch_learns_as_npgpt_does(pair):
+def test_torch_has_the_same_losses_and_norms_as_npgpt(pair):
     from bench.peers.torch_gpt import adamw
 
     ours, theirs = pair
@@ -383,7 +380,7 @@ def test_torchs_autocast_rounds_products_alone(pair):
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_torch_generates_what_npgpt_does(pair):
+def test_torch_generates_the_same_tokens_as_npgpt(pair):
     """20 tokens, of which the model sees the last 12, so the cache is filled and the window slides."""
     ours, theirs = pair
     ids = np.array([[3, 1, 4], [1, 5, 9]])
@@ -391,15 +388,8 @@ def test_torch_generates_what_npgpt_does(pair):
     assert theirs.generate(torch.from_numpy(ids), 17, temperature=0).tolist() == expected.tolist()
 
 
-def test_torch_samples_among_the_likeliest(pair):
-    _, theirs = pair
-    ids = torch.tensor([[3, 1, 4]] * 200)
-    likeliest = theirs(ids[:1])[0, -1].topk(2).indices.tolist()
-    assert set(theirs.generate(ids, 1, temperature=5.0, top_k=2)[:, -1].tolist()) == set(likeliest)
-
-
 @needs_torch
-def test_torch_never_loads_our_kernels():
+def test_torchs_side_never_loads_numba():
     modules = "bench.peers.torch_train_step, bench.peers.torch_book_run"
     code = f"import sys, {modules}; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

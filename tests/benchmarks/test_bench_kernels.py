@@ -14,7 +14,7 @@ KERNEL_SIZES = ("--preset", "mini", "--batch-size", 2, "--context", 16, "--secon
 
 @pytest.mark.parametrize("peer", ["none", pytest.param("torch", marks=needs_torch)])
 def test_kernels_are_timed_beside_a_peer(tmp_path, peer):
-    """Every kernel is timed, and what the sides compute is the same."""
+    """Every kernel is timed, and the sides' results agree."""
     path = tmp_path / "kernels.json"
     done = bench("kernels", *map(str, KERNEL_SIZES), "--peer", peer, "--json", str(path))
     assert done.returncode == 0, done.stderr + done.stdout
@@ -47,8 +47,8 @@ def test_kernels_whose_results_differ_are_named():
     }  # fmt: skip
 
 
-def test_a_kernel_is_limited_by_memory_or_by_products():
-    """Not the larger count, but what takes longer at the machine's peak."""
+def test_a_kernels_limit_is_memory_or_products():
+    """The limit is not the larger count, but the one that takes longer at the machine's peak."""
     report = {"x": {"results": [], "seconds": [0.5]}}
     reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
     for flops, limit, share in ((6, "gflops", 0.6), (4, "gbytes", 0.5)):
