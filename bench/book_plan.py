@@ -1,4 +1,4 @@
-"""python -m bench.book_plan SETTINGS FOLDER : what a run of npgpt.train would do, for a peer to do the same.
+"""python -m bench.book_plan SETTINGS FOLDER : the plan of a run of npgpt.train, for a peer to do the same.
 
 SETTINGS are those of TrainSettings as JSON. FOLDER gets plan.json and weights.safetensors, the initial weights.
 """
