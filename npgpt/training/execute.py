@@ -34,7 +34,7 @@ def execute(run: Run) -> None:
             raise TrainingDiverged(
                 f"{error}: training has diverged.\nTry a lower --lr, or a longer --warmup.{kept}"
             ) from None
-    run.saver.save_at_end()
+        run.saver.save_at_end()
     if run.finished or run.early_stopping.reached:
         _report(run)
     else:

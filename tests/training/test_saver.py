@@ -1,6 +1,7 @@
 """When a run is saved, and that a full disk costs no trained weights."""
 
 import shutil
+import signal
 import tempfile
 from collections import namedtuple
 from types import SimpleNamespace
@@ -93,3 +94,18 @@ def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
     assert command("train", "--resume", "runs/text", "--max-steps", 4, cwd=folder).code == 0
     unbroken, _ = train(folder, *typed, "--max-steps", 4, "--out", "unbroken")
     assert all_of(folder / "runs" / "text")["arrays"] == all_of(unbroken)["arrays"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_end_is_saved_costs_nothing(folder, monkeypatch, number):
+    save = runs.save_checkpoint
+
+    def interrupted(*arguments):
+        signal.raise_signal(number)
+        save(*arguments)
+
+    monkeypatch.setattr(saver, "DISK_SPEED", 1)  # so that nothing is saved before
+    monkeypatch.setattr(runs, "save_checkpoint", interrupted)
+    run, ended = train(folder, "text.txt", *QUICK)
+    assert ended.out.startswith("trained 2 steps")
+    assert runs.load_checkpoint(run / "last.safetensors")[2]["step"] == 2
