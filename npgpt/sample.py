@@ -1,7 +1,5 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
-import os
-import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +109,8 @@ def _read_prompt(settings) -> str | None:
         if name == "-":
             data = sys.stdin.buffer.read(PROMPT_LIMIT + 1)
         else:
-            kind = os.stat(name).st_mode
-            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):  # /dev/zero never ends
-                raise DataError(f"{name}: is a device, and not a file or a pipe. For standard input: --prompt-file -")
             with open(name, "rb") as file:
-                data = file.read(PROMPT_LIMIT + 1)
+                data = file.read(PROMPT_LIMIT + 1)  # /dev/zero never ends
         if len(data) > PROMPT_LIMIT:
             raise DataError(f"{name}: a prompt can't have more than {PROMPT_LIMIT:,} bytes")
         return data.decode("utf-8-sig")  # a byte-order mark is no part of the text, as in training

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from npgpt.commandline import Parser, pathname, run, use_threads
+from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
 from npgpt.errors import ConfigError
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
@@ -14,13 +14,9 @@ def main() -> int:
     parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
-        "--resume",
-        nargs="?",
-        const=NEWEST,
-        type=pathname,
-        metavar="RUN",
+        "--resume", nargs="?", const=NEWEST, type=pathname, metavar="RUN",
         help="resume this run, or the newest one in runs/",
-    )
+    )  # fmt: skip
     parser.add_flags(TrainSettings)
     given = vars(parser.parse_args())
     texts, resumed = given.pop("texts"), given.pop("resume")
@@ -37,7 +33,7 @@ def main() -> int:
 
 
 def _start(settings: TrainSettings) -> None:
-    _set_up(settings.threads, settings.matmul_precision)
+    use_threads(settings.threads)
     from npgpt.training.begin import start
     from npgpt.training.execute import execute
     from npgpt.training.folder import locked
@@ -47,11 +43,10 @@ def _start(settings: TrainSettings) -> None:
         execute(new)
 
 
-def _resume(name, given: dict[str, Any]) -> None:
+def _resume(name: Any, given: dict[str, Any]) -> None:
     fixed = sorted(set(given) - set(RESUMABLE))
     if fixed:
-        flags = ", ".join("--" + n.replace("_", "-") for n in fixed)
-        raise ConfigError(f"a resumed run keeps these settings: leave out {flags}")
+        raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
     given.setdefault("threads", None)  # a matter of this process, not of the run
     use_threads(given["threads"])
     from npgpt.checkpoints.runs import newest_run, read_run_config
@@ -62,16 +57,7 @@ def _resume(name, given: dict[str, Any]) -> None:
     folder = newest_run() if name is NEWEST else Path(name)
     read_run_config(folder)  # raises CheckpointError if it isn't a run
     with locked(folder):
-        run = resume(folder, given)
-        _set_up(None, run.settings.matmul_precision)
-        execute(run)
-
-
-def _set_up(threads, matmul_precision):
-    use_threads(threads)
-    from npgpt.kernels.precision import set_matmul_precision
-
-    set_matmul_precision(matmul_precision)
+        execute(resume(folder, given))
 
 
 if __name__ == "__main__":

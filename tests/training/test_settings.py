@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npgpt.commandline import as_flag
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
 from npgpt.generation import Sampling, generate
@@ -39,13 +40,19 @@ VALUES = {
     "recompute": switches, "threads": st.integers(1, 1024),
 }  # fmt: skip
 
+OF_THE_MODEL = {
+    "tokenizer", "preset", "n_layer", "n_head", "n_embd", "n_inner", "bias", "qkv_bias", "tie_weights", "position",
+    "activation",
+}  # fmt: skip
+
 
 @st.composite
 def settings_values(draw):
     values = draw(st.fixed_dictionaries({}, optional=VALUES))
-    for one, other in [("max_steps", "epochs"), ("init_from", "preset"), ("init_from", "tokenizer")]:
-        if one in values:
-            values.pop(other, None)
+    if "max_steps" in values:
+        values.pop("epochs", None)
+    if "init_from" in values:
+        values = {name: value for name, value in values.items() if name not in OF_THE_MODEL}
     if values.get("val_fraction") == 0:
         values.pop("patience", None)
     if "min_lr" in values:
@@ -89,8 +96,7 @@ def test_stored_values_are_checked_against_each_other():
     ("values", "words"),
     [
         ({"max_steps": 3, "epochs": 1.0}, "--max-steps and --epochs"),
-        ({"init_from": "x", "preset": "nano"}, "--preset"),
-        ({"init_from": "x", "tokenizer": "byte"}, "--tokenizer"),
+        *(({"init_from": "x", name: 8}, as_flag(name)) for name in sorted(OF_THE_MODEL)),
         ({"lr": 1e-3, "min_lr": 2e-3}, "--min-lr 0.002 is above --lr 0.001"),
         ({"val_fraction": 0.0, "patience": 1}, "--patience"),
     ],
