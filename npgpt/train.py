@@ -1,7 +1,6 @@
 """python -m npgpt.train TEXT... : train a GPT on text files."""
 
 from pathlib import Path
-from typing import Any
 
 from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
 from npgpt.errors import ConfigError
@@ -20,44 +19,32 @@ def main() -> int:
     parser.add_flags(TrainSettings)
     given = vars(parser.parse_args())
     texts, resumed = given.pop("texts"), given.pop("resume")
+    settings = TrainSettings(texts=tuple(texts), **given)
     if resumed is None:
         if not texts:
             parser.error("what should it train on? Name a text file, as in: python -m npgpt.train data/the-verdict.txt")
-        _start(TrainSettings(texts=tuple(texts), **given))
     elif texts:
         hint = ", or name the run after --resume" if resumed is NEWEST else ""
         raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
-    else:
-        _resume(resumed, given)
-    return 0
-
-
-def _start(settings: TrainSettings) -> None:
-    use_threads(settings.threads)
-    from npgpt.training.begin import start
-    from npgpt.training.execute import execute
-    from npgpt.training.folder import locked
-
-    new = start(settings)
-    with locked(new.folder):
-        execute(new)
-
-
-def _resume(name: Any, given: dict[str, Any]) -> None:
-    fixed = sorted(set(given) - set(RESUMABLE))
-    if fixed:
+    elif fixed := sorted(set(given) - set(RESUMABLE)):
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
-    given.setdefault("threads", None)  # a matter of this process, not of the run
-    use_threads(given["threads"])
+    use_threads(settings.threads)
+
     from npgpt.checkpoints.runs import newest_run, read_run_config
-    from npgpt.training.begin import resume
+    from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
     from npgpt.training.folder import locked
 
-    folder = newest_run() if name is NEWEST else Path(name)
-    read_run_config(folder)  # raises CheckpointError if it isn't a run
-    with locked(folder):
-        execute(resume(folder, given))
+    if resumed is None:
+        new = start(settings)
+        with locked(new.folder):
+            execute(new)
+    else:
+        folder = newest_run() if resumed is NEWEST else Path(resumed)
+        read_run_config(folder)  # raises CheckpointError if it isn't a run
+        with locked(folder):
+            execute(resume(folder, {"threads": None, **given}))  # threads are a matter of this process
+    return 0
 
 
 if __name__ == "__main__":

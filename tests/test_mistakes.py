@@ -167,15 +167,14 @@ def test_what_can_not_be_resumed(finished):
     (work / "no-run").mkdir()
     (work / "hugging-face").mkdir()
     (work / "hugging-face" / "config.json").write_text('{"model_type": "gpt2"}')
-    shutil.copytree(work / "runs" / "text", work / "strange")
-    config = json.loads((work / "strange" / "config.json").read_text())
-    for name, change in [("unknown", {"colour": "red"}), ("wrong", {"lr": "fast"}), ("negative", {"batch_size": -1})]:
+    config = json.loads((work / "runs" / "text" / "config.json").read_text())
+    for name, change in [
+        ("unknown", {"training": {**config["training"], "colour": "red"}}),
+        ("strange", {"plan": {**config["plan"], "max_steps": 0}}),
+        ("planless", {"plan": {}}),
+    ]:
         shutil.copytree(work / "runs" / "text", work / name)
-        changed = {**config, "training": {**config["training"], **change}}
-        (work / name / "config.json").write_text(json.dumps(changed))
-    shutil.copytree(work / "runs" / "text", work / "planless")
-    for name, plan in (("planless", {}), ("strange", {**config["plan"], "max_steps": 0})):
-        (work / name / "config.json").write_text(json.dumps({**config, "plan": plan}))
+        (work / name / "config.json").write_text(json.dumps({**config, **change}))
     for typed, words in [
         (["--resume", "nothing"], "nothing/config.json: can't be read"),
         (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
@@ -192,8 +191,6 @@ def test_what_can_not_be_resumed(finished):
         (["--resume", "runs/text", "text.txt"], "leave out the text"),
         (["text.txt", "--resume"], "leave out the text, or name the run after --resume"),
         (["--resume", "unknown"], "unknown/config.json: unknown setting of a run: 'colour'"),
-        (["--resume", "wrong"], "setting lr can't be 'fast'"),
-        (["--resume", "negative"], "setting batch_size can't be -1"),
     ]:
         refused("train", *typed, cwd=work, words=[words])
     shutil.rmtree(work / "runs")

@@ -416,21 +416,13 @@ def test_a_run_that_diverges_keeps_what_was_good(folder, monkeypatch, every, sec
     error, advice = ended.err.splitlines()[-2:]
     assert error.startswith(f"error: {words}")
     assert error.endswith("training has diverged.")
-    assert advice == "Try a lower --lr, or a longer --warmup. runs/text keeps what was saved before."
+    assert advice == "Try a lower --lr, or a longer --warmup. What was saved before stays in runs/text."
     run = folder / "runs" / "text"
     assert all(math.isfinite(v) for line in metrics(run) for v in line.values() if not isinstance(v, str))
     kept, _, state = runs.load_checkpoint(run / "last.safetensors")
     assert state["step"] == 0
     for name, array in GPT(load(run).config, seed=0).state_dict().items():
         np.testing.assert_array_equal(kept[name], array)
-
-
-@pytest.mark.filterwarnings("error")  # what the run says is enough
-def test_a_run_that_diverges_before_anything_is_saved(folder, monkeypatch):
-    monkeypatch.setattr(saver, "DISK_SPEED", 1)
-    ended = command("train", "text.txt", *TINY, "--lr", 1e20, "--max-steps", 10, "--eval-every", 5, cwd=folder)
-    assert ended.code == 2
-    assert ended.err.endswith("training has diverged.\nTry a lower --lr, or a longer --warmup.\n")
 
 
 @pytest.mark.filterwarnings("error")  # what the run says is enough

@@ -3,7 +3,6 @@
 import numpy as np
 
 from npgpt import kernels
-from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
@@ -36,10 +35,9 @@ def execute(run: Run) -> None:
             fit(run, stop)
             run.evaluation.check(run.step)
         except TrainingDiverged as error:
-            saved = any((run.folder / name).exists() for name in (runs.LAST_FILE, runs.BEST_FILE))
-            kept = f" {run.folder} keeps what was saved before." if saved else ""
             raise TrainingDiverged(
-                f"{error}: training has diverged.\nTry a lower --lr, or a longer --warmup.{kept}"
+                f"{error}: training has diverged.\n"
+                f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             ) from None
         run.saver.save_at_end()
     if run.finished or run.early_stopping.reached:

@@ -1,5 +1,6 @@
 """A run's folder while it is trained: made, described by its config.json, and locked. checkpoints/runs.py reads it."""
 
+import json
 import os
 import shlex
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoints.runs import CONFIG_FILE, RUN_FORMAT
-from npgpt.checkpoints.shared.atomic import write_json
+from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, RunError
+from npgpt.errors import RunError
 from npgpt.training.plan import Plan
 
 
@@ -42,20 +43,17 @@ def create_run(out: Path, exact: bool = False) -> Path:
 
 def check_free(out: Path) -> None:
     """Raise RunError if something is at ``out``, other than an empty folder."""
-    if out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out} is there already: name a new folder, or --resume {quoted(out)}")
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is there already: name a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        resume = f", or --resume {quoted(out)}" if out.is_dir() else ""
+        raise RunError(f"{out} is there already: name a new folder{resume}")
 
 
 def write_run_config(run: str | Path, config: GPTConfig, asked: dict[str, Any], plan: Plan) -> None:
     """Write config.json: the model's configuration, the settings that were asked for, and the plan made of them."""
     path = Path(run) / CONFIG_FILE
     values = {"format": RUN_FORMAT, "model": config.to_dict(), "training": asked, "plan": asdict(plan)}
-    try:
-        write_json(path, values)
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+    with checkpoint_file(path) as file:
+        file.write(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
 @contextmanager

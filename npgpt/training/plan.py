@@ -16,29 +16,16 @@ EVAL_PART = 10  # an evaluation after each tenth of the steps
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run follows. Fields have the names of the settings that they come from.
+    """What a run follows. Fields have the names of the settings that they come from."""
 
-    ==============  ===================================================
-    context         T, tokens per sequence
-    max_steps       optimizer steps
-    lr              the highest learning rate
-    warmup          steps until it is reached
-    min_lr          the learning rate from ``decay_steps`` on
-    decay_steps     the step at which it has fallen to ``min_lr``
-    eval_every      steps between evaluations
-    sample_every    steps between samples; 0 for none
-    sample_prompt   what samples begin with
-    ==============  ===================================================
-    """
-
-    context: int
+    context: int  # T, tokens per sequence
     max_steps: int
-    lr: float
+    lr: float  # the highest learning rate, which is reached after ``warmup`` steps
     warmup: int
-    min_lr: float
+    min_lr: float  # the learning rate from step ``decay_steps`` on
     decay_steps: int
     eval_every: int
-    sample_every: int
+    sample_every: int  # 0 for no samples
     sample_prompt: str
 
     def is_due(self, every: int, step: int) -> bool:

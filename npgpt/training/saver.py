@@ -29,12 +29,12 @@ class Saver:
     def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
         self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
         size = _nbytes(model.state_dict()) + _nbytes(optimizer.state_dict())
-        self._tried_at, self._wait = time.monotonic(), PART * size / DISK_SPEED
+        self._next_save = time.monotonic() + PART * size / DISK_SPEED
 
     @property
     def due(self) -> bool:
         """Whether it is time to save again."""
-        return time.monotonic() - self._tried_at > self._wait
+        return time.monotonic() > self._next_save
 
     def save(self) -> None:
         """Write last.safetensors. If that fails, training goes on, and it is tried again later."""
@@ -43,8 +43,8 @@ class Saver:
             self._write(self.folder)
         except CheckpointError as error:
             log(f"{error}; training goes on")
-        self._tried_at = time.monotonic()
-        self._wait = max(SAVE_EVERY, PART * (self._tried_at - began))
+        now = time.monotonic()
+        self._next_save = now + max(SAVE_EVERY, PART * (now - began))
 
     def save_best(self) -> None:
         """Write best.safetensors. If that fails, training goes on."""

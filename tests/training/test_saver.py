@@ -100,7 +100,7 @@ def test_a_signal_while_the_end_is_saved_costs_nothing(folder, monkeypatch, numb
         signal.raise_signal(number)
         save(*arguments)
 
-    monkeypatch.setattr(saver, "DISK_SPEED", 1)  # so that nothing is saved before
+    monkeypatch.setattr(saver.Saver, "due", False)  # so that nothing is saved before
     monkeypatch.setattr(runs, "save_checkpoint", interrupted)
     run, ended = train(folder, "text.txt", *QUICK)
     assert ended.out.startswith("trained 2 steps")
