@@ -10,7 +10,7 @@ from pathlib import Path
 
 from npgpt.checkpoints.runs import save_weights
 from npgpt.training.begin import prepare
-from npgpt.training.schedule import learning_rate
+from npgpt.training.loop import learning_rate
 from npgpt.training.settings import TrainSettings
 
 

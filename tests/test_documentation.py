@@ -45,8 +45,8 @@ def test_commands_in_the_readme_have_flags_that_exist(name, arguments, monkeypat
 
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_only(self, given=None):
-        raise Parsed(parse(self, given))
+    def parse_only(self, *given):
+        raise Parsed(parse(self, *given))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     monkeypatch.setattr("sys.argv", [name, *shlex.split(arguments)])
