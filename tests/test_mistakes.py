@@ -55,7 +55,7 @@ def test_what_training_can_not_read(folder):
         (["odd.bin"], "an odd number"),
         (["beyond.bin"], "its token 0 is 65535"),
         (["good.bin", "text.txt"], "can't be read together"),
-        (["good.bin", "--tokenizer", "char"], "there are no characters to make a tokenizer from"),
+        (["good.bin", "--tokenizer", "char"], "it has no characters to make a tokenizer from"),
     ]:
         refused("train", *QUICK, *typed, cwd=folder, words=[words])
 
