@@ -115,6 +115,16 @@ def test_moments_are_for_what_trains_when_it_is_made():
     assert list(optimizer.state_dict()) == [f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in trained]
 
 
+def test_a_parameter_that_trains_later_needs_a_new_optimizer():
+    """Or it would silently stay as it is."""
+    p = Tensor(np.ones(3))
+    optimizer = AdamW([("p", p)])
+    p.requires_grad = True
+    with pytest.raises(ValueError, match="parameter p was frozen when this AdamW was made"):
+        optimizer.step()
+    assert optimizer.steps == 0
+
+
 def test_freed_memory_is_kept_where_training_starts(monkeypatch):
     calls = []
     monkeypatch.setattr(optim, "keep_freed_memory", lambda: calls.append(1))
