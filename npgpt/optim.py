@@ -14,7 +14,8 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019); kernels/adamw.py has the formulas.
 
     Trains the parameters whose ``requires_grad`` is True when it is made, and has moments for them alone. To train
-    others, make a new one: their moments begin at zero, which is corrected by the number of steps. Decays matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network overfit,
+    others, make a new one: moments begin at zero, and the correction for it goes by the number of steps. Decays
+    matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network overfit,
     and pulling a layer norm's weight towards 0 would only shrink its output.
 
     ``lr`` may be set before each step. A parameter without a gradient is left alone. Making an AdamW also tells the C

@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
-import llvmlite
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl
@@ -32,7 +31,7 @@ from npgpt.kernels import progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
-_VERSIONS = numba.__version__, llvmlite.__version__, np.__version__, sys.version_info[:2]
+_VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
 class KernelCache:
@@ -54,7 +53,7 @@ class KernelCache:
         with suppress(RuntimeError, OSError):
             if not function.__closure__:
                 self._stamp = stamp(self._source)  # now: the file may be edited before the function is compiled
-                # Private: Numba's search for a folder: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache.
+                # Private: Numba's search: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache folder.
                 self.cache_path = CompileResultCacheImpl(function).locator.get_cache_path()
 
     def holds(self, types: tuple) -> bool:
