@@ -170,11 +170,7 @@ class Tensor:
     def __neg__(self) -> "Tensor":
         return Tensor.from_op(-self.data, (self,), lambda dy, needs: (-dy,))
 
-    def __radd__(self, other) -> "Tensor":
-        return self + other
-
-    def __rmul__(self, other) -> "Tensor":
-        return self * other
+    __radd__, __rmul__ = __add__, __mul__
 
     def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self

@@ -17,12 +17,14 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.compiler import CompileResult
 from numba.core.cpu import CPUContext
+from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
@@ -45,7 +47,7 @@ class KernelCache:
     function around it, whose values the source doesn't tell; nor if no folder can be written.
     """
 
-    def __init__(self, dispatcher):
+    def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
         function = dispatcher.py_func
         self._source, self._stamp = Path(function.__code__.co_filename), ""
@@ -60,7 +62,7 @@ class KernelCache:
         """Whether a file for these argument types is there and good. Nothing is loaded."""
         return self._read(types) is not None
 
-    def load_overload(self, signature, target_context):
+    def load_overload(self, signature: Any, target_context: Any) -> CompileResult:
         """Private: called by ``Dispatcher.compile``, under Numba's lock. What is returned is what will run."""
         types, return_type = normalize_signature(signature)
         code = self._read(types)
@@ -69,7 +71,7 @@ class KernelCache:
             self._write(types, code)
         return _load(code)
 
-    def save_overload(self, signature, result):
+    def save_overload(self, signature: Any, result: CompileResult) -> None:
         """Private: called by ``Dispatcher.compile`` after it has compiled, which it never does here."""
 
     def _compile(self, types, return_type) -> bytes:
@@ -112,7 +114,7 @@ class KernelCache:
         return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}.kernel"
 
 
-def cached(dispatcher):
+def cached(dispatcher: Dispatcher) -> Dispatcher:
     """Give a jitted function a cache of this kind. -> the function"""
     dispatcher._cache = KernelCache(dispatcher)  # Private: where a dispatcher looks before it compiles.
     return dispatcher
