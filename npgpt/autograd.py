@@ -5,7 +5,7 @@ from node to node back to the leaves, the tensors that no operation made.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import _GeneratorContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 _recording = ContextVar("npgpt_recording", default=True)
 
 
-def no_grad() -> AbstractContextManager:
+def no_grad() -> _GeneratorContextManager[None]:
     """``with no_grad():`` record nothing, so no memory is kept for a backward pass. ``@no_grad()`` works too.
 
     >>> from npgpt import Tensor, no_grad
@@ -28,7 +28,7 @@ def no_grad() -> AbstractContextManager:
     return _recording_is(False)
 
 
-def enable_grad() -> AbstractContextManager:
+def enable_grad() -> _GeneratorContextManager[None]:
     """``with enable_grad():`` record everything, within ``no_grad`` too."""
     return _recording_is(True)
 
@@ -54,7 +54,7 @@ def needs_grad(*tensors: Any) -> tuple[bool, ...]:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """How one result was made. It holds no values of its own, only what ``backward`` captured."""
+    """The record of one operation. It holds no values of its own, only what ``backward`` captured."""
 
     parents: tuple  # for each input the Node or the leaf that its gradient goes to, None if it needs none
     backward: Callable

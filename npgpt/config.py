@@ -72,9 +72,8 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            self._check_whole_number(name, getattr(self, name))
-        if self.n_inner is not None:
-            self._check_whole_number("n_inner", self.n_inner)
+            self._check(_is_whole(getattr(self, name)), name, "a whole number of at least 1")
+        self._check(self.n_inner is None or _is_whole(self.n_inner), "n_inner", "a whole number of at least 1")
         for name in ("bias", "tie_weights", "scale_attn_by_inverse_layer_idx"):
             self._check(isinstance(getattr(self, name), bool), name, "true or false")
         self._check(self.qkv_bias is None or isinstance(self.qkv_bias, bool), "qkv_bias", "true, false or None")
@@ -128,13 +127,13 @@ class GPTConfig:
     def has_qkv_bias(self) -> bool:
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
-    def _check_whole_number(self, name, value):
-        ok = isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
-        self._check(ok, name, "a whole number of at least 1")
-
     def _check(self, ok, name, wanted):
         if not ok:
             raise ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
 def _is_number(value) -> bool:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt import ops
 from npgpt.activation_checkpointing import checkpointed
@@ -28,13 +28,13 @@ class GPT(Module):
 
     recompute = False
 
-    def __init__(self, config: GPTConfig, seed: int = 0, dtype: np.dtype = np.float32):
+    def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self._declare(config, np.dtype(dtype))
         self._initialise(np.random.default_rng([seed, 0]))
         self.seed(seed)
 
     @classmethod
-    def empty(cls, config: GPTConfig, dtype: np.dtype = np.float32) -> "GPT":
+    def empty(cls, config: GPTConfig, dtype: DTypeLike = np.float32) -> "GPT":
         """A model whose parameters have shapes and no memory, for weights that are loaded into it.
 
         >>> GPT.empty(GPTConfig.preset("gpt2-xl")).num_parameters()
@@ -129,6 +129,8 @@ class GPT(Module):
                 x = checkpointed(block, self.rng, x, padding_mask)
             else:
                 x = block(x, padding_mask)
+        if cache is not None:
+            cache.length = end
         return self.ln_f(x)
 
     def forward(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:

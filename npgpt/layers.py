@@ -4,7 +4,7 @@ Parameters are declared by the modules and get their values from ``GPT`` (gpt.py
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class Module:
     """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name."""
 
     training = False
+    forward: Callable[..., Tensor]  # a method of each subclass
 
     def __call__(self, *inputs, **named) -> Tensor:
         return self.forward(*inputs, **named)

@@ -13,7 +13,8 @@ from npgpt.tensor import Tensor
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019); kernels/adamw.py has the formulas.
 
-    Trains the parameters whose ``requires_grad`` is True when it is made, and has moments for them alone. Decays
+    Trains the parameters whose ``requires_grad`` is True when it is made, and has moments for them alone. To train
+    others, make a new one: moments begin at zero, and the correction for it goes by the number of steps. Decays
     matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network overfit,
     and pulling a layer norm's weight towards 0 would only shrink its output.
 
@@ -37,14 +38,22 @@ class AdamW:
         weight_decay: float = 0.01,
     ):
         keep_freed_memory()
-        self.parameters = {name: p for name, p in dict(named_parameters).items() if p.requires_grad}
+        named = dict(named_parameters)
+        self.parameters = {name: p for name, p in named.items() if p.requires_grad}
+        self._frozen = {name: p for name, p in named.items() if not p.requires_grad}
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.steps = 0
         self.exp_avg = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
     def step(self) -> None:
-        """Change the parameters by their gradients. Raises ValueError if one has no weights yet (``GPT.empty``)."""
+        """Change the parameters by their gradients.
+
+        Raises ValueError if one has no weights yet (``GPT.empty``), or was frozen and now isn't.
+        """
+        for name, p in self._frozen.items():
+            if p.requires_grad:
+                raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")
         changed = {name: p for name, p in self.parameters.items() if p.grad is not None}
         for name, p in changed.items():
             if not p.data.flags.writeable:

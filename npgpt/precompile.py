@@ -40,7 +40,8 @@ def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[st
         names.add("dropout")
     if activation := _ACTIVATIONS[config.activation]:
         names |= {f"{activation}_forward", f"{activation}_backward"}
-    for M, K, N in (*_layer_products(config, rows), *_head_products(config, {min(rows, ROWS), rows % ROWS})):
+    head = [(M, config.n_embd, config.vocab_size) for M in (min(rows, ROWS), rows % ROWS)]
+    for M, K, N in (*_layer_products(config, rows), *head):
         names |= {*_matmul(M, K, N), *_matmul(M, N, K), *_matmul(K, M, N)}  # y = x W, dx = dy W^T, dW = x^T dy
     return names
 
@@ -50,7 +51,8 @@ def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
     names = {"layernorm_forward", "attention_forward"}
     if activation := _ACTIVATIONS[config.activation]:
         names.add(f"{activation}_forward")
-    products = (*_layer_products(config, prompt), *_layer_products(config, 1), *_head_products(config, {1}))
+    head = 1, config.n_embd, config.vocab_size
+    products = *_layer_products(config, prompt), *_layer_products(config, 1), head
     return names.union(*(_matmul(*product) for product in products))
 
 
@@ -59,11 +61,6 @@ def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, in
     C = config.n_embd
     for inputs, outputs in ((C, 3 * C), (C, C), (C, config.inner_size), (config.inner_size, C)):
         yield rows, inputs, outputs
-
-
-def _head_products(config: GPTConfig, rows: set[int]) -> Iterator[tuple[int, int, int]]:
-    for M in rows:
-        yield M, config.n_embd, config.vocab_size
 
 
 def _matmul(M, K, N) -> set[str]:

@@ -6,6 +6,7 @@ have a file each in ``npgpt/ops``.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,9 +34,9 @@ class Tensor:
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False):
         self.data = _as_float_array(data)
-        self.grad = None
+        self.grad: np.ndarray | None = None
         self.requires_grad = requires_grad
-        self._node = None
+        self._node: Node | None = None
 
     @classmethod
     def from_op(cls, data: np.ndarray, parents: tuple, backward: Callable) -> "Tensor":
@@ -169,11 +170,7 @@ class Tensor:
     def __neg__(self) -> "Tensor":
         return Tensor.from_op(-self.data, (self,), lambda dy, needs: (-dy,))
 
-    def __radd__(self, other) -> "Tensor":
-        return self + other
-
-    def __rmul__(self, other) -> "Tensor":
-        return self * other
+    __radd__, __rmul__ = __add__, __mul__
 
     def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self
@@ -222,16 +219,16 @@ class Tensor:
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size if self.size else np.nan)
 
-    def reshape(self, *shape: int | tuple[int, ...]) -> "Tensor":
+    def reshape(self, *shape: Any) -> "Tensor":
+        """The same elements in another shape, given as ``reshape(2, 3)`` or as ``reshape((2, 3))``."""
         before = self.shape
-        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-        return Tensor.from_op(self.data.reshape(shape), (self,), lambda dy, needs: (dy.reshape(before),))
+        return Tensor.from_op(self.data.reshape(*shape), (self,), lambda dy, needs: (dy.reshape(before),))
 
-    def transpose(self, *axes: int | tuple[int, ...]) -> "Tensor":
+    def transpose(self, *axes: Any) -> "Tensor":
         """Axes in a new order; without arguments, in reverse order. Back: the inverse permutation."""
-        axes = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
-        axes = tuple(a % self.ndim for a in axes) or tuple(reversed(range(self.ndim)))
-        return Tensor.from_op(self.data.transpose(axes), (self,), lambda dy, needs: (dy.transpose(np.argsort(axes)),))
+        order = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
+        order = tuple(a % self.ndim for a in order) or tuple(reversed(range(self.ndim)))
+        return Tensor.from_op(self.data.transpose(order), (self,), lambda dy, needs: (dy.transpose(np.argsort(order)),))
 
     def __getitem__(self, index) -> "Tensor":
         """A selection. Each contribution goes back to where the element was taken from; one taken twice gets both."""

@@ -156,11 +156,6 @@ def test_initial_weights_are_those_of_gpt2():
             assert abs(outside - 0.0455) < 5 * math.sqrt(0.0455 * 0.9545 / p.size), name
 
 
-def test_no_two_initial_matrices_are_alike():
-    matrices = [p.data for _, p in GPT(TINY, seed=0).named_parameters() if p.ndim == 2]
-    assert len({matrix.flat[0] for matrix in matrices}) == len(matrices)
-
-
 def test_the_seed_decides_the_initial_weights():
     one, same, other = (GPT(TINY, seed=seed).state_dict() for seed in (3, 3, 4))
     for name, array in one.items():

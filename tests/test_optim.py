@@ -48,11 +48,6 @@ def test_the_first_step_by_hand():
     assert p["b"].data == 5  # no gradient and, having one dimension, no decay
 
 
-def test_the_defaults_are_torchs_but_for_the_learning_rate():
-    optimizer = AdamW([])
-    assert (optimizer.lr, optimizer.betas, optimizer.eps, optimizer.weight_decay) == (3e-4, (0.9, 0.999), 1e-8, 0.01)
-
-
 STEPS = 25
 RATES = 0.01 * np.random.default_rng(1).uniform(0.1, 2, STEPS)
 
@@ -110,9 +105,17 @@ def test_decay_is_for_matrices_only():
 def test_moments_are_for_what_trains_when_it_is_made():
     parameters = {name: Tensor(array, requires_grad=name != "d") for name, array in arrays(np.float64).items()}
     optimizer = AdamW(parameters.items())
-    trained = [name for name in SHAPES if name != "d"]
-    assert list(optimizer.parameters) == trained
-    assert list(optimizer.state_dict()) == [f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in trained]
+    assert list(optimizer.parameters) == list(optimizer.exp_avg) == [name for name in SHAPES if name != "d"]
+
+
+def test_a_parameter_that_trains_later_needs_a_new_optimizer():
+    """Or it would silently stay as it is."""
+    p = Tensor(np.ones(3))
+    optimizer = AdamW([("p", p)])
+    p.requires_grad = True
+    with pytest.raises(ValueError, match="parameter p was frozen when this AdamW was made"):
+        optimizer.step()
+    assert optimizer.steps == 0
 
 
 def test_freed_memory_is_kept_where_training_starts(monkeypatch):
@@ -120,15 +123,6 @@ def test_freed_memory_is_kept_where_training_starts(monkeypatch):
     monkeypatch.setattr(optim, "keep_freed_memory", lambda: calls.append(1))
     AdamW([])
     assert calls == [1]
-
-
-def test_steps_are_counted_from_zero():
-    optimizer = optimizer_of()
-    assert optimizer.steps == 0
-    for step in range(3):
-        give_gradients(optimizer, step)
-        optimizer.step()
-    assert optimizer.steps == 3
 
 
 def test_a_parameter_without_a_gradient_is_left_alone():
@@ -310,12 +304,6 @@ SCHEDULE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
 )
 def test_warm_up_and_cosine(step, expected):
     assert warmup_cosine(step, **SCHEDULE) == pytest.approx(expected, rel=1e-14)
-
-
-def test_the_learning_rate_rises_and_then_falls():
-    schedule = [warmup_cosine(step, **SCHEDULE) for step in range(15)]
-    assert all(np.diff(schedule[:4]) > 0)
-    assert all(np.diff(schedule[4:13]) < 0)
 
 
 def test_schedules_without_a_part():

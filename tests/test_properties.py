@@ -144,15 +144,6 @@ def test_gradients_of_micro_batches_add_up_to_those_of_one_batch(model, B, T, se
     assert_same_gradients(gradients(model, *losses), gradients(model, whole))
 
 
-@given(models(), st.integers(1, 3), st.integers(1, 3), lengths, seeds)
-def test_k_micro_batches_of_one_size_each_weigh_one_kth(model, k, size, T, seed):
-    """As the trainer weighs them."""
-    ids, targets = ids_for(model, k * size, T, seed), ids_for(model, k * size, T, seed + 1)
-    parts = [slice(i * size, (i + 1) * size) for i in range(k)]
-    found = gradients(model, *(model.loss(ids[part], targets[part]) / k for part in parts))
-    assert_same_gradients(found, gradients(model, model.loss(ids, targets)))
-
-
 @given(models(), one_or_more, lengths, seeds, st.integers(-20, 20), st.sampled_from([1, -1]))
 def test_a_multiple_of_the_loss_has_that_multiple_of_the_gradients(model, B, T, seed, exponent, sign):
     """To the last bit, since a power of two is only another exponent."""

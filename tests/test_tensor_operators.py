@@ -72,13 +72,6 @@ broadcastable = mutually_broadcastable_shapes(num_shapes=2, max_dims=3, min_side
 
 
 @two
-@requires_torch
-@given(broadcastable, seeds)
-def test_broadcasting_against_torch(function, shapes, seed):
-    same_as_torch(function, *(numbers(seed + i, shape) for i, shape in enumerate(shapes)))
-
-
-@two
 @given(broadcastable, seeds)
 @example(((3, 1), (2,)), 0)
 @example(((3, 1), (0,)), 0)

@@ -12,7 +12,7 @@ from npgpt.errors import ConfigError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. Raises ConfigError, which names the field, if a number can't be.
+    """How the next token is drawn. Raises ConfigError, which names the field, if a value is out of range.
 
     temperature     logits are divided by it: below 1 sharpens the distribution; 0 is greedy, always the likeliest token
     top_k           only the k likeliest tokens (Fan et al. 2018); None or 0: all

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -40,8 +41,9 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     processes = []
     try:
         count = min(numba.get_num_threads(), MAX_PROCESSES, total)
-        for i in range(count):
-            processes.append(_start(i * total // count, *dtypes, *missing))
+        with suppress(OSError):  # no memory for another process
+            for i in range(count):
+                processes.append(_start(i * total // count, *dtypes, *missing))
         while missing and any(process.poll() is None for process in processes) and not stop():
             sleep(0.1)
             missing = {name: kernel for name, kernel in missing.items() if not _is_cached(*kernel)}

@@ -34,7 +34,7 @@ from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.product import gemm
 from npgpt.kernels.precision import gemm_dtype_tag
-from npgpt.kernels.row_max import largest
+from npgpt.kernels.row_max import row_maximum
 
 QUERIES_PER_BLOCK = 64  # whose scores are computed at a time: 64 x Tk of them, up to the last visible key
 
@@ -110,7 +110,6 @@ def _forward_heads(
     Tk, q, k, v, scale, has_padding, padding_mask, threshold, factor, seed, dtype_tag, y, row_max, row_sum
 ):
     B, Tq, H, D = y.shape
-    zero = y.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
         S = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), y.dtype)
@@ -125,15 +124,12 @@ def _forward_heads(
                 row = S[i - i0]
                 n_visible = i + Tk - Tq + 1
                 _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask[b])
-                m = _largest(row, n_visible, has_padding, padding_mask[b])
+                m = _row_maximum(row, n_visible, has_padding, padding_mask[b])
                 z = _exponentials(row, n_keys, m)
                 row_max[b, h, i], row_sum[b, h, i] = m, z
                 for j in range(n_keys):
                     row[j] = row[j] / z
-                if threshold > 0:
-                    first = np.uint64((head * Tq + i) * Tk)
-                    for j in range(n_visible):
-                        row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                _drop(row, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
             gemm(  # y = P v
                 i1 - i0, D, n_keys, _data_ptr(S), Tk, 1, _element_ptr(v, b, 0, h), v.stride, 1,
                 0, 0, _data_ptr(y[b, i0:, h]), H * D, dtype_tag
@@ -186,10 +182,7 @@ def _backward_heads(
                 z = row_sum[b, h, i]
                 for j in range(n_keys):
                     p[j] = p[j] / z
-                first = np.uint64((head * Tq + i) * Tk)
-                if threshold > 0:
-                    for j in range(n_visible):
-                        dp[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                _drop(dp, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
                 dot = zero
                 for j in range(n_visible):
                     dot += dp[j] * p[j]
@@ -201,9 +194,7 @@ def _backward_heads(
                             dp[j] = zero
                 for j in range(n_visible, n_keys):
                     dp[j] = zero
-                if threshold > 0:
-                    for j in range(n_visible):
-                        p[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else zero
+                _drop(p, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
             # dq = dS k; dk += dS^T q and dv += P^T dy
             gemm(n, D, n_keys, _data_ptr(dP), Tk, 1, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
             gemm(n_keys, D, n, _data_ptr(dP), 1, Tk, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
@@ -225,13 +216,22 @@ def _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask):
 
 
 @jit
-def _largest(row, n_visible, has_padding, padding_mask):
+def _drop(row, n_visible, first, threshold, factor, seed):
+    """Dropout of row[:n_visible], whose elements are those from ``first`` on of (B, H, Tq, Tk)."""
+    if threshold > 0:
+        first = np.uint64(first)
+        for j in range(n_visible):
+            row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else row.dtype.type(0)
+
+
+@jit
+def _row_maximum(row, n_visible, has_padding, padding_mask):
     """m: the largest visible score; 0 if the row is fully masked."""
     anything = not has_padding
     if has_padding:
         for j in range(n_visible):
             anything |= padding_mask[j]
-    return largest(row[:n_visible]) if anything else row.dtype.type(0)
+    return row_maximum(row[:n_visible]) if anything else row.dtype.type(0)
 
 
 @jit

@@ -17,11 +17,14 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numba
+import numpy as np
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.compiler import CompileResult
 from numba.core.cpu import CPUContext
+from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
@@ -30,31 +33,36 @@ from npgpt.kernels import progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
-_VERSIONS = numba.__version__, sys.version_info[:2]
+_VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
 class KernelCache:
     """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
 
     Each compiled version has a file of its own, named after the function and its argument types: a digest, then
-    pickled machine code. The digest covers the code, the source's stamp and the versions of Numba and Python, so a file
+    pickled machine code. The digest covers the code, the source's stamp and the versions of what compiles it, so a file
     that is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
+
+    Nothing is cached of a function without a source file (typed into a notebook), or of one that uses variables of a
+    function around it, whose values the source doesn't tell; nor if no folder can be written.
     """
 
-    def __init__(self, dispatcher):
+    def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
-        self._source = Path(dispatcher.py_func.__code__.co_filename)
-        self._stamp = stamp(self._source)  # now, since the file may be edited before the function is compiled
-        self.cache_path = None  # None: no folder can be written, so each process compiles
+        function = dispatcher.py_func
+        self._source, self._stamp = Path(function.__code__.co_filename), ""
+        self.cache_path = None  # None: each process compiles
         with suppress(RuntimeError, OSError):
-            # Private: Numba's search for a folder. NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache.
-            self.cache_path = CompileResultCacheImpl(dispatcher.py_func).locator.get_cache_path()
+            if not function.__closure__:
+                self._stamp = stamp(self._source)  # now: the file may be edited before the function is compiled
+                # Private: Numba's search: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache folder.
+                self.cache_path = CompileResultCacheImpl(function).locator.get_cache_path()
 
     def holds(self, types: tuple) -> bool:
         """Whether a file for these argument types is there and good. Nothing is loaded."""
         return self._read(types) is not None
 
-    def load_overload(self, signature, target_context):
+    def load_overload(self, signature: Any, target_context: Any) -> CompileResult:
         """Private: called by ``Dispatcher.compile``, under Numba's lock. What is returned is what will run."""
         types, return_type = normalize_signature(signature)
         code = self._read(types)
@@ -63,7 +71,7 @@ class KernelCache:
             self._write(types, code)
         return _load(code)
 
-    def save_overload(self, signature, result):
+    def save_overload(self, signature: Any, result: CompileResult) -> None:
         """Private: called by ``Dispatcher.compile`` after it has compiled, which it never does here."""
 
     def _compile(self, types, return_type) -> bytes:
@@ -106,7 +114,7 @@ class KernelCache:
         return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}.kernel"
 
 
-def cached(dispatcher):
+def cached(dispatcher: Dispatcher) -> Dispatcher:
     """Give a jitted function a cache of this kind. -> the function"""
     dispatcher._cache = KernelCache(dispatcher)  # Private: where a dispatcher looks before it compiles.
     return dispatcher

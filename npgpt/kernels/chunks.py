@@ -1,5 +1,9 @@
 """Long arrays are cut into chunks, which threads take one after the other."""
 
+from collections.abc import Callable
+
+import numpy as np
+
 from npgpt.kernels.jit import jit
 
 CHUNK_SIZE = 4096  # elements; 16 KB of each array: they stay in the first-level cache from one use to the next
@@ -15,3 +19,11 @@ def n_chunks(n):
 def chunk_view(x, chunk):
     """This chunk of x (N,), a view."""
     return x[chunk * CHUNK_SIZE : (chunk + 1) * CHUNK_SIZE]
+
+
+def elementwise(kernel: Callable, *arrays: np.ndarray) -> np.ndarray:
+    """Run kernel(*arrays, y) on flat, contiguous arrays of one shape -> y, of their shape."""
+    arrays = tuple(np.asarray(x, order="C") for x in arrays)
+    y = np.empty_like(arrays[0])
+    kernel(*(x.reshape(-1) for x in (*arrays, y)))
+    return y

@@ -19,7 +19,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import exact_jit, parallel_jit
-from npgpt.kernels.row_max import largest
+from npgpt.kernels.row_max import row_maximum
 
 
 def cross_entropy_forward_numpy(
@@ -64,7 +64,7 @@ def _forward_rows(logits, targets, ignore_index, losses, row_max, row_sum):
     N, V = logits.shape
     scalar = logits.dtype.type
     for n in prange(N):
-        m, z = largest(logits[n]), scalar(0)
+        m, z = row_maximum(logits[n]), scalar(0)
         for j in range(V):
             z += exp(logits[n, j] - m)
         row_max[n], row_sum[n] = m, z

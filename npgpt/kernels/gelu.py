@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import prange
 
-from npgpt.kernels.chunks import chunk_view, n_chunks
+from npgpt.kernels.chunks import chunk_view, elementwise, n_chunks
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.normal_cdf import normal_cdf
@@ -53,10 +53,7 @@ def gelu_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def gelu_tanh_forward_numba(x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel, by the form with one exponential."""
-    x = np.asarray(x, order="C")
-    y = np.empty_like(x)
-    _tanh_forward(x.reshape(-1), y.reshape(-1))
-    return y
+    return elementwise(_tanh_forward, x)
 
 
 @parallel_jit
@@ -75,10 +72,7 @@ def gelu_tanh_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
     With e = exp(-|2u|), s (1 - s) = e / (1 + e)^2: where s is nearly 1, 1 - s would lose most of its digits.
     """
-    x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
-    dx = np.empty_like(x)
-    _tanh_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
-    return dx
+    return elementwise(_tanh_backward, dy, x)
 
 
 @parallel_jit
@@ -99,10 +93,7 @@ def _tanh_backward(dy, x, dx):
 
 def gelu_forward_numba(x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel."""
-    x = np.asarray(x, order="C")
-    y = np.empty_like(x)
-    _exact_forward(x.reshape(-1), y.reshape(-1))
-    return y
+    return elementwise(_exact_forward, x)
 
 
 @parallel_jit
@@ -115,10 +106,7 @@ def _exact_forward(x, y):
 
 def gelu_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel."""
-    x, dy = np.asarray(x, order="C"), np.asarray(dy, order="C")
-    dx = np.empty_like(x)
-    _exact_backward(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
-    return dx
+    return elementwise(_exact_backward, dy, x)
 
 
 @parallel_jit

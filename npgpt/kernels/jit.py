@@ -47,8 +47,8 @@ def parallel_jit(function: Callable) -> Callable:
         if work >= MIN_PARALLEL_SIZE:
             return kernel(*arguments)
         threads = numba.get_num_threads()
-        numba.set_num_threads(1)
         try:
+            numba.set_num_threads(1)
             return kernel(*arguments)
         finally:
             numba.set_num_threads(threads)

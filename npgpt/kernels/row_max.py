@@ -14,35 +14,35 @@ from npgpt.kernels.jit import INLINED, jit
 
 
 @jit
-def _largest_bits(bits, sign, all_but_sign, minus_infinity):
+def _max_bits(bits, sign, all_but_sign, minus_infinity):
     """The bits of the largest element. ``sign`` is the position of the sign bit; all arguments are of one type."""
-    top = minus_infinity ^ all_but_sign
+    largest = minus_infinity ^ all_but_sign
     for j in range(bits.size):
-        top = max(top, bits[j] ^ ((bits[j] >> sign) & all_but_sign))
-    return top ^ ((top >> sign) & all_but_sign)
+        largest = max(largest, bits[j] ^ ((bits[j] >> sign) & all_but_sign))
+    return largest ^ ((largest >> sign) & all_but_sign)
 
 
 @jit
-def _largest_float32(row):
+def _max_float32(row):
     minus_infinity = np.float32(-np.inf).view(np.int32)
-    bits = _largest_bits(row.view(np.int32), np.int32(31), np.int32(0x7FFFFFFF), minus_infinity)
+    bits = _max_bits(row.view(np.int32), np.int32(31), np.int32(0x7FFFFFFF), minus_infinity)
     return np.int32(bits).view(np.float32)
 
 
 @jit
-def _largest_float64(row):
+def _max_float64(row):
     minus_infinity = np.float64(-np.inf).view(np.int64)
-    bits = _largest_bits(row.view(np.int64), np.int64(63), np.int64(0x7FFFFFFFFFFFFFFF), minus_infinity)
+    bits = _max_bits(row.view(np.int64), np.int64(63), np.int64(0x7FFFFFFFFFFFFFFF), minus_infinity)
     return np.int64(bits).view(np.float64)
 
 
-def largest(row: np.ndarray) -> np.floating:
+def row_maximum(row: np.ndarray) -> np.floating:
     """The largest element of a contiguous row, for use inside jitted kernels; -infinity if the row is empty."""
     return row.max(initial=-np.inf)
 
 
-@overload(largest, jit_options=INLINED)
-def _largest(row):
+@overload(row_maximum, jit_options=INLINED)
+def _row_maximum(row):
     if row.dtype == types.float32:
-        return lambda row: _largest_float32(row)
-    return lambda row: _largest_float64(row)
+        return lambda row: _max_float32(row)
+    return lambda row: _max_float64(row)

@@ -15,7 +15,7 @@ from numba import prange
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import parallel_jit
-from npgpt.kernels.row_max import largest
+from npgpt.kernels.row_max import row_maximum
 
 
 def softmax_forward_numpy(x: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def softmax_forward_numba(x: np.ndarray) -> np.ndarray:
 def _forward_rows(x, y):
     R, N = x.shape
     for r in prange(R):
-        m = largest(x[r])
+        m = row_maximum(x[r])
         total = x.dtype.type(0)
         for j in range(N):
             e = exp(x[r, j] - m)

@@ -35,7 +35,7 @@ def _parsed(path: Path) -> tuple[str, list[Path]]:
             del node.body[0]
         if isinstance(node, ast.Import):
             imports += [name.name for name in node.names]
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and not node.level:  # a relative one is in another package
             imports += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
     parts = [name.removeprefix(_PACKAGE + ".").split(".") for name in imports if name.startswith(_PACKAGE + ".")]
     files = [_FOLDER.joinpath(*part).with_suffix(".py") for part in parts]

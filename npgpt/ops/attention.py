@@ -24,7 +24,7 @@ def causal_self_attention(
                     position that may look at nothing, because all up to it is padding, gets zeros
     dropout, seed   drop attention weights, as ``dropout`` does
     cache           holds the keys and values of ``cache.length`` earlier positions (generation/cache.py). Those of qkv
-                    are appended, and the padding mask covers all: (B, cache.length + T)
+                    are stored behind them, and the padding mask covers all: (B, cache.length + T)
 
     Forward     S = scale q k^T, -inf where the key is later or padding     P = softmax(S)      y = P v
     Backward    dv = P^T dy         dP = dy v^T         dS = P * (dP - rowsum(dP * P))
@@ -47,7 +47,7 @@ def causal_self_attention(
                 f"attention: the padding mask must be bool {(B, Tk)}, not {padding_mask.dtype} {padding_mask.shape}"
             )
     if cache is not None:
-        k, v = cache.append(k, v)
+        k, v = cache.store(k, v)
     y, row_max, row_sum = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)
 
     def backward(dy, needs):

@@ -47,25 +47,39 @@ def test_keys_and_values_of_another_model_or_batch_are_refused(wrong):
     shape, dtype = {"batch": (1, 2, 3, 4), "heads": (2, 2, 4, 4)}.get(wrong, (2, 2, 3, 4)), np.float32
     k = np.ones(shape, np.float64 if wrong == "dtype" else dtype)
     with pytest.raises(ValueError, match="can't store keys"):
-        cache.append(k, k[:, :1] if wrong == "values" else k)
+        cache.store(k, k[:, :1] if wrong == "values" else k)
     assert cache.length == 0
 
 
-def test_a_layer_holds_what_was_appended_and_no_more_than_it_has_room_for():
+def test_a_layer_holds_what_was_stored_and_no_more_than_it_has_room_for():
     cache, k = LayerCache((2, 5, 3, 4), np.float64), np.random.default_rng(0).standard_normal((2, 6, 3, 4))
     for begin, end in ((0, 2), (2, 5)):
-        keys, values = cache.append(k[:, begin:end], -k[:, begin:end])
+        keys, values = cache.store(k[:, begin:end], -k[:, begin:end])
+        cache.length = end
         np.testing.assert_array_equal(keys, k[:, :end])
         np.testing.assert_array_equal(values, -k[:, :end])
     with pytest.raises(ValueError, match="a cache of 5 positions that holds 5 can't store 1 more"):
-        cache.append(k[:, 5:], k[:, 5:])
+        cache.store(k[:, 5:], k[:, 5:])
 
 
-def test_an_interrupted_forward_pass_shows(monkeypatch):
-    model, cache = random_model(), KeyValueCache(CONFIG, 1, np.float64)
+@pytest.mark.parametrize("part", ["attn", "mlp"])
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_an_interrupted_forward_pass_leaves_no_trace(monkeypatch, n_layer, part):
+    """Whether the last layer has stored its keys or not, the same tokens can be given again."""
+    model = random_model(n_layer=n_layer)
+    cache = KeyValueCache(model.config, 1, np.float64)
+    model([[1, 2]], cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(model.h[1].attn, "forward", lambda *inputs: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(getattr(model.h[-1], part), "forward", lambda *inputs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            model([[1, 2]], cache=cache)
-    with pytest.raises(ValueError, match=r"layers hold \[0, 2\] positions: a forward pass was interrupted"):
-        model([[3]], cache=cache)
+            model([[3]], cache=cache)
+    assert cache.length == 2
+    np.testing.assert_allclose(model([[4]], cache=cache).data[0, -1], model([[1, 2, 4]]).data[0, -1], atol=1e-13)
+
+
+def test_a_cache_goes_back():
+    model = random_model()
+    cache = KeyValueCache(model.config, 1, np.float64)
+    model([[1, 2, 3]], cache=cache)
+    cache.length = 1
+    np.testing.assert_allclose(model([[4]], cache=cache).data[0, -1], model([[1, 4]]).data[0, -1], atol=1e-13)

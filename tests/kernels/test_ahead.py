@@ -156,6 +156,12 @@ def test_processes_that_fail_leave_it_to_the_first_call(kernels):
     assert [process.returncode for process, _ in kernels.started] == [1, 1]
 
 
+def test_processes_that_cannot_be_started_leave_it_to_the_first_call(kernels, monkeypatch):
+    monkeypatch.setattr(kernels, "_start", lambda *arguments: (_ for _ in ()).throw(OSError(12, "no memory")))
+    kernels.compile_ahead(NAMES)
+    assert progress.sys.stderr.getvalue().endswith(" s\n")
+
+
 def test_without_a_terminal_one_line_is_printed(kernels):
     kernels.code = ""
     progress.sys.stderr = io.StringIO()

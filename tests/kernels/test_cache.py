@@ -78,6 +78,23 @@ def test_a_file_that_was_edited_after_its_import(calls, tmp_path):
     assert results == [6, 8]
 
 
+def times(factor):
+    def product(x):
+        return factor * x
+
+    return product
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_a_function_whose_source_does_not_tell_all_is_compiled_each_time(calls, tmp_path, notebook):
+    """One that closes over a variable, and one that has no file."""
+    for factor in (3, 4):
+        names = {}
+        exec(f"def product(x):\n    return {factor} * x", names)
+        assert jit.jit(names["product"] if notebook else times(factor))(2) == 2 * factor
+    assert files(tmp_path) == []
+
+
 def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch):
     def no_space(path, content):
         with path.open("wb") as file:

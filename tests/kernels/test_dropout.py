@@ -74,9 +74,3 @@ def test_as_many_are_dropped_as_p_says_and_neighbours_have_nothing_in_common(p):
             assert abs(both - (1 - p) ** 2) < five_deviations * 2
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert abs((masks[one] & masks[other]).mean() - (1 - p) ** 2) < five_deviations * 2
-
-
-@pytest.mark.parametrize("dropout", VERSIONS.values(), ids=VERSIONS)
-def test_without_dropout_nothing_changes(dropout):
-    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
-    np.testing.assert_array_equal(dropout(x, 0.0, 1), x)

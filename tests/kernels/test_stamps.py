@@ -64,6 +64,12 @@ def test_a_changed_expression_changes_the_stamps_of_all_that_import_it(copied):
     assert not found & {"layernorm", "softmax", "adamw", "embedding"}
 
 
+def test_a_file_of_another_package_may_import_its_neighbours(tmp_path):
+    path = tmp_path / "other.py"
+    path.write_text("from . import x\nfrom .y import z\nfrom npgpt.kernels import exp\n")
+    assert stamps._parsed(path)[1] == [ROOT / "npgpt" / "kernels" / "exp.py"]
+
+
 COUNT = """
 import numpy as np
 from npgpt.kernels import cache, softmax_forward, sum_rows

@@ -102,19 +102,16 @@ def test_not_a_number_comes_out_where_the_plain_version_has_it(name, data):
 @each_kernel
 @each_dtype
 def test_the_number_of_threads_changes_no_bit(name, dtype, monkeypatch):
-    monkeypatch.setattr(jit, "MIN_PARALLEL_SIZE", 0)  # all of them, however little there is to do
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("Numba has one thread here (one core, or NUMBA_NUM_THREADS=1)")
-    arguments = large_arguments(CASES[name], dtype)
-    for version, function in KERNELS[name].items():
-        if version == "numpy":
-            continue
-        results = []
-        before = numba.get_num_threads()
-        for threads in (1, 2):
-            numba.set_num_threads(threads)
-            try:
-                results.append([x.tobytes() for x in run(function, CASES[name], arguments)])
-            finally:
-                numba.set_num_threads(before)
-        assert results[0] == results[1], f"{name}, {version}"
+    monkeypatch.setattr(jit, "MIN_PARALLEL_SIZE", 0)  # all of them, however little there is to do
+    arguments, before = large_arguments(CASES[name], dtype), numba.get_num_threads()
+    for version in KERNELS[name].keys() - {"numpy"}:
+        results = set()
+        try:
+            for threads in {1, 2, numba.config.NUMBA_NUM_THREADS}:
+                numba.set_num_threads(threads)
+                results.add(tuple(x.tobytes() for x in run(KERNELS[name][version], CASES[name], arguments)))
+        finally:
+            numba.set_num_threads(before)
+        assert len(results) == 1, f"{name}, {version}"

@@ -21,25 +21,20 @@ class VectorUnit:
     """
 
     name: str
+    title: str  # the vendor's name of the float32 instruction set
     bytes: int
     rows: int
     vectors: int
     has_bf16: bool = False
 
-    @property
-    def title(self) -> str:
-        """The vendor's name of the float32 instruction set."""
-        titles = {"avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "generic": "128-bit vectors"}
-        return titles[self.name.removesuffix("_bf16")]
-
 
 # The tile of each unit leaves a few of its registers (32, 32, 16, 32, 16) for what is loaded.
 UNITS = {
-    "avx512_bf16": VectorUnit("avx512_bf16", 64, 12, 2, has_bf16=True),
-    "avx512": VectorUnit("avx512", 64, 12, 2),
-    "avx2": VectorUnit("avx2", 32, 6, 2),
-    "neon": VectorUnit("neon", 16, 8, 3),
-    "generic": VectorUnit("generic", 16, 4, 2),
+    "avx512_bf16": VectorUnit("avx512_bf16", "AVX-512", 64, 12, 2, has_bf16=True),
+    "avx512": VectorUnit("avx512", "AVX-512", 64, 12, 2),
+    "avx2": VectorUnit("avx2", "AVX2", 32, 6, 2),
+    "neon": VectorUnit("neon", "NEON", 16, 8, 3),
+    "generic": VectorUnit("generic", "128-bit vectors", 16, 4, 2),
 }
 _FEATURE = {"avx512_bf16": "avx512bf16", "avx512": "avx512f", "avx2": "avx2", "neon": "neon"}
 
