@@ -174,7 +174,7 @@ class Checkout:
             return f"no end after {LONGEST} s"
         if done.returncode == 0:
             return None
-        found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return found.group(1) if found else (done.stdout + done.stderr).strip().splitlines()[-1]
 
     def try_out(self, mutant: Mutant) -> tuple[str, str]:
