@@ -1,4 +1,4 @@
-"""python -m bench.book_plan SETTINGS FOLDER : what a run of npgpt.train would do, for a peer to do the same.
+"""python -m bench.book_plan SETTINGS FOLDER : the plan of a run of npgpt.train, for a peer to do the same.
 
 SETTINGS are those of TrainSettings as JSON. FOLDER gets plan.json and weights.safetensors, the initial weights.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from npgpt.checkpoints.runs import save_weights
 from npgpt.training.begin import prepare
-from npgpt.training.schedule import learning_rate
+from npgpt.training.loop import learning_rate
 from npgpt.training.settings import TrainSettings
 
 

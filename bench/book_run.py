@@ -1,7 +1,7 @@
-"""python -m bench.book_run : a whole training run of npgpt, and the same one in torch, in one or more of its ways.
+"""python -m bench.book_run : a whole training run of npgpt, and the same one in torch, in one or more modes.
 
 The run is that of chapter 5 of "Build a Large Language Model (From Scratch)": GPT-2 124M learns a short story in 10
-epochs, with evaluations every 5 steps, samples and checkpoints. What is timed is each process, from start to end.
+epochs, with evaluations every 5 steps, samples and checkpoints. Each process is timed from its start to its end.
 """
 
 import json
@@ -20,14 +20,14 @@ from npgpt.commandline import choice, count, flag, number
 from npgpt.config import MATMUL_PRECISIONS, PRESETS
 from npgpt.errors import ConfigError
 
-# The book's own numbers, but for the sample that it takes after each epoch of 9 steps: here it is after every 10.
+# The book's settings, except that it samples after each epoch of 9 steps; here it is after every 10.
 BOOK = {
     "lr": 4e-4, "weight_decay": 0.1, "eval_every": 5, "eval_batches": 5, "sample_every": 10, "sample_tokens": 50,
     "seed": 0,
 }  # fmt: skip
 
 # How far npgpt's losses may be from torch's, relatively. Both start from the same weights and see the same batches, but
-# what rounding makes different grows from step to step, and the training loss falls to a small part of what it was.
+# differences of rounding grow from step to step, and the training loss falls to a small part of its first value.
 TOLERANCES = {"first_val_loss": 1e-3, "best_val_loss": 1e-2, "final_train_loss": 0.1}
 # With one side in bfloat16, twice as far: the model mini's losses were 1e-4 apart in the end, in float32 4e-6.
 BFLOAT16_TOLERANCES = {name: 2 * tolerance for name, tolerance in TOLERANCES.items()}
@@ -95,7 +95,7 @@ def _measure(training, sides, rounds, threads, precision, cold=False) -> dict[st
             run_module("bench.book_plan", json.dumps(training), plan)
         for _ in range(rounds):
             for side in sides:
-                os.sync()  # what the last run wrote is not this one's business
+                os.sync()  # so that this run doesn't wait for what the last one wrote
                 report = run_npgpt(training, precision, cold) if side == "npgpt" else run_torch(plan, PEERS[side])
                 if report.pop("threads", threads) != threads:
                     raise ProcessFailed(f"{side} did not run with {threads} threads")
@@ -141,7 +141,7 @@ def _report(finished, evaluations, samples):
 
 
 def compare(ours: list[dict], theirs: list[dict], tolerances: dict[str, float] = TOLERANCES) -> dict:
-    """Reports of the same number of rounds -> how much faster ours is; void: why that says nothing."""
+    """Reports of the same number of rounds -> how much faster ours is; void: the reasons not to compare them."""
     void = []
     for a, b in zip(ours, theirs, strict=True):
         if [e["step"] for e in a["evaluations"]] != [e["step"] for e in b["evaluations"]]:

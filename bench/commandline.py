@@ -13,6 +13,8 @@ from bench.processes import ProcessFailed, say
 from npgpt import commandline
 from npgpt.errors import ConfigError
 
+ALONE = "To measure npgpt alone: --peer none"
+
 
 class Parser(commandline.Parser):
     """npgpt's parser, for ``python -m bench.NAME``."""
@@ -56,13 +58,17 @@ def peers(text: str) -> list[str]:
 
 def check_peer(text: str) -> None:
     """Raise ConfigError unless the packages and the compiler that the peers need are installed."""
-    alone = "To measure npgpt alone: --peer none"
     for name in peers(text):
-        if not (find_spec("torch") and find_spec("safetensors")):
-            raise ConfigError(f"--peer {name} needs torch and safetensors: pip install -e '.[reference]'\n{alone}")
+        check_installed(name, "torch", "safetensors")
         compiler = os.environ.get("CXX", "g++")
         if PEERS[name].compile and not which(compiler):
-            raise ConfigError(f"--peer {name} needs a C++ compiler, and there is no {compiler} here\n{alone}")
+            raise ConfigError(f"--peer {name} needs a C++ compiler, and there is no {compiler} here\n{ALONE}")
+
+
+def check_installed(peer: str, *packages: str) -> None:
+    """Raise ConfigError unless these packages, which the peer needs, are installed."""
+    if missing := [name for name in packages if not find_spec(name)]:
+        raise ConfigError(f"--peer {peer} needs {' and '.join(missing)}: pip install -e '.[reference]'\n{ALONE}")
 
 
 def check_json_path(path: str | None) -> None:
@@ -86,7 +92,7 @@ def write_json(path: str | None, results: dict) -> None:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Format a Markdown table: the first column aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]  # 2: -: is the shortest rule
     rules = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
              for row in (header, *rows)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""python -m bench.compile_time ARGUMENTS : npgpt.train in this process, and how long it waited for compiled kernels."""
+"""python -m bench.compile_time ARGUMENTS : run npgpt.train, and print the seconds it waited for compiled kernels."""
 
 import json
 import runpy

@@ -1,9 +1,9 @@
-"""What bench.kernels times: each kernel on the shapes that it has in a training step of GPT-2.
+"""The cases of bench.kernels: each kernel on the shapes that it has in a training step of GPT-2.
 
 N = B T tokens, C channels, 4C in the MLP, V tokens in the vocabulary. ``bytes`` counts each array that is read or
 written, once. ``flops`` counts multiplications and additions of products; in other kernels each +, -, *, /, maximum,
-exp, log, tanh, erf and root of the NumPy version as one, whatever it takes. A kernel's share of the machine's peak is
-that of the one that limits it.
+exp, log, tanh, erf and root of the NumPy version as one, however long it takes. A kernel's share is of the peak that
+limits it.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """``make(rng)`` gives the arguments; ``written``: which of them the kernel writes to, if it returns nothing."""
+    """``make(rng)`` gives the arguments. ``written``: the indices of those that a kernel without results writes to."""
 
     kernel: str
     make: Callable
@@ -78,7 +78,7 @@ def cases(B: int, T: int, C: int, H: int, V: int) -> dict[str, Case]:
         return [p], [g], [m], [v * v], 1e-3, 0.9, 0.95, 1e-8, [0.1], 10
 
     half = T * (T + 1) // 2 * D * B * H  # pairs that the mask leaves, times D
-    statistics = 2 * N * H  # m and z of each row of scores
+    statistics = 2 * N * H  # row_max and row_sum of the scores
     return {
         "x @ W + b, c_attn": product(N, C, 3 * C, bias=True),
         "x @ W + b, c_fc": product(N, C, F, bias=True),

@@ -9,14 +9,14 @@ import numpy as np
 from bench.kernel_cases import cases
 
 AT_LEAST = 3  # calls that are timed
-SAMPLE = 500  # numbers of each result that are compared
+SAMPLE = 500  # elements of each result that are compared
 
 
 def time_kernels(call) -> None:
     """Reads the job from the command line and prints, for each case, seconds of each call and some of the results.
 
-    ``call(name, case)`` gives a function of the case's arguments, or None where this side has nothing to compare. It
-    is called once before it is timed, which compiles; and what it gives, arrays, is what the sides must agree on.
+    ``call(name, case)`` gives a function of the case's arguments, or None where this side has nothing to compare. The
+    function is called once before it is timed, which compiles. The arrays that it returns are compared between sides.
     """
     job = json.loads(sys.argv[1])
     report = {}
@@ -43,4 +43,4 @@ def _times(function, arguments, enough):
 
 def _sample(x):
     places = np.random.default_rng(1).integers(x.size, size=SAMPLE)
-    return {"shape": list(x.shape), "largest": float(np.abs(x).max()), "numbers": x.ravel()[places].tolist()}
+    return {"shape": list(x.shape), "largest": float(np.abs(x).max()), "elements": x.ravel()[places].tolist()}

@@ -18,7 +18,7 @@ from npgpt.commandline import choice, count, flag, number
 from npgpt.config import GPTConfig
 from npgpt.errors import ConfigError
 
-TOLERANCE = 1e-4  # of the largest number of a result: sums of 50,257 float32 products in other orders differ by 1e-5
+TOLERANCE = 1e-4  # of a result's largest element: sums of 50,257 float32 products in other orders differ by 1e-5
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def measured(name, case, reports, peaks) -> dict:
 def same(results, exact) -> bool:
     """Whether samples of results agree, of those that both sides have."""
     return all(
-        a["shape"] == b["shape"] and np.abs(np.subtract(a["numbers"], b["numbers"])).max() <= TOLERANCE * b["largest"]
+        a["shape"] == b["shape"] and np.abs(np.subtract(a["elements"], b["elements"])).max() <= TOLERANCE * b["largest"]
         for a, b in zip(results, exact, strict=False)
     )
 

@@ -8,18 +8,16 @@ kernels are compiled and files are in the operating system's cache. Memory is th
 import json
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from bench.commandline import Parser, check_json_path, run, table, write_json
+from bench.commandline import Parser, check_installed, check_json_path, run, table, write_json
 from bench.machine import describe, summary
 from bench.processes import ProcessFailed, prepare, run_module, say
 from npgpt.commandline import choice, count, flag
 from npgpt.config import PRESETS
-from npgpt.errors import ConfigError
 
 MODULES = {"npgpt": "bench.npgpt_load", "transformers": "bench.peers.transformers_load"}
 TOLERANCE = 1e-4  # of a float32 logit; the largest are about 1
@@ -38,7 +36,8 @@ def main() -> int:
     parser = Parser("load", "Time loading GPT-2 from a Hugging Face folder, up to the first logits.")
     parser.add_flags(Settings)
     settings = Settings(**vars(parser.parse_args()))
-    _check_peer(settings.peer)
+    if settings.peer != "none":
+        check_installed(settings.peer, "torch", "transformers")
     check_json_path(settings.json)
     machine = describe()
     threads = prepare(settings.threads)
@@ -56,6 +55,7 @@ def main() -> int:
             for side in sides:
                 done = run_module(MODULES[side], str(weights))
                 rounds[side].append({"process": done.seconds, **json.loads(done.output)})
+    _check_same(rounds)
     results = {"benchmark": "load", "machine": machine, "threads": threads, "preset": settings.preset, "bytes": size}
     write_json(settings.json, results | {"sides": rounds})
 
@@ -64,7 +64,6 @@ def main() -> int:
     rows = [[side, *_figures(found, size)] for side, found in rounds.items()]
     print(table(["", "to the first logits, s", "process, s", "memory / weights"], rows))
     if settings.peer != "none":
-        _check_same(rounds)
         inside, whole = (
             _median(rounds[settings.peer], what) / _median(rounds["npgpt"], what) for what in ("seconds", "process")
         )
@@ -73,15 +72,6 @@ def main() -> int:
             f"logits within {TOLERANCE:.0e}"
         )
     return 0
-
-
-def _check_peer(peer):
-    missing = [name for name in ("torch", "transformers") if peer != "none" and not find_spec(name)]
-    if missing:
-        raise ConfigError(
-            f"--peer {peer} needs {' and '.join(missing)}: pip install -e '.[reference]'\n"
-            f"To measure npgpt alone: --peer none"
-        )
 
 
 def _median(found, name):

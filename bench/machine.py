@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The instructions that decide how fast a matrix product can be, as Linux names them.
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
-# Variables with these beginnings change what is measured, so the set ones are recorded.
+# Environment variables with these prefixes change what is measured, so they are recorded.
 PREFIXES = "NPGPT_ NUMBA_ OPENBLAS_ OMP_ KMP_ GOMP_ MKL_ DNNL_ ONEDNN_ MALLOC_ LD_PRELOAD"
 
 

@@ -1,4 +1,4 @@
-"""python -m bench.peaks : the most that this machine does, of what limits kernels. Measured with npgpt's own means."""
+"""python -m bench.peaks : this machine's peaks of float32 products and of reading memory, by npgpt's own kernels."""
 
 import json
 from time import perf_counter
@@ -10,12 +10,12 @@ from numba import prange
 from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, tile_columns
 
 K, TIMES = 256, 4000
-NUMBERS = 1 << 26  # 256 MB, more than any cache holds
+ELEMENTS = 1 << 26  # 256 MB, more than any cache holds
 
 
 @numba.njit(parallel=True)
 def _tiles(memory, threads):
-    """Products from registers and the first-level cache alone: on each thread, the same tile again and again."""
+    """Products from registers and the first-level cache alone: each thread computes the same tile again and again."""
     for thread in prange(threads):
         here = np.int64(memory[thread].ctypes.data)
         B = here + (here % -64) + 64 + 4 * TILE_ROWS * K  # A is before it, and the tile of C after it
@@ -26,7 +26,7 @@ def _tiles(memory, threads):
 
 @numba.njit(parallel=True, fastmath={"reassoc"})
 def _read(x):
-    """By rows of 64 KB; a loop that begins at 0 becomes vector instructions."""
+    """The sum of x, by rows of 64 KB: a loop that begins at 0 becomes vector instructions."""
     total = np.float32(0)
     for r in prange(x.shape[0]):
         row, part = x[r], np.float32(0)
@@ -41,7 +41,7 @@ def measure() -> dict[str, float]:
     threads = numba.get_num_threads()
     memory = np.ones((threads, 1 << 18), np.float32)
     W = numba.njit(lambda: tile_columns(np.float32(0)))()
-    x = np.ones((NUMBERS >> 14, 1 << 14), np.float32)
+    x = np.ones((ELEMENTS >> 14, 1 << 14), np.float32)
     flops = 2 * TILE_ROWS * W * K * TIMES * threads
     return {
         "gflops": flops / _best(lambda: _tiles(memory, threads)) / 1e9,

@@ -98,7 +98,8 @@ def draw_step(axes, result, bars):
     axes.set_xlabel(f"{unit} a step")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(
-        f"layers {model['n_layer']}, width {model['n_embd']}, batch {job['batch_size']}, context {job['context']}",
+        f"layers {model['n_layer']}, width {model['n_embd']}, batch {job['batch_size']}, context {job['context']}"
+        + (f", trained: {job['train_only']}" if job["train_only"] else ""),
         fontsize="medium",
     )
 

@@ -1,4 +1,4 @@
-"""Measured processes: each one is fresh, and all get the same threads on the same cores."""
+"""Measured processes: each one is new, and all have the same threads on the same cores."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
 """python -m bench.startup : how long a user waits, from --help to the first sampled text of a first run.
 
-Cold means that no kernel has been compiled yet: Numba's cache is an empty temporary folder. What the operating system
-keeps of files in memory is left alone.
+Cold means that no kernel has been compiled yet: Numba's cache is an empty temporary folder. The operating system's
+cache of files is left alone.
 """
 
 import json
@@ -87,7 +87,7 @@ def measure(settings: Settings) -> dict[str, list[float]]:
 
 
 def train(arguments: list[str], folder: str, only_first_step: bool = False) -> tuple[float, float]:
-    """npgpt.train in a process -> seconds until it reports its first step, and until it is gone."""
+    """npgpt.train in a process -> seconds until it reports its first step, and until its end."""
     began, first_step = perf_counter(), None
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with start("npgpt.train", *arguments, **_in(folder), **pipes) as process:
@@ -104,7 +104,7 @@ def train(arguments: list[str], folder: str, only_first_step: bool = False) -> t
 
 
 def _in(folder):
-    """Where a process runs, with its own place for compiled kernels."""
+    """The working folder of a process, with a cache of compiled kernels in it."""
     return {"folder": folder, "environment": {"NUMBA_CACHE_DIR": str(Path(folder) / "cache")}}
 
 

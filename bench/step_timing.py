@@ -13,8 +13,8 @@ def time_steps(step, job: dict, warmed_up=lambda: None) -> dict:
     A step calls ``done(phase)`` where a phase of it ends, so that the counted steps' phases have their seconds too.
     ``warmed_up`` is called once, between the two.
 
-    The batches are random ids, and the same few come again and again: the model learns them by heart, so the losses
-    fall and show whether the sides learn alike. With ever new random ids they'd stay at log V whatever a step did.
+    The batches are random ids, and the same few come again and again. The model learns them by heart, so the losses
+    fall and show whether the sides learn alike. With new random ids each step they would stay at log V.
     """
     batches = [_random_batch(job, k) for k in range(BATCHES)]
     seconds, losses, phases, ends = [], [], {}, []

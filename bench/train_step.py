@@ -40,9 +40,9 @@ class Settings:
     n_layer: int | None = flag(None, count(), "blocks (default: the preset's, as for the next three)", "model")
     n_head: int | None = flag(None, count(), "heads of attention", "model")
     n_embd: int | None = flag(None, count(), "width", "model")
-    vocab_size: int | None = flag(None, count(), "tokens that there are", "model")
+    vocab_size: int | None = flag(None, count(), "size of the vocabulary", "model")
     train_only: str | None = flag(
-        None, str, "freeze all parameters but those whose names begin so, as h.11.", "work", metavar="PREFIX"
+        None, str, "freeze all parameters whose names don't begin with this, as h.11.", "work", metavar="PREFIX"
     )
     batch_size: int | None = flag(None, count(), "windows a batch (default: 4; 12 for nanogpt-cpu)", "work")
     context: int | None = flag(None, count(), "tokens a window (default: 256, or the preset's if less)", "work")
@@ -55,14 +55,14 @@ class Settings:
     json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
     def model(self) -> GPTConfig:
-        """Raises ConfigError on sizes that can't be."""
+        """The model's configuration. Raises ConfigError on impossible sizes."""
         said = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
         sizes = {**PRESETS[self.preset], **{name: value for name, value in said.items() if value is not None}}
         model = GPTConfig(**sizes)
         return GPTConfig(**{**sizes, "block_size": max(model.block_size, self.context or 1)})
 
     def job(self) -> dict:
-        """What the measured processes are told."""
+        """The work, as the measured processes read it."""
         model = self.model()
         return {
             "model": model.to_dict(),
@@ -115,7 +115,7 @@ def step_flops(model: GPTConfig, B: int, T: int, train_only: str = "") -> int:
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
-    """Of two courses of the loss, relative to theirs. Infinite if one is shorter or holds a number that isn't one."""
+    """The largest difference of two runs' losses, relative to theirs; infinite if one is shorter or not finite."""
     if len(ours) != len(theirs) or not all(map(math.isfinite, [*ours, *theirs])):
         return math.inf
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
@@ -162,12 +162,12 @@ def _check_prefix(prefix, model):
 
 
 def _variants(job) -> dict[str, dict]:
-    """{what is added to a side's name: its job}: with frozen parameters the sides run without, too."""
+    """{suffix of a side's name: its job}: a run with frozen parameters is compared with one that trains all."""
     return {"": job, ALL: {**job, "train_only": ""}} if job["train_only"] else {"": job}
 
 
 def _savings(sides, flops) -> dict:
-    """What a step with frozen parameters takes, as a share of the step that trains all, by arithmetic and measured."""
+    """The share of the step that trains all which a step with frozen parameters takes: by arithmetic, and measured."""
     measured = {
         side: {of: s[of] / sides[side + ALL][of] for of in ("seconds_per_step", "peak_memory")}
         for side, s in sides.items()

@@ -1,21 +1,33 @@
 """What all commands share: flags, errors of one to three lines, the number of threads. It imports nothing heavy."""
 
 import argparse
+import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, NoReturn
 
 from npgpt.errors import ConfigError, UserError
 
 
+@dataclass(frozen=True)
+class FlagType:
+    """How a flag's value is read, and ``metavar``, its name in the help. ``read`` raises ArgumentTypeError."""
+
+    metavar: str
+    read: Callable[[str], Any]
+
+    def __call__(self, text: str) -> Any:
+        return self.read(text)
+
+
 def flag(
     default: Any,
-    type: Callable,
+    type: Callable[[str], Any],
     help: str,
     group: str = "",
     *,
@@ -35,27 +47,27 @@ class Parser(argparse.ArgumentParser):
         self.groups = {}
         self.spellings = set()  # of the flags in the groups
 
-    def add_flags(self, settings: type) -> None:
+    def add_flags(self, settings: Any) -> None:
         """A flag for every field of a dataclass that was made with ``flag``. Only what is typed is in the result."""
-        for name, f in settings.__dataclass_fields__.items():
+        for f in fields(settings):
             if "type" not in f.metadata:
                 continue
             type, group = f.metadata["type"], f.metadata["group"]
             where = self.groups.get(group) or self.groups.setdefault(group, self.add_argument_group(group))
-            spellings = [f"--{n.replace('_', '-')}" for n in (name, *f.metadata["aliases"])]
-            how = {"action": argparse.BooleanOptionalAction} if type is bool else {"type": type}
-            shown = "" if f.default is None else f" (default: {f.default})"
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
             if type is not bool:
-                how["metavar"] = f.metadata["metavar"] or getattr(type, "metavar", "X")
+                how = {"type": type, "metavar": f.metadata["metavar"] or getattr(type, "metavar", "X")}
+            shown = "" if f.default is None else f" (default: {f.default})"
             action = where.add_argument(
-                *spellings, dest=name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how
-            )
+                *map(as_flag, (f.name, *f.metadata["aliases"])),
+                dest=f.name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how,
+            )  # fmt: skip
             self.spellings.update(action.option_strings)
 
-    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
-        arguments = list(sys.argv[1:] if arguments is None else arguments)
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
         end = arguments.index("--") if "--" in arguments else len(arguments)
-        return super().parse_args([*map(self._kebab, arguments[:end]), *arguments[end:]])
+        return super().parse_args([*map(self._kebab, arguments[:end]), *arguments[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the flags.\n")
@@ -67,6 +79,11 @@ class Parser(argparse.ArgumentParser):
         return kebab + equals + value if name.startswith("--") and kebab in self.spellings else argument
 
 
+def as_flag(name: str) -> str:
+    """A setting as it is typed: batch_size -> --batch-size"""
+    return "--" + name.replace("_", "-")
+
+
 def number(
     name: str,
     low: float,
@@ -74,8 +91,8 @@ def number(
     whole: bool = False,
     open_low: bool = False,
     open_high: bool = False,
-) -> Callable[[str], float]:
-    """A flag's type: a number within bounds; its error says which.
+) -> FlagType:
+    """A number within bounds; its error says which.
 
     >>> number("X", 0, 1, open_high=True)("0.5")
     0.5
@@ -96,35 +113,32 @@ def number(
             raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
         return value
 
-    parse.metavar = name
-    return parse
+    return FlagType(name, parse)
 
 
-def pathname(text: str) -> str:
-    """A flag's type: the name of a file or folder. An empty one would mean the working folder, which nobody wants."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return text
+def count(low: int = 1) -> FlagType:
+    """A whole number of at least ``low``."""
+    return number("N", low, 2**31 - 1, whole=True)
 
 
-pathname.metavar = "PATH"
-
-
-def choice(*names: str) -> Callable[[str], str]:
-    """A flag's type: one of some words."""
+def choice(*names: str) -> FlagType:
+    """One of some words."""
 
     def parse(text):
         if text not in names:
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
         return text
 
-    parse.metavar = "|".join(names)
-    return parse
+    return FlagType("|".join(names), parse)
 
 
-def count(low: int = 1) -> Callable[[str], int]:
-    """A flag's type: a whole number of at least ``low``."""
-    return number("N", low, 2**31 - 1, whole=True)
+def _not_empty(text):
+    if not text:  # would mean the working folder, which nobody wants
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+pathname = FlagType("PATH", _not_empty)
 
 
 def use_threads(threads: int | None) -> None:
@@ -149,7 +163,8 @@ def run(main: Callable[[], int]) -> None:
     What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
     NPGPT_TRACEBACK=1 the traceback stands before each message.
     """
-    sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
     try:
         _check_number_of_threads()
         code = main()

@@ -1,55 +1,39 @@
 """python -m npgpt.convert : a checkpoint of one format to another, or the differences between two."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from npgpt.checkpoints import formats
-from npgpt.commandline import Parser, choice, flag, pathname, run
+from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class ConvertSettings:
-    """The flags of ``python -m npgpt.convert``."""
-
-    to: str | None = flag(
-        None,
-        choice(*formats.WRITTEN),
-        "the new format (default: by DST's ending; without one, a Hugging Face folder)",
-        "format",
-    )
-    dtype: str | None = flag(None, choice(*formats.DTYPES), "how weights are stored (default: F32)", "format")
-    checkpoint: str = flag(
-        "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", "format"
-    )
-    diff: bool = flag(False, bool, "write nothing, and compare SRC and DST tensor by tensor", "format")
 
 
 def main() -> int:
     parser = Parser("convert", "Write a checkpoint of any format that npgpt reads in another one.")
-    parser.add_argument(
-        "src", metavar="SRC", type=pathname, help="a run, a model's folder or file, or its name on the hub"
-    )
-    parser.add_argument(
-        "dst", metavar="DST", type=pathname, help="what to write: a new folder, or a new .safetensors, .bin or .gguf"
-    )
-    parser.add_flags(ConvertSettings)
-    arguments = vars(parser.parse_args())
-    src, dst = arguments.pop("src"), arguments.pop("dst")
-    settings = ConvertSettings(**arguments)
-    if settings.diff:
-        return _print_differences(src, dst, settings.checkpoint)
+    source = "a run, a model's folder or file, or its name on the hub"
+    target = "what to write: a new folder, or a new .safetensors, .bin or .gguf"
+    format = "the new format (default: by DST's ending; without one, a Hugging Face folder)"
+    which = "of a run: the last, or the one with the lowest validation loss (default: last)"
+    parser.add_argument("src", metavar="SRC", type=pathname, help=source)
+    parser.add_argument("dst", metavar="DST", type=pathname, help=target)
+    parser.add_argument("--to", choices=formats.WRITTEN, help=format)
+    parser.add_argument("--dtype", choices=formats.DTYPES, help="how weights are stored (default: F32)")
+    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    parser.add_argument("--diff", action="store_true", help="write nothing, and compare SRC and DST tensor by tensor")
+    given = parser.parse_args()
+    src, dst = given.src, given.dst
+    if given.diff:
+        return _print_differences(src, dst, given.checkpoint)
     suffix = Path(dst).suffix.lower()
-    if settings.to is None and (suffix in formats.NOT_WRITTEN or Path(dst).name == "pytorch_model.bin"):
+    if given.to is None and (suffix in formats.NOT_WRITTEN or Path(dst).name == "pytorch_model.bin"):
         raise ConfigError(f"{dst}: such files aren't written: see --to for what is")
-    to = settings.to or formats.by_suffix(suffix)
-    dtype = formats.written(to).check_dtype(settings.dtype)
+    to = given.to or formats.by_suffix(suffix)
+    dtype = formats.written(to).check_dtype(given.dtype)
 
     from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint
 
     check_can_write(dst)  # before anything is downloaded
-    checkpoint = open_checkpoint(src, settings.checkpoint)
+    checkpoint = open_checkpoint(src, given.checkpoint)
     write_checkpoint(dst, checkpoint, to, dtype)
     for line in _lost(checkpoint, open_checkpoint(dst)):
         print(f"{to} doesn't keep {line}", file=sys.stderr)
@@ -64,26 +48,26 @@ def _lost(before, after):
         now = getattr(after.config, name)
         if now != value:
             yield f"{name} = {value}: it reads as {now}"
-    tokenizer, now = before.tokenizer, after.tokenizer
-    if tokenizer and not (now and now.to_dict() == tokenizer.to_dict()):
+    tokenizer, found = before.tokenizer, after.tokenizer
+    if tokenizer and not (found and found.to_dict() == tokenizer.to_dict()):
         yield f"the tokenizer ({tokenizer.name})"
 
 
 def _print_differences(a: str, b: str, checkpoint: str) -> int:
-    """Print what differs; 1 if anything does. Dropout doesn't count: it changes training, and not what is computed."""
+    """Print what differs -> 1 if anything does. Dropout doesn't count: it changes training alone."""
     from npgpt.checkpoints import find_checkpoint
     from npgpt.checkpoints.shared.names import short_name
     from npgpt.checkpoints.shared.statistics import difference
 
-    one, other = find_checkpoint(a, checkpoint), find_checkpoint(b, checkpoint)
+    first, second = find_checkpoint(a, checkpoint), find_checkpoint(b, checkpoint)
     differ = 0
-    for name, value in one.config.to_dict().items():
-        others = getattr(other.config, name)
-        if value != others:
-            is_setting = name == "dropout"
-            differ += not is_setting
-            print(f"config {name}: {value} and {others}" + (" (of training: no difference)" if is_setting else ""))
-    xs, ys = one.streaming(), other.streaming()
+    for name, value in first.config.to_dict().items():
+        other = getattr(second.config, name)
+        if value != other:
+            differ += name != "dropout"
+            note = " (of training: no difference)" if name == "dropout" else ""
+            print(f"config {name}: {value} and {other}{note}")
+    xs, ys = first.streaming(), second.streaming()
     names = list(xs | ys)
     for name in names:
         x, y = xs.get(name), ys.get(name)

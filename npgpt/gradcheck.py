@@ -2,11 +2,10 @@
 
     from npgpt.gradcheck import gradcheck
 
-is the same check for a function of your own. (``npgpt.gradcheck`` is this module, not the function.) The function and
-its mathematics are in checking/central_differences.py; what the command checks is listed in checking/cases.py.
+is the same check for a function of your own. (``npgpt.gradcheck`` is this module, not the function.) The mathematics is
+in checking/central_differences.py, the list of what the command checks in checking/cases.py.
 """
 
-import sys
 import textwrap
 from time import perf_counter
 
@@ -14,11 +13,11 @@ from npgpt.commandline import Parser, run
 from npgpt.errors import ConfigError
 
 WIDTH = 79
-SHOWN = 3  # wrong gradients of one case; a mistake in one operation spoils nearly all of a GPT's
+SHOWN = 3  # wrong gradients of one case; a mistake in one operation makes nearly all of a GPT's wrong
 
 
 def __getattr__(name):
-    """Import the function when it is first used (PEP 562): the command reads its flags before NumPy loads."""
+    """Import the function when it is first used (PEP 562), so that the command reads its flags before NumPy loads."""
     if name in ("Comparison", "Report", "gradcheck"):
         from npgpt.checking import central_differences
 
@@ -42,18 +41,18 @@ def main() -> int:
             raise ConfigError(f"there is no operation {name!r}; there are {', '.join(known)}")
     rows = [case for case in rows if case.operation in chosen or not chosen]
     print(f"{BACKEND} kernels; a gradient with a relative error above {TOLERANCE:.0e} is wrong")
-    print(_row("", "operation", "shapes", "error", "time"))
+    _print_row("", "operation", "shapes", "error", "time")
     wrong = sum(not _check(case) for case in rows)
     print(f"{wrong} of {len(rows)} are wrong" if wrong else f"all {len(rows)} are right")
     return 1 if wrong else 0
 
 
-def _row(verdict, operation, shapes, error, time) -> str:
-    return f"{verdict:5}  {operation:<33} {shapes:<22} {error:>7} {time:>7}"
+def _print_row(verdict, operation, shapes, error, time):
+    print(f"{verdict:5}  {operation:<33} {shapes:<22} {error:>7} {time:>7}", flush=True)
 
 
 def _check(case) -> bool:
-    """Print a case's row, and below it the wrong gradients -> whether there are none."""
+    """Print a case's row, and below it the wrong gradients -> whether all are right"""
     from npgpt.checking.central_differences import gradcheck
 
     start = perf_counter()
@@ -63,13 +62,12 @@ def _check(case) -> bool:
         notes = [str(comparison) for comparison in report.inputs if not comparison.ok]
         if len(notes) > SHOWN:
             notes[SHOWN:] = [f"and {len(notes) - SHOWN} more"]
-    except Exception as mistake:  # the result of a wrong backward pass; the other rows are still wanted
+    except Exception as mistake:  # of a wrong backward pass; the other rows are still wanted
         ok, error, notes = False, "-", [f"{type(mistake).__name__}: {mistake}"]
     label = f"{case.operation}, {case.option}" if case.option else case.operation
-    print(_row("ok" if ok else "WRONG", label, _shapes(case), error, f"{perf_counter() - start:.2f} s"))
+    _print_row("ok" if ok else "WRONG", label, _shapes(case), error, f"{perf_counter() - start:.2f} s")
     for note in notes:
         print(textwrap.fill(note, WIDTH, initial_indent="       ", subsequent_indent="       "))
-    sys.stdout.flush()
     return ok
 
 

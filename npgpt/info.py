@@ -1,36 +1,21 @@
 """python -m npgpt.info : the contents of a checkpoint, and warnings about it."""
 
-from dataclasses import dataclass
-
-from npgpt.commandline import Parser, choice, flag, pathname, run
+from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import CheckpointError
-
-CHECKPOINT = "checkpoint"
-
-
-@dataclass(frozen=True)
-class InfoSettings:
-    """The flags of ``python -m npgpt.info``."""
-
-    checkpoint: str = flag(
-        "last", choice("last", "best"), "of a run: the last, or the lowest validation loss", CHECKPOINT
-    )
 
 
 def main() -> int:
     parser = Parser("info", "Print what is in a checkpoint of any format that npgpt reads.")
-    parser.add_argument(
-        "path", metavar="PATH", type=pathname, help="a run, a model's folder or file, or its name on the hub"
-    )
-    parser.add_flags(InfoSettings)
-    arguments = vars(parser.parse_args())
-    path = arguments.pop("path")
-    settings = InfoSettings(**arguments)
+    source = "a run, a model's folder or file, or its name on the hub"
+    parser.add_argument("path", metavar="PATH", type=pathname, help=source)
+    which = "of a run: the last, or the one with the lowest validation loss (default: last)"
+    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    given = parser.parse_args()
 
     from npgpt.checkpoints import find_checkpoint
     from npgpt.checkpoints.shared.validate import check_fit
 
-    checkpoint = find_checkpoint(path, settings.checkpoint)
+    checkpoint = find_checkpoint(given.path, given.checkpoint)
     odd = []
     try:
         check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
@@ -50,7 +35,7 @@ def _print_summary(checkpoint, odd):
     total = sum(tensor.size for tensor in checkpoint.tensors.values())
     inside = sum(tensor.size for name, tensor in checkpoint.tensors.items() if not name.startswith(embeddings))
     stored = sum(file.size for file in checkpoint.files)
-    print(f"{checkpoint.source}")
+    print(checkpoint.source)
     print(f"format      {checkpoint.format}, {stored:,} bytes")
     for i, (name, value) in enumerate(config.to_dict().items()):
         print(f"{'config' if i == 0 else '':<11} {name} = {value}")
@@ -61,9 +46,7 @@ def _print_summary(checkpoint, odd):
         print(f"left out    {shown}{more}")
     try:
         tokenizer = checkpoint.tokenizer
-        print(
-            "tokenizer   " + (f"{tokenizer.name}, {tokenizer.vocab_size:,} ids" if tokenizer else "none that is known")
-        )
+        print(f"tokenizer   {f'{tokenizer.name}, {tokenizer.vocab_size:,} ids' if tokenizer else 'unknown'}")
         if tokenizer and tokenizer.vocab_size < config.vocab_size:
             odd.append(f"{config.vocab_size - tokenizer.vocab_size:,} ids of the vocabulary have no token")
     except CheckpointError as error:
@@ -87,32 +70,19 @@ def _print_tensors(checkpoint, odd):
     odd += warnings(checkpoint, surveys)
 
 
-_ORDER = [
-    "wte",
-    "wpe",
-    "h",
-    "ln_1",
-    "attn",
-    "ln_2",
-    "mlp",
-    "ln_f",
-    "lm_head",
-    "c_attn",
-    "c_fc",
-    "c_proj",
-    "weight",
-    "bias",
-]
+_ORDER = ["wte", "wpe", "h", "ln_1", "attn", "ln_2", "mlp", "ln_f", "lm_head"]
+_ORDER += ["c_attn", "c_fc", "c_proj", "weight", "bias"]
 
 
 def _place(name: str) -> tuple:
-    """Sort tensors in the order in which a token meets them: embeddings, layer after layer, what follows."""
-    return [
-        (_ORDER.index(part), 0)
-        if part in _ORDER
-        else (len(_ORDER), int(part) if part.isdecimal() and len(part) < 10 else 0)
-        for part in name.split(".")
-    ], name
+    """The sort key of a tensor: embeddings, layer after layer, the head, then unknown names."""
+
+    def place(part):
+        if part in _ORDER:
+            return _ORDER.index(part), 0
+        return len(_ORDER), int(part) if part.isdecimal() and len(part) < 10 else 0
+
+    return [place(part) for part in name.split(".")], name
 
 
 if __name__ == "__main__":

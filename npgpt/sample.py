@@ -1,7 +1,5 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
-import os
-import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +57,7 @@ def main() -> int:
 
     from npgpt.checkpoints import make_model, open_checkpoint
     from npgpt.checkpoints.runs import newest_run
-    from npgpt.generation import Sampling
+    from npgpt.generation import Sampling, StopString, stream
     from npgpt.precompile import compile_for_sampling
 
     path = settings.model or newest_run()
@@ -76,30 +74,26 @@ def main() -> int:
             seed = None if settings.seed is None else settings.seed + i
             if i:
                 print("\n" + "-" * 40)
-            _print_text(model, tokenizer, ids, sampling, settings, seed, prompt)
+            new_tokens = stream(model, [ids], settings.max_new_tokens, sampling, seed)
+            _print_text(prompt, new_tokens, tokenizer, StopString(settings.stop))
     except FloatingPointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return 0
 
 
-def _print_text(model, tokenizer, ids, sampling, settings, seed, prompt):
-    from npgpt.generation import StopString, stream
-
-    sys.stdout.write(prompt)
-    sys.stdout.flush()
-    decoder, until = tokenizer.decoder(), StopString(settings.stop)
+def _print_text(prompt, new_tokens, tokenizer, stop_string) -> None:
+    print(prompt, end="", flush=True)
+    decoder = tokenizer.decoder()
     with StopRequest() as stop:
-        for new in stream(model, [ids], settings.max_new_tokens, sampling, seed):
+        for (id,) in new_tokens:
             if stop.requested:
                 raise KeyboardInterrupt
-            if new[0] == tokenizer.end_of_text:
+            if id == tokenizer.end_of_text:
                 break
-            sys.stdout.write(until.push(decoder.decode(int(new[0]))))
-            sys.stdout.flush()
-            if until.found:
+            print(stop_string.push(decoder.decode(int(id))), end="", flush=True)
+            if stop_string.found:
                 break
-    sys.stdout.write(until.finish() + "\n")
-    sys.stdout.flush()
+    print(stop_string.finish(), flush=True)
 
 
 def _read_prompt(settings) -> str | None:
@@ -111,11 +105,8 @@ def _read_prompt(settings) -> str | None:
         if name == "-":
             data = sys.stdin.buffer.read(PROMPT_LIMIT + 1)
         else:
-            kind = os.stat(name).st_mode
-            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):  # /dev/zero never ends
-                raise DataError(f"{name}: is a device, and not a file or a pipe. For standard input: --prompt-file -")
             with open(name, "rb") as file:
-                data = file.read(PROMPT_LIMIT + 1)
+                data = file.read(PROMPT_LIMIT + 1)  # /dev/zero never ends
         if len(data) > PROMPT_LIMIT:
             raise DataError(f"{name}: a prompt can't have more than {PROMPT_LIMIT:,} bytes")
         return data.decode("utf-8-sig")  # a byte-order mark is no part of the text, as in training
@@ -126,12 +117,10 @@ def _read_prompt(settings) -> str | None:
 
 
 def _prompt_of_training(path: Path) -> str:
-    """What the run's own samples began with; nothing if it isn't a run."""
+    """The beginning of the run's own samples; nothing if it isn't a run."""
     from npgpt.checkpoints.runs import is_run, read_run_config
 
-    if not (path.is_dir() and is_run(path)):
-        return ""
-    _, _, plan = read_run_config(path)
+    plan = read_run_config(path)[2] if path.is_dir() and is_run(path) else {}
     prompt = plan.get("sample_prompt")
     return prompt if isinstance(prompt, str) else ""
 

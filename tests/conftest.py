@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Numba and torch each have a pool of threads, which wait for each other on a few cores. Waiting must not keep a core
-# busy. This is read when the pools are made.
+# Numba and torch each have a pool of threads. Threads that wait must not keep a core busy. This is read when the pools
+# are made.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The jury sat four days over a drowned pig, and nobody ate. " * 8
 
-# No test asks the Hugging Face hub, or finds what the user has of it.
+# No test asks the Hugging Face hub, or reads the user's cache of it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = str(ROOT / "tests" / "no-such-cache")
 
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config, items):
 def python():
     """python(code, NAME="value" ...) runs code in a fresh interpreter with these environment variables.
 
-    -> subprocess.CompletedProcess with text in stdout and stderr. A variable that is None is taken away.
+    -> subprocess.CompletedProcess with text in stdout and stderr. A variable that is None is removed.
     """
 
     def run(code, **environment):

@@ -1,4 +1,4 @@
-"""Who may import whom: read off the source with ast, so that imports inside functions count too."""
+"""The order of imports between modules, read from the source with ast, so that imports inside functions count too."""
 
 import ast
 import configparser
@@ -28,9 +28,12 @@ ORDER = [
     ["activation_checkpointing"],
     ["gpt"],
     ["optim", "text"],
+    ["checkpoints.formats"],
     ["checkpoints.shared"],
-    ["checkpoints.safetensors", "checkpoints.pytorch"],
-    [f"checkpoints.{name}" for name in ("runs", "huggingface", "nanogpt", "tensorflow", "gguf", "llmc")],
+    [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
+    ["checkpoints.huggingface", "checkpoints.nanogpt"],
+    ["checkpoints.pytorch.model", "checkpoints.runs"],
+    ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],
     ["generation"],
     ["checking", "precompile", "commandline", "signals"],
@@ -40,17 +43,7 @@ ORDER = [
 LATE = {("gpt", "generation")}  # imported inside a function against the order: GPT.generate, for convenience
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {
-    "torch",
-    "transformers",
-    "safetensors",
-    "huggingface_hub",
-    "gguf",
-    "matplotlib",
-    "scipy",
-    "pytest",
-    "hypothesis",
-}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
 
 
 @cache
@@ -63,7 +56,7 @@ def modules() -> dict:
 
 @cache
 def imports(module: str) -> set[str]:
-    """What a module imports anywhere: "numpy", "npgpt.tensor"; "npgpt" for a name that npgpt itself looks up."""
+    """A module's imports, wherever they are: "numpy", "npgpt.tensor"; "npgpt" for a name of npgpt/__init__.py."""
     found = set()
     path = modules()[module]
     package = ["npgpt", *module.split(".")] if module else ["npgpt"]
@@ -82,7 +75,7 @@ def imports(module: str) -> set[str]:
 
 
 def own_imports(module: str) -> set[str]:
-    """Those of npgpt, without "npgpt."; but for those in LATE."""
+    """A module's imports from npgpt, without "npgpt." and without those in LATE."""
     own = {name.removeprefix("npgpt").lstrip(".") for name in imports(module) if name.split(".")[0] == "npgpt"}
     return {other for other in own if (module, other) not in LATE}
 
@@ -99,14 +92,6 @@ def room(module: str) -> tuple[int, str]:
 def test_imports_are_found_in_known_files():
     assert own_imports("tensor") == {"kernels", "autograd"}
     assert {"numpy", "math", "npgpt.kernels"} < imports("tensor")
-    assert own_imports("kernels.attention") == {
-        "kernels.dropout",
-        "kernels.exp",
-        "kernels.jit",
-        "kernels.row_max",
-        "kernels.machine.product",
-        "kernels.precision",
-    }
     assert "kernels.table" in own_imports("kernels")
     assert "llvmlite" in imports("kernels.machine.microkernel")
 
@@ -127,7 +112,7 @@ def test_late_imports_are_inside_functions():
         assert f"npgpt.{other}" not in names
 
 
-def test_no_module_imports_itself_through_others():
+def test_there_is_no_cycle_of_imports():
     done, path = set(), []
 
     def visit(module):
@@ -143,7 +128,7 @@ def test_no_module_imports_itself_through_others():
         visit(module)
 
 
-def test_order_names_modules_that_exist():
+def test_every_module_in_order_exists():
     for names in ORDER:
         for name in names:
             assert name in modules(), f"there is no npgpt.{name}"
@@ -161,7 +146,7 @@ def test_kernels_know_numpy_and_numba_only(module):
 
 
 @pytest.mark.parametrize("module", modules())
-def test_only_kernels_machine_reaches_below_numba(module):
+def test_only_kernels_machine_uses_llvmlite_and_ctypes(module):
     if not module.startswith("kernels.machine."):
         assert not {"llvmlite", "ctypes"} & {name.split(".")[0] for name in imports(module)}
 

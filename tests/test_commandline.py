@@ -149,9 +149,6 @@ def test_flags_that_contradict_each_other(folder):
     for typed, words in [
         (["--max-steps", 5, "--epochs", 1], "--max-steps and --epochs both say how long to train"),
         (["--init-from", "x", "--preset", "nano"], "leave out --preset"),
-        (["--init-from", "x", "--tokenizer", "gpt2"], "leave out --tokenizer"),
-        (["--lr", 1e-4, "--min-lr", 1e-3], "--min-lr 0.001 is above --lr 0.0001"),
-        (["--val-fraction", 0, "--patience", 3], "--patience watches the validation loss"),
         (["--n-embd", 64, "--n-head", 3], "n_embd must be divisible by n_head"),
         (["--position", "rotary", "--n-embd", 6, "--n-head", 2], "n_embd / n_head must be even"),
     ]:

@@ -1,4 +1,4 @@
-"""python -m npgpt.convert: from every format to every other, and what it says of two that differ."""
+"""python -m npgpt.convert: every format to every other, and the differences between two checkpoints."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from npgpt.text.tokenizers import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
 ENDINGS = {"huggingface": "folder", "safetensors": "a.safetensors", "llm.c": "a.bin", "gguf": "a.gguf"}
-# What rounding to it changes of a number at most, as a share of itself, or of the largest (of its block) in Q8_0: half
-# a step of 127, and what rounding the step to float16 adds.
+# The largest error of rounding a weight to a dtype, relative to the weight; in Q8_0 relative to the largest of its
+# block: half a step of 127, and the error of rounding the step to float16.
 ERRORS = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 254 + 2**-11}
-SMALLEST = {"F16": 2**-25, "Q8_0": 2**-25}  # numbers below float16's normal ones have fixed steps
+SMALLEST = {"F16": 2**-25, "Q8_0": 2**-25}  # below float16's normal numbers, steps are fixed
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def source(tmp_path, model):
 
 
 @pytest.mark.parametrize(("to", "dtype"), [(to, dtype) for to, row in WRITTEN.items() for dtype in row.dtypes])
-def test_each_format_and_dtype(source, model, to, dtype):
+def test_convert_to_each_format_and_dtype_and_on_to_the_others(source, model, to, dtype):
     """From a Hugging Face folder, and from there to each of the others."""
     ended = command("convert", "source", ENDINGS[to], "--dtype", dtype, cwd=source)
     total = model.num_parameters()
@@ -53,7 +53,7 @@ def test_each_format_and_dtype(source, model, to, dtype):
             assert open_checkpoint(path).tokenizer.name == "byte"
 
 
-def test_differences(source, model):
+def test_diff_lists_tensors_and_settings_that_differ(source, model):
     ended = command("convert", "--diff", "source", "source", cwd=source)
     assert ended == (0, "28 tensors, all equal\n", "")
     before = model.h[1].mlp.c_fc.bias.data.copy()
@@ -83,7 +83,7 @@ def test_differences(source, model):
     assert max(map(len, lines)) <= 80
 
 
-def test_dropout_alone_is_no_difference(tmp_path):
+def test_diff_ignores_dropout(tmp_path):
     for name, dropout in [("a", 0.0), ("b", 0.1)]:
         model = GPT(GPTConfig(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2, dropout=dropout))
         save(model, tmp_path / name, "safetensors")
@@ -91,7 +91,7 @@ def test_dropout_alone_is_no_difference(tmp_path):
     assert ended == (0, "config dropout: 0.0 and 0.1 (of training: no difference)\n16 tensors, all equal\n", "")
 
 
-def test_what_is_there_is_not_touched(source):
+def test_convert_overwrites_nothing(source):
     (source / "a.gguf").write_text("mine")
     (source / "empty").mkdir()
     refused("convert", "source", "a.gguf", cwd=source, words=["a.gguf is there already: name a new file"])
@@ -100,16 +100,9 @@ def test_what_is_there_is_not_touched(source):
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source, words=["a.gguf is there already"])  # looked at first
 
 
-def test_what_can_not_be_written(source):
-    refused(
-        "convert",
-        "source",
-        "a.bin",
-        "--dtype",
-        "F16",
-        cwd=source,
-        words=["llm.c is written with dtype F32, BF16, not F16"],
-    )
+def test_convert_refuses_what_a_format_cannot_store(source):
+    dtypes = ["llm.c is written with dtype F32, BF16, not F16"]
+    refused("convert", "source", "a.bin", "--dtype", "F16", cwd=source, words=dtypes)
     refused("convert", "source", "a.gguf", "--to", "onnx", cwd=source, words=["--to"])
     refused("convert", "source", cwd=source, words=["DST"])
     refused("convert", "source", "", cwd=source, words=["the name is empty"])
@@ -125,7 +118,7 @@ def test_what_can_not_be_written(source):
     assert command("convert", "rotary.safetensors", "a.safetensors", cwd=source).code == 0
 
 
-def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
+def test_a_stopped_convert_leaves_nothing_behind(source, monkeypatch):
     def stop(self):
         raise KeyboardInterrupt
 
@@ -137,7 +130,7 @@ def test_a_command_that_is_stopped_leaves_nothing(source, monkeypatch):
         assert listing(source) == before
 
 
-def test_what_a_format_has_no_place_for_is_said(tmp_path):
+def test_convert_says_what_a_format_does_not_keep(tmp_path):
     config = GPTConfig(vocab_size=11, block_size=9, n_layer=1, n_head=2, n_embd=8, dropout=0.1, bias=False)
     save(with_random_parameters(GPT(config)), tmp_path / "a.safetensors", "safetensors")
     ended = command("convert", "a.safetensors", "a.gguf", cwd=tmp_path)
@@ -148,7 +141,7 @@ def test_what_a_format_has_no_place_for_is_said(tmp_path):
     ]
 
 
-def test_in_a_process_of_its_own(source, model):
+def test_convert_in_a_process_of_its_own(source, model):
     ended = process("convert", "source", "a.safetensors", cwd=source)
     assert (ended.code, ended.err) == (0, "")
     ids = np.arange(9)[None]

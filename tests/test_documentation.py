@@ -1,4 +1,4 @@
-"""What the documentation says holds: README's code, the commands it names, examples in docstrings, types."""
+"""The documentation is true: README's code, the commands it names, examples in docstrings, types."""
 
 import argparse
 import ast
@@ -13,21 +13,20 @@ from helpers.commands import QUICK, command
 from test_architecture import modules
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# By heading: a block of Python, and below it what it prints.
+# {heading: the code blocks below it}: a block of Python, then a block of its output, if that is shown.
 PARTS = {part.split("\n")[0]: part for part in re.split(r"(?m)^## ", README) if "```python" in part}
 CODE = {heading: re.findall(r"```(\w*)\n(.*?)```", part, re.DOTALL) for heading, part in PARTS.items()}
 COMMANDS = sorted(set(re.findall(r"python -m npgpt\.(\w+)([^\n`|&]*)", README)))
 
 
-def test_readme_is_read():
-    """The patterns above find something."""
+def test_readme_has_code_and_commands():
     assert {"As a library", "Check a gradient of your own"} <= set(CODE)
     assert {"train", "sample", "convert", "info", "gradcheck"} == {name for name, _ in COMMANDS}
 
 
 @pytest.mark.parametrize("heading", CODE)
 def test_code_in_the_readme_runs_and_prints_what_is_shown(heading, tmp_path, monkeypatch, capsys):
-    """Where it loads runs/the-verdict, there is a tiny run of that name."""
+    """Code that loads runs/the-verdict gets a tiny run of that name."""
     (language, code), *shown = CODE[heading]
     assert language == "python"
     monkeypatch.chdir(tmp_path)
@@ -46,8 +45,8 @@ def test_commands_in_the_readme_have_flags_that_exist(name, arguments, monkeypat
 
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_only(self, given=None):
-        raise Parsed(parse(self, given))
+    def parse_only(self, *given):
+        raise Parsed(parse(self, *given))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     monkeypatch.setattr("sys.argv", [name, *shlex.split(arguments)])
@@ -59,11 +58,11 @@ def test_examples_in_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [doctest.testmod(importlib.import_module(f"npgpt.{name}".rstrip(".")), verbose=False) for name in modules()]
     assert sum(result.attempted for result in found) > 20
-    assert sum(result.failed for result in found) == 0  # what differs is printed
+    assert sum(result.failed for result in found) == 0  # doctest prints the differences
 
 
 def public_functions(body, place=""):
-    """Functions and methods without a leading underscore, except for those that Numba compiles."""
+    """Functions and methods without a leading underscore, except those that Numba compiles."""
     for node in body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
             continue

@@ -1,4 +1,4 @@
-"""python -m npgpt.gradcheck: it omits nothing, and names what is wrong with its place."""
+"""python -m npgpt.gradcheck: it covers every operation and option, and names a wrong gradient with its place."""
 
 import functools
 import inspect
@@ -154,7 +154,7 @@ def test_a_broken_kernel_is_named_with_its_place(monkeypatch, tmp_path):
 
 
 def one_is_wrong(gradients):
-    """Of a kernel's results: the first gradient is 0.01 % too large."""
+    """A kernel's results with the first gradient 0.01 % too large."""
     return (1.0001 * gradients[0], *gradients[1:]) if isinstance(gradients, tuple) else 1.0001 * gradients
 
 
@@ -168,7 +168,7 @@ def one_is_wrong(gradients):
         ("cross_entropy_backward", {"cross_entropy", "linear_cross_entropy"}),
     ],
 )
-def test_a_nearly_right_kernel_is_found_in_each_case(kernel, operations, monkeypatch, tmp_path):
+def test_a_gradient_off_by_a_ten_thousandth_is_found_in_each_case(kernel, operations, monkeypatch, tmp_path):
     right = getattr(kernels, kernel)
     monkeypatch.setattr(kernels, kernel, lambda *arguments, **named: one_is_wrong(right(*arguments, **named)))
     ended = command("gradcheck", *ops.__all__, cwd=tmp_path)
@@ -176,7 +176,7 @@ def test_a_nearly_right_kernel_is_found_in_each_case(kernel, operations, monkeyp
     assert wrong_rows(ended) == [name for name, *_ in OPERATIONS if name in operations]
 
 
-def test_a_nearly_right_kernel_that_adds_in_place_is_found(monkeypatch, tmp_path):
+def test_embedding_with_a_wrong_gradient_is_found(monkeypatch, tmp_path):
     right = kernels.embedding_backward
     monkeypatch.setattr(kernels, "embedding_backward", lambda dy, ids, dweight: right(1.0001 * dy, ids, dweight))
     ended = command("gradcheck", *ops.__all__, cwd=tmp_path)
@@ -198,7 +198,7 @@ def test_attention_with_a_wrong_gradient_is_found(part, monkeypatch, tmp_path):
     assert wrong_rows(ended) == [name for name, *_ in OPERATIONS if name == "causal_self_attention"]
 
 
-def test_an_exception_of_a_backward_pass_is_a_row(monkeypatch, tmp_path):
+def test_an_exception_of_a_backward_pass_is_shown_in_its_row(monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "softmax_backward", lambda dy, y: (dy * y).sum(-1))
     ended = command("gradcheck", "softmax", "relu", cwd=tmp_path)
     assert ended.code == 1

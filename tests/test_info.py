@@ -1,4 +1,4 @@
-"""python -m npgpt.info: everything that it prints is so."""
+"""python -m npgpt.info: everything that it prints is true."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_run(run):
+def test_info_of_a_run_shows_its_config_tensors_and_tokenizer(run):
     ended = command("info", ".", cwd=run)
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
@@ -47,13 +47,13 @@ def test_a_run(run):
     assert max(map(len, lines)) <= 80
 
 
-def test_what_is_odd(run):
+def test_info_warns_of_weights_that_are_nan(run):
     ended = command("info", ".", "--checkpoint", "best", cwd=run)
     assert ended.code == 0
     assert "  h.3.mlp.c_fc.weight: 192 of 192 numbers are NaN or infinite\n" in ended.out
 
 
-def test_what_can_not_be_loaded_is_shown_too(run):
+def test_info_shows_a_checkpoint_that_cannot_be_loaded(run):
     weights = {**GPT(CONFIG).state_dict(), "h.0.mlp.c_fc.weight": np.zeros((24, 8)), "ids": np.arange(3)}
     del weights["ln_f.bias"]
     runs.save_weights(run / "odd.safetensors", weights, CONFIG)
@@ -65,7 +65,7 @@ def test_what_can_not_be_loaded_is_shown_too(run):
     assert "  ids                            3              I64" in ended.out
 
 
-def test_names_of_strangers(run):
+def test_info_shortens_and_escapes_names_of_tensors(run):
     names = ["h." + "1" * 5000 + ".x", "\x1b[2J", "a\nb"]
     weights = GPT(CONFIG).state_dict() | {name: np.zeros((2, 2)) for name in names}
     runs.save_weights(run / "odd.safetensors", weights, CONFIG)
@@ -76,13 +76,13 @@ def test_names_of_strangers(run):
     assert "1" * 61 not in ended.out
 
 
-def test_a_row_that_is_the_whole_file_is_read_in_pieces(run):
+def test_info_reads_a_tensor_of_one_huge_row_in_pieces(run):
     runs.save_weights(run / "wide", {"x": np.ones((1, 4_000_000), np.float16)}, CONFIG)
     with memory_at_most((run / "wide").stat().st_size):
         assert command("info", "wide", cwd=run).code == 0
 
 
-def test_what_is_no_checkpoint(run):
+def test_info_refuses_what_is_no_checkpoint(run):
     refused("info", "none/at all/x", cwd=run)
     refused("info", cwd=run, words=["PATH"])
     refused("info", ".", "--checkpoint", "first", cwd=run, words=["--checkpoint"])
@@ -90,6 +90,6 @@ def test_what_is_no_checkpoint(run):
     refused("info", "text", cwd=run, words=["text: "])
 
 
-def test_in_a_process_of_its_own(run):
+def test_info_in_a_process_of_its_own(run):
     assert process("info", str(run), cwd=run) == command("info", str(run), cwd=run)
     assert "usage: python -m npgpt.info" in process("info", "--help", cwd=run).out

@@ -55,7 +55,7 @@ def test_what_training_can_not_read(folder):
         (["odd.bin"], "an odd number"),
         (["beyond.bin"], "its token 0 is 65535"),
         (["good.bin", "text.txt"], "can't be read together"),
-        (["good.bin", "--tokenizer", "char"], "there are no characters to make a tokenizer from"),
+        (["good.bin", "--tokenizer", "char"], "it has no characters to make a tokenizer from"),
     ]:
         refused("train", *QUICK, *typed, cwd=folder, words=[words])
 
@@ -90,21 +90,29 @@ def test_an_out_folder_that_can_not_be(folder):
     (folder / "full" / "file").touch()
     for out, words in [
         ("text.txt", "text.txt is there already"),
-        ("text.txt/run", "text.txt is not a folder that you may write to"),
-        ("text.txt/deeper/run", "text.txt is not a folder that you may write to"),
+        ("text.txt/run", "a folder can't be made there"),
+        ("text.txt/deeper/run", "a folder can't be made there"),
         ("full", "full is there already: name a new folder, or --resume full"),
         (".", "is there already"),
         ("x" * 300, "File name too long"),
     ]:
         refused("train", "text.txt", *QUICK, "--out", out, cwd=folder, words=[words])
     (folder / "runs").touch()
-    refused("train", "text.txt", *QUICK, cwd=folder, words=["runs is not a folder that you may write to"])
+    refused("train", "text.txt", *QUICK, cwd=folder, words=["a folder can't be made there"])
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_an_out_folder_that_is_not_ours(folder):
     (folder / "theirs").mkdir(mode=0o500)
-    refused("train", "text.txt", *QUICK, "--out", "theirs/run", cwd=folder, words=["theirs", "may write to"])
+    refused(
+        "train",
+        "text.txt",
+        *QUICK,
+        "--out",
+        "theirs/run",
+        cwd=folder,
+        words=["a folder can't be made there"],
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that nobody may write to")
@@ -159,15 +167,14 @@ def test_what_can_not_be_resumed(finished):
     (work / "no-run").mkdir()
     (work / "hugging-face").mkdir()
     (work / "hugging-face" / "config.json").write_text('{"model_type": "gpt2"}')
-    shutil.copytree(work / "runs" / "text", work / "strange")
-    config = json.loads((work / "strange" / "config.json").read_text())
-    for name, change in [("unknown", {"colour": "red"}), ("wrong", {"lr": "fast"}), ("negative", {"batch_size": -1})]:
+    config = json.loads((work / "runs" / "text" / "config.json").read_text())
+    for name, change in [
+        ("unknown", {"training": {**config["training"], "colour": "red"}}),
+        ("strange", {"plan": {**config["plan"], "max_steps": 0}}),
+        ("planless", {"plan": {}}),
+    ]:
         shutil.copytree(work / "runs" / "text", work / name)
-        changed = {**config, "training": {**config["training"], **change}}
-        (work / name / "config.json").write_text(json.dumps(changed))
-    shutil.copytree(work / "runs" / "text", work / "planless")
-    for name, plan in (("planless", {}), ("strange", {**config["plan"], "max_steps": 0})):
-        (work / name / "config.json").write_text(json.dumps({**config, "plan": plan}))
+        (work / name / "config.json").write_text(json.dumps({**config, **change}))
     for typed, words in [
         (["--resume", "nothing"], "nothing/config.json: can't be read"),
         (["--resume", "text.txt"], "text.txt/config.json: can't be read"),
@@ -175,7 +182,7 @@ def test_what_can_not_be_resumed(finished):
         (["--resume", "hugging-face"], "the folder is not a run of npgpt"),
         (["--resume"], "runs/text is finished: it has done 2 steps, and was to do 2"),
         (["--resume", "planless"], "planless was begun by an npgpt that stored no plan with it"),
-        (["--resume", "strange"], "strange/config.json: plan: setting max_steps can't be 0"),
+        (["--resume", "strange"], "strange/config.json: setting max_steps can't be 0"),
         (["--resume", "runs/text"], "say how far: --resume runs/text --max-steps 4"),
         (["--resume", "runs/text", "--max-steps", 1], "it has done 2 steps, and was to do 1"),
         (["--resume", "runs/text", "--lr", 1, "--n_layer=2"], "leave out --lr, --n-layer"),
@@ -183,9 +190,7 @@ def test_what_can_not_be_resumed(finished):
         (["--resume", "runs/text", "--max-steps", 4, "--out", "x"], "leave out --out"),
         (["--resume", "runs/text", "text.txt"], "leave out the text"),
         (["text.txt", "--resume"], "leave out the text, or name the run after --resume"),
-        (["--resume", "unknown"], "unknown/config.json: training: unknown setting of a run: 'colour'"),
-        (["--resume", "wrong"], "setting lr can't be 'fast'"),
-        (["--resume", "negative"], "setting batch_size can't be -1"),
+        (["--resume", "unknown"], "unknown/config.json: unknown setting of a run: 'colour'"),
     ]:
         refused("train", *typed, cwd=work, words=[words])
     shutil.rmtree(work / "runs")
@@ -207,12 +212,9 @@ def test_a_run_whose_text_has_changed(finished):
 
 def test_prompts_that_can_not_be(finished):
     (finished / "latin1.txt").write_bytes("café".encode("latin-1"))
-    with open(finished / "endless", "wb") as file:
-        file.truncate(2**24 + 1)
     for typed, words in [
         (["--prompt-file", "nothing"], "nothing: can't be read: No such file"),
-        (["--prompt-file", "/dev/zero"], "/dev/zero: is a device, and not a file or a pipe"),
-        (["--prompt-file", "endless"], "endless: a prompt can't have more than 16,777,216 bytes"),
+        (["--prompt-file", "/dev/zero"], "/dev/zero: a prompt can't have more than 16,777,216 bytes"),
         (["--prompt-file", "runs"], "runs: can't be read"),
         (["--prompt-file", "latin1.txt"], "latin1.txt: not UTF-8 text at byte 3"),
         (["--prompt", "\udce9"], "half of a surrogate pair"),  # what Python makes of an argument that isn't UTF-8

@@ -13,7 +13,7 @@ from conftest import ROOT
 import npgpt
 
 
-def test_there_is_one_version():
+def test_setup_cfg_and_the_package_have_the_same_version():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     assert setup["metadata"]["version"] == npgpt.__version__
@@ -41,12 +41,6 @@ def test_public_names(python):
     assert (ended.returncode, ended.stderr) == (0, "")
     with pytest.raises(AttributeError, match="no attribute 'transformer'"):
         npgpt.transformer  # noqa: B018
-
-
-@pytest.mark.parametrize("name", sorted(npgpt.__all__))
-def test_a_public_name_is_imported_alone(python, name):
-    ended = python(f"from npgpt import {name}")
-    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.slow  # pip makes an environment for setuptools first

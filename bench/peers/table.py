@@ -1,4 +1,4 @@
-"""Whom npgpt is compared with: the ways in which torch does the work, and how far their losses may be from ours."""
+"""The peers: the modes in which torch does the work, and how far their losses may be from npgpt's."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ BFLOAT16 = 5e-2
 
 @dataclass(frozen=True)
 class Peer:
-    """What is set in torch, and the tolerance that follows from it."""
+    """A mode of torch, and the tolerance that follows from it."""
 
     tolerance: float = FLOAT32
     autocast: bool = False
@@ -21,7 +21,7 @@ class Peer:
     matmul_precision: str = "highest"
 
     def mode(self) -> dict:
-        """What the measured process is told."""
+        """The mode, as the measured process reads it."""
         return {"autocast": self.autocast, "compile": self.compile, "matmul_precision": self.matmul_precision}
 
 

@@ -61,7 +61,7 @@ def layer_norm(x, weight, bias):
     return F.layer_norm(x, weight.shape, weight, bias)
 
 
-# {kernel: its work in torch, and from numpy's arguments the tensors for it}; dropout isn't here: it draws other numbers
+# {kernel: (its work in torch, NumPy's arguments -> tensors)}. Dropout is left out: torch draws another mask.
 KERNELS = {
     "matmul": (MATMUL, lambda *x: tensors(*(y for y in x if y is not None))),
     "attention_forward": (forward(attention), lambda q, k, v, scale: tensors(q, k, v)),

@@ -1,8 +1,7 @@
 """The cases of ``python -m npgpt.gradcheck``: every option of every operation, and of a small GPT.
 
-A new operation goes into OPERATIONS: its name, what is special about the case, the function of its inputs, and their
-shapes. The values are 0.5 to 2 with either sign, so none is near a kink or a pole; in a case named "positive" all are
-above zero.
+A row of OPERATIONS is an operation's name, the option tested, the function of its inputs, and their shapes. The values
+are 0.5 to 2 with either sign, so none is near a kink or a pole; in a case named "positive" all are above zero.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from npgpt.tensor import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. f takes the inputs by position; their names are for the report."""
+    """One row of the printed table. f takes the inputs by position; their names are for the report."""
 
     operation: str
     option: str
@@ -28,10 +27,10 @@ class Case:
 
 
 _rng = np.random.default_rng(0)
-NUMBERS = _rng.uniform(0.5, 2, (2, 3))
+CONSTANT = _rng.uniform(0.5, 2, (2, 3))
 IDS = np.array([[1, 4, 4], [0, 2, 1]])  # below 6, some of them twice
 TARGETS = np.array([[2, 0, 4], [1, 1, 3]])  # below 5
-SOME = np.array([[2, -100, 4], [-100, 1, 3]])
+SOME_TARGETS = np.array([[2, -100, 4], [-100, 1, 3]])
 PADDING = np.array([[False, True, True, True], [True, True, False, True]])  # the first row begins with padding
 MANY_IDS = _rng.integers(0, 50, (4, 40))
 MANY_TARGETS = _rng.integers(0, 300, 70)
@@ -40,20 +39,20 @@ HEAD = ops.linear_cross_entropy
 
 # "large" cases take several of the kernels' blocks and threads; small ones fit into a single block.
 OPERATIONS = [
-    # What Python has syntax for (tensor.py)
+    # Operators and methods of Tensor (tensor.py)
     ("add", "", lambda a, b: a + b, {"a": (2, 3), "b": (2, 3)}),
     ("add", "broadcast", lambda a, b: a + b, {"a": (2, 1, 3), "b": (4, 1)}),
-    ("radd", "", lambda a: NUMBERS + a, {"a": (2, 3)}),
+    ("radd", "", lambda a: CONSTANT + a, {"a": (2, 3)}),
     ("sub", "", lambda a, b: a - b, {"a": (2, 3), "b": (2, 3)}),
     ("sub", "broadcast", lambda a, b: a - b, {"a": (3,), "b": (2, 3)}),
-    ("rsub", "", lambda a: NUMBERS - a, {"a": (2, 3)}),
+    ("rsub", "", lambda a: CONSTANT - a, {"a": (2, 3)}),
     ("mul", "", lambda a, b: a * b, {"a": (2, 3), "b": (2, 3)}),
     ("mul", "broadcast", lambda a, b: a * b, {"a": (2, 3), "b": ()}),
     ("mul", "by itself", lambda a: a * a, {"a": (2, 3)}),
-    ("rmul", "", lambda a: NUMBERS * a, {"a": (2, 3)}),
+    ("rmul", "", lambda a: CONSTANT * a, {"a": (2, 3)}),
     ("truediv", "", lambda a, b: a / b, {"a": (2, 3), "b": (2, 3)}),
     ("truediv", "broadcast", lambda a, b: a / b, {"a": (3,), "b": (2, 1)}),
-    ("rtruediv", "", lambda a: NUMBERS / a, {"a": (2, 3)}),
+    ("rtruediv", "", lambda a: CONSTANT / a, {"a": (2, 3)}),
     ("pow", "3", lambda a: a**3, {"a": (2, 3)}),
     ("pow", "-1", lambda a: a**-1, {"a": (2, 3)}),
     ("pow", "0", lambda a: a**0, {"a": (2, 3)}),
@@ -65,7 +64,7 @@ OPERATIONS = [
     ("matmul", "a stack and a matrix", lambda a, b: a @ b, {"a": (2, 3, 4), "b": (4, 2)}),
     ("matmul", "broadcast stacks", lambda a, b: a @ b, {"a": (2, 1, 3, 4), "b": (3, 4, 2)}),
     ("matmul", "large", lambda a, b: a @ b, {"a": (70, 65), "b": (65, 130)}),
-    ("rmatmul", "", lambda a: NUMBERS @ a, {"a": (3, 4)}),
+    ("rmatmul", "", lambda a: CONSTANT @ a, {"a": (3, 4)}),
     ("sum", "", lambda a: a.sum(), {"a": (2, 3)}),
     ("sum", "axis", lambda a: a.sum(axis=1), {"a": (2, 3, 4)}),
     ("sum", "axes, keepdims", lambda a: a.sum(axis=(0, -1), keepdims=True), {"a": (2, 3, 4)}),
@@ -107,11 +106,11 @@ OPERATIONS = [
     ("causal_self_attention", "dropout", partial(ATTENTION, dropout=0.3, seed=5), {"qkv": (2, 4, 12)}),
     ("causal_self_attention", "large", ATTENTION, {"qkv": (2, 70, 102)}),
     ("cross_entropy", "", partial(ops.cross_entropy, targets=TARGETS), {"logits": (2, 3, 5)}),
-    ("cross_entropy", "some", partial(ops.cross_entropy, targets=SOME), {"logits": (2, 3, 5)}),
+    ("cross_entropy", "some", partial(ops.cross_entropy, targets=SOME_TARGETS), {"logits": (2, 3, 5)}),
     ("cross_entropy", "no 1", partial(ops.cross_entropy, targets=TARGETS, ignore_index=1), {"logits": (2, 3, 5)}),
     ("cross_entropy", "large", partial(ops.cross_entropy, targets=MANY_TARGETS), {"logits": (70, 300)}),
     ("linear_cross_entropy", "", partial(HEAD, targets=TARGETS), {"x": (2, 3, 4), "weight": (5, 4)}),
-    ("linear_cross_entropy", "some", partial(HEAD, targets=SOME), {"x": (2, 3, 4), "weight": (5, 4)}),
+    ("linear_cross_entropy", "some", partial(HEAD, targets=SOME_TARGETS), {"x": (2, 3, 4), "weight": (5, 4)}),
     (
         "linear_cross_entropy",
         "no 1",
@@ -121,7 +120,7 @@ OPERATIONS = [
     ("linear_cross_entropy", "large", partial(HEAD, targets=MANY_TARGETS), {"x": (70, 65), "weight": (300, 65)}),
 ]
 
-# A whole GPT: the option, the fields of GPTConfig in which it differs from TINY, and what is computed.
+# A whole GPT: the option, the fields of GPTConfig that differ from TINY, and the function of the model.
 TINY = {"vocab_size": 11, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 GPT_IDS = _rng.integers(0, 11, (2, 6))
 GPT_TARGETS = _rng.integers(0, 11, (2, 6))
@@ -169,7 +168,8 @@ def _operation(operation, option, f, shapes) -> Case:
 
 def _gpt(option, changes, compute) -> Case:
     """A GPT whose weights are far from where training begins: there, biases are 0 and attention nearly uniform."""
-    model = GPT(GPTConfig(**{**TINY, **changes}), dtype=np.float64).train()
+    model = GPT(GPTConfig(**{**TINY, **changes}), dtype=np.dtype(np.float64))
+    model.train()
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
         layernorm_weight = name.endswith("weight") and "ln_" in name

@@ -4,14 +4,14 @@
     dy  a gradient of y             s = sum of dy * y, a scalar
     v   a direction, of x's shape   h   the step
 
-The backward pass gives dx = ds/dx = J^T dy, where J is the Jacobian dy/dx. The function's values give
+The backward pass gives dx = ds/dx = J^T dy, where J is the Jacobian of f. The function's values give
 
     slope along v = sum of dy * (f(x + h v) - f(x - h v)) / 2h          to be compared with         sum of dx * v
 
-for any v. A direction that is 1 at one element and 0 elsewhere compares that element of dx; a small input is compared
-element by element. A large one is compared along one random direction, in which every element moves by 0.5 to 1.5 with
-either sign. A single wrong element then always shows, since it moves by 0.5 or more; several would have to cancel by
-chance. Where the two disagree, the direction is halved again and again until one wrong element is left.
+for any v. A direction that is 1 at one element and 0 elsewhere compares that element of dx. An input of up to 100
+elements is compared element by element. A larger one is compared along one random direction, in which every element
+moves by 0.5 to 1.5 with either sign. A single wrong element then always shows, since it moves by 0.5 or more; several
+would have to cancel by chance. If the two disagree, the direction is halved until one wrong element is left.
 
 dy is random in the same way (0.5 to 2, either sign). With ones, a backward pass that forgets dy would pass, and a
 softmax, whose rows always add up to 1, would have no slope at all.
@@ -67,24 +67,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of ``gradcheck``: a Comparison for each input, and the dy that they were made with."""
+    """The result of ``gradcheck``: a Comparison for each input, and the dy used. ``assert report.ok, report``"""
 
     inputs: tuple[Comparison, ...]
     dy: np.ndarray = field(repr=False)
 
     @property
     def ok(self) -> bool:
+        """Whether all gradients are right."""
         return all(comparison.ok for comparison in self.inputs)
 
     @property
     def error(self) -> float:
         """The largest error of an input."""
         return max(comparison.error for comparison in self.inputs)
-
-    def raise_if_wrong(self) -> None:
-        """Raises AssertionError, whose text is the report, unless all gradients are right."""
-        if not self.ok:
-            raise AssertionError(f"gradients differ\n{self}")
 
     def __str__(self):
         return "\n".join(f"{'ok   ' if c.ok else 'WRONG'}  {c}  (error {c.error:.1e})" for c in self.inputs)
@@ -101,19 +97,18 @@ def gradcheck(
 
     f           takes one Tensor for each input and returns a Tensor of any shape. Other arguments (None, token ids, a
                 mask, a seed) are bound in it: ``lambda x, w: ops.linear(x, w, None)``
-    inputs      float64 arrays of any shapes, of which f gets copies; or Tensors with requires_grad=True, such as a
-                model's parameters, whose data is changed for f and restored afterwards, like grad
+    inputs      float64 arrays of any shapes, which are copied for f; or Tensors with requires_grad=True, such as a
+                model's parameters, whose data and grad are changed meanwhile and restored at the end
     names       of the inputs, for the report; x0, x1 ... by default
     tolerance   the largest error (see ``Comparison``) that is right
     seed        of dy and of the directions
     -> Report   ``.ok``, ``.inputs``, ``.dy``; printed, a line for each input
 
-    The gradients compared are those of sum of dy * y, where y is the result, as ``y.backward(report.dy)`` computes
-    them. An input of up to 100 elements is compared element by element, a larger one along a random direction; the
-    formulas are at the top of npgpt/checking/central_differences.py. NaN and infinity in a gradient are never right.
+    The gradients are those that ``y.backward(report.dy)`` computes, where y is the result; how they are compared is at
+    the top of npgpt/checking/central_differences.py. NaN and infinity in a gradient are never right.
 
-    Choose inputs away from kinks (relu has no slope at 0) and special points: the slope of x^3 at 0 is 0, but over a
-    step it isn't, and there is no size to measure the error by.
+    Choose inputs away from kinks (relu has no slope at 0) and away from zeros of the gradient: the slope of x^3 at 0 is
+    0, but over a step it isn't, and the error is relative.
 
     Raises TypeError on an input that is not float64, and if f doesn't return a Tensor of float64; ValueError without
     inputs, on a Tensor that isn't a leaf with requires_grad=True, and if f's result is not finite, differs from call
@@ -144,11 +139,11 @@ def gradcheck(
                 with no_grad():
                     return f(*leaves).data
 
-            slope = np.zeros_like(x) if gradient is None else gradient  # None is right if f doesn't depend on x
-            error, index, by_hand, numerical = _largest_error(value, x, slope, dy, size, tolerance, rng)
+            dx = np.zeros_like(x) if gradient is None else gradient  # None is right if f doesn't depend on x
+            error, index, by_hand, numerical = _largest_error(value, x, dx, dy, size, tolerance, rng)
             leaf.data = x
-            found = None if gradient is None else by_hand
-            return Comparison(name, x.shape, error <= tolerance, error, index, found, numerical)
+            by_hand = None if gradient is None else by_hand
+            return Comparison(name, x.shape, error <= tolerance, error, index, by_hand, numerical)
 
         return Report(tuple(map(compare, names, leaves, gradients)), dy)
     finally:
@@ -197,24 +192,25 @@ def _by_hand(f, leaves, rng):
     return values, dy, [leaf.grad for leaf in leaves]
 
 
-def _largest_error(value, x, gradient, dy, size, tolerance, rng):
+def _largest_error(value, x, dx, dy, size, tolerance, rng):
     """-> error, index, by hand, numerical, where the error is largest; index is None along a direction"""
 
     def along(direction):
         moved = direction != 0
         h = STEP * max(1.0, np.abs(x[moved]).max())  # a small step beside a large x would be lost in rounding
         difference = value(x + h * direction) - value(x - h * direction)
-        by_hand = float((gradient[moved] * direction[moved]).sum())
+        by_hand = float((dx[moved] * direction[moved]).sum())
         numerical = float((dy * difference).sum() / (2 * h))
         return _error(by_hand, numerical, size * STEP / h), by_hand, numerical
 
-    def part(direction, elements):
-        only = np.zeros_like(x)
-        only.flat[elements] = direction.flat[elements]
-        return only
+    def only(elements, direction):
+        """The direction at these elements, 0 elsewhere"""
+        part = np.zeros_like(x)
+        part.flat[elements] = direction.flat[elements]
+        return part
 
     def at(i):
-        error, by_hand, numerical = along(part(np.ones_like(x), i))
+        error, by_hand, numerical = along(only(i, np.ones_like(x)))
         return error, tuple(map(int, np.unravel_index(i, x.shape))), by_hand, numerical
 
     if x.size <= EACH_ELEMENT_UP_TO:
@@ -225,7 +221,7 @@ def _largest_error(value, x, gradient, dy, size, tolerance, rng):
         return error, None, by_hand, numerical
     elements = np.arange(x.size)
     while elements.size > 1:
-        elements = max(np.array_split(elements, 2), key=lambda half: along(part(direction, half))[0])
+        elements = max(np.array_split(elements, 2), key=lambda half: along(only(half, direction))[0])
     found = at(elements[0])
     return found if found[0] > tolerance else (error, None, by_hand, numerical)
 

@@ -10,16 +10,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
 from npgpt.errors import CheckpointError
 
 BEGIN, END = 32, 8  # bytes of a file that the rules look at
 MAX_HEADER_BYTES = 100_000_000  # of safetensors; the format's own limit
 MAX_ZIP_METHOD = 99  # the largest number that stands for a way to compress
+GGUF_MAGIC = b"GGUF"
 LLMC_MAGIC = (20240326).to_bytes(4, "little")
 TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+ZIP_MAGIC = b"PK\3\4"
 # The number 0x1950A86A20F9469CFC6C, as each protocol of pickle has it; from 4 on in a frame.
-LEGACY_TORCH = re.compile(
+_LEGACY_TORCH = re.compile(
     rb"\x80[\2-\5](\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.", re.DOTALL
 )
 
@@ -29,8 +32,8 @@ def _is_safetensors(begin: bytes, end: bytes) -> bool:
 
 
 def _is_torch(begin: bytes, end: bytes) -> bool:
-    is_zip = begin[:4] == b"PK\3\4" and int.from_bytes(begin[8:10], "little") <= MAX_ZIP_METHOD
-    return is_zip or LEGACY_TORCH.match(begin) is not None
+    is_zip = begin[:4] == ZIP_MAGIC and int.from_bytes(begin[8:10], "little") <= MAX_ZIP_METHOD
+    return is_zip or _LEGACY_TORCH.match(begin) is not None
 
 
 def _is_llmc(begin: bytes, end: bytes) -> bool:
@@ -38,7 +41,7 @@ def _is_llmc(begin: bytes, end: bytes) -> bool:
 
 
 def _is_gguf(begin: bytes, end: bytes) -> bool:
-    return begin[:4] == b"GGUF"  # which is too large for a length
+    return begin[:4] == GGUF_MAGIC  # which is too large for a length
 
 
 def _is_tensorflow(begin: bytes, end: bytes) -> bool:
@@ -70,17 +73,15 @@ class Format:
     suffix: str = ""
     adds: str = ""
 
-    def read(self, file):
-        return import_module(f"npgpt.checkpoints.{self.module}").read(file)
+    def load(self) -> ModuleType:
+        """The module, imported when it is needed."""
+        return import_module(f"npgpt.checkpoints.{self.module}")
 
     def check_dtype(self, dtype: str | None) -> str:
         """The dtype, or the default for None. Raises CheckpointError if it isn't written."""
         if dtype is not None and dtype not in self.dtypes:
             raise CheckpointError(f"{self.name} is written with dtype {', '.join(self.dtypes)}, not {dtype[:100]}")
         return dtype or self.dtypes[0]
-
-    def write(self, path, checkpoint, dtype: str) -> None:
-        import_module(f"npgpt.checkpoints.{self.module}").write(path, checkpoint, dtype)
 
 
 _FLOATS = ("F32", "F16", "BF16")

@@ -28,12 +28,11 @@ from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
-MAGIC = int.from_bytes(LLMC_MAGIC, "little")
 PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
 
 _HEADER = 256  # numbers
-_VERSIONS = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
+_VERSIONS: dict[int, tuple[str, np.dtype]] = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
 _WORDS = {"F32": "float32", "BF16": "bfloat16"}
 # What its programs compute with, whatever the header says.
 _FIXED = {
@@ -48,9 +47,7 @@ _FIXED = {
 def read(file: MappedFile) -> Checkpoint:
     """Open a model of llm.c. Raises CheckpointError."""
     path = file.path
-    magic, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
-    if magic != MAGIC:
-        raise CheckpointError(f"{path}: it does not begin with {MAGIC}, so it is not a model of llm.c")
+    _, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
     if version not in _VERSIONS:
         known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
         raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
@@ -91,16 +88,16 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     rows = -(-config.vocab_size // PADDED_TO) * PADDED_TO
     sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
     header = np.zeros(_HEADER, "<i4")
-    header[:8] = MAGIC, versions[dtype], *sizes
+    header[:8] = int.from_bytes(LLMC_MAGIC, "little"), versions[dtype], *sizes
     numpys = _VERSIONS[versions[dtype]][1]
     config, tensors = with_all_biases(config, rounded(checkpoint, dtype, path))
     with checkpoint_file(path) as file:
-        file.write(header)
+        file.write(header.data)
         for name, _, transposed in _tensors(config, rows):
             for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
-                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys))
+                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys).data)
             if name == "wte.weight":
-                file.write(np.zeros((rows - config.vocab_size, config.n_embd), numpys))
+                file.write(bytes((rows - config.vocab_size) * config.n_embd * numpys.itemsize))
 
 
 def _tensors(config: GPTConfig, rows: int) -> Iterator[tuple[str, tuple[int, ...], bool]]:

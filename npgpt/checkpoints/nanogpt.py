@@ -19,6 +19,7 @@ Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 import os
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
 from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
@@ -44,7 +45,7 @@ _MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")  # the causal mask, where
 _PADDED_VOCABULARY = 50304
 
 
-def is_nanogpt(found: object) -> bool:
+def is_nanogpt(found: object) -> TypeGuard[dict]:
     """Whether an object that ``pytorch.file.read`` found is of the form above."""
     return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.huggingface import hub
@@ -19,7 +20,7 @@ from npgpt.gpt import GPT
 from npgpt.layers import allocate
 
 
-def load(path: str | Path, dtype=np.float32, checkpoint: str = "last") -> GPT:
+def load(path: str | Path, dtype: DTypeLike = np.float32, checkpoint: str = "last") -> GPT:
     """Make the model that is stored at ``path`` (what that can be: ``open_checkpoint``), with parameters of ``dtype``.
 
     >>> import tempfile, npgpt
@@ -75,15 +76,15 @@ def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     file = MappedFile(path)
-    return file.format().read(file)
+    return file.format().load().read(file)
 
 
-def make_model(checkpoint: Checkpoint, dtype=np.float32) -> GPT:
+def make_model(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> GPT:
     """A model with a checkpoint's weights, which are read tensor by tensor.
 
     Raises CheckpointError if they are damaged, or NaN or infinite.
     """
-    model = GPT.empty(checkpoint.config, dtype)
+    model = GPT.empty(checkpoint.config, np.dtype(dtype))
     tensors = checkpoint.streaming()
     bad = [name for name, parameter in model.named_parameters() if not tensors[name].copy_to(allocate(parameter))]
     checkpoint.release_pages()

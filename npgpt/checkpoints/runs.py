@@ -16,6 +16,7 @@ holds the model's configuration and the state as JSON. Both files are ordinary s
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def is_run(folder: str | Path) -> bool:
 
 def save_weights(
     path: str | Path,
-    weights: dict[str, np.ndarray | LazyTensor],
+    weights: Mapping[str, np.ndarray | LazyTensor],
     config: GPTConfig,
     metadata: dict[str, str] | None = None,
 ) -> None:

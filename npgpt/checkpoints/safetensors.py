@@ -14,6 +14,7 @@ Source: https://github.com/huggingface/safetensors, README "Format" and safetens
 
 import json
 import reprlib
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ from npgpt.errors import CheckpointError
 MAX_DIMENSIONS = 32
 
 # In the order in which the reference writer lays arrays out: wide types first, so that every array is aligned.
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "U64": np.dtype("<u8"),
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
@@ -91,7 +92,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def write_safetensors(
-    path: str | Path, tensors: dict[str, np.ndarray | LazyTensor], metadata: dict[str, str] | None = None
+    path: str | Path, tensors: Mapping[str, np.ndarray | LazyTensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write the tensors, atomically, each in its dtype; BF16 only from a ``LazyTensor``, since NumPy has none.
 
@@ -100,17 +101,17 @@ def write_safetensors(
     they are sorted). ``"format": "pt"`` is added to the metadata, because some readers insist on it. Raises
     CheckpointError if the file can't be written.
     """
-    header = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
+    header: dict[str, dict] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     if "__metadata__" in tensors:
         raise CheckpointError(f"{path}: an array can't be named __metadata__")
-    tensors = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
-    for name, tensor in tensors.items():
+    found = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
+    for name, tensor in found.items():
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(f"{path}: tensor {name!r}: {tensor.dtype} can't be written as safetensors")
-    ordered = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
+    ordered = sorted(found, key=lambda name: (_ORDER[found[name].dtype], name))
     end = 0
     for name in ordered:
-        tensor = tensors[name]
+        tensor = found[name]
         begin, end = end, end + tensor.size * _DTYPES[tensor.dtype].itemsize
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
@@ -120,11 +121,10 @@ def write_safetensors(
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in ordered:
-            for numbers in tensors[name].iter_flat():
-                if tensors[name].dtype == "BF16":
-                    numbers = f32_to_bf16(numbers)
-                array = np.ascontiguousarray(numbers, dtype=_DTYPES[tensors[name].dtype])
-                file.write(array.reshape(-1).view(np.uint8))
+            dtype = found[name].dtype
+            for numbers in found[name].iter_flat():
+                bits = f32_to_bf16(numbers) if dtype == "BF16" else numbers
+                file.write(np.ascontiguousarray(bits, _DTYPES[dtype]).data)
 
 
 def _check_header_length(length: int, file_bytes: int, path) -> None:

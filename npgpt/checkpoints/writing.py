@@ -37,7 +37,7 @@ def write_checkpoint(
     dtype = row.check_dtype(dtype)
     check_can_write(path)
     check_fit(checkpoint.config, checkpoint.tensors, checkpoint.source)
-    row.write(path, checkpoint, dtype)
+    row.load().write(path, checkpoint, dtype)
 
 
 def check_can_write(path: str | Path) -> None:

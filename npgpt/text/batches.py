@@ -59,13 +59,11 @@ class TokenDataset:
 class BatchSampler:
     """An endless sequence of batches: all windows in a shuffled order, then all in another order, and so on.
 
-    Think of the orders as one long list, from which batch k takes the positions k * B to k * B + B - 1. Each epoch has
-    every window exactly once, and a batch at the end of an epoch is filled up from the next.
+    Batch k has the positions k * B to k * B + B - 1 of these orders, joined. Each epoch has every window exactly once,
+    and a batch at the end of an epoch is filled up from the next.
 
-    The order of epoch e depends only on the seed and e, and batch k only on k. To resume a run in the middle of an
-    epoch it is enough to know k.
-
-    The orders of the last batch's epochs are kept, mostly one: 8 bytes for each window.
+    The order of epoch e depends only on the seed and e, so k is all that a run needs to resume in the middle of an
+    epoch. The orders of the last batch's epochs are kept, usually one: 8 bytes a window.
 
     >>> batches = BatchSampler(TokenDataset(np.arange(6), context=1), batch_size=2, seed=1)
     >>> sorted(np.concatenate([batches.batch(k)[0] for k in range(5)]).ravel().tolist())
@@ -90,7 +88,6 @@ class BatchSampler:
         return self.dataset.batch([self._orders[e][i] for e, i in zip(epochs, positions, strict=True)])
 
     def _order(self, epoch):
-        """(len(dataset),) int64"""
         if epoch in self._orders:
             return self._orders[epoch]
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
@@ -99,7 +96,7 @@ class BatchSampler:
 def evaluation_batches(dataset: TokenDataset, batch_size: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """At most ``count`` batches of windows spread evenly over a text, always the same. The last one may be smaller.
 
-    No window is in them twice; all are if there are no more than count * batch_size.
+    No window comes twice. All come if there are no more than count * batch_size.
 
     >>> [ids.ravel().tolist() for ids, targets in evaluation_batches(TokenDataset(np.arange(9), 1), 2, 2)]
     [[0, 2], [4, 6]]

@@ -1,7 +1,7 @@
 """Text to tokens: read files, tokenize them, split them for training and validation.
 
-Text is read in chunks, and its tokens are written to a temporary file that is mapped into memory, so a gigabyte of text
-takes hardly more memory than a kilobyte.
+Text is read in chunks, and its tokens go to a temporary file that is mapped into memory. So a gigabyte of text takes
+hardly more memory than a kilobyte.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ class Corpus:
     tokens       (N,) ids, uint16 or uint32, read-only, memory-mapped; <|endoftext|> is between the documents
     documents    (D,) int64, the position in tokens at which each document starts; the first is 0
     characters   the number of characters of the text; None if it came as tokens
-    fingerprint  the tokens' sha256, as sha256sum prints it for a .bin; it changes with the text
+    fingerprint  the tokens' sha256, for a .bin that of the file; it changes with the text
     validation   (M,) ids if the data came with a validation part, else None
     ===========  ================================================================================================
     """
@@ -43,10 +43,10 @@ class Corpus:
 def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     """Read text files and folders of them (see ``find_texts``), or token files.
 
-    Each text file is a document. The tokens are kept in an unnamed file in the folder for temporary files (the
-    environment variable TMPDIR), which disappears when they are no longer used.
+    Each text file is a document. The tokens are in an unnamed file in the folder for temporary files (the environment
+    variable TMPDIR), which disappears when they are no longer used.
 
-    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped where it is; <|endoftext|> separates its
+    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped itself; <|endoftext|> separates its
     documents. A folder with a train.bin and a val.bin gives tokens and validation.
 
     Raises DataError if a file is missing, unreadable, empty, binary or not UTF-8, or has ids unknown to the tokenizer;
@@ -54,14 +54,20 @@ def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     """
     paths = as_paths(paths)
     token_files = _find_token_files(paths)
-    return _map_token_files(token_files, tokenizer) if token_files else _tokenize(find_texts(paths), tokenizer)
+    if not token_files:
+        return _tokenize(find_texts(paths), tokenizer)
+    digest = sha256()
+    with progress(token_files, "Reading") as bar:
+        parts = [_map_tokens(path, tokenizer, digest, bar) for path in token_files]
+    (tokens, documents), validation = parts[0], parts[1][0] if len(parts) == 2 else None
+    return Corpus(tokens, documents, None, digest.hexdigest(), validation)
 
 
 def iter_text(paths: Paths) -> Iterator[str]:
     """Yield the text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises its DataErrors."""
     paths = as_paths(paths)
     if _find_token_files(paths):
-        raise DataError(f"{_list(paths)} has tokens, not text, so there are no characters to make a tokenizer from")
+        raise DataError(f"{_list(paths)} has tokens, not text, so it has no characters to make a tokenizer from")
     found = find_texts(paths)
     with progress(found, "Reading") as bar:
         for path in found:
@@ -99,6 +105,10 @@ def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -
 
 
 def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
+    if len(paths) > 1 and tokenizer.end_of_text is None:
+        raise DataError(
+            f"{paths[1]}: the model's characters have no <|endoftext|> to separate documents: train on one text"
+        )
     digest = sha256()
     documents = []
     characters = count = 0
@@ -111,10 +121,6 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
 
     def encoded():
         for path in paths:
-            if documents and tokenizer.end_of_text is None:
-                raise DataError(
-                    f"{path}: the model's characters have no <|endoftext|> to separate documents: train on one text"
-                )
             if documents:
                 yield np.array([tokenizer.end_of_text], tokenizer.dtype)
             documents.append(count)
@@ -134,15 +140,14 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
             tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(count,)))
     except OSError as error:  # of the temporary file: the text files' are DataErrors already
         raise DataError(
-            f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: "
-            f"{error.strerror}.\n"
+            f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: {error.strerror}.\n"
             "Set TMPDIR to a folder with more room: twice the size of the text is always enough."
         ) from error
     return Corpus(tokens, np.array(documents, np.int64), characters, digest.hexdigest())
 
 
 def _find_token_files(paths: list[Path]) -> list[Path]:
-    """-> [x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError on token files and others."""
+    """-> [x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError on a mixture."""
     found = []
     for path in paths:
         parts = [path / "train.bin", path / "val.bin"]
@@ -156,14 +161,6 @@ def _find_token_files(paths: list[Path]) -> list[Path]:
             "Give one .bin file, or one folder with a train.bin and a val.bin, or only text."
         )
     return found[0] if found else []
-
-
-def _map_token_files(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
-    digest = sha256()
-    with progress(paths, "Reading") as bar:
-        tokens, documents = _map_tokens(paths[0], tokenizer, digest, bar)
-        validation = _map_tokens(paths[1], tokenizer, digest, bar)[0] if len(paths) == 2 else None
-    return Corpus(tokens, documents, None, digest.hexdigest(), validation)
 
 
 def _map_tokens(path, tokenizer, digest, bar):
@@ -184,14 +181,14 @@ def _map_tokens(path, tokenizer, digest, bar):
         if unknown.any():
             position = first + int(unknown.argmax())
             raise DataError(
-                f"{path} was not made with the {tokenizer.name} tokenizer, or is not bare uint16 without a header:\n"
+                f"{path} was not made with the {tokenizer.name} tokenizer, or has a header before its tokens:\n"
                 f"its token {position:,} is {tokens[position]}, but the last id is {tokenizer.vocab_size - 1}."
             )
         starts.append(first + 1 + np.flatnonzero(chunk == tokenizer.end_of_text))
         digest.update(chunk.data)
         bar.update(chunk.nbytes)
     documents = np.concatenate(starts)
-    # nanoGPT puts <|endoftext|> after every document; after the last one, no other starts.
+    # nanoGPT puts <|endoftext|> after every document, and after the last one no other starts.
     return tokens, documents[documents < len(tokens)]
 
 

@@ -1,4 +1,4 @@
-"""Files to text: which files are meant, and what is in them, in chunks."""
+"""Files to text: find the files, and read them in chunks."""
 
 import codecs
 import os
@@ -16,12 +16,12 @@ CHUNK = 2**18  # bytes read at a time
 
 
 def as_paths(paths: Paths) -> list[Path]:
-    """Make a list of one path or several. Raises DataError if there are none, or one doesn't exist."""
+    """Make a list of one path or several. Raises DataError on an empty list and on a missing file."""
     found = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if not found:
         raise DataError("no text was named: give text files, or a folder with .txt files")
     for path in found:
-        _size(path)
+        _size(path)  # raises if there is no such file
     return found
 
 
@@ -42,7 +42,7 @@ def find_texts(paths: Paths) -> list[Path]:
 def read_text(path: Path, bar: tqdm) -> Iterator[str]:
     """Yield the UTF-8 text of one file in chunks, unchanged ("\\r\\n" stays) but for a byte-order mark at its start.
 
-    Raises DataError if the file can't be read, is empty or binary, or is not UTF-8 anywhere.
+    Raises DataError if the file can't be read, is empty or binary, or has a byte that is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     end = 0

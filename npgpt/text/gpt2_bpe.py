@@ -26,11 +26,7 @@ _CUT_BEFORE_PUNCTUATION = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~、。，！？：；
 
 @cache
 def tokens() -> list[bytes]:
-    """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order.
-
-    >>> tokens()[464]
-    b'The'
-    """
+    """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order."""
     lines = files("npgpt.text").joinpath("gpt2.tiktoken").read_bytes().splitlines()
     return [b64decode(line.split()[0]) for line in lines]
 
@@ -44,11 +40,7 @@ def _encoding():
 
 
 def encode(text: str) -> list[int]:
-    """Encode a text without lone surrogates. ``<|endoftext|>`` in it is text like any other.
-
-    >>> encode("The verdict")
-    [464, 15593]
-    """
+    """Encode a text without lone surrogates. ``<|endoftext|>`` in it is text like any other."""
     encode_ordinary = _encoding().encode_ordinary
     return [id for part in _split_long_runs(text) for id in encode_ordinary(part)]
 
@@ -63,8 +55,7 @@ def safe_chunks(chunks: Iterable[str]) -> Iterator[str]:
 
     as the alternatives of PATTERN show. No piece crosses such a cut: within a piece, whitespace only follows
     whitespace, and punctuation never follows a letter. No piece to the left depends on the text after the cut: only the
-    alternatives for whitespace look ahead, and whitespace on the left is followed by a, or by something before a. None
-    looks back.
+    alternatives for whitespace look ahead, and the left part never ends in whitespace. None looks back.
 
     Text without any such cut, say a gigabyte of one letter, is held in memory as a whole.
 
@@ -85,8 +76,8 @@ def _last_cut(text: str) -> int:
     """The last position inside a text at which it can be cut; 0 if there is none."""
     for i in range(len(text) - 1, 0, -1):
         a, b = text[i - 1], text[i]
-        # Python's and tiktoken's Unicode versions may differ, and must agree here. They do: b is one of a few old
-        # characters, all of tiktoken's whitespace is whitespace to Python, and letters stay letters.
+        # Python's and tiktoken's Unicode versions may differ, but agree here: b is one of a few old characters, all of
+        # tiktoken's whitespace is whitespace to Python, and letters stay letters.
         if (b in _CUT_BEFORE_SPACE and not a.isspace()) or (b in _CUT_BEFORE_PUNCTUATION and a.isalpha()):
             return i
     return 0

@@ -1,7 +1,4 @@
-"""Tokenizers: text to ids and back. GPT-2's byte-pair encoding, characters, bytes.
-
-All three have the same methods, which ``Tokenizer`` describes. None needs a network.
-"""
+"""Tokenizers: text to ids and back. GPT-2's byte-pair encoding, characters, bytes. None needs a network."""
 
 import codecs
 import json
@@ -26,8 +23,8 @@ class Tokenizer:
     ===========  =================================================================================================
     name         "gpt2", "char" or "byte"
     vocab_size   V, the number of ids
-    end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name:
-                 whoever joins documents puts it in. None if there is no such id, as among nanoGPT's characters
+    end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name.
+                 None if there is no such id, as in nanoGPT's character datasets
     dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
     ===========  =================================================================================================
     """
@@ -46,7 +43,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
-        """As ``encode``; for an empty prompt what a document begins after: <|endoftext|>, or a newline without it."""
+        """Encode a prompt. An empty one becomes what precedes a document: <|endoftext|>, or a newline without it."""
         if prompt or self.end_of_text is None:
             return self.encode(prompt or "\n")
         return np.array([self.end_of_text], self.dtype)
@@ -77,7 +74,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Decodes ids one at a time. The bytes of a character that is spread over several ids are held until it is whole.
+    """Decodes ids one at a time. The bytes of a character that spans several ids are held until it is complete.
 
     Bytes that can't become a character turn into U+FFFD, as in ``Tokenizer.decode``. A character that is unfinished at
     the end is dropped.
@@ -114,10 +111,7 @@ class GPT2Tokenizer(Tokenizer):
         return np.array(gpt2_bpe.encode(text), dtype=self.dtype)
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
-        """Encode chunks on several threads (tiktoken releases the GIL), at most one more than there are threads.
-
-        The arrays, joined, are what ``encode`` makes of the joined chunks.
-        """
+        """Encode on several threads (tiktoken releases the GIL), at most one chunk more than there are threads."""
         gpt2_bpe.encode("")  # builds the encoding once, before the threads need it
         threads = min(os.cpu_count() or 1, 8)
         with ThreadPoolExecutor(threads) as pool:
@@ -131,30 +125,30 @@ class GPT2Tokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One id for each character of a text, by code point, and, if there is to be one, the last for <|endoftext|>."""
+    """One id for each character of a text, by code point. The id after them, if wanted, is <|endoftext|>."""
 
     name = "char"
 
     def __init__(self, characters: str, has_end_of_text: bool = True):
-        """characters: each one once, sorted by code point. ``from_texts`` finds them. Raises TokenizerError."""
+        """characters: sorted by code point, without duplicates (else TokenizerError). ``from_texts`` finds them."""
         if not isinstance(characters, str) or not characters:
             raise TokenizerError("a character tokenizer needs at least one character")
         codes = _code_points(characters)
         if (codes[1:] <= codes[:-1]).any():
-            raise TokenizerError("the characters of a character tokenizer must be sorted, and each there only once")
+            raise TokenizerError("the characters of a character tokenizer must be sorted and without duplicates")
         end = [END_OF_TEXT.encode()] if has_end_of_text else []
         super().__init__([*(character.encode() for character in characters), *end])
         self.characters = characters
         self.end_of_text = len(characters) if has_end_of_text else None
-        # From code point to id. No character has the id len(characters), so here it marks the unknown ones. The last
-        # entry serves all code points past the known ones.
+        # From code point to id. No character has the id len(characters), so it marks unknown characters here. The last
+        # entry serves all code points beyond the known ones.
         self.dtype = np.dtype(np.uint16 if len(characters) < 2**16 else np.uint32)
         self._ids = np.full(int(codes[-1]) + 2, len(characters), self.dtype)
         self._ids[codes] = np.arange(len(codes))
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """Make the tokenizer of all characters in some texts, which are read once, one after the other.
+        """Make the tokenizer of all characters in some texts. Each text is read once.
 
         >>> tokenizer = CharTokenizer.from_texts(["banana", "bandana"])
         >>> tokenizer.characters, tokenizer.encode("band").tolist()
@@ -179,14 +173,14 @@ class CharTokenizer(Tokenizer):
         return {"name": self.name, "characters": self.characters, **end}
 
     def _encode(self, text, offset):
-        """offset: the text's position in a longer one, for the error's message."""
+        """offset: the text's position in a longer one, for the error message."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         unseen = ids == len(self.characters)
         if unseen.any():
             position = int(unseen.argmax())
             raise TokenizerError(
-                f"the character {_describe(text[position])} at offset {offset + position} is not one of the "
-                f"{len(self.characters)} that this character tokenizer was made from.\n"
+                f"the character {_describe(text[position])} at offset {offset + position} is unknown to this tokenizer "
+                f"of {len(self.characters)} characters.\n"
                 "Leave it out, train on a text that has it, or use --tokenizer gpt2 or byte, which take any character."
             )
         return ids
@@ -210,18 +204,12 @@ class ByteTokenizer(Tokenizer):
 
 
 def make_tokenizer(name: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """Make a tokenizer by its name. Only "char" reads the texts. Raises TokenizerError on an unknown name.
-
-    >>> make_tokenizer("char", ["abc"]).vocab_size
-    4
-    """
-    if name == GPT2Tokenizer.name:
-        return GPT2Tokenizer()
-    if name == ByteTokenizer.name:
-        return ByteTokenizer()
+    """Make a tokenizer by its name. Only "char" reads the texts. Raises TokenizerError on an unknown name."""
+    if name not in TOKENIZERS:
+        raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}")
     if name == CharTokenizer.name:
         return CharTokenizer.from_texts(texts)
-    raise TokenizerError(f"there is no tokenizer {name!r}; there are {', '.join(TOKENIZERS)}")
+    return GPT2Tokenizer() if name == GPT2Tokenizer.name else ByteTokenizer()
 
 
 def tokenizer_from_dict(values: dict) -> Tokenizer:
@@ -232,16 +220,16 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     """
     if not isinstance(values, dict) or values.get("name") not in TOKENIZERS:
         raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(TOKENIZERS)}")
-    expected = {"name", "characters"} if values["name"] == CharTokenizer.name else {"name"}
-    if values["name"] == CharTokenizer.name and values.get("end_of_text", True) is False:
-        expected.add("end_of_text")
-    if set(values) != expected:
+    tokenizer: Tokenizer
+    if values["name"] == CharTokenizer.name:
+        tokenizer = CharTokenizer(values.get("characters", ""), values.get("end_of_text", True))
+    else:
+        tokenizer = make_tokenizer(values["name"])
+    if tokenizer.to_dict() != values:
         raise TokenizerError(
-            f"a stored {values['name']} tokenizer must have {' and '.join(sorted(expected))}, nothing else"
+            f"a stored {tokenizer.name} tokenizer must have {', '.join(tokenizer.to_dict())}, nothing else"
         )
-    if "characters" in values:
-        return CharTokenizer(values["characters"], "end_of_text" not in values)
-    return make_tokenizer(values["name"])
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
@@ -266,8 +254,8 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"the text has {_describe(text[error.start])} at offset {error.start}, half of a surrogate pair, "
-            "which is not a character: was the text decoded with the right encoding?"
+            f"the text has {_describe(text[error.start])} at offset {error.start}, half of a surrogate pair and not a "
+            "character: was the text decoded with the right encoding?"
         ) from error
 
 

@@ -1,7 +1,6 @@
-"""How a run begins: a new one from its settings, or one that was stopped from its folder."""
+"""Runs made ready to train: new ones from their settings, stopped ones from their folders."""
 
 import os
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,24 @@ from npgpt.text.corpus import iter_text
 from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import check_can_create, create_run, write_run_config
+from npgpt.training.folder import check_free, create_run, quoted, write_run_config
 from npgpt.training.log import log
-from npgpt.training.plan import Plan
+from npgpt.training.loop import learning_rate
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
-from npgpt.training.schedule import learning_rate
 from npgpt.training.settings import TrainSettings, plan_from_dict
 
 
 def start(settings: TrainSettings) -> Run:
     """A new run with a new folder. On a UserError nothing has been made."""
-    out = Path(settings.out) if settings.out else Path("runs") / _name_of(settings.texts[0])
-    check_can_create(out, exact=settings.out is not None)
+    named = settings.out is not None
+    # realpath, since resolve() raises RuntimeError on a link to itself.
+    out = Path(settings.out or Path("runs") / (Path(os.path.realpath(settings.texts[0])).stem or "run"))
+    if named:
+        check_free(out)  # before the work, not after it
     run = prepare(settings)
     check_room(out, run.model, run.optimizer)
-    folder = create_run(out, exact=settings.out is not None)
+    folder = create_run(out, exact=named)
     save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
     write_run_config(folder, run.model.config, settings.to_dict(), run.plan)
     run.open(folder)
@@ -53,9 +54,18 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
 
     Raises RunError if it has saved nothing or is finished, DataError if its text has changed, CheckpointError.
     """
-    config, asked, plan = runs.read_run_config(folder)
-    path = _saved_state(folder)
-    settings, plan = _stored(folder, asked, plan)
+    config, asked, planned = runs.read_run_config(folder)
+    path = runs.weights_file(folder, "last")
+    if path.name != runs.LAST_FILE:
+        raise RunError(
+            f"{folder} had not saved its state yet when it ended; it has its best weights.\nTo {_anew(folder)}"
+        )
+    if not planned:
+        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
+    try:
+        settings, plan = TrainSettings.from_dict(asked), plan_from_dict(planned)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {error}") from None
     if "max_steps" in given or "epochs" in given:
         given = {"max_steps": None, "epochs": None, **given}
     settings = replace(settings, **given)
@@ -95,11 +105,6 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     return run
 
 
-def quoted(path: Path) -> str:
-    """As it must be typed: runs/my text -> 'runs/my text'"""
-    return shlex.quote(str(path))
-
-
 def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Checkpoint | None]:
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
@@ -109,44 +114,13 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)
     tokenizer = checkpoint.require_tokenizer()
-    dropout = overrides.pop("dropout", checkpoint.config.dropout)
-    context = overrides.pop("block_size", None)
-    if overrides:
-        flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
-        raise ConfigError(f"--init-from brings the model's size with it: leave out {flags}")
-    if context is not None and context > checkpoint.config.block_size:
+    config = checkpoint.config
+    if settings.context is not None and settings.context > config.block_size:
         raise ConfigError(
-            f"--context {context} is beyond the model's: {settings.init_from} has {checkpoint.config.block_size}"
+            f"--context {settings.context} is beyond the model's: {settings.init_from} has {config.block_size}"
         )
-    return replace(checkpoint.config, dropout=dropout), tokenizer, checkpoint
-
-
-def _stored(folder: Path, asked: dict, plan: dict) -> tuple[TrainSettings, Plan]:
-    if not plan:
-        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
-    part = "training"
-    try:
-        settings = TrainSettings.from_dict(asked)
-        part = "plan"
-        return settings, plan_from_dict(plan)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {part}: {error}") from None
-
-
-def _saved_state(folder: Path) -> Path:
-    """The folder's last.safetensors. Raises RunError if the run ended before it was saved."""
-    path = runs.weights_file(folder, "last")
-    if path.name != runs.LAST_FILE:
-        raise RunError(
-            f"{folder} had not saved its state yet when it ended; it has its best weights.\nTo {_anew(folder)}"
-        )
-    return path
+    return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
 
 
 def _anew(folder: Path) -> str:
     return f"begin anew from its weights: python -m npgpt.train TEXT --init-from {quoted(folder)}"
-
-
-def _name_of(text: str) -> str:
-    """A run's name from its first text's: data/the-verdict.txt -> the-verdict"""
-    return Path(os.path.realpath(text)).stem or "run"  # resolve() raises RuntimeError on a link to itself

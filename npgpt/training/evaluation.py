@@ -1,4 +1,4 @@
-"""Evaluation: the losses of fixed batches, and what they decide: the best weights, and when to stop early."""
+"""What a run shows of its model now and then: losses of fixed batches, samples. Losses tell when to stop early."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,31 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TrainingDiverged
+from npgpt.generation import Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.tensor import no_grad
-from npgpt.training.plan import Periodic, Plan
+from npgpt.text.tokenizers import Tokenizer
+from npgpt.training.plan import Plan
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (B, T), targets (B, T)
+
+
+class Periodic:
+    """What happens every so many steps, and remembers the step after which it last did."""
+
+    def __init__(self, plan: Plan, every: int):
+        self.plan, self.every = plan, every
+        self.last_step = -1
+
+    def due(self, step: int) -> bool:
+        """Whether it is to happen after ``step``, and has not yet."""
+        return step != self.last_step and self.plan.is_due(self.every, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last_step = int(state["last_step"])
 
 
 class Evaluation(Periodic):
@@ -21,38 +41,35 @@ class Evaluation(Periodic):
         super().__init__(plan, plan.eval_every)
         self.model, self.splits = model, splits
 
-    def losses(self, step: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    def losses(self, step: int, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """{split: mean loss}, or None if ``stopped()`` meanwhile. Raises TrainingDiverged if one is not finite."""
         losses = {}
         for name, batches in self.splits.items():
-            losses[name] = self._finite(step, name, mean_loss(self.model, batches, stopped))
-            if losses[name] is None:
+            loss = self._mean_loss(step, name, batches, stopped)
+            if loss is None:
                 return None
+            losses[name] = loss
         self.last_step = step
         return losses
 
     def check(self, step: int) -> None:
         """Raise TrainingDiverged if the weights give no finite loss. One batch shows that, or the last evaluation."""
         if step != self.last_step:
-            self._finite(step, "train", mean_loss(self.model, self.splits["train"][:1]))
+            self._mean_loss(step, "train", self.splits["train"][:1], lambda: False)
 
-    def _finite(self, step, name, loss):
-        if loss is not None and not math.isfinite(loss):
-            raise TrainingDiverged(f"after step {step}: the {name} loss is {loss:g}")
-        return loss
-
-
-@no_grad()
-def mean_loss(model: GPT, batches: list[Batch], stopped: Callable[[], bool] = lambda: False) -> float | None:
-    """The mean cross-entropy over all targets of the batches, dropout off; None if ``stopped()`` meanwhile."""
-    model.eval()
-    total = count = 0
-    for ids, targets in batches:
-        if stopped():
-            return None
-        total += model.loss(ids, targets).item() * targets.size
-        count += targets.size
-    return total / count
+    def _mean_loss(self, step, name, batches, stopped) -> float | None:
+        """The mean cross-entropy over all targets of the batches, dropout off."""
+        self.model.eval()
+        total, count = 0.0, 0
+        for ids, targets in batches:
+            if stopped():
+                return None
+            with no_grad():
+                total += self.model.loss(ids, targets).item() * targets.size
+            count += targets.size
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"after step {step}: the {name} loss is {total / count:g}")
+        return total / count
 
 
 class EarlyStopping:
@@ -70,7 +87,8 @@ class EarlyStopping:
 
     def __init__(self, patience: int | None = None, min_delta: float = 0.0):
         self.patience, self.min_delta = patience, min_delta
-        self.best, self.best_step = math.inf, None
+        self.best = math.inf
+        self.best_step: int | None = None
         self.evaluations_without_progress = 0
         self.reached = False  # not stored: a run that is resumed trains to its next evaluation
 
@@ -91,3 +109,26 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_step = float(state["best"]), state["best_step"]
         self.evaluations_without_progress = int(state["evaluations_without_progress"])
+
+
+class Samples(Periodic):
+    """A text of ``tokens`` new tokens every ``plan.sample_every`` steps, drawn as npgpt.sample draws by default."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, plan: Plan, tokens: int):
+        super().__init__(plan, plan.sample_every)
+        self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
+        self.prompt = tokenizer.encode_prompt(plan.sample_prompt)
+
+    def text(self, step: int) -> str:
+        """The prompt and what follows, without an incomplete last character; the step is the seed.
+
+        Raises TrainingDiverged if the model's logits are not finite.
+        """
+        decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
+        try:
+            for (id,) in stream(self.model, [self.prompt], self.tokens, Sampling(), seed=step):
+                text += decoder.decode(int(id))
+        except FloatingPointError:
+            raise TrainingDiverged(f"after step {step}: a sample's logits are not finite") from None
+        self.last_step = step
+        return text

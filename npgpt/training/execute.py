@@ -3,12 +3,11 @@
 import numpy as np
 
 from npgpt import kernels
-from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest
-from npgpt.training.begin import quoted
+from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
 from npgpt.training.run import Run
@@ -16,43 +15,35 @@ from npgpt.training.run import Run
 
 def execute(run: Run) -> None:
     """Train to the end, or until Ctrl-C or SIGTERM. Raises TrainingDiverged, RunError if it can't be saved."""
+    precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
-    log(_describe(run.model))
+    c = run.model.config
+    log(
+        f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
+        f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
+    )
     # NumPy needn't warn of values that aren't finite: they end the run, which says so.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,
         np.errstate(over="ignore", invalid="ignore"),
     ):
         run.progress.start()
-        _compile(run, stop)
+        prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
+        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
+        run.progress.skip()
         try:
             fit(run, stop)
             run.evaluation.check(run.step)
         except TrainingDiverged as error:
-            saved = any((run.folder / name).exists() for name in (runs.LAST_FILE, runs.BEST_FILE))
-            kept = f" {run.folder} keeps what was saved before." if saved else ""
             raise TrainingDiverged(
-                f"{error}: training has diverged.\nTry a lower --lr, or a longer --warmup.{kept}"
+                f"{error}: training has diverged.\n"
+                f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             ) from None
-    run.saver.save_at_end()
+        run.saver.save_at_end()
     if run.finished or run.early_stopping.reached:
         _report(run)
     else:
         log(f"stopped after step {run.step:,}; go on with: python -m npgpt.train --resume {quoted(run.folder)}")
-
-
-def _describe(model) -> str:
-    c = model.config
-    return (
-        f"model: {model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
-        f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
-    )
-
-
-def _compile(run, stop):
-    prompt = min(len(run.samples.prompt), run.model.config.block_size) if run.plan.sample_every else 0
-    compile_for_training(run.model.config, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
-    run.progress.skip()
 
 
 def _report(run):

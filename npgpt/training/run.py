@@ -8,17 +8,15 @@ from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
-from npgpt.training.evaluation import EarlyStopping, Evaluation
-from npgpt.training.log import Metrics
+from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
+from npgpt.training.log import Metrics, Progress
 from npgpt.training.plan import Plan
-from npgpt.training.progress import Progress
-from npgpt.training.samples import Samples
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
 
 
 class Run:
-    """A model, its optimizer, its data, its plan, and what watches them. Whatever has state stores it by itself."""
+    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
 
     def __init__(self, settings: TrainSettings, plan: Plan, model: GPT, tokenizer: Tokenizer, data: TrainingData):
         s = settings
@@ -30,13 +28,8 @@ class Run:
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
         self.step = 0  # steps done
-        self.stateful = {
-            "data": data,
-            "evaluation": self.evaluation,
-            "early_stopping": self.early_stopping,
-            "samples": self.samples,
-            "progress": self.progress,
-        }
+        names = ("data", "evaluation", "early_stopping", "samples", "progress")
+        self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
     def open(self, folder: Path) -> None:
         """Write to this folder from now on."""
@@ -47,8 +40,8 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, and the evaluation and the sample after the last one."""
-        waiting = self.evaluation.due(self.step) or self.samples.due(self.step)
-        return self.step >= self.plan.max_steps and not waiting
+        all_done = self.step >= self.plan.max_steps
+        return all_done and not self.evaluation.due(self.step) and not self.samples.due(self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """All state but the weights and the optimizer's arrays, as JSON can hold it."""

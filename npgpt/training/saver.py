@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,59 +28,46 @@ class Saver:
 
     def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
         self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
-        self._tried_at, self._wait = time.monotonic(), PART * sum(_sizes(model, optimizer)) / DISK_SPEED
+        size = _nbytes(model.state_dict()) + _nbytes(optimizer.state_dict())
+        self._next_save = time.monotonic() + PART * size / DISK_SPEED
 
     @property
     def due(self) -> bool:
         """Whether it is time to save again."""
-        return time.monotonic() - self._tried_at > self._wait
-
-    def try_to_save(self) -> None:
-        """Save. Where that fails, training goes on, and it is tried again later."""
-        self._try(self.save)
+        return time.monotonic() > self._next_save
 
     def save(self) -> None:
-        """Write last.safetensors. Raises CheckpointError."""
+        """Write last.safetensors. If that fails, training goes on, and it is tried again later."""
         began = time.monotonic()
         try:
-            self._write(self.folder / runs.LAST_FILE)
-        finally:
-            self._tried_at = time.monotonic()
-            self._wait = max(SAVE_EVERY, PART * (self._tried_at - began))
-
-    def save_best(self) -> None:
-        """Write best.safetensors. Where that fails, training goes on."""
-        path = self.folder / runs.BEST_FILE
-        self._try(lambda: runs.save_weights(path, self.model.state_dict(), self.model.config))
-
-    def save_at_end(self) -> None:
-        """Write last.safetensors; where that fails, write it to the folder for temporary files, and raise RunError."""
-        try:
-            return self.save()
-        except CheckpointError as error:
-            problem = error
-        try:
-            with ExitStack() as on_failure:
-                folder = Path(tempfile.mkdtemp(prefix="npgpt-"))
-                on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
-                self._write(folder / runs.LAST_FILE)
-                on_failure.pop_all()
-        except (CheckpointError, OSError) as error:
-            raise RunError(f"{problem}\nNor can it be saved elsewhere: {error}") from None
-        raise RunError(
-            f"{problem}\nIt is in {folder / runs.LAST_FILE} instead: make room, and move that file to {self.folder}."
-        )
-
-    def _write(self, path):
-        runs.save_checkpoint(
-            path, self.model.state_dict(), self.optimizer.state_dict(), self.state(), self.model.config
-        )
-
-    def _try(self, save):
-        try:
-            save()
+            self._write(self.folder)
         except CheckpointError as error:
             log(f"{error}; training goes on")
+        now = time.monotonic()
+        self._next_save = now + max(SAVE_EVERY, PART * (now - began))
+
+    def save_best(self) -> None:
+        """Write best.safetensors. If that fails, training goes on."""
+        try:
+            runs.save_weights(self.folder / runs.BEST_FILE, {**self.model.state_dict()}, self.model.config)
+        except CheckpointError as error:
+            log(f"{error}; training goes on")
+
+    def save_at_end(self) -> None:
+        """Write last.safetensors. If that fails, write it to a temporary folder, and raise RunError."""
+        try:
+            self._write(self.folder)
+        except CheckpointError as error:
+            log(str(error))
+            elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-"))
+            self._write(elsewhere)
+            raise RunError(
+                f"{self.folder} is not up to date. Make room, and move {elsewhere / runs.LAST_FILE} there."
+            ) from error
+
+    def _write(self, folder):
+        weights, moments = self.model.state_dict(), self.optimizer.state_dict()
+        runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), self.model.config)
 
 
 def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
@@ -89,7 +75,7 @@ def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
 
     That is best.safetensors, and last.safetensors twice: a new one takes the old one's place when it is complete.
     """
-    weights, moments = _sizes(model, optimizer)
+    weights, moments = _nbytes(model.state_dict()), _nbytes(optimizer.state_dict())
     files = [folder / name for name in (runs.LAST_FILE, runs.BEST_FILE)]
     needed = 2 * (weights + moments) + weights - sum(file.stat().st_size for file in files if file.exists())
     while not folder.exists():
@@ -102,6 +88,5 @@ def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
         )
 
 
-def _sizes(model, optimizer) -> tuple[int, int]:
-    """Bytes of the weights and of the optimizer's arrays."""
-    return tuple(sum(array.nbytes for array in part.state_dict().values()) for part in (model, optimizer))
+def _nbytes(arrays):
+    return sum(array.nbytes for array in arrays.values())

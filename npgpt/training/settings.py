@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import choice, count, flag, number, pathname
+from npgpt.commandline import as_flag, choice, count, flag, number, pathname
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
 from npgpt.text import SPLITS, TOKENIZERS
@@ -112,10 +112,11 @@ class TrainSettings:
     def __post_init__(self):
         if self.max_steps is not None and self.epochs is not None:
             raise ConfigError("--max-steps and --epochs both say how long to train: give one")
-        if self.init_from is not None and self.preset is not None:
-            raise ConfigError("--init-from brings the model's size with it: leave out --preset")
-        if self.init_from is not None and self.tokenizer is not None:
-            raise ConfigError("--init-from brings the model's tokenizer with it: leave out --tokenizer")
+        given = {"tokenizer": self.tokenizer, "preset": self.preset, **self.config_overrides()}
+        fixed = [name for name, value in given.items() if value is not None and name not in ("dropout", "block_size")]
+        if self.init_from is not None and fixed:
+            flags = ", ".join(map(as_flag, fixed))
+            raise ConfigError(f"--init-from brings the model and its tokenizer with it: leave out {flags}")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
         if self.val_fraction == 0 and self.patience is not None:
@@ -163,10 +164,8 @@ class TrainSettings:
 
     def config_overrides(self) -> dict[str, Any]:
         """The fields of GPTConfig that were given."""
-        names = ("n_layer", "n_head", "n_embd", "n_inner", "dropout", "bias", "qkv_bias", "tie_weights")
-        names += ("position", "activation")
-        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return overrides if self.context is None else {**overrides, "block_size": self.context}
+        values = {**asdict(self), "block_size": self.context}
+        return {f.name: values[f.name] for f in fields(GPTConfig) if values.get(f.name) is not None}
 
 
 def plan_from_dict(values: dict[str, Any]) -> Plan:

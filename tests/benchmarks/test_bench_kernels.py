@@ -14,7 +14,7 @@ KERNEL_SIZES = ("--preset", "mini", "--batch-size", 2, "--context", 16, "--secon
 
 @pytest.mark.parametrize("peer", ["none", pytest.param("torch", marks=needs_torch)])
 def test_kernels_are_timed_beside_a_peer(tmp_path, peer):
-    """Every kernel is timed, and what the sides compute is the same."""
+    """Every kernel is timed, and the sides' results agree."""
     path = tmp_path / "kernels.json"
     done = bench("kernels", *map(str, KERNEL_SIZES), "--peer", peer, "--json", str(path))
     assert done.returncode == 0, done.stderr + done.stdout
@@ -30,9 +30,9 @@ def test_kernels_are_timed_beside_a_peer(tmp_path, peer):
     assert min(found["peaks"].values()) > 0.1
 
 
-def test_kernels_that_differ_are_found():
-    def sample(*numbers):
-        return {"shape": [2], "largest": 10.0, "numbers": list(numbers)}
+def test_kernels_whose_results_differ_are_named():
+    def sample(*elements):
+        return {"shape": [2], "largest": 10.0, "elements": list(elements)}
 
     assert kernels.same([sample(1, 2)], [sample(1.0009, 2), sample(0, 0)])
     assert not kernels.same([sample(1, 2)], [sample(1.0011, 2)])
@@ -47,8 +47,8 @@ def test_kernels_that_differ_are_found():
     }  # fmt: skip
 
 
-def test_a_kernel_is_limited_by_memory_or_by_products():
-    """Not the larger count, but what takes longer at the machine's peak."""
+def test_a_kernels_limit_is_memory_or_products():
+    """The limit is not the larger count, but the one that takes longer at the machine's peak."""
     report = {"x": {"results": [], "seconds": [0.5]}}
     reports, peaks = {"numpy": [report], "numba": [report]}, {"gflops": 20, "gbytes": 4}
     for flops, limit, share in ((6, "gflops", 0.6), (4, "gbytes", 0.5)):

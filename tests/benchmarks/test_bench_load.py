@@ -1,14 +1,15 @@
 """bench.load times loading, and refuses to if the logits differ."""
 
 import json
+from contextlib import nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from helpers.running_bench import bench
 
 from bench import load
-from bench.processes import ProcessFailed
-from npgpt.errors import ConfigError
+from bench.processes import Finished, ProcessFailed
 
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
 
@@ -27,15 +28,21 @@ def test_loading_is_timed_and_measured(tmp_path, peer):
         assert f"| {side} " in done.stdout
 
 
-def test_different_logits_make_the_comparison_void():
-    load._check_same({"npgpt": [{"logits": [0.0, 1.0]}], "transformers": [{"logits": [0.00009, 1.0]}]})
-    for other in (0.0002, float("nan")):
-        with pytest.raises(ProcessFailed, match="void"):
-            load._check_same({"npgpt": [{"logits": [0.0, 1.0]}], "transformers": [{"logits": [other, 1.0]}]})
+@pytest.mark.parametrize(("logit", "void"), [(0.00009, False), (0.0002, True), (float("nan"), True)])
+def test_different_logits_make_the_comparison_void_before_anything_is_printed(
+    logit, void, monkeypatch, capsys, tmp_path
+):
+    def run_module(module, folder, *rest):
+        if rest:  # --write
+            Path(rest[1], "model.safetensors").parent.mkdir()
+            Path(rest[1], "model.safetensors").write_bytes(b"8 bytes.")
+        logits = [logit if "transformers" in module else 0.0, 1.0]
+        return Finished(json.dumps({"seconds": 1, "loading": 1, "memory": 9, "logits": logits}), 2.0, 9)
 
-
-def test_a_peer_without_transformers_is_refused(monkeypatch):
-    monkeypatch.setattr(load, "find_spec", lambda name: None)
-    load._check_peer("none")
-    with pytest.raises(ConfigError, match=r"needs torch and transformers: pip install .*\n.*--peer none"):
-        load._check_peer("transformers")
+    monkeypatch.setattr(load, "run_module", run_module)
+    monkeypatch.setattr(load, "prepare", lambda threads: 1)
+    monkeypatch.setattr(load, "check_installed", lambda *names: None)
+    monkeypatch.setattr("sys.argv", ["", "--preset=nano", "--rounds=1", f"--json={tmp_path / 'x.json'}"])
+    with pytest.raises(ProcessFailed, match="void") if void else nullcontext():
+        load.main()
+    assert ("2.00" in capsys.readouterr().out) == (tmp_path / "x.json").exists() == (not void)

@@ -13,7 +13,7 @@ from npgpt.gradcheck import gradcheck
 from npgpt.tensor import Tensor
 
 
-def numbers(*shape, seed=0):
+def values(*shape, seed=0):
     rng = np.random.default_rng(seed)
     return rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
 
@@ -59,51 +59,47 @@ def test_small_and_large_shapes_are_on_both_sides_of_the_limit():
     ],
 )
 def test_right_gradients_pass(f, shape):
-    report = gradcheck(f, [numbers(*shape)])
+    report = gradcheck(f, [values(*shape)])
     assert report.ok, report
     assert report.error < 1e-8
     assert str(report).startswith("ok     dx0")
-    assert report.raise_if_wrong() is None
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (EACH_ELEMENT_UP_TO,), (EACH_ELEMENT_UP_TO + 1,)])
 def test_inputs_of_any_shape(shape):
-    assert gradcheck(square(), [numbers(*shape)]).ok
+    assert gradcheck(square(), [values(*shape)]).ok
     if math.prod(shape):
-        assert not gradcheck(square(lambda dx: 1.001 * dx), [numbers(*shape)]).ok
+        assert not gradcheck(square(lambda dx: 1.001 * dx), [values(*shape)]).ok
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1, 1e6])
-def test_large_and_small_inputs(scale):
-    assert gradcheck(square(), [numbers(*SMALL) * scale]).ok
-    assert not gradcheck(square(lambda dx: 1.001 * dx), [numbers(*SMALL) * scale]).ok
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
+def test_inputs_of_any_size(scale):
+    assert gradcheck(square(), [values(*SMALL) * scale]).ok
+    assert not gradcheck(square(lambda dx: 1.001 * dx), [values(*SMALL) * scale]).ok
 
 
-def test_several_inputs_and_constants():
-    x, weight, bias = numbers(2, 3, 4), numbers(4, 5), numbers(5)
+def test_inputs_are_reported_by_name():
+    x, weight, bias = values(2, 3, 4), values(4, 5), values(5)
     report = gradcheck(ops.linear, [x, weight, bias], names=["x", "weight", "bias"])
     assert report.ok
     assert [(c.name, c.shape) for c in report.inputs] == [("x", (2, 3, 4)), ("weight", (4, 5)), ("bias", (5,))]
-    assert gradcheck(lambda x, weight: ops.linear(x, weight, None), [x, weight]).ok
-    assert gradcheck(lambda weight: ops.embedding([1, 1, 0], weight), [weight]).ok
 
 
 def test_an_input_that_does_not_matter_needs_no_gradient():
-    report = gradcheck(lambda x, unused: x * 2, [numbers(3), numbers(2)])
+    report = gradcheck(lambda x, unused: x * 2, [values(3), values(2)])
     assert report.ok
     assert report.inputs[1].by_hand is None
     assert "dx1" in str(report)
     assert "by hand none, numerically 0" in str(report)
 
 
-def test_a_tensor_that_is_used_twice():
-    x = Tensor(numbers(3, 3), requires_grad=True)
+def test_a_tensor_that_is_two_inputs():
+    x = Tensor(values(3, 3), requires_grad=True)
     assert gradcheck(lambda a, b: a @ b, [x, x]).ok
-    assert gradcheck(lambda a: a @ a.T, [x]).ok
 
 
 def test_the_values_reported_are_those_of_backward():
-    x = numbers(2, 3)
+    x = values(2, 3)
     report = gradcheck(lambda x: x.exp(), [x])
     leaf = Tensor(x, requires_grad=True)
     leaf.exp().backward(report.dy)
@@ -114,7 +110,7 @@ def test_the_values_reported_are_those_of_backward():
 
 
 def test_a_report_is_the_same_every_time():
-    x = numbers(*LARGE)
+    x = values(*LARGE)
     wrong = square(changed((3, 4), 0))
     assert str(gradcheck(wrong, [x])) == str(gradcheck(wrong, [x]))
     assert gradcheck(wrong, [x], seed=1).dy[0, 0] != gradcheck(wrong, [x]).dy[0, 0]
@@ -138,30 +134,27 @@ def test_a_report_is_the_same_every_time():
     ids=["factor", "nearly right", "sign", "zero", "offset", "reversed", "transposed"],
 )
 def test_wrong_gradients_are_found(spoil, shape):
-    report = gradcheck(square(spoil), [numbers(*shape)])
+    report = gradcheck(square(spoil), [values(*shape)])
     assert not report.ok
     (found,) = report.inputs
     assert not found.ok
-    x = Tensor(numbers(*shape), requires_grad=True)
+    x = Tensor(values(*shape), requires_grad=True)
     square(spoil)(x).backward(report.dy)
     right = 2 * x.data * report.dy
     assert found.by_hand == x.grad[found.index]  # the place is one where the gradient is wrong
     assert found.numerical == pytest.approx(right[found.index])
     assert found.by_hand != right[found.index]
-    with pytest.raises(AssertionError, match="WRONG  dx0"):
-        report.raise_if_wrong()
+    assert str(report).startswith("WRONG  dx0")
 
 
 @sizes
-def test_a_transposed_gradient_of_a_square_matrix(shape):
+def test_a_transposed_gradient_of_a_square_matrix_is_wrong(shape):
     n = shape[1]
 
-    def product(x, w):
-        return Tensor.from_op(
-            x.data @ w.data, (x, w), lambda dy, needs: (dy @ w.data, x.data.T @ dy)
-        )  # dy @ w.T is right
+    def product(x, w):  # dy @ w.T is right
+        return Tensor.from_op(x.data @ w.data, (x, w), lambda dy, needs: (dy @ w.data, x.data.T @ dy))
 
-    report = gradcheck(product, [numbers(n, n), numbers(n, n, seed=1)], names=["x", "w"])
+    report = gradcheck(product, [values(n, n), values(n, n, seed=1)])
     assert [c.ok for c in report.inputs] == [False, True]
 
 
@@ -169,7 +162,7 @@ def test_a_transposed_gradient_of_a_square_matrix(shape):
 @pytest.mark.parametrize("value", [0, np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("index", [(0, 0), (-1, -1), (1, 2)])
 def test_a_single_wrong_element_is_found_and_named(shape, value, index):
-    report = gradcheck(square(changed(index, value)), [numbers(*shape)])
+    report = gradcheck(square(changed(index, value)), [values(*shape)])
     (found,) = report.inputs
     assert not report.ok
     assert found.index == tuple(i % n for i, n in zip(index, shape, strict=True))
@@ -178,8 +171,7 @@ def test_a_single_wrong_element_is_found_and_named(shape, value, index):
     assert f"dx0[{found.index[0]}, {found.index[1]}]: by hand" in str(report)
 
 
-def test_many_errors_too_small_to_see_one_by_one():
-    """Each is below what the rounding of the values lets one see; along a direction they add up."""
+def test_many_errors_that_rounding_hides_one_by_one_are_found_along_a_direction():
 
     def mean(x):
         return Tensor.from_op(
@@ -200,13 +192,13 @@ def test_two_errors_in_a_large_array_do_not_cancel():
         return dx
 
     for seed in range(10):
-        (found,) = gradcheck(square(spoil), [numbers(*LARGE)], seed=seed).inputs
+        (found,) = gradcheck(square(spoil), [values(*LARGE)], seed=seed).inputs
         assert found.index in [(3, 4), (20, 1)]
 
 
 @sizes
 def test_a_missing_gradient_is_wrong(shape):
-    x = numbers(*shape)
+    x = values(*shape)
 
     def half(a, b):
         return Tensor.from_op(a.data * b.data, (a, b), lambda dy, needs: (dy * b.data, None))
@@ -215,24 +207,14 @@ def test_a_missing_gradient_is_wrong(shape):
     assert [c.ok for c in report.inputs] == [True, False]
     assert report.inputs[1].by_hand is None
     assert "by hand none, numerically" in str(report)
-    forgets = gradcheck(lambda x: Tensor(x.data * 2), [x])  # and so does one that leaves the record
-    assert not forgets.ok
-
-
-def test_a_gradient_returned_twice_for_one_parent_is_wrong():
-    def twice(a):
-        return Tensor.from_op(a.data**2, (a, a), lambda dy, needs: (2 * a.data * dy, 2 * a.data * dy))
-
-    (found,) = gradcheck(twice, [numbers(3)]).inputs
-    assert found.by_hand == pytest.approx(2 * found.numerical)
-    assert found.error == pytest.approx(0.5, abs=0.2)
+    assert not gradcheck(lambda x: Tensor(x.data * 2), [x]).ok  # a result without a backward pass
 
 
 def test_a_backward_pass_that_forgets_dy_is_wrong():
     def total(x):
         return Tensor.from_op(np.asarray(x.data.sum()), (x,), lambda dy, needs: (np.ones_like(x.data),))
 
-    assert not gradcheck(total, [numbers(3)]).ok
+    assert not gradcheck(total, [values(3)]).ok
 
 
 def test_a_slope_that_is_not_finite_is_wrong():
@@ -244,17 +226,14 @@ def test_a_slope_that_is_not_finite_is_wrong():
     assert (found.ok, found.error) == (False, math.inf)
 
 
-def test_a_kink_and_the_tolerance():
-    assert not gradcheck(ops.relu, [np.zeros(1)]).ok
-    assert gradcheck(ops.relu, [np.array([-0.1, 0.1])]).ok
-    x = numbers(3)
-    assert gradcheck(square(lambda dx: 1.001 * dx), [x], tolerance=0.01).ok
-    assert not gradcheck(square(), [x], tolerance=0).ok
+def test_the_tolerance_decides_what_is_right():
+    assert gradcheck(square(lambda dx: 1.001 * dx), [values(3)], tolerance=0.01).ok
+    assert not gradcheck(square(), [values(3)], tolerance=0).ok
 
 
 def test_exceptions_of_backward_pass_through():
     with pytest.raises(RuntimeError, match=r"returned a gradient \(4, 3\)"):
-        gradcheck(square(np.transpose), [numbers(3, 4)])
+        gradcheck(square(np.transpose), [values(3, 4)])
 
 
 # What can't be checked
@@ -298,14 +277,14 @@ def fresh_dropout():
         (changes_its_input_on_the_way_back, [np.ones(3)], ValueError, "changes input 0"),
     ],
 )
-def test_what_cannot_be_checked_is_refused(f, inputs, error, words):
+def test_a_function_that_gradcheck_cannot_check_is_refused(f, inputs, error, words):
     with np.errstate(all="ignore"), pytest.raises(error, match=words):
         gradcheck(f, inputs)
 
 
 def test_names_must_be_as_many_as_inputs():
     with pytest.raises(ValueError, match="1 names for 2 inputs"):
-        gradcheck(lambda a, b: a + b, [numbers(2), numbers(2)], names=["a"])
+        gradcheck(lambda a, b: a + b, [values(2), values(2)], names=["a"])
 
 
 def fails_later():
@@ -316,7 +295,7 @@ def fails_later():
 @sizes
 @pytest.mark.parametrize("f", [square(), square(changed((1, 2), np.nan)), changes_its_input, fails_later()])
 def test_inputs_are_left_as_they_were(f, shape):
-    array, parameter = numbers(*shape), Tensor(numbers(*shape, seed=1), requires_grad=True)
+    array, parameter = values(*shape), Tensor(values(*shape, seed=1), requires_grad=True)
     data, grad = parameter.data, np.full(shape, 7.0)
     parameter.grad = grad
     before = array.copy(), data.copy()
@@ -330,7 +309,7 @@ def test_inputs_are_left_as_they_were(f, shape):
 
 
 def test_inputs_that_cannot_be_written_to():
-    x = numbers(2, 3)
+    x = values(2, 3)
     x.flags.writeable = False
     assert gradcheck(lambda a, b: a * b, [x, Tensor(x, requires_grad=True)]).ok
 

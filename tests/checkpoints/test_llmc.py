@@ -104,7 +104,9 @@ def test_written_and_read(tmp_path, vocab_size, dtype):
     found = open_checkpoint(tmp_path / "a")
     assert found.config == config
     for name, tensor in found.tensors.items():
-        np.testing.assert_array_equal(tensor.numpy(), given.tensors[name].as_type(dtype).numpy(), name)
+        expected = given.tensors[name].numpy()
+        expected = bf16_to_f32(f32_to_bf16(expected)) if dtype == "BF16" else expected
+        np.testing.assert_array_equal(tensor.numpy(), expected, name)
 
 
 @pytest.mark.parametrize("settings", [{"bias": False}, {"qkv_bias": False}, {"bias": False, "qkv_bias": True}])
@@ -163,7 +165,6 @@ def changed(**changes) -> bytes:
 BAD = {
     "empty": (b"", "header: bytes 0 to 1,024 of a file of 0"),
     "half a header": (GOOD[:512], "header: bytes 0 to 1,024 of a file of 512"),
-    "magic number of a debug state": (changed(magic=20240327), "does not begin with 20240326"),
     "a byte is missing in the header": (GOOD[:28] + GOOD[29:], "header: 131 tokens, and 1 rows"),
     "cut by a byte": (GOOD[:-1], "bytes, and its header describes .* cut off"),
     "a number too many": (GOOD + bytes(4), "bytes, and its header describes .* longer than that"),

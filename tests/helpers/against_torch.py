@@ -45,14 +45,14 @@ def by_torch(name, inputs, options, dtype, dy=None) -> dict[str, np.ndarray]:
 
 
 def some_gradient(shape, dtype) -> np.ndarray:
-    """Irregular numbers from -1.6 to 1.6 for dy, which both formats hold exactly, and which any machine makes alike."""
+    """Irregular values from -1.6 to 1.6 for dy, exact in both formats and equal on every machine."""
     return ((np.arange(math.prod(shape)) * 37 + 11) % 101 / 32 - 50 / 32).reshape(shape).astype(dtype)
 
 
 def check(name, inputs, options=None, condition=1.0) -> None:
-    """Both formats against torch, which must be installed. An input may be None; float32 must hold its numbers.
+    """Both formats against torch, which must be installed. An input may be None; its values must be exact in float32.
 
-    condition: by how much a rounding error on the way to the results grows, relatively, until it is there
+    condition: the factor by which a relative rounding error grows on the way to the results
     """
     inputs = {k: x for k, x in inputs.items() if x is not None}
     options = options or {}

@@ -10,8 +10,8 @@ from numpy.lib.stride_tricks import as_strided
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
-# An axis is empty now and then, and not so often that most arrays would be. Sizes are around those at which vector
-# loops, and the blocks of 64, begin another piece.
+# An axis is empty now and then, but most arrays are not. Sizes are around those at which vector loops, and blocks of
+# 64, begin another piece.
 few = st.sampled_from([1, 1, 2, 2, 3, 3, 4, 4, 0])
 small_sizes = st.integers(0, 9)
 positive_sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 70, 129]))
@@ -30,7 +30,7 @@ def rows(draw, sizes=positive_sizes):
 
 @st.composite
 def values(draw, shape, dtype, largest=1e4):
-    """An array of one of the kinds of numbers that calculations go wrong on; none much above ``largest``."""
+    """An array of one of the kinds of values that break numerical code; none above ``largest`` in size."""
     rng = np.random.default_rng(draw(seeds))
     kind = draw(st.sampled_from(["normal", "normal", "large", "tiny", "wide", "constant rows", "whole numbers"]))
     x = rng.standard_normal(shape)
@@ -38,7 +38,7 @@ def values(draw, shape, dtype, largest=1e4):
         x *= largest
     elif kind == "tiny":
         x *= 1e-6
-    elif kind == "wide":  # large and small numbers side by side
+    elif kind == "wide":  # large and small values side by side
         x *= np.exp(rng.uniform(np.log(1e-6), np.log(largest), shape))
     elif kind == "constant rows":
         x = np.broadcast_to(x[..., :1], shape) * 1.0
@@ -48,7 +48,7 @@ def values(draw, shape, dtype, largest=1e4):
 
 
 def lay_out(x, layout):
-    """The same numbers at other addresses. Between them lies NaN, which shows if a kernel reads it."""
+    """The same values at other addresses. Between them lies NaN, which shows if a kernel reads it."""
     if layout == "contiguous":
         return np.ascontiguousarray(x)
     if layout == "reversed":
@@ -78,7 +78,7 @@ def arrays(draw, shape, dtype, largest=1e4, layouts=layouts):
 
 
 def copy_of(x):
-    """A copy of an array, with its strides and what lies between its numbers. Anything else as it is."""
+    """A copy of an array, with its strides and the memory between its elements. Anything else is returned as it is."""
     if not isinstance(x, np.ndarray) or x.size == 0:
         return x
     low, high = byte_bounds(x)
@@ -87,7 +87,7 @@ def copy_of(x):
 
 
 def as_dtype(x, dtype):
-    """A floating-point array in another precision, anything else as it is."""
+    """A floating-point array in another precision. Anything else is returned as it is."""
     return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 

@@ -1,4 +1,4 @@
-"""The commands, run here or in a process of their own; what a mistake must look like; and what a run has written.
+"""Commands run in this process or in one of their own, the form of a user's mistake, and the files of a run.
 
 A mistake ends with exit code 2 and one to three lines on stderr, without a traceback, and nothing has been written.
 """
@@ -53,7 +53,7 @@ def process(name, *arguments, cwd, **options) -> Ended:
 
 
 def listing(folder) -> dict:
-    """All that is below a folder, with what would change if it were written to; without runs' locks."""
+    """{path: its time and content} of all that is below a folder, without runs' locks."""
     return {
         str(path.relative_to(folder)): (path.is_dir() or (path.stat().st_mtime_ns, path.read_bytes()))
         for path in Path(folder).rglob("*")
@@ -72,7 +72,7 @@ def assert_refused(ended: Ended, *words):
 
 
 def refused(name, *arguments, cwd, words=(), run=command, **options) -> None:
-    """The command must end as a mistake, with these words in its message, and have written nothing."""
+    """Assert that the command ends as a mistake, with these words in its message, and has written nothing."""
     before = listing(cwd)
     assert_refused(run(name, *arguments, cwd=cwd, **options), *words)
     assert listing(cwd) == before
@@ -87,7 +87,7 @@ def train(folder, *arguments):
 
 
 def metrics(run, kind=None) -> list[dict]:
-    """metrics.jsonl without what differs from run to run: times. Of one kind, or all with their kinds."""
+    """metrics.jsonl without times, which differ from run to run. Of one kind, or all with their kinds."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     without = TIMES if kind is None else (*TIMES, "kind")
     return [

@@ -20,7 +20,7 @@ needs_huggingface_hub = pytest.mark.skipif(importlib.util.find_spec("huggingface
 
 
 def model_files(folder: Path, shards: int = 0, config: dict = TINY) -> dict[str, bytes]:
-    """The files of a small model, as they are on the hub, and some of a kind that nobody here needs."""
+    """The files of a small model, as they are on the hub, and some that npgpt doesn't need."""
     arrays = parameters("transformer.", config)
     files = {"config.json": json.dumps(config).encode(), "README.md": b"# Tiny", "tf_model.h5": b"H5" * 4000}
     files |= {"generation_config.json": b"{}", "vocab.json": b'{"a": 0}', "onnx/model.onnx": b"ONNX" * 2000}
@@ -55,13 +55,13 @@ def put_in_cache(cache: Path, name: str, files: dict[str, bytes], commit: str = 
 
 @pytest.fixture
 def files(tmp_path):
-    """Of a small model on the hub, by name."""
+    """The files of a small model on the hub, by name."""
     return model_files(tmp_path)
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of the hub's, and a working folder that is empty too."""
+    """An empty cache of the hub, in an empty working folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -20,9 +20,9 @@ class Hub:
     refuse   {repository: (status, X-Error-Code or None)}
     send     the bytes of a large file -> those that are sent in their place
     stop_at  where in a large file sending stops, once for each element
-    then     what follows: "cut" the connection, or "wait" for ``released``, and send the rest
+    then     "cut" the connection, or "wait" for ``released`` and send the rest
     ranges   whether a part may be asked for
-    commit   what main is
+    commit   the commit of main
     """
 
     def __init__(self):
@@ -45,7 +45,7 @@ class Hub:
         self.close()
 
     def close(self):
-        """The server is gone; connections are refused."""
+        """Stop the server, so that connections are refused."""
         self.gone = True
         self.released.set()
         for server in self._servers:
@@ -83,7 +83,7 @@ class _Base(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, self.path, dict(self.headers)))
         self.close_connection |= self.hub.gone
         if not self.hub.gone:
-            with suppress(ConnectionError):  # who asked has gone
+            with suppress(ConnectionError):  # the client has gone
                 self.answer()
 
     do_GET = do_HEAD

@@ -13,9 +13,8 @@ def with_random_parameters(module, seed: int = 0):
     """Give every parameter random values, and return the module.
 
     A new model's biases are zero, its layer norms' weights one and its attention nearly uniform, so a forgotten bias
-    or swapped queries and keys would hardly show. Here everything is well away from where it starts. Each matrix is
-    divided by the root of the number of terms in its products, which keeps logits around 1. The values are those of
-    float32 in a float64 model too.
+    or swapped queries and keys would hardly show. Each matrix is divided by the root of the number of terms in its
+    products, which keeps logits around 1. A float64 model has the values of float32 too.
     """
     rng = np.random.default_rng(seed)
     for name, p in module.named_parameters():
@@ -30,7 +29,7 @@ def with_random_parameters(module, seed: int = 0):
 
 
 def as_checkpoint(model, tokenizer=None) -> Checkpoint:
-    """The model as if it had been read from a file, in ``lazy_array``'s care."""
+    """The model as if it had been read from a file."""
     tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     find = by_size(model.config.vocab_size) if tokenizer is None else lambda: tokenizer
     return Checkpoint("memory", model.config, tensors, Path("memory"), find_tokenizer=find)

@@ -2,12 +2,16 @@
 
 import random
 import tracemalloc
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 from hypothesis import settings
 
-# 500 by default, 20,000 in the thorough profile, in which Hypothesis draws more cases too.
-COUNT = 500 if settings().max_examples < 1000 else 20_000
+from npgpt.errors import CheckpointError
+
+# 200 by default, 20,000 in the thorough profile, in which Hypothesis draws more cases too.
+COUNT = 200 if settings().max_examples < 1000 else 20_000
 
 _NUMBERS = [0, 1, 2, 3, 7, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1]
 
@@ -55,3 +59,18 @@ def memory_at_most(size: int):
     finally:
         tracemalloc.stop()
     assert peak <= 3 * size + (64 << 20), f"{peak:,} bytes taken for a file of {size:,}"
+
+
+def refusal(read: Callable[[], object], path: Path) -> str | None:
+    """The message with which ``read`` refuses a stranger's file, or None: short, in little memory."""
+    try:
+        with memory_at_most(path.stat().st_size):
+            read()
+    except CheckpointError as error:
+        message = str(error)
+        assert message.startswith(str(path)), message
+        assert len(message) < 500 + len(str(path)), message
+        assert message.replace("\n", "").isprintable(), message
+        assert message.count("\n") < 3, message
+        return message
+    return None

@@ -8,7 +8,7 @@ from npgpt.kernels.dropout import keep_mask_numpy
 
 
 def plain_logits(arrays, config, ids, padding_mask=None, past=None, rng=None):
-    """{name: array}, ids (B, T) -> logits (B, T, V) in float64.
+    """{name: array}, ids (B, T) -> logits (B, T, V) in float64
 
     padding_mask    (B, S) of bool, where S counts the earlier positions too
     past            a list for each layer of (k, v) (B, earlier positions, C) pairs, which is added to

@@ -1,13 +1,12 @@
-"""bench/ is not installed: importing this makes it importable. And its commands, run as a user does."""
+"""Make bench/, which is not installed, importable; and run its commands as a user does."""
 
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")

@@ -1,4 +1,4 @@
-"""How far a computed number may be from the exact one: derived here, from the number format and from what is added up.
+"""How far a computed value may be from the exact one, derived from the number format and the terms added.
 
 One operation in a format with ``eps``, the distance from 1 to the next number, has a relative error of at most
 u = eps / 2. A sum of n terms passes each of them through up to n operations. Their errors have no common direction, so
@@ -10,8 +10,8 @@ they add up like a random walk, to about sqrt(n) u and not n u; 8 sqrt(n) u is p
 where magnitude is the sum of the terms' absolute values: not that of the result, since terms may cancel. Each test
 writes down its own magnitude, because it follows from the formula that is tested.
 
-Equal terms, added one after the other, are beyond this from some thousands on: their errors have a common direction.
-What adds up so many does it in parts, as NumPy along a contiguous axis, or in float64.
+Thousands of equal terms, added one after the other, exceed this bound: their errors have a common direction. Code that
+adds so many does it in parts, as NumPy along a contiguous axis, or in float64.
 """
 
 import numpy as np
@@ -20,25 +20,25 @@ import numpy as np
 def rounding(dtype, terms=1):
     """The relative error of a sum of ``terms`` products in ``dtype``; terms may be an array.
 
-    The 8 added to the terms stands for the few operations that are there even without a sum: an exponential, a
-    division, a root, constants rounded to the format.
+    The 8 added to the terms stands for the few operations besides the sum: an exponential, a division, a root,
+    constants rounded to the format.
     """
     return 8 * np.sqrt(8 + np.asarray(terms)) * np.finfo(dtype).eps / 2
 
 
 def smallest(dtype):
-    """What may be lost below the smallest normal number, where a format has no relative precision any more."""
+    """The error allowed below the smallest normal number, where a format has no relative precision."""
     return 8 * float(np.finfo(dtype).tiny)
 
 
-# Against torch. float64 is held to fixed relative distances, the largest difference against the largest number of a
-# result, or 1. Rounding is some 1e-16 sqrt(n) there, so 1e-12 leaves room for sums of 10^6 terms and none for a wrong
+# Against torch. float64 is held to fixed relative distances: the largest difference against a result's largest element,
+# or 1. Rounding is some 1e-16 sqrt(n) there, so 1e-12 leaves room for sums of 10^6 terms and none for a wrong
 # digit in a constant; a gradient goes through two such sums and through cancellation.
 FLOAT64_VALUE = 1e-12
 FLOAT64_GRADIENT = 1e-10
 
-# float32 is held to torch's own float32: at most twice as far from torch's float64. Torch may be exact by luck, in
-# particular where there are few numbers, so 1e-6, some 16 u, of the largest number is always allowed.
+# float32 is held to torch's own float32: at most twice as far from torch's float64. Torch may be exact by luck, mostly
+# in small results, so 1e-6, some 16 u, of the largest element is always allowed.
 FLOAT32_TIMES_TORCH = 2
 FLOAT32_EXTRA = 1e-6
 

@@ -78,50 +78,20 @@ def pickled(value: bytes) -> bytes:
     return START + value + STOP
 
 
-def zipped(members: dict[str, bytes], changes: dict | None = None, tail: dict | None = None) -> bytes:
-    """An archive. ``changes``: {name: what its header or entry says instead of the truth}, of
-
-    header, entry               fields of the local header or the directory's entry: flags, method, crc, packed, size;
-                                disk, attributes, offset of an entry
-    name                        in the entry
-    extra                       in the entry
-    after                       bytes after the member
-
-    ``tail`` does the same for the archive's end: count, size, offset, comment, end64 (the same fields), locator.
-    """
+def zipped(members: dict[str, bytes], **lies) -> bytes:
+    """An archive. ``lies``, of the last member: method, crc, packed, size, offset, attributes."""
     data, directory = b"", b""
     for stored_name, content in members.items():
-        change = (changes or {}).get(stored_name, {})
         name = stored_name.rstrip("*").encode()  # a name can be given twice, with a * after it
-        truth = {"flags": 0x0800, "method": 0, "crc": zlib.crc32(content), "packed": len(content), "size": len(content)}
-        header, entry = truth | change.get("header", {}), truth | change.get("entry", {})
-        offset, extra = entry.get("offset", len(data)), change.get("extra", b"")
+        fields = {"method": 0, "crc": zlib.crc32(content), "packed": len(content), "size": len(content)}
+        fields |= {"offset": len(data), "attributes": 0} | (lies if stored_name == [*members][-1] else {})
+        method, crc, packed, size, offset, attributes = fields.values()
         padding = bytes(-(len(data) + 30 + len(name)) % 64)
-        data += struct.pack("<4s5H3I2H", b"PK\3\4", 0, *_fields(header), len(name), len(padding)) + name + padding
-        data += content + change.get("after", b"")
-        name = change.get("name", name)
-        attributes = entry.get("attributes", 0)
-        lengths = (len(name), len(extra), 0, entry.get("disk", 0))
-        directory += (
-            struct.pack("<4s6H3I5H2I", b"PK\1\2", 0, 0, *_fields(entry), *lengths, 0, attributes, offset) + name + extra
-        )
-    tail = tail or {}
-    end = {"count": len(members), "size": len(directory), "offset": len(data)} | tail
-    found = data + directory
-    if "end64" in tail:
-        end64 = {"count": len(members), "size": len(directory), "offset": len(data)} | tail["end64"]
-        record = (44, 0, 0, 0, 0, end64["count"], end64["count"], end64["size"], end64["offset"])
-        found += struct.pack("<4sQ2H2I4Q", b"PK\6\6", *record)
-        found += struct.pack("<4sIQI", b"PK\6\7", 0, tail.get("locator", len(data) + len(directory)), 1)
-    comment = tail.get("comment", b"")
-    found += struct.pack(
-        "<4s4H2IH", b"PK\5\6", 0, 0, end["count"], end["count"], end["size"], end["offset"], len(comment)
-    )
-    return found + comment
-
-
-def _fields(values: dict) -> tuple:
-    return values["flags"], values["method"], 0, 0, values["crc"], values["packed"], values["size"]
+        common = (method, 0, 0, crc, packed, size, len(name))
+        data += struct.pack("<4s5H3I2H", b"PK\3\4", 0, 0x0800, *common, len(padding)) + name + padding + content
+        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", 0, 0, 0x0800, *common, 0, 0, 0, 0, attributes, offset) + name
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(members), len(members), len(directory), len(data), 0)
+    return data + directory + end
 
 
 NUMBERS = np.arange(6, dtype="<f4").tobytes()
@@ -134,8 +104,8 @@ def zip_members(value: bytes = GOOD, storages: dict[str, bytes] | None = None) -
     return {"x/data.pkl": pickled(value), "x/byteorder": b"little", **data, "x/version": b"3\n"}
 
 
-def zip_file(value: bytes = GOOD, storages: dict[str, bytes] | None = None, **lies) -> bytes:
-    return zipped(zip_members(value, storages), **lies)
+def zip_file(value: bytes = GOOD, storages: dict[str, bytes] | None = None) -> bytes:
+    return zipped(zip_members(value, storages))
 
 
 MAGIC = int_(0x1950A86A20F9469CFC6C)
@@ -147,13 +117,12 @@ def legacy_file(
     value: bytes = LEGACY_GOOD,
     keys: bytes | None = None,
     data: bytes | None = None,
-    magic: bytes = MAGIC,
     protocol: bytes = int_(1001),
 ) -> bytes:
     """``keys``: the pickled list; ``data``: what follows, for each storage its length and its numbers."""
     keys = list_(text("0")) if keys is None else keys
     data = counted(NUMBERS, 6) if data is None else data
-    return b"".join(map(pickled, (magic, protocol, MACHINE, value, keys))) + data
+    return b"".join(map(pickled, (MAGIC, protocol, MACHINE, value, keys))) + data
 
 
 def counted(numbers: bytes, count: int) -> bytes:

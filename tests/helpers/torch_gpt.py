@@ -1,11 +1,12 @@
-"""GPT as PyTorch would have it, with every option of GPTConfig: slow, short, and sharing no line with npgpt."""
+"""A GPT of the operations in torch_ops, with every option of GPTConfig. It shares no code with npgpt."""
 
 import math
 
 import torch
-from torch.nn import functional as F
 
-ACTIVATIONS = {"gelu_new": lambda x: F.gelu(x, approximate="tanh"), "gelu": F.gelu, "relu": F.relu}
+from helpers import torch_ops
+
+ACTIVATIONS = {"gelu_new": torch_ops.gelu_tanh, "gelu": torch_ops.gelu, "relu": torch_ops.relu}
 
 
 def torch_logits(config, parameters, ids, padding_mask=None):
@@ -17,31 +18,21 @@ def torch_logits(config, parameters, ids, padding_mask=None):
 
     def norm(x, name):
         weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
-        return F.layer_norm(x, weight.shape, weight, bias, config.layer_norm_epsilon)
+        return torch_ops.layernorm(x, weight, bias, config.layer_norm_epsilon)
 
     T = ids.shape[1]
-    visible = torch.ones(T, T, dtype=torch.bool).tril()[None, None]
-    if padding_mask is not None:
-        visible = visible & padding_mask[:, None, None, :]
-
     x = parameters["wte.weight"][ids]
     if config.position == "learned":
         x = x + parameters["wpe.weight"][:T]
     elif config.position == "sinusoidal":
         x = x + sinusoids(T, config.n_embd)
     for i in range(config.n_layer):
-        q, k, v = (
-            z.unflatten(-1, (config.n_head, -1)).transpose(1, 2)  # (B, H, T, D)
-            for z in linear(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").chunk(3, dim=-1)
-        )
+        qkv = linear(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn")
         if config.position == "rotary":
-            q, k = turned(q), turned(k)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        if config.scale_attn_by_inverse_layer_idx:
-            scores = scores / (i + 1)
-        weights = scores.masked_fill(~visible, -1e30).softmax(-1)  # exp(-1e300) = 0, and a blind row is no NaN
-        weights = torch.where(visible.any(-1, keepdim=True), weights, 0)  # where there is nothing to see, take nothing
-        x = x + linear((weights @ v).transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
+            qkv = torch_ops.rotary(qkv, config.n_head)
+        scale = 1 / math.sqrt(config.n_embd // config.n_head) / (i + 1 if config.scale_attn_by_inverse_layer_idx else 1)
+        y = torch_ops.causal_self_attention(qkv, config.n_head, scale, padding_mask)
+        x = x + linear(y, f"h.{i}.attn.c_proj")
         inner = ACTIVATIONS[config.activation](linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
         x = x + linear(inner, f"h.{i}.mlp.c_proj")
     head = parameters["wte.weight" if config.tie_weights else "lm_head.weight"]
@@ -56,11 +47,3 @@ def sinusoids(T, C):
             angle = t / 10000 ** ((c // 2 * 2) / C)
             table[t, c] = math.cos(angle) if c % 2 else math.sin(angle)
     return table
-
-
-def turned(x):
-    """(B, H, T, D): numbers j and j + D/2 are the parts of a complex one, multiplied by e^(i t / 10000^(2j/D))."""
-    T, D = x.shape[-2:]
-    angles = torch.arange(T, dtype=torch.float64)[:, None] / 10000 ** (torch.arange(0, D, 2, dtype=torch.float64) / D)
-    z = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
-    return torch.cat([z.real, z.imag], dim=-1)

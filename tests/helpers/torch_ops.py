@@ -1,8 +1,6 @@
-"""Each of npgpt.ops in torch, under the same name and with the same arguments.
+"""Each of npgpt.ops in torch, by the same name and with the same arguments: torch's own operation, or its definition.
 
-It is torch's own operation where there is one, else its definition.
-
-None of them shares code with npgpt, except that dropout's mask, which no other library draws in the same way, is given.
+They share nothing with npgpt but dropout's masks, which no other library draws in the same way.
 """
 
 import math
@@ -60,10 +58,10 @@ def causal_self_attention(qkv, n_head, scale=None, padding_mask=None, dropout=0.
     q, k, v = (x.reshape(B, T, n_head, C3 // 3 // n_head).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
     visible = torch.ones(T, T, dtype=torch.bool).tril().expand(B, n_head, T, T)
     if padding_mask is not None:
-        visible = visible & torch.tensor(padding_mask)[:, None, None, :]
+        visible = visible & torch.as_tensor(padding_mask)[:, None, None, :]
     blind = ~visible.any(dim=-1, keepdim=True)
     scores = q @ k.transpose(-1, -2) * (scale if scale is not None else 1 / math.sqrt(q.shape[-1]))
-    # The softmax of nothing but -inf is NaN, and so is its gradient: a row that sees nothing is masked afterwards.
+    # The softmax of a row of -inf is NaN, and so is its gradient. So a row that sees nothing is masked afterwards.
     weights = scores.masked_fill(~visible & ~blind, -math.inf).softmax(dim=-1).masked_fill(blind, 0)
     weights = weights * torch.tensor(keep_mask_numpy((B, n_head, T, T), dropout, seed)) / (1 - dropout)
     return (weights @ v).transpose(1, 2).reshape(B, T, C3 // 3)

@@ -13,7 +13,7 @@ from npgpt.kernels import KERNELS
 
 @dataclass(frozen=True)
 class Case:
-    """What a kernel is tested on. The test file of each kernel has a table CASES = {name of the kernel: Case}.
+    """The inputs that a kernel is tested on. The test file of each kernel has a table CASES = {kernel's name: Case}.
 
     arguments       draws a tuple of arguments; float arrays in it have the dtype that is tested
     large           (rng, dtype) -> arguments that fill several of the kernel's blocks, for several threads, and part
@@ -21,7 +21,7 @@ class Case:
     bounds          float64 arguments -> for each result (terms, magnitude), as ``tolerances.rounding`` takes them
     writes          which arguments are written to, for a kernel that returns nothing
     lists           which arguments a kernel takes as lists of arrays; they are drawn as single ones
-    nan_somewhere   results in which a version may have NaN in other places than the NumPy version, but in some place
+    nan_somewhere   results in which a version may have NaN in other places than the NumPy version
     """
 
     arguments: SearchStrategy
@@ -33,7 +33,7 @@ class Case:
 
 
 def run(function, case, arguments) -> list[np.ndarray]:
-    """The results of a version, on copies of the arguments. Those that aren't for writing must stay as they were."""
+    """The results of a version, on copies of the arguments. It may change only those that it writes to."""
     own = [copy_of(x) for x in arguments]
     with np.errstate(all="ignore"):  # NumPy warns of the infinities that some tests are about
         returned = function(*([x] if i in case.lists else x for i, x in enumerate(own)))
@@ -100,7 +100,7 @@ def all_finite(arrays) -> bool:
 
 
 def places_for_nan(case, arguments) -> list[int]:
-    """The arguments that have a number to be replaced by NaN."""
+    """The arguments that have an element to be replaced by NaN."""
     floats = [i for i, x in enumerate(arguments) if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.size]
     return [i for i in floats if i not in case.writes]
 

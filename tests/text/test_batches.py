@@ -7,11 +7,9 @@ from hypothesis import strategies as st
 
 from npgpt.errors import ConfigError, DataError
 from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
-from npgpt.text.corpus import read_corpus, train_val_split
-from npgpt.text.tokenizers import ByteTokenizer
 
 
-def test_batches_are_arrays_of_their_own():
+def test_batches_are_contiguous_writable_int64_arrays():
     for array in TokenDataset(np.arange(8, dtype=np.uint16), context=3, stride=2).batch([0, 2, 1]):
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
@@ -20,7 +18,7 @@ def test_batches_are_arrays_of_their_own():
 
 @settings(deadline=None)
 @given(n=st.integers(2, 80), context=st.integers(1, 20), stride=st.integers(1, 30) | st.none())
-def test_windows_are_all_whole_ones_and_no_others(n, context, stride):
+def test_a_dataset_has_every_whole_window(n, context, stride):
     tokens = np.arange(n, dtype=np.uint16) + 7
     if n < context + 1:
         with pytest.raises(DataError):
@@ -47,8 +45,8 @@ def test_a_dataset_refuses_too_few_tokens_and_wrong_sizes():
             TokenDataset(np.zeros(65, np.uint16), context, stride)
 
 
-def window_numbers(ids):
-    """With the tokens 0, 1, 2, ... and stride 1, a window's first token is its number."""
+def window_indices(ids):
+    """With the tokens 0, 1, 2, ... and stride 1, a window's first token is its index."""
     return ids[:, 0].tolist()
 
 
@@ -57,12 +55,12 @@ def window_numbers(ids):
 def test_each_epoch_has_every_window_once(n, batch_size, seed):
     batches = BatchSampler(TokenDataset(np.arange(n + 2), context=2, stride=1), batch_size, seed)
     count = -(-4 * n // batch_size)
-    places = [i for k in range(count) for i in window_numbers(batches.batch(k)[0])]
+    places = [i for k in range(count) for i in window_indices(batches.batch(k)[0])]
     for epoch in range(4):
         assert sorted(places[epoch * n : epoch * n + n]) == list(range(n))
 
 
-def test_a_batch_depends_on_its_number_and_the_seed_alone():
+def test_a_batch_depends_on_its_index_and_the_seed_alone():
     windows = TokenDataset(np.arange(40), context=3, stride=1)
     unbroken = BatchSampler(windows, batch_size=5, seed=3)
     expected = [unbroken.batch(k) for k in range(40)]
@@ -74,7 +72,7 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone():
 
 def test_orders_are_shuffled_and_differ_by_seed_and_epoch():
     windows = TokenDataset(np.arange(51), context=1, stride=1)
-    orders = [window_numbers(BatchSampler(windows, 50, seed).batch(k)[0]) for seed in (0, 1) for k in (0, 1)]
+    orders = [window_indices(BatchSampler(windows, 50, seed).batch(k)[0]) for seed in (0, 1) for k in (0, 1)]
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == 5
 
@@ -98,21 +96,11 @@ def test_a_sampler_refuses_wrong_sizes_and_seeds():
 def test_evaluation_batches_are_spread_evenly(n, batch_size, count):
     windows = TokenDataset(np.arange(n + 2), context=2, stride=1)
     batches = evaluation_batches(windows, batch_size, count)
-    numbers = [i for ids, _ in batches for i in window_numbers(ids)]
-    assert len(numbers) == len(set(numbers)) == min(n, batch_size * count)
+    indices = [i for ids, _ in batches for i in window_indices(ids)]
+    assert len(indices) == len(set(indices)) == min(n, batch_size * count)
     assert all(len(ids) == batch_size for ids, _ in batches[:-1])
-    gaps = np.diff([*numbers, n])
-    assert numbers[0] == 0
+    gaps = np.diff([*indices, n])
+    assert indices[0] == 0
     assert gaps.max() - gaps.min() <= 1
     for ids, targets in batches:
         assert (targets == ids + 1).all()
-
-
-def test_windows_of_a_corpus(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("abcdefghijklmnopqrst")
-    tokenizer = ByteTokenizer()
-    train, validation = train_val_split(read_corpus(path, tokenizer), 0.25)
-    ids, targets = TokenDataset(train, context=4).batch([1])
-    assert (tokenizer.decode(ids[0]), tokenizer.decode(targets[0])) == ("efgh", "fghi")
-    assert tokenizer.decode(validation) == "pqrst"

@@ -34,7 +34,7 @@ def test_a_folder_that_the_user_named(tmp_path):
     (out / "config.json").touch()
     with pytest.raises(RunError, match=r"b is there already: name a new folder, or --resume .*b$"):
         create_run(out, exact=True)
-    with pytest.raises(RunError, match=r"config\.json: a folder can't be made there: File exists"):
+    with pytest.raises(RunError, match=r"config\.json is there already: name a new folder$"):
         create_run(out / "config.json", exact=True)
 
 

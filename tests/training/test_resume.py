@@ -266,7 +266,7 @@ def test_kill(folder, line):
 
 
 def test_killed_before_anything_was_saved(folder, monkeypatch):
-    monkeypatch.setattr(saver, "DISK_SPEED", 1)
+    monkeypatch.setattr(saver.Saver, "due", False)
     monkeypatch.setattr(saver.Saver, "save_at_end", lambda self: None)
     run, _ = train(folder, *LONG, "--max-steps", 2)
     words = [

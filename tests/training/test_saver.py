@@ -1,6 +1,7 @@
 """When a run is saved, and that a full disk costs no trained weights."""
 
 import shutil
+import signal
 import tempfile
 from collections import namedtuple
 from types import SimpleNamespace
@@ -43,10 +44,10 @@ def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkey
     assert seconds_until_due() == pytest.approx(20 * 12e6 / 1e9, abs=0.02)  # as if the disk took 1 GB a second
     for took, wait in ((0.5, 60), (3.0, 60), (10.0, 200)):
         clock.save = took
-        saving.try_to_save()
+        saving.save()
         assert seconds_until_due() == pytest.approx(wait, abs=0.02)
     monkeypatch.setattr(saver.runs, "save_checkpoint", full)
-    saving.try_to_save()
+    saving.save()
     assert seconds_until_due() == pytest.approx(60, abs=0.02)  # a save that fails is not tried again at once
 
 
@@ -81,15 +82,26 @@ def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
     assert "best.safetensors: can't be written: No space left on device; training goes on\n" in ended.err
     (kept,) = elsewhere.glob("npgpt-*/last.safetensors")
     assert ended.err.endswith(
-        "error: runs/text/last.safetensors: can't be written: No space left on device\n"
-        f"It is in {kept} instead: make room, and move that file to runs/text.\n"
+        "runs/text/last.safetensors: can't be written: No space left on device\n"
+        f"error: runs/text is not up to date. Make room, and move {kept} there.\n"
     )
-    monkeypatch.setattr(runs, "save_checkpoint", full)
-    ended = command("train", *typed, cwd=folder)
-    assert "Nor can it be saved elsewhere" in ended.err
-    assert list(elsewhere.glob("npgpt-*")) == [kept.parent]
     monkeypatch.undo()
     shutil.move(kept, folder / "runs" / "text")
     assert command("train", "--resume", "runs/text", "--max-steps", 4, cwd=folder).code == 0
     unbroken, _ = train(folder, *typed, "--max-steps", 4, "--out", "unbroken")
     assert all_of(folder / "runs" / "text")["arrays"] == all_of(unbroken)["arrays"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_end_is_saved_costs_nothing(folder, monkeypatch, number):
+    save = runs.save_checkpoint
+
+    def interrupted(*arguments):
+        signal.raise_signal(number)
+        save(*arguments)
+
+    monkeypatch.setattr(saver.Saver, "due", False)  # so that nothing is saved before
+    monkeypatch.setattr(runs, "save_checkpoint", interrupted)
+    run, ended = train(folder, "text.txt", *QUICK)
+    assert ended.out.startswith("trained 2 steps")
+    assert runs.load_checkpoint(run / "last.safetensors")[2]["step"] == 2

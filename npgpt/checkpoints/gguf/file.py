@@ -1,14 +1,13 @@
-"""The GGUF file format, version 3, read and written with NumPy alone; what the tensors mean is told by gguf.py.
+"""The GGUF file format, version 3, read and written with NumPy alone; what the tensors mean is told by model.py.
 
     "GGUF", u32 version, u64 number of tensors, u64 number of keys
-    the keys        gguf_metadata.py
+    the keys        metadata.py
     each tensor     string name, u32 number of axes, u64 size of each axis (the fastest first: NumPy's shape backwards),
                     u32 type, u64 offset
     padding         to a multiple of the key general.alignment, or 32; the offsets count from there
-    the tensors     each at such a multiple too, C order; blocks (quantized.py) lie along the last axis of NumPy's
+    the tensors     each at such a multiple too, C order; blocks (blocks.py) lie along the last axis of NumPy's
 
-All numbers are little-endian. (Version 2 differs from 3 only in that it is never big-endian.) Nothing in a file is
-believed: whatever is wrong is one CheckpointError that names the file and the place.
+All numbers are little-endian. (Version 2 differs from 3 only in that it is never big-endian.)
 
 Source: docs/gguf.md in github.com/ggml-org/ggml, ggml/src/gguf.cpp in github.com/ggml-org/llama.cpp.
 """
@@ -20,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.checkpoints.gguf.blocks import BLOCKS, NUMBERS, dequantized, quantized
+from npgpt.checkpoints.formats import GGUF_MAGIC as MAGIC
+from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.shared.atomic import checkpoint_file
-from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.errors import CheckpointError
 
-MAGIC = b"GGUF"
 ALIGNMENT = 32
 MAX_TENSORS = 10_000  # gpt2-xl has 580
 MAX_NAME_BYTES = 64  # the format's own limit, as is the next
@@ -35,41 +34,40 @@ MAX_AXES = 4
 
 _TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 14: "Q6_K", 28: "F64", 30: "BF16"}
 _NUMBERS = {type: number for number, type in _TYPES.items()}
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
+_DTYPES = {type: np.dtype(word) for type, word in (("F32", "<f4"), ("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2"))}
+_ITEMS = {**_DTYPES, **BLOCKS}  # the elements or blocks that a row consists of
 # Of those that we don't read, the ones that files of language models have.
 _OTHER_TYPES = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 16: "IQ2_XXS"}
 _OTHER_TYPES |= {17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
 
 
 class _Info(NamedTuple):
-    """What the file says about one tensor; its offset and size in bytes."""
+    """A tensor's entry in the file; its offset in bytes."""
 
     name: str
     type: str
     shape: tuple[int, ...]
     offset: int
-    size: int
 
 
 def read_tensors(file: MappedFile) -> tuple[dict[str, LazyTensor], Metadata]:
-    """Return the tensors by name, and the metadata. Raises CheckpointError."""
-    path = file.path
-    if file.take(0, min(4, file.size), "magic") != MAGIC:
-        raise CheckpointError(f"{path}: not GGUF: it does not begin with {MAGIC.decode()}")
+    """Return the tensors by name, and the metadata of a file that begins as GGUF does. Raises CheckpointError."""
     cursor = Cursor(file, 4)
     version = cursor.number("<u4", "version")
     if version not in (2, 3):
         what = "a big-endian file" if version and version % 2**16 == 0 else f"version {version}"
-        raise CheckpointError(f"{path}: version: this is {what}, and npgpt reads versions 2 and 3, little-endian")
+        raise CheckpointError(f"{file.path}: version: this is {what}, and npgpt reads versions 2 and 3, little-endian")
     n_tensors = cursor.number("<u8", "number of tensors")
     if n_tensors > MAX_TENSORS:
-        raise CheckpointError(f"{path}: number of tensors: {n_tensors:,}, and npgpt reads up to {MAX_TENSORS:,}")
+        raise CheckpointError(f"{file.path}: number of tensors: {n_tensors:,}, and npgpt reads up to {MAX_TENSORS:,}")
     metadata = read_metadata(cursor, cursor.number("<u8", "number of keys"))
     infos = [_read_info(cursor, number) for number in range(n_tensors)]
-    alignment = _alignment(metadata, path)
-    start = _padded(cursor.position, alignment)
-    _check_layout(infos, start, alignment, file)
-    return {info.name: _stored(file, start, info) for info in infos}, metadata
+    alignment = ALIGNMENT
+    if "general.alignment" in metadata:
+        alignment = int(metadata.number("general.alignment", "uint32"))
+        if alignment == 0 or alignment & (alignment - 1):
+            raise CheckpointError(f"{file.path}: key general.alignment: {alignment:,} is not a power of two")
+    return _stored(file, infos, _padded(cursor.position, alignment), alignment), metadata
 
 
 def _read_info(cursor: Cursor, number: int) -> _Info:
@@ -88,60 +86,40 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
         type = _OTHER_TYPES.get(number, f"of type {number}")
         raise CheckpointError(f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}")
     type = _TYPES[number]
-    if shape[-1] % NUMBERS.get(type, 1):
+    if shape[-1] % ELEMENTS.get(type, 1):
         raise CheckpointError(
-            f"{place}: rows of {shape[-1]:,} numbers are no whole blocks of {NUMBERS[type]}, as in {type}"
+            f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {ELEMENTS[type]}, as in {type}"
         )
-    return _Info(name, type, shape, cursor.number("<u8", what), _size(type, shape))
+    return _Info(name, type, shape, cursor.number("<u8", what))
 
 
-def _alignment(metadata: Metadata, path) -> int:
-    if "general.alignment" not in metadata:
-        return ALIGNMENT
-    alignment = metadata.number("general.alignment", "uint32")
-    if alignment == 0 or alignment & (alignment - 1):
-        raise CheckpointError(f"{path}: key general.alignment: {alignment:,} is not a power of two")
-    return alignment
-
-
-def _check_layout(infos: list[_Info], start: int, alignment: int, file: MappedFile) -> None:
-    """Check that no name is there twice, and that the tensors are aligned, in the file, and don't overlap."""
-    names = set()
-    for info in infos:
-        if info.name in names:
-            raise CheckpointError(f"{file.path}: tensor {info.name!r} is there twice")
-        names.add(info.name)
-    end, before = 0, ""
+def _stored(file: MappedFile, infos: list[_Info], start: int, alignment: int) -> dict[str, LazyTensor]:
+    """The tensors, in the order of ``infos``. Checks that their names differ, and that they are apart, and aligned."""
+    found, end, before = {}, 0, ""
+    if len({info.name for info in infos}) < len(infos):
+        raise CheckpointError(f"{file.path}: a tensor's name is there twice")
     for info in sorted(infos, key=lambda info: info.offset):
-        place = f"{file.path}: tensor {info.name!r}"
+        what = f"tensor {info.name!r}"
         if info.offset % alignment:
-            raise CheckpointError(f"{place}: its offset {info.offset:,} is not a multiple of {alignment:,}")
+            raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is not a multiple of {alignment:,}")
         if info.offset < end:
-            raise CheckpointError(f"{place}: its offset {info.offset:,} is inside tensor {before!r}")
-        end, before = info.offset + info.size, info.name
-        if start + end > file.size:
-            raise CheckpointError(
-                f"{place}: bytes {start + info.offset:,} to {start + end:,} of a file of {file.size:,}: "
-                f"it is cut off, or damaged"
-            )
+            raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is inside tensor {before!r}")
+        shape = (*info.shape[:-1], info.shape[-1] // ELEMENTS.get(info.type, 1))
+        array = file.array(start + info.offset, _ITEMS[info.type], prod(shape), what).reshape(shape)
+        end, before = info.offset + array.nbytes, info.name
+        found[info.name] = lazy_array(array, info.type) if info.type in _DTYPES else _blocks(info, array)
+    return {info.name: found[info.name] for info in infos}
 
 
-def _stored(file: MappedFile, start: int, info: _Info) -> LazyTensor:
-    """The tensor itself; everything about it is known to fit by now."""
-    begin, what = start + info.offset, f"tensor {info.name!r}"
-    if info.type in _DTYPES:
-        array = file.array(begin, _DTYPES[info.type], prod(info.shape), what).reshape(info.shape)
-        return lazy_array(array, info.type)
-    shape = (*info.shape[:-1], info.shape[-1] // NUMBERS[info.type])
-    blocks = file.array(begin, BLOCKS[info.type], prod(shape), what).reshape(shape)
-    return LazyTensor(info.shape, info.type, lambda first, last: dequantized(blocks[first:last], info.type))
+def _blocks(info: _Info, blocks: np.ndarray) -> LazyTensor:
+    return LazyTensor(info.shape, info.type, lambda first, last: dequantize(blocks[first:last], info.type))
 
 
 def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[LazyTensor, str]]) -> None:
     """Write the tensors, each as the type with it ("F32", "F16", "Q8_0"), atomically. Metadata: ``packed_metadata``.
 
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
-    CheckpointError if a number has no place in Q8_0, or the file can't be written.
+    CheckpointError if an element has no place in Q8_0, or the file can't be written.
     """
     if len(tensors) > MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(tensors):,} tensors can't be written: npgpt reads up to {MAX_TENSORS:,}")
@@ -152,39 +130,29 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[L
         header.append(packed_strings([name]))
         header.append(struct.pack(f"<I{axes}QIQ", axes, *tensor.shape[::-1], _NUMBERS[type], offset))
         offset += _padded(_size(type, tensor.shape))
-    header = b"".join(header)
+    encoded = b"".join(header)
     with checkpoint_file(path) as file:
-        file.write(header.ljust(_padded(len(header)), b"\0"))
+        file.write(encoded.ljust(_padded(len(encoded)), b"\0"))
         for name, (tensor, type) in tensors.items():
-            for numbers in _pieces(tensor):
-                file.write(_converted(numbers, type, f"{path}: tensor {name}").reshape(-1).view(np.uint8))
+            for rows in tensor.iter_flat():
+                file.write(_converted(rows, type, f"{path}: tensor {name}").data)
             size = _size(type, tensor.shape)
             file.write(bytes(_padded(size) - size))
 
 
-def _pieces(tensor: LazyTensor):
-    """A few rows at a time, in order."""
-    step = max(1, CHUNK // prod(tensor.shape[1:]))
-    for numbers in tensor.iter_flat():
-        for first in range(0, len(numbers), step):
-            yield numbers[first : first + step]
-
-
-def _converted(numbers: np.ndarray, type: str, place: str) -> np.ndarray:
-    """The numbers as they are in the file."""
+def _converted(rows: np.ndarray, type: str, place: str) -> np.ndarray:
+    """Rows as they are in the file."""
     if type in _DTYPES:
-        return np.ascontiguousarray(numbers, _DTYPES[type])
+        return np.ascontiguousarray(rows, _ITEMS[type])
     try:
-        return quantized(numbers)
+        return quantize(rows)
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
 
 
 def _size(type: str, shape: tuple[int, ...]) -> int:
     """The bytes of a tensor."""
-    if type in _DTYPES:
-        return prod(shape) * _DTYPES[type].itemsize
-    return prod(shape) // NUMBERS[type] * BLOCKS[type].itemsize
+    return prod(shape) // ELEMENTS.get(type, 1) * _ITEMS[type].itemsize
 
 
 def _padded(size: int, alignment: int = ALIGNMENT) -> int:

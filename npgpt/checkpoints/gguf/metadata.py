@@ -2,10 +2,11 @@
 
     a key       string name, u32 type, the value
     a string    u64 length, UTF-8
-    an array    u32 type, u64 count, so many values of that type, which may be strings or arrays
+    an array    u32 type, u64 count, so many values of that type, which may be strings
 
 A file of a language model holds its vocabulary here, some hundred thousand strings. So a value is stepped over, and
 looked at when it is asked for. Nothing is believed: a length is checked against the file before anything is made of it.
+Arrays of arrays, which the format allows, are refused, as in llama.cpp.
 """
 
 import struct
@@ -21,19 +22,19 @@ MAX_KEYS = 10_000
 MAX_KEY_BYTES = 1024
 MAX_BYTES = 64 << 20
 MAX_TEXT_BYTES = 5 << 20  # of a string that is made into Python's, four times as large; Unicode's characters are 4.4 MB
-MAX_NESTING = 4  # of arrays
 
-# By number. Those that are numbers are called as in NumPy.
-_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool")
-_TYPES += ("string", "array", "uint64", "int64", "float64")
+# In the order of their numbers. Scalar types are called as in NumPy.
+_TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool"]
+_TYPES += ["string", "array", "uint64", "int64", "float64"]
 _NUMBERS = {type: np.dtype(type).newbyteorder("<") for type in _TYPES if type not in ("string", "array")}
+_LENGTH = struct.Struct("<Q")
 
 
 class _Value(NamedTuple):
-    """Where a key's value is: ``count`` values of one type, from ``begin`` up to ``end``. A single one has no count."""
+    """Where a value is: ``length`` of ``type``, such as "uint32" or "array of uint32", from ``begin`` up to ``end``."""
 
     type: str
-    count: int | None
+    length: int
     begin: int
     end: int
 
@@ -55,27 +56,23 @@ class Metadata:
 
     def text(self, key: str) -> str:
         value = self._value(key, "string")
-        length = value.end - value.begin
-        if length > MAX_TEXT_BYTES:
-            raise CheckpointError(f"{self._file.path}: key {key}: a string of {length:,} bytes is too long")
-        return decoded(self._file.take(value.begin, length, key), f"{self._file.path}: key {key}")
+        begin = value.begin + _LENGTH.size
+        if value.end - begin > MAX_TEXT_BYTES:
+            raise CheckpointError(f"{self._file.path}: key {key}: a string of {value.end - begin:,} bytes is too long")
+        return decoded(self._file.take(begin, value.end - begin, key), f"{self._file.path}: key {key}")
 
     def strings(self, key: str) -> tuple[int, bytes]:
         """How many strings an array has, and the bytes that they take in the file, as ``packed_strings`` makes them."""
-        value = self._value(key, "string", is_array=True)
-        return value.count, self._file.take(value.begin, value.end - value.begin, key)
+        value = self._value(key, "array of string")
+        return value.length, self._file.take(value.begin, value.end - value.begin, key)
 
-    def _value(self, key, type, is_array=False):
+    def _value(self, key: str, type: str) -> _Value:
         place = f"{self._file.path}: key {key}"
         if key not in self._values:
             raise CheckpointError(f"{place} is not there")
         value = self._values[key]
-        if value.type != type or (value.count is not None) != is_array:
-            wanted, found = (
-                f"array of {type}" if array else type
-                for type, array in ((type, is_array), (value.type, value.count is not None))
-            )
-            raise CheckpointError(f"{place}: {wanted} was expected, and it is {found}")
+        if value.type != type:
+            raise CheckpointError(f"{place}: {type} was expected, and it is {value.type}")
         return value
 
 
@@ -84,23 +81,21 @@ def read_metadata(cursor: Cursor, count: int) -> Metadata:
     file = cursor.file
     if count > MAX_KEYS:
         raise CheckpointError(f"{file.path}: number of keys: {count:,}, and npgpt reads up to {MAX_KEYS:,}")
-    data = memoryview(file.array(0, np.uint8, min(file.size, MAX_BYTES), "metadata"))
+    data = file.array(0, np.uint8, min(file.size, MAX_BYTES), "metadata").data
     values = {}
     for number in range(count):
         key = read_name(cursor, MAX_KEY_BYTES, f"key {number + 1} of {count}")
-        place = f"{file.path}: key {key[:100]!r}"
+        what = f"key {key[:100]!r}"
+        place = f"{file.path}: {what}"
         if key in values:
             raise CheckpointError(f"{place} is there twice")
-        type = _type(cursor.number("<u4", f"key {key[:100]!r}"), place)
-        items, begin = None, cursor.position
-        if type == "array":
-            type, items, begin = _array_header(data, begin, place)
-        cursor.position = _end(data, begin, type, 1 if items is None else items, place)
-        if type == "bool" and np.frombuffer(data[begin : cursor.position], np.uint8).max(initial=0) > 1:
-            raise CheckpointError(f"{place}: a bool that is neither 0 nor 1")
-        if type == "string" and items is None:
-            begin += 8
-        values[key] = _Value(type, items, begin, cursor.position)
+        type, items = _type(cursor.number("<u4", what), place), 1
+        is_array = type == "array"
+        if is_array:
+            type, items = _type(cursor.number("<u4", what), place), cursor.number("<u8", what)
+        begin = cursor.position
+        cursor.position = _end(data, begin, type, items, place)
+        values[key] = _Value(f"array of {type}" if is_array else type, items, begin, cursor.position)
     return Metadata(file, values)
 
 
@@ -127,40 +122,23 @@ def _type(number: int, place: str) -> str:
     return _TYPES[number]
 
 
-def _array_header(data: memoryview, begin: int, place: str) -> tuple[str, int, int]:
-    """The type of an array's items, how many there are, and where they begin."""
-    if begin + 12 > len(data):
-        raise _cut_off(place)
-    type, count = struct.unpack_from("<IQ", data, begin)
-    return _type(type, place), count, begin + 12
-
-
-def _end(data: memoryview, begin: int, type: str, count: int, place: str, nesting: int = 1) -> int:
+def _end(data: memoryview, begin: int, type: str, count: int, place: str) -> int:
     """Where ``count`` values of a type end. Stepping over one takes time only if it takes bytes in the file."""
-    if type in _NUMBERS:
-        begin += count * _NUMBERS[type].itemsize
-    elif type == "string":
-        unpack_from = struct.Struct("<Q").unpack_from
-        last = len(data) - 8
-        for _ in range(count):
-            if begin > last:
-                raise _cut_off(place)
-            begin += 8 + unpack_from(data, begin)[0]
-    else:
-        if nesting == MAX_NESTING:
-            raise CheckpointError(f"{place}: arrays in arrays, more than {MAX_NESTING} deep")
-        for _ in range(count):
-            item_type, items, begin = _array_header(data, begin, place)
-            begin = _end(data, begin, item_type, items, place, nesting + 1)
+    if type == "array":
+        raise CheckpointError(f"{place}: arrays in an array, which are not read here")
+    try:
+        if type == "string":
+            for _ in range(count):
+                begin += _LENGTH.size + _LENGTH.unpack_from(data, begin)[0]
+        else:
+            begin += count * _NUMBERS[type].itemsize
+    except (struct.error, OverflowError):  # there, and as an index, is nothing
+        begin = len(data) + 1
     if begin > len(data):
-        raise _cut_off(place)
+        raise CheckpointError(
+            f"{place}: it goes beyond the file's end, or {MAX_BYTES >> 20} MB: it is cut off, or damaged"
+        )
     return begin
-
-
-def _cut_off(place):
-    return CheckpointError(
-        f"{place}: it goes beyond the file's end, or {MAX_BYTES >> 20} MB: it is cut off, or damaged"
-    )
 
 
 # Writing
@@ -174,7 +152,7 @@ def packed_metadata(metadata: dict[str, str | int | float | list[str] | np.ndarr
 def packed_strings(strings: list[str]) -> bytes:
     """Strings one after the other."""
     encoded = [string.encode() for string in strings]
-    return b"".join(len(string).to_bytes(8, "little") + string for string in encoded)
+    return b"".join(_LENGTH.pack(len(string)) + string for string in encoded)
 
 
 def _packed(value) -> bytes:
@@ -184,10 +162,9 @@ def _packed(value) -> bytes:
         return _number("uint32") + struct.pack("<I", value)
     if isinstance(value, float):
         return _number("float32") + struct.pack("<f", value)
-    count = struct.pack("<Q", len(value))
     if isinstance(value, list):
-        return _number("array") + _number("string") + count + packed_strings(value)
-    return _number("array") + _number("int32") + count + value.astype("<i4").tobytes()
+        return _number("array") + _number("string") + _LENGTH.pack(len(value)) + packed_strings(value)
+    return _number("array") + _number("int32") + _LENGTH.pack(len(value)) + value.astype("<i4").tobytes()
 
 
 def _number(type: str) -> bytes:

@@ -1,16 +1,17 @@
 """GPT-2 in llama.cpp's format: which keys and tensors a GGUF file of the architecture "gpt2" has.
 
 llama.cpp computes one model under this name: learned positions, tanh GELU, biases everywhere, and a head of its own if
-the tensor output.weight is there. What differs from that can't be written, and what says that it differs is not read.
+the tensor output.weight is there. A model that differs from that can't be written, and a file that says so is refused.
 
 Source: src/models/gpt2.cpp and conversion/gpt2.py of github.com/ggml-org/llama.cpp.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from npgpt.checkpoints.gguf.blocks import NUMBERS
+from npgpt.checkpoints.gguf.blocks import ELEMENTS
 from npgpt.checkpoints.gguf.file import read_tensors, write_gguf_file
 from npgpt.checkpoints.gguf.metadata import Metadata
 from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
@@ -69,7 +70,7 @@ def read(file: MappedFile) -> Checkpoint:
     tensors = to_ours(NAMES, stored, path)
     if "wte.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not there")
-    ignored_keys = ()
+    ignored_keys: tuple[str, ...] = ()
     if "lm_head.weight" in tensors and equal(tensors["lm_head.weight"], tensors["wte.weight"]):
         del tensors["lm_head.weight"]
         ignored_keys = ("output.weight",)
@@ -82,7 +83,7 @@ def read(file: MappedFile) -> Checkpoint:
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:
-    fields = {field: metadata.number(key, type) for field, key, type in _FIELDS}
+    fields: dict[str, Any] = {field: metadata.number(key, type) for field, key, type in _FIELDS}
     n_head, n_embd = fields["n_head"], fields["n_embd"]
     if fields["n_inner"] == 4 * n_embd:
         fields["n_inner"] = None
@@ -147,7 +148,7 @@ def _value(config, field):
 
 
 def _type(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    """What a tensor is stored as, in a file of this dtype."""
+    """The type that a tensor is stored as, in a file of this dtype."""
     if len(shape) == 1 or name == "position_embd.weight":
         return "F32"
-    return "F16" if dtype == "Q8_0" and shape[-1] % NUMBERS["Q8_0"] else dtype
+    return "F16" if dtype == "Q8_0" and shape[-1] % ELEMENTS["Q8_0"] else dtype

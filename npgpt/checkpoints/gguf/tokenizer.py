@@ -1,8 +1,8 @@
 """A tokenizer in a GGUF file: for llama.cpp under tokenizer.ggml; and, if it is not GPT-2's, as a run stores it, too.
 
 llama.cpp computes GPT-2's byte-pair encoding from lists of tokens and merges. With no merges that encodes byte by byte,
-so bytes can be told to it, and characters if they are ASCII. Of another tokenizer it is told that there is none: it
-takes and gives ids then.
+so byte tokenizers can be written, and character tokenizers if they are ASCII. Any other is written as "no_vocab";
+llama.cpp then works on ids.
 """
 
 import json
@@ -29,12 +29,12 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     if tokenizer is not None and tokenizer.name != GPT2Tokenizer.name:
         ours = {OURS: json.dumps(tokenizer.to_dict(), ensure_ascii=False)}
     tokens = _spelled_tokens(tokenizer, vocab_size)
-    if tokens is None:
+    if tokenizer is None or tokens is None:
         return {_MODEL: "no_vocab", **ours}
     types = np.full(vocab_size, _NORMAL, np.int32)
     types[tokenizer.end_of_text] = _CONTROL
     types[tokenizer.vocab_size :] = _UNUSED
-    pairs = merges(gpt2_bpe.tokens()) if tokenizer.name == GPT2Tokenizer.name else []
+    pairs = merges(tuple(gpt2_bpe.tokens())) if tokenizer.name == GPT2Tokenizer.name else ()
     return {
         _MODEL: "gpt2",
         "tokenizer.ggml.pre": "gpt-2",

@@ -8,6 +8,7 @@ name. All other keys there (summary_type, id2label, torch_dtype, ...) do not cha
 
 import re
 import reprlib
+from pathlib import Path
 
 from npgpt.checkpoints.shared.checkpoint import config_of
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, equal
@@ -49,7 +50,9 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
 
-def weights_of_huggingface(config: GPTConfig, tensors: dict[str, LazyTensor], source, config_file):
+def weights_of_huggingface(
+    config: GPTConfig, tensors: dict[str, LazyTensor], source: Path, config_file: Path
+) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
     """-> the parameters under npgpt's names, and the names of what else is known to be there.
 
     Raises CheckpointError, which names the file and the tensor.

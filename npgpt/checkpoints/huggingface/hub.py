@@ -188,33 +188,32 @@ class _Remote:
         self.commit = config_there.commit_hash
         if not _COMMIT.fullmatch(self.commit or ""):
             raise ValueError("its answers don't have the headers of a Hugging Face hub")
-        config = self._get("config.json")
+        snapshot = self.storage / "snapshots" / self.commit
+        self._get("config.json")
+        config = snapshot / "config.json"
         config_from_huggingface(read_json_object(config), str(config))  # a model for us? Gigabytes are not first
         for file in SMALL:
             self._get(file)
         weights = next((file for file in WEIGHTS if self._get(file)), None)
         if weights is None:
             raise _NotFound(f"{self.name} has none of {', '.join(WEIGHTS)} at {self.endpoint}")
-        for shard in shards(config.with_name(weights)) if weights.endswith(".index.json") else ():
+        for shard in shards(snapshot / weights) if weights.endswith(".index.json") else ():
             if not self._get(shard):
                 raise _NotFound(f"{self.name} has no {shard[:100]!r} at {self.endpoint}, which its index names")
         (self.storage / "refs").mkdir(exist_ok=True)
-        with atomic_write(self.storage / "refs" / "main") as file:
-            file.write(self.commit.encode())
-        return config.parent
+        with atomic_write(self.storage / "refs" / "main") as ref:
+            ref.write(self.commit.encode())
+        return snapshot
 
-    def _get(self, file: str) -> Path | None:
-        """Get one file into the snapshot; None if the hub doesn't have it."""
+    def _get(self, file: str) -> bool:
+        """Get one file into the snapshot; False if the hub doesn't have it."""
         metadata = self._metadata(file, self.commit)
         if metadata is None:
-            return None
+            return False
         if _SHA256.fullmatch(metadata.etag or "") and metadata.size is not None:  # what the hub calls an LFS file
             self._get_blob(file, metadata.etag, metadata.size)
-        return Path(
-            self.hub.hf_hub_download(
-                self.name, file, revision=self.commit, cache_dir=self.cache, endpoint=self.endpoint
-            )
-        )
+        self.hub.hf_hub_download(self.name, file, revision=self.commit, cache_dir=self.cache, endpoint=self.endpoint)
+        return True
 
     def _metadata(self, file: str, revision: str):
         try:

@@ -64,13 +64,15 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
     """The contents of a tokenizer.json."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     end = {} if tokenizer.end_of_text is None else {END_OF_TEXT: tokenizer.end_of_text}
+    model: dict[str, object]
+    decoder: dict[str, object]
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: id for id, character in enumerate(tokenizer.characters)}
         cut, model = _SINGLE_CHARACTERS, {"type": "WordLevel", "unk_token": "<unk>"}  # which isn't there: it raises
         decoder = {"type": "Fuse"}
     else:
         is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-        tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1)]
+        tokens = tuple(tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1))
         vocabulary = {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
         cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
         model = {

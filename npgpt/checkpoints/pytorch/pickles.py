@@ -1,73 +1,89 @@
 """Pickles, read without Python's ``pickle``: nothing that one names is imported, called or executed.
 
-A pickle is a program for a machine with a stack and a memo. ``_OPCODES`` lists the instructions that there are here:
-those that pickling in protocol 2 gives for None, numbers, strings, tuples, lists, dicts and objects. An object is a
-GLOBAL, which names a class or function, and REDUCE, which calls it. The caller gives the names that may occur, and for
-each a function of ours that is called instead; any other name is an error. So is all that ``pickle`` never writes.
+A pickle is a program for a machine with a stack and a memo. Only the instructions exist here that pickling gives for
+None, numbers, strings, tuples, lists, dicts and objects. An object is a GLOBAL, which names a class or function, and
+REDUCE, which calls it. The caller gives the names that may occur, and for each a function of ours that is called
+instead; any other name is an error.
 
-A program of a few bytes may ask for much, and one byte becomes up to some 90 bytes of objects here, so the reader
-limits the length of a pickle, and this file everything else that could run away: how deep things are nested (else
-Python's own functions fail on them later), what is inside itself, whole numbers as keys (which can be chosen so that a
-dict takes quadratic time).
+Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even for a short pickle:
 
-Source: Python's pickletools.py, which describes each opcode; the selection is that of torch.load(weights_only=True).
+    PUT r ff ff ff 0f       9 bytes take 4 GB, since its memo is a list that is filled up to the index
+    tuples in tuples        as a key of a dict they are hashed recursively: 1 MB overflows the C stack, a segfault
+    keys 2**61 - 1, ...     whole numbers of equal hash take quadratic time in a dict: minutes for 1 MB
+    BUILD                   overwrites the attributes of any object, a function's defaults or a checked tensor's shape
+
+(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD changes nothing. A
+byte of a pickle becomes up to some 90 bytes of objects, so the caller limits a pickle's length. What comes out may be
+nested as deeply as the pickle is long, or be inside itself: callers look at it level by level.
+
+Source: Python's pickletools.py, which describes each opcode; the selection is that of torch.load(weights_only=True),
+and what protocols 4 and 5 need besides.
 """
 
 import reprlib
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
-from npgpt.checkpoints.pytorch.nesting import OrderedDict, check_nesting
 from npgpt.errors import CheckpointError
 
 MAX_NUMBER_KEY = 1 << 20  # of a dict; an optimizer's state has the parameters' numbers
 MAX_GLOBAL_BYTES = 200
 
-
-class Function(NamedTuple):
-    """What the allowed names of functions and classes stand for: ``call`` gets the tuple of arguments."""
-
-    call: Callable[[tuple], object]
-
-
-def _ordered_dict(arguments: tuple) -> OrderedDict:
-    if arguments:
-        raise CheckpointError("an OrderedDict that is not made empty, as Python 3 makes it")
-    return OrderedDict()
+_CONSTANTS = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
+_NUMBERS = {b"K": "<B", b"M": "<H", b"J": "<i", b"G": ">d"}
+_STRINGS = {b"\x8c": "<B", b"X": "<I", b"U": "<B"}  # SHORT_BINUNICODE, BINUNICODE; SHORT_BINSTRING, by Python 2
+_PUTS, _GETS = {b"q": "<B", b"r": "<I"}, {b"h": "<B", b"j": "<I"}
+_TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 
 
-ORDERED_DICT = {"collections.OrderedDict": Function(_ordered_dict)}
+class OrderedDict(dict):
+    """A collections.OrderedDict in the pickle. It may have attributes there, which are dropped."""
+
+    __slots__ = ()
+
+
+class Global:
+    """Stands for an allowed name; ``call``, if the name may be called, gets the arguments."""
+
+    def __init__(self, name: str, call: Callable[..., object] | None = None):
+        self.name = name
+        self.call = call
+
+
+ORDERED_DICT = Global("collections.OrderedDict", lambda: OrderedDict())  # without items, which Python 3 adds after
 
 
 def read_pickle(
     data: memoryview,
     source: str,
-    allowed: dict[str, object] | None = None,
+    allowed: tuple[Global, ...] = (ORDERED_DICT,),
     persistent_load: Callable[[object], object] | None = None,
 ) -> tuple[object, int]:
     """Return the object that the pickle at the beginning of ``data`` is of, and the pickle's length in bytes.
 
     source           begins every message: the file, and the part of it
-    allowed          {"module.name": the ``Function`` that it stands for, or any other object, which can't be called}
+    allowed          the names that may occur
     persistent_load  from the key of something outside the pickle to an object that stands for it
 
-    A CheckpointError that one of these functions raises gets the place put before it.
-    Raises CheckpointError.
+    Raises CheckpointError; one that the given functions raise gets the place put before it.
     """
-    machine = _Machine(data, allowed or {}, persistent_load)
+    machine = _Machine(data, {item.name: item for item in allowed}, persistent_load)
     try:
-        found = machine.run()
-        check_nesting(found)
+        return machine.run(), machine.position
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: byte {machine.start:,}: {error}") from None
-    return found, machine.position
+        problem = str(error)
+    except (IndexError, struct.error):
+        problem = "it is cut off, or takes something from an empty stack"
+    except (KeyError, TypeError, AttributeError, ValueError):
+        problem = "damaged: an instruction doesn't fit what is before it"
+    raise CheckpointError(f"{source}: byte {machine.start:,}: {problem}")
 
 
 class _Machine:
-    """One run of one program. Methods named in ``_OPCODES`` are instructions; the others are what they share."""
+    """One run of one program. What is wrong in it may raise whatever ``read_pickle`` catches."""
 
-    def __init__(self, data, allowed, persistent_load):
+    def __init__(self, data: memoryview, allowed: dict[str, Global], persistent_load):
         self.data = data
         self.allowed = allowed
         self.persistent_load = persistent_load
@@ -76,224 +92,112 @@ class _Machine:
         self.below = []  # the stacks that the marks have put aside
         self.memo = {}
 
-    def run(self):
+    def run(self) -> object:
+        opcode = self.take(1)
+        if opcode != b"\x80" or not 2 <= self.number("<B") <= 5:
+            raise CheckpointError("not a pickle of protocol 2 to 5")
         while True:
             self.start = self.position
-            opcode = self.byte()
-            if opcode == _STOP:
+            opcode = self.take(1)
+            if opcode == b".":
                 break
-            if opcode not in _OPCODES:
-                raise CheckpointError(f"the opcode {bytes([opcode])!r} is not one that torch.save writes")
-            if (opcode == _PROTO) != (self.start == 0):
-                raise CheckpointError("not a pickle: one begins, and only begins, with its protocol")
-            instruction, *arguments = _OPCODES[opcode]
-            instruction(self, *arguments)
-        found = self.pop()
-        if self.stack or self.below:
-            raise CheckpointError("it ends with more than one object on its stack")
-        return found
+            self.step(opcode)
+        if len(self.stack) != 1 or self.below:
+            raise CheckpointError("it ends with other than one object on its stack")
+        return self.stack[0]
 
-    def take(self, length):
-        end = self.position + length
-        if end > len(self.data):
+    def take(self, length: int) -> bytes:
+        begin, self.position = self.position, self.position + length
+        if self.position > len(self.data):
             raise CheckpointError(f"it is cut off, or too long: {length:,} more bytes were expected")
-        found = self.data[self.position : end]
-        self.position = end
-        return found
+        return bytes(self.data[begin : self.position])
 
-    def byte(self):
-        if self.position >= len(self.data):
-            raise CheckpointError("it is cut off, or too long: 1 more byte was expected")
-        self.position += 1
-        return self.data[self.position - 1]
+    def number(self, format: str) -> Any:
+        return struct.unpack(format, self.take(struct.calcsize(format)))[0]
 
-    def number(self, format):
-        return self.byte() if format == "<B" else struct.unpack(format, self.take(struct.calcsize(format)))[0]
-
-    def pop(self):
-        if not self.stack:
-            raise CheckpointError("it takes something from an empty stack")
-        return self.stack.pop()
-
-    def pop_mark(self):
-        """What was pushed since the last mark."""
-        if not self.below:
-            raise CheckpointError("it goes back to a mark that is not there")
+    def pop_mark(self) -> list:
+        """The objects pushed since the last mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def top(self, *types):
-        found = self.pop()
-        if type(found) not in types:
-            raise CheckpointError(f"{types[0].__name__} was expected, not {short_repr(found)}")
-        self.stack.append(found)
-        return found
+    def step(self, opcode: bytes) -> None:
+        stack = self.stack
+        if opcode in _PUTS or opcode == b"\x94":  # MEMOIZE: at the next place
+            self.memo[self.number(_PUTS[opcode]) if opcode in _PUTS else len(self.memo)] = stack[-1]
+        elif opcode in _GETS:
+            stack.append(self.memo[self.number(_GETS[opcode])])
+        elif opcode in _NUMBERS:
+            stack.append(self.number(_NUMBERS[opcode]))
+        elif opcode in _STRINGS:
+            stack.append(self.take(self.number(_STRINGS[opcode])).decode())
+        elif opcode in _CONSTANTS:
+            stack.append(_CONSTANTS[opcode])
+        elif opcode == b"\x8a":  # LONG1
+            stack.append(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
+        elif opcode == b"]":
+            stack.append([])
+        elif opcode == b"}":
+            stack.append({})
+        elif opcode == b"(":
+            self.below.append(stack)
+            self.stack = []
+        elif opcode == b"t":
+            items = self.pop_mark()
+            self.stack.append(tuple(items))
+        elif opcode in _TUPLES:
+            items = [stack.pop() for _ in range(_TUPLES[opcode])]
+            stack.append(tuple(reversed(items)))
+        elif opcode in (b"a", b"e"):  # APPEND, APPENDS
+            items = self.pop_mark() if opcode == b"e" else [stack.pop()]
+            _expect(list, self.stack[-1]).extend(items)
+        elif opcode in (b"s", b"u"):  # SETITEM, SETITEMS
+            items = self.pop_mark() if opcode == b"u" else [stack.pop(), stack.pop()][::-1]
+            _set_items(_expect(dict, self.stack[-1]), items)
+        elif opcode == b"c":  # GLOBAL
+            module, name, *_ = bytes(self.data[self.position : self.position + MAX_GLOBAL_BYTES]).split(b"\n", 2)
+            self.position += len(module) + len(name) + 2
+            stack.append(self.find(b".".join((module, name)).decode("utf-8", "backslashreplace")))
+        elif opcode == b"\x93":  # STACK_GLOBAL
+            name, module = _expect(str, stack.pop()), _expect(str, stack.pop())
+            stack.append(self.find(f"{module}.{name}"))
+        elif opcode == b"R":  # REDUCE
+            arguments, function = _expect(tuple, stack.pop()), _expect(Global, stack.pop())
+            stack.append(function.call(*arguments))
+        elif opcode == b"b":  # BUILD, which sets an OrderedDict's attributes
+            _expect(dict, stack.pop())
+            _expect(OrderedDict, stack[-1])
+        elif opcode == b"Q":  # BINPERSID
+            stack.append(self.persistent_load(stack.pop()))
+        elif opcode == b"\x95":  # FRAME
+            self.take(8)
+        else:
+            raise CheckpointError(f"the opcode {opcode!r} is not one that torch.save writes")
 
-    # Instructions: constants, numbers, strings
+    def find(self, name: str) -> Global:
+        if name not in self.allowed:
+            raise CheckpointError(
+                f"it asks for {name[:100]!r}, and nothing but tensors, dicts, lists, strings and numbers is read: "
+                f"programs are never run"
+            )
+        return self.allowed[name]
 
-    def protocol(self):
-        version = self.number("<B")
-        if version not in (2, 3, 4, 5):  # 3 adds bytes, 5 buffers, which are not allowed
-            raise CheckpointError(f"pickle protocol {version}; 2 to 5 are read")
 
-    def frame(self):
-        if self.number("<Q") > len(self.data) - self.position:
-            raise CheckpointError("a frame that is cut off")
+def _expect(kind: type, value):
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{kind.__name__} was expected, not {short_repr(value)}")
+    return value
 
-    def memoize(self):
-        found = self.pop()
-        self.stack.append(found)
-        self.memo[len(self.memo)] = found
 
-    def push(self, value):
-        self.stack.append(value)
-
-    def push_number(self, format):
-        self.stack.append(self.number(format))
-
-    def long(self):
-        self.stack.append(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
-
-    def string(self, format_of_length):
-        try:
-            self.stack.append(str(self.take(self.number(format_of_length)), "utf-8"))
-        except UnicodeDecodeError:
-            raise CheckpointError("a string that is not UTF-8") from None
-
-    # Containers
-
-    def new(self, kind):
-        self.stack.append(kind())
-
-    def mark(self):
-        self.below.append(self.stack)
-        self.stack = []
-
-    def tuple_of(self, length):
-        items = [self.pop() for _ in range(length)]
-        self.stack.append(tuple(reversed(items)))
-
-    def tuple_from_mark(self):
-        items = self.pop_mark()
-        self.stack.append(tuple(items))
-
-    def append(self):
-        item = self.pop()
-        self.top(list).append(item)
-
-    def append_from_mark(self):
-        items = self.pop_mark()
-        self.top(list).extend(items)
-
-    def set_item(self):
-        value, key = self.pop(), self.pop()
-        self.set_in(self.top(dict, OrderedDict), key, value)
-
-    def set_items_from_mark(self):
-        items = self.pop_mark()
-        target = self.top(dict, OrderedDict)
-        if len(items) % 2:
-            raise CheckpointError("a key without a value")
-        for i in range(0, len(items), 2):
-            self.set_in(target, items[i], items[i + 1])
-
-    def set_in(self, target, key, value):
+def _set_items(target: dict, items: list) -> None:
+    for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is not str and not (type(key) is int and 0 <= key < MAX_NUMBER_KEY):
             raise CheckpointError(f"a string or a small whole number was expected as a key, not {short_repr(key)}")
         if key in target:
             raise CheckpointError(f"the key {reprlib.repr(key)} is there twice")
         target[key] = value
 
-    # The memo: what is used again
 
-    def put(self, format):
-        place = self.number(format)
-        if place >= len(self.data):  # they are counted, and each takes some bytes
-            raise CheckpointError(f"the memo's place {place:,}, in a pickle of at most {len(self.data):,} bytes")
-        found = self.pop()
-        self.stack.append(found)
-        self.memo[place] = found
-
-    def get(self, format):
-        place = self.number(format)
-        if place not in self.memo:
-            raise CheckpointError(f"the memo's place {place:,}, where nothing was put")
-        self.stack.append(self.memo[place])
-
-    # Objects
-
-    def find_global(self):
-        lines = bytes(self.data[self.position : self.position + MAX_GLOBAL_BYTES]).split(b"\n", 2)
-        if len(lines) < 3:
-            raise CheckpointError("a name that is cut off, or very long")
-        self.position += len(lines[0]) + len(lines[1]) + 2
-        name = b".".join(lines[:2]).decode("utf-8", "backslashreplace")
-        if name not in self.allowed:
-            raise CheckpointError(
-                f"it asks for {name[:100]!r}, and nothing but tensors, dicts, lists, strings and numbers is read: "
-                f"programs are never run"
-            )
-        self.stack.append(self.allowed[name])
-
-    def call(self):
-        arguments, function = self.pop(), self.pop()
-        if type(function) is not Function or type(arguments) is not tuple:
-            raise CheckpointError(f"it calls {short_repr(function)} with {short_repr(arguments)}")
-        self.stack.append(function.call(arguments))
-
-    def drop_state(self):
-        state = self.pop()
-        self.top(OrderedDict)
-        if type(state) not in (dict, OrderedDict):
-            raise CheckpointError(f"an OrderedDict's attributes are {short_repr(state)}")
-
-    def load_persistent(self):
-        key = self.pop()
-        if self.persistent_load is None:
-            raise CheckpointError("it asks for something outside the pickle")
-        self.stack.append(self.persistent_load(key))
-
-
-_PROTO, _STOP = 0x80, ord(".")
-_OPCODES = {
-    _PROTO: (_Machine.protocol,),
-    ord("N"): (_Machine.push, None),
-    0x88: (_Machine.push, True),  # NEWTRUE
-    0x89: (_Machine.push, False),  # NEWFALSE
-    ord("K"): (_Machine.push_number, "<B"),  # BININT1
-    ord("M"): (_Machine.push_number, "<H"),  # BININT2
-    ord("J"): (_Machine.push_number, "<i"),  # BININT
-    0x8A: (_Machine.long,),  # LONG1
-    ord("G"): (_Machine.push_number, ">d"),  # BINFLOAT
-    ord("X"): (_Machine.string, "<I"),  # BINUNICODE
-    0x8C: (_Machine.string, "<B"),  # SHORT_BINUNICODE
-    0x94: (_Machine.memoize,),
-    0x95: (_Machine.frame,),
-    ord("U"): (_Machine.string, "<B"),  # SHORT_BINSTRING, by Python 2
-    ord(")"): (_Machine.push, ()),  # EMPTY_TUPLE
-    ord("]"): (_Machine.new, list),  # EMPTY_LIST
-    ord("}"): (_Machine.new, dict),  # EMPTY_DICT
-    ord("("): (_Machine.mark,),
-    ord("t"): (_Machine.tuple_from_mark,),
-    0x85: (_Machine.tuple_of, 1),
-    0x86: (_Machine.tuple_of, 2),
-    0x87: (_Machine.tuple_of, 3),
-    ord("a"): (_Machine.append,),
-    ord("e"): (_Machine.append_from_mark,),
-    ord("s"): (_Machine.set_item,),
-    ord("u"): (_Machine.set_items_from_mark,),
-    ord("q"): (_Machine.put, "<B"),  # BINPUT
-    ord("r"): (_Machine.put, "<I"),  # LONG_BINPUT
-    ord("h"): (_Machine.get, "<B"),  # BINGET
-    ord("j"): (_Machine.get, "<I"),  # LONG_BINGET
-    ord("c"): (_Machine.find_global,),  # GLOBAL
-    ord("R"): (_Machine.call,),  # REDUCE
-    ord("b"): (_Machine.drop_state,),  # BUILD
-    ord("Q"): (_Machine.load_persistent,),  # BINPERSID
-}
-
-
-def short_repr(value) -> str:
+def short_repr(value: object) -> str:
     """For messages: a number, or the beginning of a string; of others, which may print without end, the type."""
     if value is None or type(value) in (bool, int, float, str):
         return reprlib.repr(value)

@@ -11,21 +11,23 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from npgpt.errors import CheckpointError
 
 try:
     import fcntl
 except ImportError:  # Windows, where a file that somebody has open can't be removed anyway
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _SUFFIX = ".npgpt-tmp"
 
 
 @contextmanager
-def atomic_write(path: str | Path):
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Give a binary file to write to; it takes the name ``path`` when the block ends, and only if it ends well.
 
         with atomic_write("runs/x/last.safetensors") as file:
@@ -52,7 +54,7 @@ def atomic_write(path: str | Path):
 
 
 @contextmanager
-def checkpoint_file(path: str | Path):
+def checkpoint_file(path: str | Path) -> Iterator[BinaryIO]:
     """As ``atomic_write``, but what the system refuses is a CheckpointError."""
     try:
         with atomic_write(path) as file:
@@ -62,7 +64,7 @@ def checkpoint_file(path: str | Path):
 
 
 @contextmanager
-def atomic_folder(path: str | Path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a new folder to write files into; it takes the name ``path`` when the block ends, and only if it ends well.
 
     Anything at ``path`` is a FileExistsError at once. What is written must be on the disk when the block ends, as files
@@ -85,7 +87,7 @@ def atomic_folder(path: str | Path):
     _sync_folder(target.parent)
 
 
-def write_json(path: str | Path, value) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically. NaN and infinity are a ValueError: JSON has neither."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as file:

@@ -18,17 +18,13 @@ def bytes_to_unicode(token: bytes) -> str:
     return token.decode("latin-1").translate(_CHARACTERS)
 
 
-def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
+@cache
+def merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
     """The merges that made a byte-pair vocabulary, in order: one for each token longer than a byte.
 
     tokens: in order of rank, special ones left out. Each was made by one merge of two earlier ones: those that are left
     when its own bytes are encoded with the earlier ones alone. Raises ValueError if there are not two.
     """
-    return list(_merges(tuple(tokens)))
-
-
-@cache
-def _merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
     ranks = {token: rank for rank, token in enumerate(tokens)}
     found = []
     for rank, token in enumerate(tokens):
@@ -36,7 +32,7 @@ def _merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
             parts = _encoded(token, ranks, rank)
             if len(parts) != 2:
                 raise ValueError(f"token {rank}, {token[:100]!r}, is not made of two earlier ones")
-            found.append(tuple(parts))
+            found.append((parts[0], parts[1]))
     return tuple(found)
 
 

@@ -1,17 +1,20 @@
 """What a writer does with a checkpoint's tensors first: one dtype for all, and the biases that its format must have."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32, f32_to_bf16
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
+_NUMPY = {"F32": np.float32, "F16": np.float16}
 
-def rounded(checkpoint: Checkpoint, dtype: str, path) -> dict[str, LazyTensor]:
+
+def rounded(checkpoint: Checkpoint, dtype: str, path: str | Path) -> dict[str, LazyTensor]:
     """The checkpoint's tensors, to be rounded to ``dtype`` while they are written to ``path``, a piece at a time.
 
     The pages of the files that they come from are released on the way. Reading an element that is too large for the
@@ -35,19 +38,18 @@ def with_all_biases(config: GPTConfig, tensors: dict[str, LazyTensor]) -> tuple[
 def _checked(name: str, tensor: LazyTensor, dtype: str, path) -> LazyTensor:
     if dtype == tensor.dtype:
         return tensor
-    converted = tensor.as_type(dtype)
 
     def read_rows(first, last):
+        numbers = tensor.read_rows(first, last)
         with np.errstate(over="ignore"):
-            found = converted.read_rows(first, last)
+            found = bf16_to_f32(f32_to_bf16(numbers)) if dtype == "BF16" else numbers.astype(_NUMPY[dtype])
         if not np.isfinite(found).all():
-            numbers = tensor.read_rows(first, last)
             lost = np.isfinite(numbers) & ~np.isfinite(found)
             if lost.any():
                 raise CheckpointError(f"{path}: tensor {name}: {numbers[lost][0]:.6g} is too large for {dtype}")
         return found
 
-    return replace(converted, read_rows=read_rows)
+    return replace(tensor, dtype=dtype, read_rows=read_rows)
 
 
 def _zeros(shape: tuple[int, ...]) -> LazyTensor:

@@ -3,7 +3,7 @@
 So loading takes the memory of the model and a little more, whatever form the numbers are stored in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -49,7 +49,7 @@ class LazyTensor:
     def file_shape(self) -> tuple[int, ...]:
         return self.shape[::-1] if self.transposed else self.shape
 
-    def chunks(self):
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first, rows) chunks from the first row of the file's tensor to the last, some CHUNK numbers at a time."""
         if self.size == 0:
             return
@@ -58,23 +58,13 @@ class LazyTensor:
         for first in range(0, rows, step):
             yield first, self.read_rows(first, min(first + step, rows))
 
-    def iter_flat(self):
-        """Arrays that, one after the other, hold the numbers in C order."""
-        if self.transposed:
-            yield self.numpy()
+    def iter_flat(self) -> Iterator[np.ndarray]:
+        """Chunks of rows that, one after the other, hold the numbers in C order. All of a transposed one is read."""
+        if self.transposed and self.size:
+            whole, step = self.numpy(), max(1, CHUNK // self.shape[1])
+            yield from (whole[first : first + step] for first in range(0, len(whole), step))
         else:
             yield from (numbers for _, numbers in self.chunks())
-
-    def as_type(self, dtype: str) -> "LazyTensor":
-        """The same numbers rounded to "F32", "F16" or "BF16"."""
-        if dtype == self.dtype:
-            return self
-        if dtype == "BF16":
-            return replace(
-                self, dtype=dtype, read_rows=lambda first, last: bf16_to_f32(f32_to_bf16(self.read_rows(first, last)))
-            )
-        numpys = {"F32": np.float32, "F16": np.float16}[dtype]
-        return replace(self, dtype=dtype, read_rows=lambda first, last: self.read_rows(first, last).astype(numpys))
 
     def copy_to(self, out: np.ndarray) -> bool:
         """Copy the elements to ``out``, an array of our shape, converted to its dtype; False if one is not finite.

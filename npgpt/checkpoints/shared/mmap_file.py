@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npgpt.checkpoints import formats
 from npgpt.errors import CheckpointError
@@ -51,7 +52,7 @@ class MappedFile:
         self._check(begin, length, what)
         return self._map[begin : begin + length]
 
-    def array(self, begin: int, dtype, count: int, what: str) -> np.ndarray:
+    def array(self, begin: int, dtype: DTypeLike, count: int, what: str) -> np.ndarray:
         """``count`` numbers of ``dtype`` from ``begin`` on: (count,), a read-only view of the file."""
         dtype = np.dtype(dtype)
         self._check(begin, count * dtype.itemsize, what)
@@ -61,7 +62,7 @@ class MappedFile:
 
     def release_pages(self) -> None:
         """Release the pages in memory; what is read again comes from the disk, or its cache, again."""
-        if self.size and hasattr(mmap, "MADV_DONTNEED"):
+        if isinstance(self._map, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def _check(self, begin, length, what):
@@ -84,12 +85,11 @@ class Cursor:
         self.position += length
         return found
 
-    def number(self, dtype: str, what: str):
-        """The next number of a NumPy dtype such as "<u4", as Python's int or float."""
-        dtype = np.dtype(dtype)
-        return np.frombuffer(self.take(dtype.itemsize, what), dtype)[0].item()
+    def number(self, dtype: str, what: str) -> int:
+        """The next whole number, of a NumPy dtype such as "<u4"."""
+        return int(self.array(dtype, 1, what)[0])
 
-    def array(self, dtype, count: int, what: str) -> np.ndarray:
+    def array(self, dtype: DTypeLike, count: int, what: str) -> np.ndarray:
         """The next ``count`` numbers, a read-only view of the file."""
         found = self.file.array(self.position, dtype, count, what)
         self.position += found.nbytes

@@ -11,6 +11,8 @@ of ours, 3C rows of a transposed one.
 """
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.errors import CheckpointError
@@ -35,14 +37,14 @@ def short_name(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def listed(names, most: int = 3) -> str:
+def listed(names: Iterable[str], most: int = 3) -> str:
     """The first of some names for a message: strangers', so quoted and cut."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(repr(name[:100]) for name in names[:most]) + more
 
 
-def to_ours(names: tuple, tensors: dict[str, LazyTensor], source) -> dict[str, LazyTensor]:
+def to_ours(names: tuple, tensors: dict[str, LazyTensor], source: Path) -> dict[str, LazyTensor]:
     """Rename the tensors, and turn those that the table says. What the table doesn't have keeps its name.
 
     Raises CheckpointError if such a name would pass for one of ours, its matrix not transposed; or

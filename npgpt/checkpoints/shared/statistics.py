@@ -32,7 +32,7 @@ class Survey:
 
 
 def survey(tensor: LazyTensor) -> Survey:
-    squares, largest, not_finite, zero_rows, first, constant = 0.0, 0.0, 0, 0, None, tensor.size > 1
+    squares, largest, not_finite, zero_rows, first, same = 0.0, 0.0, 0, 0, None, tensor.size > 1
     digest = hashlib.blake2b(str(tensor.shape).encode())
     for numbers in tensor.iter_flat():
         numbers = np.ascontiguousarray(numbers)
@@ -40,15 +40,16 @@ def survey(tensor: LazyTensor) -> Survey:
         flat = numbers.reshape(-1)
         for begin in range(0, flat.size, CHUNK):  # one row may be all of it
             wide = flat[begin : begin + CHUNK].astype(np.float64)
-            digest.update(wide.view(np.uint8))
+            digest.update(wide.data)
             finite = np.isfinite(wide)
             not_finite += int(wide.size - np.count_nonzero(finite))
             kept = np.where(finite, wide, 0.0)
             squares += float(np.vdot(kept, kept))
             largest = max(largest, float(np.abs(kept).max()))
             first = wide[0] if first is None else first
-            constant = constant and bool((wide == first).all())
-    return Survey(squares**0.5, largest, not_finite, zero_rows, float(first) if constant else None, digest.digest())
+            same = same and bool((wide == first).all())
+    constant = float(first) if same and first is not None else None
+    return Survey(squares**0.5, largest, not_finite, zero_rows, constant, digest.digest())
 
 
 def warnings(checkpoint: Checkpoint, surveys: dict[str, Survey]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from math import isinf
 from pathlib import Path
+from typing import Any
 
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
@@ -12,7 +13,7 @@ MAX_FILE_BYTES = 1_000_000
 MAX_ITEMS = 250_000  # 50 MB
 
 
-def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items: int = MAX_ITEMS):
+def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items: int = MAX_ITEMS) -> Any:
     """Parse one JSON text. ``source`` begins every message: the file, and the part of it.
 
     Python's parser lets pass what other readers refuse or read differently; here these are errors: bytes that are not
@@ -67,7 +68,7 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
 
 def items_at_most(data: bytes | str) -> int:
     """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
-    return sum(map(data.count, (b",", b"[", b"{") if isinstance(data, bytes) else ",[{"))
+    return sum(map(data.count, ",[{")) if isinstance(data, str) else sum(map(data.count, (b",", b"[", b"{")))
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
@@ -75,8 +76,7 @@ def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
     file = MappedFile(path)
     if file.size > max_bytes:
         raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
-    data = file.take(0, file.size, "JSON")
-    values = parse_json(data, str(path))
+    values = parse_json(file.take(0, file.size, "JSON"), str(path))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")
     return values

@@ -46,5 +46,5 @@ def beside(weights: Path, otherwise: Finder, *names: str) -> Finder:
     """The one in the first of the files ``names`` and OUR_TOKENIZER_FILE that is in the weights' folder."""
     for path in map(weights.with_name, (*names, OUR_TOKENIZER_FILE)):
         if path.exists():
-            return lambda path=path: stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()
+            return lambda: stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()
     return otherwise

@@ -1,5 +1,7 @@
 """Check that the tensors in a file are those of its configuration; if not, say the likely reason."""
 
+from pathlib import Path
+
 from npgpt.checkpoints.shared.lazy_tensor import FLOATS, LazyTensor
 from npgpt.checkpoints.shared.names import listed
 from npgpt.config import PRESETS, GPTConfig
@@ -7,7 +9,7 @@ from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
 
 
-def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source) -> None:
+def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -> None:
     """Raise CheckpointError unless the tensors are all that the configuration's model has, each of the right shape.
 
     Nothing is read or made for it, so a configuration of a million layers costs nothing either.

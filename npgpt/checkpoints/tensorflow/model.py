@@ -3,15 +3,14 @@
     hparams.json                        {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
     checkpoint                          text; its line model_checkpoint_path: "model.ckpt" says which one is current.
                                         Of a path that begins with / the name counts: the folder may have been moved
-    model.ckpt.index                    a table (table_files.py) with a record for each tensor; "" is the header's key
-    model.ckpt.data-00000-of-00001      the numbers, C order, little-endian; there may be several such shards
+    model.ckpt.index                    a table (leveldb.py) with a record for each tensor; "" is the header's key
+    model.ckpt.data-00000-of-00001      the elements, C order, little-endian; there may be several such shards
     model.ckpt.meta, encoder.json, vocab.bpe     the graph, and the tokenizer, which is known; not read
 
-The index's checksums are always checked. A tensor's is when its numbers are first asked for, before any is handed out:
-on the mapped file, so nothing is copied for it, and the file's pages are then in memory for what wants them.
+The index's checksums are always checked; a tensor's is when its elements are first asked for, on the mapped file.
 
 Source: github.com/openai/gpt-2, src/model.py (names, shapes); tensorflow/core/protobuf/tensor_bundle.proto and
-tensorflow/core/framework/{types,tensor_shape,versions}.proto (the records).
+tensorflow/core/framework/{types,tensor_shape}.proto (the records).
 """
 
 import re
@@ -62,20 +61,16 @@ _FIELDS = (
     ("n_head", "n_head"),
     ("n_layer", "n_layer"),
 )
-# What training saves beside the weights: the optimizer's numbers, counters.
+# Saved beside the weights by training: the optimizer's moments, counters.
 _NOT_WEIGHTS = re.compile(r"(?!model/).*|model/.*/Adam(_1)?")
 
 HPARAMS_FILE, CHECKPOINT_FILE = "hparams.json", "checkpoint"
 RELEASED = "model.ckpt"  # the prefix of the released files' names
-MAX_SHARDS = 1000
-MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 32
-BUNDLE_VERSION = 1  # of the records; the only one there has been
 
 _DTYPES = {1: ("F32", "<f4"), 2: ("F64", "<f8"), 14: ("BF16", "<u2"), 19: ("F16", "<f2")}  # types.proto's numbers
 
 _HEADER = {1: ("num_shards", VARINT), 2: ("endianness", VARINT), 3: ("version", BYTES)}
-_VERSION = {1: ("producer", VARINT), 2: ("min_consumer", VARINT)}
 _ENTRY = {
     1: ("dtype", VARINT),
     2: ("shape", BYTES),
@@ -90,7 +85,7 @@ _DIM = {1: ("size", VARINT)}
 
 
 class _Entry(NamedTuple):
-    """What the index says about one tensor; offset and size are bytes of its shard."""
+    """A tensor's record in the index; offset and size are bytes of its shard."""
 
     name: str
     dtype: str
@@ -111,8 +106,7 @@ def read(file: MappedFile) -> Checkpoint:
     shards = _open_shards(index, entries, shard_count)
     tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
     kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
-    tokenizer = beside(index, by_size(config.vocab_size))
-    format = f"OpenAI's TensorFlow ({kind})"
+    format, tokenizer = f"OpenAI's TensorFlow ({kind})", beside(index, by_size(config.vocab_size))
     return Checkpoint(format, config, tensors, index, tuple(shards.values()), tuple(ignored_keys), tokenizer)
 
 
@@ -123,25 +117,16 @@ def current_index(folder: Path) -> Path:
     """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
-        index = folder / f"{RELEASED}.index"
-        if not index.exists():
-            raise CheckpointError(
-                f"{folder}: {HPARAMS_FILE} is there, but neither {CHECKPOINT_FILE} nor {RELEASED}.index"
-            )
-        return index
+        return folder / f"{RELEASED}.index"
     file = MappedFile(path)
-    if file.size > 100_000:
-        raise CheckpointError(f"{path}: larger than 100,000 bytes, so it is not TensorFlow's")
-    lines = re.findall(rb'^model_checkpoint_path: *"(.*)"\r?$', file.take(0, file.size, "text"), re.MULTILINE)
+    text = file.take(0, min(file.size, 100_000), "text")
+    lines = re.findall(rb'^model_checkpoint_path: *"(?:/.*/|/)?([\w. =+-]{1,200})"\r?$', text, re.MULTILINE)
     if len(lines) != 1:
-        raise CheckpointError(f'{path}: one line model_checkpoint_path: "..." was expected, not {len(lines)}')
-    name = re.fullmatch(rb"(?:/.*/|/)?([\w. =+-]{1,200})", lines[0])
-    if not name:
         raise CheckpointError(
-            f"{path}: model_checkpoint_path: {lines[0][:100]!r} is not the name of files beside it: "
+            f'{path}: one line model_checkpoint_path: "NAME" was expected, not {len(lines)}, NAME of files beside it: '
             f"leave only the name there, without a folder"
         )
-    return folder / f"{name[1].decode()}.index"
+    return folder / f"{lines[0].decode()}.index"
 
 
 def _config(path: Path) -> GPTConfig:
@@ -163,9 +148,7 @@ def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
         raise CheckpointError(f"{path}: its first key is not the header's")
     shard_count = _shard_count(value, f"{path}: header")
     entries, ignored_keys = [], []
-    for number, (key, value) in enumerate(records):
-        if number == MAX_TENSORS:
-            raise CheckpointError(f"{path}: more than {MAX_TENSORS:,} tensors")
+    for key, value in records:
         place = f"{path}: tensor {key[:100]!r}"
         if not re.fullmatch(rb"[!-~]+", key):
             raise CheckpointError(f"{place}: a name was expected: ASCII characters that can be printed, no spaces")
@@ -178,36 +161,26 @@ def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
 
 
 def _shard_count(data: bytes, place: str) -> int:
-    header = parse_message(data, _HEADER, set(), place)
-    version = parse_message(header.get("version", b""), _VERSION, set(), f"{place}: version")
+    header = parse_message(data, _HEADER, place)
     if header.get("endianness", 0) != 0:
         raise CheckpointError(f"{place}: endianness {header['endianness']}: only little-endian files are read here")
-    if version.get("min_consumer", 0) > BUNDLE_VERSION:
-        raise CheckpointError(
-            f"{place}: it is for readers of version {version['min_consumer']}, and this one knows {BUNDLE_VERSION}"
-        )
-    count = header.get("num_shards", 0)
-    if not 1 <= count <= MAX_SHARDS:
-        raise CheckpointError(f"{place}: {count:,} shards; 1 to {MAX_SHARDS} were expected")
-    return count
+    return header.get("num_shards", 0)
 
 
 def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
     """Check all that can be said about one tensor by itself."""
-    found = parse_message(data, _ENTRY, {"slices"}, place)
-    if found["slices"]:
+    found = parse_message(data, _ENTRY, place)
+    if "slices" in found:
         raise CheckpointError(f"{place}: it is stored in slices, which are not read here")
     dtype = found.get("dtype", 0)
     if dtype not in _DTYPES:
         known = ", ".join(f"{number} ({name})" for number, (name, _) in _DTYPES.items())
         raise CheckpointError(f"{place}: data type {dtype} is not one of {known}")
-    dims = parse_message(found.get("shape", b""), _SHAPE, {"dim"}, f"{place}: shape")["dim"]
-    shape = tuple(
-        parse_message(dim, _DIM, set(), f"{place}: shape").get("size", 0) for dim in dims[: MAX_DIMENSIONS + 1]
-    )
+    dims = parse_message(found.get("shape", b""), _SHAPE, f"{place}: shape", "dim")["dim"][: MAX_DIMENSIONS + 1]
+    shape = tuple(parse_message(dim, _DIM, f"{place}: shape").get("size", 0) for dim in dims)
     if len(shape) > MAX_DIMENSIONS or prod(max(size, 1) for size in shape) >= 2**60:  # a negative one is beyond 2**63
         raise CheckpointError(f"{place}: the shape {reprlib.repr(shape)} can't be")
-    shard, offset, size = found.get("shard_id", 0), found.get("offset", 0), found.get("size", 0)
+    shard, offset, size = (found.get(field, 0) for field in ("shard_id", "offset", "size"))
     if shard >= shard_count:
         raise CheckpointError(f"{place}: in shard {shard:,}, and there are {shard_count}, from 0 on")
     word, numpys = _DTYPES[dtype]
@@ -234,14 +207,14 @@ def _open_shards(index: Path, entries: list[_Entry], count: int) -> dict[int, Ma
 
 
 def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
-    numbers = file.array(entry.offset, np.uint8, entry.size, entry.name)
+    data = file.array(entry.offset, np.uint8, entry.size, entry.name)
     width_1 = entry.name.endswith("/w") and len(entry.shape) == 3 and entry.shape[0] == 1
     shape = entry.shape[1:] if width_1 else entry.shape
-    unchecked = lazy_array(numbers.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
+    unchecked = lazy_array(data.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
 
     @cache
     def check():
-        if masked(crc32c(numbers)) != entry.crc:
+        if masked(crc32c(data)) != entry.crc:
             raise CheckpointError(
                 f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
             )

@@ -10,37 +10,37 @@ here both are refused, because what is meant is unknown.
 Source: protobuf.dev/programming-guides/encoding.
 """
 
+from typing import Any
+
 from npgpt.errors import CheckpointError
 
 VARINT, BYTES, FIXED32 = 0, 2, 5
 
 
-def varint(data: bytes, position: int, limit: int, place: str) -> tuple[int, int]:
-    """-> the number that begins at ``position``, and where it ends. It must be below ``limit``."""
-    value = shift = 0
-    while True:
+def varint(data: bytes, position: int, place: str) -> tuple[int, int]:
+    """-> the number below 2**64 that begins at ``position``, and where it ends. Raises CheckpointError."""
+    value = 0
+    for shift in range(0, 70, 7):
         if position >= len(data):
             raise CheckpointError(f"{place}: a number is cut off at byte {position:,}")
         byte = data[position]
         position += 1
         value |= (byte & 127) << shift
-        shift += 7
-        if value >= limit or shift > 70:
-            raise CheckpointError(f"{place}: a number that ends at byte {position:,} or later is too large")
-        if byte < 128:
+        if byte < 128 and value < 2**64:
             return value, position
+    raise CheckpointError(f"{place}: a number that ends at byte {position:,} or later is too large")
 
 
-def parse_message(data: bytes, fields: dict[int, tuple[str, int]], repeated: set[str], place: str) -> dict:
+def parse_message(data: bytes, fields: dict[int, tuple[str, int]], place: str, repeated: str = "") -> dict:
     """Parse one message.
 
     fields      {number below 16: (name, wire type)}
-    repeated    the names of those that may be there several times: their values are a list
     place       begins every message
+    repeated    the name of the field that may be there several times: its value is a list
 
     -> {name: int or bytes}, without those that are not there; varints from 0 up to 2**64 - 1. Raises CheckpointError.
     """
-    found = {name: [] for name in repeated}
+    found: dict[str, Any] = {repeated: []} if repeated else {}
     position = 0
     while position < len(data):
         number, wire = divmod(data[position], 8)  # a tag below 16 * 8 is one byte
@@ -48,19 +48,17 @@ def parse_message(data: bytes, fields: dict[int, tuple[str, int]], repeated: set
         if wire != expected:
             raise CheckpointError(f"{place}: unknown field {number} of type {wire} at byte {position:,}")
         position += 1
+        value: int | bytes
         if wire == VARINT:
-            value, position = varint(data, position, 2**64, place)
+            value, position = varint(data, position, place)
         else:
-            length = 4
-            if wire == BYTES:
-                length, position = varint(data, position, 2**31, place)
-            value = data[position : position + length]
-            if len(value) < length:
-                raise CheckpointError(f"{place}: {name} takes {length:,} bytes, and {len(value):,} are left")
+            length, position = varint(data, position, place) if wire == BYTES else (4, position)
+            field = data[position : position + length]
+            if len(field) < length:
+                raise CheckpointError(f"{place}: {name} takes {length:,} bytes, and {len(field):,} are left")
             position += length
-            if wire == FIXED32:
-                value = int.from_bytes(value, "little")
-        if name in repeated:
+            value = int.from_bytes(field, "little") if wire == FIXED32 else field
+        if name == repeated:
             found[name].append(value)
         elif name in found:
             raise CheckpointError(f"{place}: {name} is there twice")

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, open_gguf, raw, u32
+from helpers.gguf_files import TYPES, all_types, assert_reference_agrees, f32, info, open_gguf, raw
 
 from npgpt.checkpoints.gguf.file import write_gguf_file
 from npgpt.checkpoints.gguf.metadata import packed_strings
@@ -61,10 +61,9 @@ def test_what_the_gguf_package_writes(tmp_path, gguf):
     assert metadata.strings("tokenizer.ggml.tokens") == (2, packed_strings(["a", "b"]))
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_values(tmp_path, version):
+def test_values(tmp_path):
     content = all_types()
-    (tmp_path / "a").write_bytes(content[:4] + struct.pack("<I", version) + content[8:])
+    (tmp_path / "a").write_bytes(content[:4] + struct.pack("<I", 2) + content[8:])  # version 2, which is read alike
     _, metadata, _ = open_gguf(tmp_path / "a")
     types = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool"]
     for number, type in enumerate([*types, None, None, "uint64", "int64", "float64"]):
@@ -83,17 +82,12 @@ def test_values(tmp_path, version):
     ):
         with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {wanted}")):
             metadata.number(key_, "uint32")
-    with pytest.raises(CheckpointError, match="key é: array of string was expected, and it is string"):
-        metadata.strings("é")
-    with pytest.raises(CheckpointError, match="key number 4: string was expected, and it is uint32"):
-        metadata.text("number 4")
 
 
 def test_floats_are_the_shortest_decimal(tmp_path):
-    numbers = {"a": 1e-5, "b": 0.1, "c": 1e-12, "d": 3.0}
-    (tmp_path / "a").write_bytes(raw([f32(name, value) for name, value in numbers.items()]))
+    (tmp_path / "a").write_bytes(raw([f32("a", 1e-5), f32("b", 3)]))
     _, metadata, _ = open_gguf(tmp_path / "a")
-    assert {name: metadata.number(name, "float32") for name in numbers} == numbers
+    assert (metadata.number("a", "float32"), metadata.number("b", "float32")) == (1e-5, 3)
 
 
 def test_gaps_and_any_order_are_read(tmp_path):
@@ -102,11 +96,6 @@ def test_gaps_and_any_order_are_read(tmp_path):
     (tmp_path / "a").write_bytes(raw([], infos, data))
     tensors, _, _ = open_gguf(tmp_path / "a")
     assert {name: tensor.numpy().tolist() for name, tensor in tensors.items()} == {"b": [3, 4], "a": [1, 2]}
-
-
-def test_no_tensors(tmp_path):
-    (tmp_path / "a").write_bytes(raw([u32("general.alignment", 2**31)])[:60])
-    assert open_gguf(tmp_path / "a")[0] == {}
 
 
 # Writing
@@ -139,29 +128,20 @@ def test_what_we_write_is_read_by_the_gguf_package(tmp_path, gguf, type):
 
 
 def test_large_tensors_are_written_in_pieces(tmp_path, monkeypatch):
-    from npgpt.checkpoints.gguf import file as gguf_file
     from npgpt.checkpoints.shared import lazy_tensor as stored
 
     tensors = {name: (lazy_array(a), "F16") for name, a in arrays().items()}
     write_gguf_file(tmp_path / "a", {}, tensors)
-    monkeypatch.setattr(gguf_file, "CHUNK", 70)
     monkeypatch.setattr(stored, "CHUNK", 70)
     write_gguf_file(tmp_path / "b", {}, tensors)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("number", "type", "message"),
-    [
-        (1e9, "Q8_0", "tensor a: NaN, infinity, or a number too large for Q8_0"),
-        (np.nan, "Q8_0", "tensor a: NaN, infinity, or a number too large for Q8_0"),
-    ],
-)
-def test_numbers_that_can_not_be_written(tmp_path, number, type, message):
-    numbers = np.ones((2, 32))
-    numbers[1, 3] = number
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: {message}")):
-        write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(numbers), type)})
+def test_what_q8_0_does_not_hold(tmp_path):
+    array = np.ones((2, 32))
+    array[1, 3] = 1e9
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor a: NaN, infinity, or a number too")):
+        write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(array), "Q8_0")})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,9 +150,7 @@ def test_nan_and_infinity_are_written_as_they_are(tmp_path):
     np.testing.assert_array_equal(open_gguf(tmp_path / "a")[0]["a"].numpy(), [np.nan, -np.inf, 1])
 
 
-def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(CheckpointError, match="none/a: can't be written: No such file"):
-        write_gguf_file(tmp_path / "none" / "a", {}, {})
+def test_more_tensors_than_are_read(tmp_path):
     tensor = (lazy_array(np.ones(1)), "F32")
     with pytest.raises(CheckpointError, match="10,001 tensors can't be written"):
         write_gguf_file(tmp_path / "a", {}, {str(i): tensor for i in range(10_001)})

@@ -32,11 +32,10 @@ def llama(path):
 def write(path, config, tokenizer, dtype="F32"):
     model = with_random_parameters(GPT.empty(config))
     tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
-    write_gguf(
-        path,
-        Checkpoint("", config, tensors, "memory", find_tokenizer=lambda: tokenizer and tokenizer_from_dict(tokenizer)),
-        dtype,
+    checkpoint = Checkpoint(
+        "", config, tensors, "memory", find_tokenizer=lambda: tokenizer and tokenizer_from_dict(tokenizer)
     )
+    write_gguf(path, checkpoint, dtype)
 
 
 def assert_same_results(path, tolerance):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, array, checkpoint_of, file_of, key, open_gguf, strings, text, u32
+from helpers.gguf_files import CONFIG, checkpoint_of, file_of, open_gguf, strings, text
 
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
@@ -27,9 +27,8 @@ def config_of(vocab_size: int) -> GPTConfig:
 def written(tmp_path, vocab_size: int, tokenizer: dict | None):
     """The checkpoint and metadata of a file with this tokenizer."""
     path = tmp_path / "a.gguf"
-    write_gguf(
-        path, checkpoint_of(config_of(vocab_size), find_tokenizer=lambda: tokenizer and tokenizer_from_dict(tokenizer))
-    )
+    find = lambda: tokenizer and tokenizer_from_dict(tokenizer)  # noqa: E731
+    write_gguf(path, checkpoint_of(config_of(vocab_size), find_tokenizer=find))
     return open_checkpoint(path), open_gguf(path)[1]
 
 
@@ -47,8 +46,8 @@ def tokens_of(metadata) -> list[str]:
 # There and back
 
 
-@pytest.mark.parametrize("rows", [50257, 50304])
-def test_gpt2(tmp_path, rows):
+def test_gpt2(tmp_path):
+    rows = 50304
     checkpoint, metadata = written(tmp_path, rows, {"name": "gpt2"})
     assert isinstance(checkpoint.tokenizer, GPT2Tokenizer)
     assert OURS not in metadata
@@ -57,6 +56,9 @@ def test_gpt2(tmp_path, rows):
     assert tokens_of(metadata) == GPT2_TOKENS + [f"[PAD{id}]" for id in range(50257, rows)]
     assert metadata.number("tokenizer.ggml.bos_token_id", "uint32") == 50256
     assert metadata.number("tokenizer.ggml.eos_token_id", "uint32") == 50256
+    count, data = metadata.strings("tokenizer.ggml.merges")
+    assert data.startswith(packed_strings(["Ġ t", "Ġ a", "h e", "i n"]))  # the first lines of OpenAI's vocab.bpe
+    assert count == 50000
 
 
 def test_types_of_tokens(tmp_path):
@@ -67,14 +69,6 @@ def test_types_of_tokens(tmp_path):
     expected = [kind.NORMAL] * 256 + [kind.CONTROL] + [kind.UNUSED] * 3
     assert fields["tokenizer.ggml.token_type"].contents() == expected
     assert fields["tokenizer.ggml.token_type"].types[-1] == gguf.GGUFValueType.INT32
-
-
-def test_merges_are_spelled_in_order(tmp_path):
-    _, metadata = written(tmp_path, 50257, {"name": "gpt2"})
-    count, data = metadata.strings("tokenizer.ggml.merges")
-    assert data.startswith(packed_strings(["Ġ t", "Ġ a", "h e", "i n"]))  # the first lines of OpenAI's vocab.bpe
-    assert data.endswith(packed_strings(["Ġinform ants", "Ġg azed"]))
-    assert count == 50000
 
 
 @pytest.mark.parametrize(
@@ -124,26 +118,20 @@ def test_a_file_without_a_word_about_it(tmp_path):
     [
         [MODEL, strings(TOKENS, [*GPT2_TOKENS[:-1], "<|end|>"])],
         [MODEL, strings(TOKENS, [*GPT2_TOKENS[:300], GPT2_TOKENS[301], GPT2_TOKENS[300], *GPT2_TOKENS[302:]])],
-        [MODEL, strings(TOKENS, [f"Wort{i}" for i in range(50257)])],
         [text("tokenizer.ggml.model", "llama"), strings(TOKENS, GPT2_TOKENS)],
         [text("tokenizer.ggml.model", "no_vocab")],
-        [MODEL],
     ],
-    ids=["another last one", "two exchanged", "German", "not byte-level", "none", "no list"],
+    ids=["another last one", "two exchanged", "not byte-level", "none"],
 )
 def test_as_many_tokens_as_gpt2_but_others(tmp_path, keys):
     """Many GPT-2s in other languages have 50,257 tokens. Their weights are read; no text becomes ids of another's."""
     checkpoint = opened(tmp_path, keys, 50257)
     assert checkpoint.tokenizer is None
     with pytest.raises(CheckpointError, match=r"a\.gguf: no tokenizer is known for its vocabulary of 50,257 ids"):
-        open_checkpoint(tmp_path / "a.gguf").require_tokenizer()
+        checkpoint.require_tokenizer()
     load(tmp_path / "a.gguf")
     write_gguf(tmp_path / "b.gguf", checkpoint)  # nor does it become GPT-2's on the way through another file
     assert open_checkpoint(tmp_path / "b.gguf").tokenizer is None
-
-
-def test_small_vocabularies_of_others(tmp_path):
-    assert opened(tmp_path, [MODEL, strings(TOKENS, list("abcdefghijk"))]).tokenizer is None
 
 
 def test_gpt2_as_the_converter_of_llama_cpp_writes_it(tmp_path):
@@ -155,40 +143,21 @@ def ours(value: str | bytes) -> bytes:
     return text(OURS, value)
 
 
-BYTES = [bytes_to_unicode(bytes([i])) for i in range(256)]
 BAD_TOKENIZERS = {
     "too few tokens": (
         [MODEL, strings(TOKENS, ["a"] * 10)],
         "key tokenizer.ggml.tokens: 10 tokens, and the model has 11",
     ),
-    "too many tokens": ([MODEL, strings(TOKENS, ["a"] * 12)], "tokenizer.ggml.tokens: 12 tokens, and the model has 11"),
-    "tokens that are numbers": ([MODEL, key(TOKENS, 9, array(4, 1, bytes(4)))], "array of string was expected, and it"),
     "tokens that are a text": ([MODEL, text(TOKENS, "abc")], "array of string was expected, and it is string"),
     "tokens without a model": ([strings(TOKENS, ["a"] * 11)], "key tokenizer.ggml.model is not there"),
-    "model a number": (
-        [u32("tokenizer.ggml.model", 1), strings(TOKENS, GPT2_TOKENS)],
-        "key tokenizer.ggml.model: string was expected, and it is uint32",
-    ),
-    "ours a number": ([u32(OURS, 1)], "key npgpt.tokenizer: string was expected, and it is uint32"),
-    "ours empty": ([ours("")], "key npgpt.tokenizer: not JSON at character 0"),
     "ours not UTF-8": ([ours(b'{"name": "\xff"}')], "key npgpt.tokenizer: not UTF-8 at byte 10"),
     "ours not JSON": ([ours("{name}")], "key npgpt.tokenizer: not JSON"),
-    "ours a list": ([ours("[]")], "key npgpt.tokenizer: a stored tokenizer must be a JSON object"),
-    "ours nested": ([ours("[" * 100_000)], "key npgpt.tokenizer: the JSON is nested too deeply"),
     "ours unknown": ([ours('{"name": "llama"}')], "key npgpt.tokenizer: a stored tokenizer must be a JSON object"),
-    "ours without characters": ([ours('{"name": "char"}')], "key npgpt.tokenizer: a stored char tokenizer must have"),
-    "ours not sorted": ([ours('{"name": "char", "characters": "ba"}')], "npgpt.tokenizer: the characters of .* sorted"),
-    "ours a half": ([ours('{"name": "char", "characters": "\\ud800"}')], "npgpt.tokenizer: the text has .* surrogate"),
-    "ours with a list": (
-        [ours('{"name": "char", "characters": ["a"]}')],
-        "npgpt.tokenizer: a character tokenizer needs",
-    ),
     "another's": ([ours('{"name": "byte"}')], "its tokenizer has 257 ids, and the model 11"),
     "two that differ": (
         [ours('{"name": "char", "characters": "abcdefghij"}'), strings(TOKENS, [*"bacdefghij", "<|endoftext|>"])],
         "keys npgpt.tokenizer and tokenizer.ggml.tokens hold different tokens",
     ),
-    "too long": ([ours(b'"' + b"\xf0\x9f\x98\x80" * (5 << 18) + b'"')], "npgpt.tokenizer: a string of 5,242,882 bytes"),
     "long and wide": (
         [ours('{"name": "char", "characters": "🙂' + "a" * 5_200_000 + '"}')],
         "npgpt.tokenizer: the characters of .* sorted",
@@ -198,12 +167,8 @@ BAD_TOKENIZERS = {
 
 @pytest.mark.parametrize("case", BAD_TOKENIZERS)
 def test_bad_tokenizers(tmp_path, case):
-    keys, message = BAD_TOKENIZERS[case]
-    size = sum(map(len, keys))
-    with mutations.memory_at_most(size), pytest.raises(CheckpointError) as caught:
-        _ = opened(tmp_path, keys, 50257 if "model a" in case else 11).tokenizer
-    found = str(caught.value)
-    assert re.search(message, found), found
-    assert found.startswith(f"{tmp_path / 'a.gguf'}: ")
-    assert found.count("\n") < 2
-    assert len(found) < 400 + len(str(tmp_path))
+    keys, place = BAD_TOKENIZERS[case]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(file_of(dict(enumerate(keys))))
+    message = mutations.refusal(lambda: open_checkpoint(path).tokenizer, path)
+    assert re.search(place, message or "was read"), message

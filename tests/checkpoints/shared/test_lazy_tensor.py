@@ -99,13 +99,3 @@ def test_f32_to_bf16_rounds_as_torch_does():
     theirs = torch.from_numpy(numbers.copy()).bfloat16().view(torch.int16).numpy().view(np.uint16)
     numbers_only = ~np.isnan(numbers)
     np.testing.assert_array_equal(f32_to_bf16(numbers)[numbers_only], theirs[numbers_only])
-
-
-@pytest.mark.parametrize(("dtype", "wide"), [("F32", np.float32), ("F16", np.float16), ("BF16", None)])
-def test_as_type(dtype, wide):
-    array = of((7, 3), dtype=np.float64)
-    tensor = lazy_array(array).as_type(dtype)
-    expected = bf16_to_f32(f32_to_bf16(array)) if wide is None else array.astype(wide)
-    np.testing.assert_array_equal(tensor.numpy(), expected)
-    assert tensor.dtype == dtype
-    assert tensor.as_type(dtype) is tensor

@@ -50,9 +50,7 @@ def test_shards_and_dtypes_and_what_training_leaves():
     [
         'model_checkpoint_path: "tuned-7"\nall_model_checkpoint_paths: "model.ckpt"\n',
         'all_model_checkpoint_paths: "x"\r\nmodel_checkpoint_path: "tuned-7"\r\n',
-        'model_checkpoint_path:"tuned-7"',
         'model_checkpoint_path: "/content/checkpoint/run 1/tuned-7"\nlast_preserved_timestamp: 1.5\n',
-        'model_checkpoint_path: "/tuned-7"\n',
     ],
 )
 def test_the_file_checkpoint_says_which(tmp_path, text):
@@ -62,16 +60,6 @@ def test_the_file_checkpoint_says_which(tmp_path, text):
     assert open_checkpoint(tmp_path).source == tmp_path / "tuned-7.index"
     (tmp_path / "checkpoint").unlink()
     assert open_checkpoint(tmp_path).source == tmp_path / "model.ckpt.index"
-
-
-def test_links_are_followed(folder):
-    for name in (INDEX, DATA, "hparams.json"):
-        (folder / name).rename(folder / f"blob-{name}")
-        (folder / name).symlink_to(f"blob-{name}")
-    assert_loads(folder)
-    (folder / f"blob-{DATA}").unlink()
-    with pytest.raises(CheckpointError, match=f"{re.escape(str(folder / DATA))}: can't be read: No such file"):
-        load(folder)
 
 
 def test_gpt2s_tokenizer(folder):
@@ -110,13 +98,8 @@ def test_checksums_are_looked_at_once_and_before_numbers_are_handed_out(folder, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "tensor 'model/.*': bytes 0 to .* of a file of 0"),
         (GOOD_DATA[:-1], "tensor 'model/wte': bytes 7,232 to 7,776 of a file of 7,775"),
-        (GOOD_DATA[:100], "tensor 'model/.*': bytes .* of a file of 100"),
         (b"\0" + GOOD_DATA, "tensor 'model/wte': its checksum is not the index's"),
-        (GOOD_DATA[1:] + b"\0", "tensor 'model/wte': its checksum is not the index's"),
-        (bytes(len(GOOD_DATA)), "tensor 'model/wte': its checksum is not the index's"),
-        (np.frombuffer(GOOD_DATA, "<f4").astype(">f4").tobytes(), "tensor 'model/wte': its checksum"),
     ],
 )
 def test_bad_data(folder, content, message):
@@ -125,32 +108,19 @@ def test_bad_data(folder, content, message):
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["hparams.json", "checkpoint", INDEX, DATA])
-def test_a_folder_in_a_files_place(folder, name):
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder / name))}: can't be read|not a regular file"):
-        load(folder)
-
-
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("names", "message"),
     [
-        ("hparams.json", r"no config\.json in it.* OpenAI's hparams\.json"),
-        (INDEX, rf"{INDEX}: can't be read: No such file"),
-        (DATA, rf"{DATA}: can't be read: No such file"),
+        (["hparams.json"], r"no config\.json in it.* OpenAI's hparams\.json"),
+        ([INDEX], rf"{INDEX}: can't be read: No such file"),
+        ([DATA], rf"{DATA}: can't be read: No such file"),
+        (["checkpoint", INDEX], rf"{INDEX}: can't be read: No such file"),
     ],
 )
-def test_a_file_is_missing(folder, name, message):
-    (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}.*{message}"):
-        load(folder)
-
-
-def test_hparams_alone(folder):
-    for name in ("checkpoint", INDEX, DATA):
+def test_files_are_missing(folder, names, message):
+    for name in names:
         (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=r"hparams\.json is there, but neither checkpoint nor model\.ckpt\.index"):
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}.*{message}"):
         load(folder)
 
 
@@ -164,59 +134,34 @@ def test_an_index_alone(folder):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line",
     [
-        (b"", "one line .* was expected, not 0"),
-        (b"model.ckpt", "one line .* was expected, not 0"),
-        (b'all_model_checkpoint_paths: "model.ckpt"', "one line .* was expected, not 0"),
-        (b"model_checkpoint_path: 'model.ckpt'", "one line .* was expected, not 0"),
-        (b'model_checkpoint_path: "model.ckpt', "one line .* was expected, not 0"),
-        (b'model_checkpoint_path: "model.ckpt"\n' * 2, "one line .* was expected, not 2"),
-        (b'model_checkpoint_path: ""', "b'' is not the name of files beside it"),
-        (b'model_checkpoint_path: "/"', "b'/' is not the name"),
-        (b'model_checkpoint_path: "/tmp/"', "b'/tmp/' is not the name"),
-        (b'model_checkpoint_path: "../model.ckpt"', r"b'\.\./model\.ckpt' is not the name"),
-        (b'model_checkpoint_path: "a/../../model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "run1/model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "..\\\\model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "C:\\\\model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "C:model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "\\056\\056/model.ckpt"', "is not the name"),
-        (b'model_checkpoint_path: "model.ckpt\0"', "is not the name"),
-        (b'model_checkpoint_path: "model\xff"', "is not the name"),
-        (b'model_checkpoint_path: "' + b"m" * 201 + b'"', "is not the name"),
-        (b'model_checkpoint_path: ".."', r"/\.\.\.index: can't be read: No such file"),
-        (b'model_checkpoint_path: "/etc/passwd"', r"/passwd\.index: can't be read: No such file"),
-        (b'model_checkpoint_path: "/x/.."', r"/\.\.\.index: can't be read: No such file"),
-        (b'model_checkpoint_path: "model.ckpt.index"', r"model\.ckpt\.index\.index: can't be read: No such file"),
-        (b"#" * 100_001, "larger than 100,000 bytes"),
+        b"model.ckpt",
+        b'model_checkpoint_path: "model.ckpt"\n' * 2,
+        b'model_checkpoint_path: "../model.ckpt"',
+        b'model_checkpoint_path: "run1/model.ckpt"',
+        b'model_checkpoint_path: "..\\\\model.ckpt"',
+        b'model_checkpoint_path: "C:model.ckpt"',
     ],
 )
-def test_bad_checkpoint_files(folder, line, message):
+def test_bad_checkpoint_files(folder, line):
     (folder / "checkpoint").write_bytes(line)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(CheckpointError, match=r'checkpoint: one line model_checkpoint_path: "NAME" was expected, not'):
         load(folder)
-    assert str(caught.value).startswith(f"{folder}/")
+
+
+def test_a_path_elsewhere_is_taken_for_a_name_here(folder):
+    (folder / "checkpoint").write_bytes(b'model_checkpoint_path: "/x/.."')
+    with pytest.raises(CheckpointError, match=r"/\.\.\.index: can't be read: No such file"):
+        load(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not JSON at character 0"),
-        ("[]", "a JSON object was expected, not list"),
         ("{}", "n_ctx is missing; n_ctx, n_embd, n_head, n_layer, n_vocab were expected"),
-        ('{"n_vocab": 17, "n_vocab": 18}', "the key 'n_vocab' is there twice"),
-        ({"n_vocab": None}, "n_vocab must be a whole number of at least 1, not None"),
-        ({"n_vocab": "17"}, "n_vocab must be a whole number of at least 1, not '17'"),
         ({"n_vocab": 17.0}, "n_vocab must be a whole number of at least 1, not 17.0"),
-        ({"n_ctx": True}, "n_ctx must be a whole number of at least 1, not True"),
-        ({"n_ctx": 0}, "n_ctx must be a whole number of at least 1, not 0"),
-        ({"n_embd": -8}, "n_embd must be a whole number of at least 1, not -8"),
-        ({"n_layer": 2**31}, "n_layer must be a whole number of at least 1, not 2147483648"),
-        ({"n_layer": [2]}, r"n_layer must be a whole number of at least 1, not \[2\]"),
         ({"n_head": 3}, "n_embd must be divisible by n_head"),
-        ({"n_head": float("nan")}, "NaN is there"),
-        ({"n_inner": 32}, "the setting 'n_inner' is unknown"),
         ({"res_dropout": 0.1}, "the setting 'res_dropout' is unknown"),
     ],
 )
@@ -225,14 +170,3 @@ def test_bad_hparams(folder, text, message):
     (folder / "hparams.json").write_text(text)
     with pytest.raises(CheckpointError, match=rf"^{re.escape(str(folder / 'hparams.json'))}: {message}"):
         load(folder)
-
-
-@pytest.mark.parametrize("key", HPARAMS)
-def test_hparams_of_another_model(folder, key):
-    (folder / "hparams.json").write_text(json.dumps({**HPARAMS, key: 4 * HPARAMS[key]}))
-    if key == "n_head":  # which the weights don't tell
-        assert open_checkpoint(folder).config.n_head == 8
-        return
-    with pytest.raises(CheckpointError, match=r"layers in the file|must have shape") as caught:
-        load(folder)
-    assert str(caught.value).startswith(str(folder / INDEX))
