@@ -10,8 +10,8 @@ formatting and comments make no difference. Its own tests are those of the funct
 catch it, all tests are run. What only these catch is printed as MISSED: TESTS lacks a file. What no test catches is
 printed as SURVIVED: a test is missing. The exit code is 1 then.
 
-The tests run in the unchanged code first, for some minutes, which compiles its kernels for all. Then a change takes about
-five seconds, up to the test that catches it, and a kernel's some more, for compiling it and what imports it.
+The tests run in the unchanged code first, for some minutes, which compiles its kernels for all. Then a change takes
+about five seconds, up to the test that catches it; one in a kernel takes longer, for it is compiled.
 """
 
 import argparse
@@ -172,8 +172,8 @@ class Checkout:
             )
         except subprocess.TimeoutExpired:
             return f"no end after {LONGEST} s"
-        if done.returncode == 0:
-            return None
+        if done.returncode <= 0:
+            return f"a crash, signal {-done.returncode}" if done.returncode else None
         found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return found.group(1) if found else (done.stdout + done.stderr).strip().splitlines()[-1]
 
