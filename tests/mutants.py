@@ -1,13 +1,17 @@
 """Do the tests notice when the code is wrong? Changes it in one place at a time, in a copy, and runs them.
 
-    python tests/mutants.py                 all changes, two at a time: most of an hour
+    python tests/mutants.py                 all changes, two at a time: some 20 minutes on two idle cores
     python tests/mutants.py gelu optim      those with one of these words in their place or description
     python tests/mutants.py --list          only print them
     python tests/mutants.py --check         only print those that no longer fit the code; exit code 1 if there are any
 
 A change names a function and an expression or statement in it, which is found in the syntax tree: moving the function,
-formatting and comments make no difference. The tests that should catch it are those of the function's file. If they
-don't, all tests are run. What no test catches is printed as SURVIVED, and the exit code is 1: then a test is missing.
+formatting and comments make no difference. Its own tests are those of the function's file, and of TESTS. If they don't
+catch it, all tests are run. What only these catch is printed as MISSED: TESTS lacks a file. What no test catches is
+printed as SURVIVED: a test is missing. The exit code is 1 then.
+
+The tests run in the unchanged code first, for some minutes, which compiles its kernels for all. Then a change takes
+about five seconds, up to the test that catches it; one in a kernel takes longer, for it is compiled.
 """
 
 import argparse
@@ -29,7 +33,7 @@ from time import monotonic
 from mutant_table import MUTANTS, TESTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = 1200  # seconds for a change's tests; one that makes a loop endless is caught too
+LONGEST = 600  # seconds for a change's tests, some minutes for all of them; one that makes a loop endless is caught too
 
 
 @cache
@@ -144,45 +148,46 @@ def misfits() -> list[str]:
 
 
 class Checkout:
-    """A copy of the working tree to change and to test in."""
+    """A copy of the tree to change and to test in, with what is compiled beside its sources."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        away = shutil.ignore_patterns(".git", "__pycache__", "runs", ".venv", ".hypothesis", ".*_cache", "*.egg-info")
-        shutil.copytree(ROOT, folder / "checkout", ignore=away)
+    def __init__(self, folder: Path, original: Path = ROOT):
+        self.folder, self.original = folder, original
+        away = shutil.ignore_patterns(
+            ".git", "runs", ".venv", ".hypothesis", ".*_cache", "*.egg-info", "*-pytest-*.pyc"
+        )
+        shutil.copytree(original, folder, ignore=away)
 
-    def failure(self, tests: list[str], cache: str) -> str | None:
+    def failure(self, tests: list[str]) -> str | None:
         """The first test that fails, or None."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        ours = {"PYTHONPATH": str(self.folder / "checkout"), "NUMBA_CACHE_DIR": str(self.folder / cache)}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        environment.pop("NUMBA_CACHE_DIR", None)
         try:
             done = subprocess.run(
-                command,
-                cwd=self.folder / "checkout",
-                env={**os.environ, **ours},
+                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+                cwd=self.folder,
+                env=environment,
                 capture_output=True,
                 text=True,
                 timeout=LONGEST,
             )
         except subprocess.TimeoutExpired:
             return f"no end after {LONGEST} s"
-        if done.returncode == 0:
-            return None
-        found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        if done.returncode <= 0:
+            return f"a crash, signal {-done.returncode}" if done.returncode else None
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return found.group(1) if found else (done.stdout + done.stderr).strip().splitlines()[-1]
 
-    def try_out(self, mutant: Mutant) -> str | None:
-        """The test that catches it, or None."""
+    def try_out(self, mutant: Mutant) -> tuple[str, str]:
+        """-> caught, MISSED or SURVIVED, and the test that caught it. A kernel's change recompiles what it concerns."""
         path, text = changed(mutant)
-        copy = self.folder / "checkout" / path.relative_to(ROOT)
-        # Kernels are compiled anew when one of them changes; what the unchanged ones compiled to is for the others.
-        cache = "changed" if path.is_relative_to(ROOT / "npgpt" / "kernels") else "unchanged"
-        copy.write_text(text, encoding="utf-8")
+        (self.folder / path.relative_to(ROOT)).write_text(text, encoding="utf-8")
         try:
-            return self.failure(tests_of(mutant), cache) or self.failure([], cache)
-        finally:
-            shutil.copy(path, copy)
-            shutil.rmtree(self.folder / "changed", ignore_errors=True)
+            if test := self.failure(tests_of(mutant)):
+                return "caught", test
+            test = self.failure([])
+            return ("MISSED", test) if test else ("SURVIVED", "")
+        finally:  # the source, and the kernels that were compiled from it
+            shutil.copytree(self.original / "npgpt", self.folder / "npgpt", dirs_exist_ok=True)
 
 
 def main():
@@ -208,28 +213,26 @@ def main():
         return 0
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
-        checkouts = Queue()
-        for i in range(arguments.jobs):
-            checkouts.put(Checkout(Path(folder) / str(i)))
-        checkout = checkouts.get()
-        failure = checkout.failure(sorted({path for m in chosen for path in tests_of(m)}), "unchanged")
-        checkouts.put(checkout)
-        if failure:
+        unchanged = Checkout(Path(folder) / "unchanged")
+        if failure := unchanged.failure(sorted({path for m in chosen for path in tests_of(m)})):
             sys.exit(f"{failure} fails in the unchanged code")
+        checkouts = Queue()
+        for i in range(arguments.jobs):  # their kernels are compiled by now
+            checkouts.put(Checkout(Path(folder) / str(i), unchanged.folder))
 
         def try_out(mutant):
             checkout, began = checkouts.get(), monotonic()
             try:
-                caught_by = checkout.try_out(mutant)
+                outcome, test = checkout.try_out(mutant)
             finally:
                 checkouts.put(checkout)
-            outcome = "caught" if caught_by else "SURVIVED"
-            print(f"{outcome:<8} {monotonic() - began:>5.0f} s  {mutant.where}: {mutant.what}")
-            print(f"{'':18}{caught_by or ''}", flush=True)
-            return bool(caught_by)
+            print(
+                f"{outcome:<8} {monotonic() - began:>5.0f} s  {mutant.where}: {mutant.what}\n{'':18}{test}", flush=True
+            )
+            return outcome == "caught"
 
         caught = sum(pool.map(try_out, chosen))
-    print(f"{caught} of {len(chosen)} changes caught")
+    print(f"{caught} of {len(chosen)} changes caught by their own tests")
     return 0 if caught == len(chosen) else 1
 
 

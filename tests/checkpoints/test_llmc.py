@@ -202,13 +202,6 @@ def test_bad_files(tmp_path, case):
         load(path)
 
 
-def test_nan_in_the_file_is_named(tmp_path):
-    data, _ = by_hand()
-    (tmp_path / "a").write_bytes(data[:-4] + np.float32(np.nan).tobytes())
-    with pytest.raises(CheckpointError, match=r"NaN or infinity in 'ln_f\.bias'"):
-        load(tmp_path / "a")
-
-
 def test_many_layers_take_little_memory(tmp_path):
     config = GPTConfig(vocab_size=1, block_size=1, n_layer=1000, n_head=1, n_embd=1)
     write_llmc(tmp_path / "a", checkpoint(config))

@@ -77,6 +77,14 @@ def test_parameters_are_copies_that_can_be_trained(run):
     assert_same_model(load(run), CONFIG, seed=1)
 
 
+def test_a_weight_that_is_nan_is_named(tmp_path):
+    arrays = GPT(CONFIG).state_dict()
+    arrays["ln_f.bias"][-1] = np.nan
+    runs.save_weights(tmp_path / "a", arrays, CONFIG)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in 'ln_f\.bias'"):
+        load(tmp_path / "a")
+
+
 # Tokenizers
 
 
