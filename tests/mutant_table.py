@@ -1,7 +1,7 @@
 """The changes that mutants.py makes: mistakes that a person could make, one of a kind for each function.
 
 ``where`` is a function, method, class or assigned name of npgpt; the end of its full name is enough if it is unique
-("LayerCache.append", else "softmax._forward_rows"). ``old`` is an expression, a keyword argument or statements, found
+("LayerCache.store", else "softmax._forward_rows"). ``old`` is an expression, a keyword argument or statements, found
 there once. The rows with a hint make good exercises: the hint is a question that leads to the mistake.
 """
 
@@ -77,7 +77,7 @@ MUTANTS = [
            "y is (n, m) and b (k, m)^T: which product of dy and b has a's shape?"),
     Mutant("Tensor.mean", "total.size", "1", "mean: the count",
            "Of how many elements is each mean, if only one axis is averaged?"),
-    Mutant("Tensor.transpose", "np.argsort(axes)", "axes", "transpose: the permutation, not its inverse",
+    Mutant("Tensor.transpose", "np.argsort(order)", "order", "transpose: the permutation, not its inverse",
            "Which permutation takes (2, 0, 1) back to (0, 1, 2)?"),
     Mutant("Tensor.__getitem__", "np.add.at(dx, index, dy)", "dx.__setitem__(index, dy)", "an index twice: the gradient of one",
            "x[[3, 3]] reads one element twice. How many gradients does it receive?"),
@@ -109,7 +109,7 @@ MUTANTS = [
            "What is the density of the normal distribution at x?"),
     Mutant("_exact_backward", "v * exp(half * v * v)", "exp(half * v * v)", "exact form, backward, Numba: x missing"),
     Mutant("_normal_cdf_float32", "tail if x < _f(0) else _f(1) - tail", "tail", "the lower tail for positive x"),
-    Mutant("_largest_bits", "bits[j] ^ ((bits[j] >> sign) & all_but_sign)", "bits[j]", "negative elements in the wrong order"),
+    Mutant("_max_bits", "bits[j] ^ ((bits[j] >> sign) & all_but_sign)", "bits[j]", "negative elements in the wrong order"),
     Mutant("softmax_forward_numpy", "x - x.max(axis=-1, keepdims=True, initial=-np.inf)", "x", "forward, NumPy: the maximum not subtracted",
            "What is exp(1000) in float32?"),
     Mutant("softmax._forward_rows", "x[r, j] - m", "x[r, j]", "forward, Numba: the maximum not subtracted"),
@@ -139,7 +139,7 @@ MUTANTS = [
            "S = Q K^T: by what is dS multiplied to give dQ?"),
     Mutant("attention_backward_numpy", "P * M", "P", "dv without dropout's factors, NumPy"),
     Mutant("attention._backward_heads", "p[j] * (dp[j] - dot) * scale", "p[j] * (dp[j] - dot)", "backward, Numba: scale missing in dS"),
-    Mutant("attention._backward_heads", "(head * Tq + i) * Tk", "(head * Tq + i) * Tk + 1", "another position's dropout, Numba, backward"),
+    Mutant("attention._backward_heads", "_drop(p, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)", "_drop(p, n_visible, (head * Tq + i) * Tk + 1, threshold, factor, seed)", "another position's dropout, Numba, backward"),
     Mutant("_multiply_parts", "start + (i * start_row + j) * size if start else 0", "0", "the bias left out, Numba"),
     Mutant("matmul._with_strides", "x, row // size, column // size", "x, column // size, row // size", "rows and columns of a swapped"),
     Mutant("_add_few_rows", "range(K)", "range(K - 1)", "few rows: the last product left out"),
@@ -174,7 +174,7 @@ MUTANTS = [
     Mutant("ahead._main", "(*names[int(start):], *names[:int(start)])", "names", "all processes begin with the same kernel"),
     Mutant("cpu._default", "is_amd or not UNITS[name].has_bf16", "True", "products in bfloat16 where they are slower", tests="kernels/test_cpu.py"),
     Mutant("precompile.sampling_kernels", "_layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
-    Mutant("precompile.training_kernels", "{min(rows, ROWS), rows % ROWS}", "{min(rows, ROWS)}", "a last chunk of a few rows forgotten"),
+    Mutant("precompile.training_kernels", "(min(rows, ROWS), rows % ROWS)", "(min(rows, ROWS),)", "a last chunk of a few rows forgotten"),
     # The model
     Mutant("CausalSelfAttention.__init__", "config.head_size", "config.n_embd", "the root of all channels, not of one head's"),
     Mutant("CausalSelfAttention.__init__", "layer + 1", "max(1, layer)", "the layer's number from 0"),
@@ -202,7 +202,7 @@ MUTANTS = [
            "After the first step, m = (1 - beta1) g. By what is it divided to give g?"),
     Mutant("AdamW.step", "self.weight_decay if p.ndim >= 2 else 0.0", "self.weight_decay", "decay on biases",
            "Which parameters should be drawn towards 0: those that scale, those that shift, or those that mix?"),
-    Mutant("AdamW.__init__", "p.requires_grad", "True", "moments for frozen parameters, too"),
+    Mutant("AdamW.__init__", "{name: p for name, p in named.items() if p.requires_grad}", "named", "moments for frozen parameters, too"),
     Mutant("clip_grad_norm", "math.sqrt(kernels.sum_of_squares(gradients))", "max(math.sqrt(kernels.sum_of_squares([g])) for g in gradients)", "the norm of one gradient at a time",
            "Does clipping keep the direction of the whole gradient?"),
     Mutant("warmup_cosine", "step + 1", "step", "warm-up begins at 0",
@@ -233,7 +233,7 @@ MUTANTS = [
     Mutant("loop.fit", "run.evaluation.check(run.step)", "pass", "diverged weights replace good ones"),
     Mutant("Saver.save", "max(SAVE_EVERY, PART * (now - began))", "SAVE_EVERY", "a slow disk takes all the time"),
     Mutant("saver.check_room", "2 * (weights + moments) + weights", "2 * (weights + moments)", "no room for the best weights"),
-    Mutant("LayerCache.append", "self.keys[:, first:end], self.values[:, first:end] = k, v", "self.keys[:, : k.shape[1]], self.values[:, first:end] = k, v", "keys written over the old ones"),
+    Mutant("LayerCache.store", "self.keys[:, first:end], self.values[:, first:end] = k, v", "self.keys[:, : k.shape[1]], self.values[:, first:end] = k, v", "keys written over the old ones"),
     Mutant("Sampling.probabilities", "np.partition(x, -self.top_k, axis=-1)[:, -self.top_k, None]", "np.partition(x, -self.top_k - 1, axis=-1)[:, -self.top_k - 1, None]", "top_k keeps k + 1"),
     Mutant("Sampling.probabilities", "before < self.top_p", "before + likeliest_first < self.top_p", "top_p leaves out the token that crosses the threshold",
            "With top_p = 0.5 and one token of probability 0.9, which tokens are kept?"),
