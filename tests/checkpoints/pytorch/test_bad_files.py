@@ -111,18 +111,17 @@ def last_member(content: bytes = NUMBERS, **lies) -> bytes:
 
 
 BAD_ZIPS = {
-    "only the first bytes": (b"PK\3\4", "ZIP end.*: bytes -18 to 4 of a file of 4: it is cut off"),
-    "cut off by a byte": (zip_file()[:-1], "at byte .* there is no end, which a file that is cut off"),
-    "compressed": (
-        last_member(method=8),
-        r"'x/data/0': compressed \(method 8\), encrypted or a folder",
+    "only the first bytes": (b"PK\3\4", "ZIP directory: it is cut off, or damaged .*not a zip file"),
+    "cut off by a byte": (zip_file()[:-1], "ZIP directory: it is cut off, or damaged"),
+    "compressed": (last_member(method=8), "'x/data/0': compressed, encrypted or a folder"),
+    "a folder": (last_member(attributes=0x10), "'x/data/0': compressed, encrypted or a folder"),
+    "a directory that is most of it": (
+        zipped({f"{i}" * 30_000: b"" for i in range(10, 60)}),
+        "ZIP directory: .* bytes are too many for a file of",
     ),
-    "a folder": (last_member(attributes=0x10), r"'x/data/0': compressed \(method 0\), encrypted or a folder"),
-    "a header elsewhere": (last_member(offset=1), "at byte 1 there is no header of 'x/data/0'"),
     "larger than the file": (last_member(size=2**31, packed=2**31), "'x/data/0': bytes .* it is cut off, or damaged"),
     "smaller than its tensor": (last_member(NUMBERS[:20]), "'x/data/0' has 20 bytes, which 6 of torch.FloatStorage"),
-    "64 bits that are not there": (last_member(size=2**32 - 1), "'x/data/0': a zip64 number is not there"),
-    "a name twice, in capitals": (with_members(**{"DATA/0": NUMBERS}), "ZIP directory: 'x/DATA/0' is there twice"),
+    "a name twice": (with_members(**{"data/0*": NUMBERS}), "ZIP directory: 'x/data/0' is there twice"),
     "a damaged pickle": (zip_file().replace(b"cpu", b"gpu"), "'x/data.pkl': damaged"),
     "damaged elements": (zip_file().replace(NUMBERS, NUMBERS[::-1]), "'x/data/0': damaged"),
     "no pickle": (zipped({"x/version": b"3"}), r"a ZIP archive that is not torch.save's: it has no \*/data.pkl"),
