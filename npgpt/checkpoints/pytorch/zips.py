@@ -33,8 +33,9 @@ class _Limited:
     def tell(self) -> int:
         return self.position
 
-    def seek(self, offset: int, whence: int = 0) -> None:
+    def seek(self, offset: int, whence: int = 0) -> int:
         self.position = offset + (0, self.position, self.file.size)[whence]
+        return self.position
 
     def read(self, size: int = -1) -> bytes:
         left = self.file.size - self.position
@@ -48,7 +49,7 @@ class _Limited:
 def read_directory(file: MappedFile) -> dict[str, Member]:
     """The archive's members by name, in the directory's order. Raises CheckpointError."""
     try:
-        with zipfile.ZipFile(_Limited(file)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_Limited(file)) as archive:
             entries = archive.infolist()
     except CheckpointError:
         raise
