@@ -21,13 +21,14 @@ import re
 from pathlib import Path
 from typing import TypeGuard
 
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import GPT2_NAMES, TRANSPOSED, to_ours
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer
@@ -74,7 +75,7 @@ def read_nanogpt(found: dict, file: MappedFile) -> Checkpoint:
         ignored_keys.append("lm_head.weight")
     file.release_pages()  # comparing them has read them
     ours = to_ours(NAMES, kept, path)
-    check_own_numbers(ours, (file,), path)
+    check_shares_nothing(ours, (file,), path)
     tokenizer = beside(path, _find_meta(path, found.get("config"), config.vocab_size))
     return Checkpoint("nanoGPT", config, ours, path, (file,), tuple(sorted(ignored_keys)), tokenizer)
 

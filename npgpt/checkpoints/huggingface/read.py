@@ -7,13 +7,14 @@ from pathlib import Path
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
 from npgpt.checkpoints.huggingface.tokenizer import tokenizer_of_folder
 from npgpt.checkpoints.pytorch import file as pytorch
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.checkpoints.shared.tokenizers import beside
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 
@@ -73,7 +74,7 @@ def _checkpoint(
     tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
     for file in files:
         file.release_pages()  # comparing a head with the embedding has read them
-    check_own_numbers(tensors, files, source)
+    check_shares_nothing(tensors, files, source)
     guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
     tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))
     return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer)

@@ -106,7 +106,7 @@ def test_damaged_numbers_are_not_loaded(tmp_path, torch):
 
 
 def test_a_tied_layer_is_refused(tmp_path):
-    """As a file of transformers can't be; see check_own_numbers."""
+    """As a file of transformers can't be; see check_shares_nothing."""
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "n_layer": 100, "n_embd": 32}))
     shapes = parameter_shapes(GPTConfig(11, 6, 100, 2, 32))
     value = dict_(
@@ -116,7 +116,7 @@ def test_a_tied_layer_is_refused(tmp_path):
         }
     )
     (tmp_path / "pytorch_model.bin").write_bytes(zip_file(value, {"0": bytes(16384)}))
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: the tensors take .* several are the same numbers"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: the tensors take .* several share elements"):
         open_checkpoint(tmp_path)
 
 

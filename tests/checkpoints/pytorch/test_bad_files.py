@@ -27,7 +27,8 @@ from helpers.torch_bytes import (
 )
 
 from checkpoints.pytorch.test_file import FORMS, arrays
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.errors import CheckpointError
 
 
@@ -92,9 +93,9 @@ def test_a_small_file_does_not_make_a_large_model(tmp_path):
     value = dict_({f"h.{i}": tensor(storage(count=6000), 0, (6000,), (1,)) for i in range(100)})
     (tmp_path / "a").write_bytes(zip_file(value, {"0": bytes(24_000)}))
     found, file = read_torch(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="x: the tensors take 2,400,000 bytes, and there are 3"):
-        check_own_numbers(tensors_in(found, "x"), (file,), "x")
-    check_own_numbers({"a": found["h.0"]}, (file,), "x")
+    with pytest.raises(CheckpointError, match="x: the tensors take 2,400,000 bytes of 3"):
+        check_shares_nothing(tensors_in(found, "x"), (file,), "x")
+    check_shares_nothing({"a": found["h.0"]}, (file,), "x")
 
 
 # ZIP
