@@ -47,10 +47,10 @@ def test_a_run(run):
     assert max(map(len, lines)) <= 80
 
 
-def test_what_is_odd(run):
+def test_warnings_are_printed_under_odd(run):
     ended = command("info", ".", "--checkpoint", "best", cwd=run)
     assert ended.code == 0
-    assert "  h.3.mlp.c_fc.weight: 192 of 192 numbers are NaN or infinite\n" in ended.out
+    assert "  h.3.mlp.c_fc.weight: 192 of 192 elements are NaN or infinite\n" in ended.out
 
 
 def test_what_can_not_be_loaded_is_shown_too(run):

@@ -47,10 +47,9 @@ def tensors_in(found: object, source: str | Path) -> dict[str, LazyTensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: a dict of tensors was expected, not a {type(found).__name__}")
     for name, tensor in found.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"{source}: the name of a tensor was expected, not {str(name)[:100]!r}")
-        if not isinstance(tensor, LazyTensor):
-            raise CheckpointError(f"{source}: {name[:100]!r}: a tensor was expected, not a {type(tensor).__name__}")
+        if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
+            name, kind = str(name)[:100], type(tensor).__name__
+            raise CheckpointError(f"{source}: {name!r}: a tensor and its name were expected, not a {kind}")
     return dict(found)
 
 
@@ -120,11 +119,7 @@ def _read_legacy(file: MappedFile) -> object:
     for storage in (storages[key] for key in keys):
         count = cursor.number("<u8", storage.place)
         if count != storage.count:
-            raise CheckpointError(
-                f"{file.path}: {storage.place}: {count:,} elements follow, and the pickle says {storage.count:,}"
-            )
+            raise CheckpointError(f"{file.path}: {storage.place}: {count:,} elements, and not {storage.count:,}")
         storage.begin = cursor.position
         cursor.array("u1", storage.nbytes, storage.place)
-    if cursor.position != file.size:
-        raise CheckpointError(f"{file.path}: {file.size - cursor.position:,} bytes after the last storage")
     return found

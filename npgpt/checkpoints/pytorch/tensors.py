@@ -75,12 +75,9 @@ class Storage:
         for first in range(0, self.nbytes, PIECE_BYTES):
             length = min(PIECE_BYTES, self.nbytes - first)
             crc = zlib.crc32(self.file.array(self.begin + first, "u1", length, self.place), crc)
-            if length == PIECE_BYTES:
-                self.file.release_pages()  # a model may be one storage
+            self.file.release_pages()  # a model may be one storage
         if crc != self.crc:
-            raise CheckpointError(
-                f"{self.file.path}: {self.place}: damaged: its CRC-32 is not what the ZIP directory says"
-            )
+            raise CheckpointError(f"{self.file.path}: {self.place}: damaged: its CRC-32 is another")
         self.crc = None
 
 
@@ -111,7 +108,7 @@ class Tensors:
             raise CheckpointError("a storage must be named by a tuple of its type, key, device and length")
         kind, key, _, count = id[1:5]
         if not isinstance(kind, Global) or kind.name not in STORAGE_TYPES or not isinstance(key, str):
-            raise CheckpointError("a storage must be named by its type, and a string for its key")
+            raise CheckpointError("a storage must be named by a tuple of its type, key, device and length")
         _check_sizes((count,), "a storage's length")
         if key not in self.storages:
             self.storages[key] = self.new_storage(key, kind.name, count)
@@ -131,8 +128,6 @@ class Tensors:
         _check_sizes(strides, "a tensor's stride")
         if any(others[2:]):
             raise CheckpointError("a tensor with metadata, such as one that is negated when it is looked at")
-        if len(shape) != len(strides):
-            raise CheckpointError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
         return self._stored(storage, offset, shape, strides)
 
     def rebuild_parameter(self, tensor: object, requires_grad: object, hooks: object) -> LazyTensor:

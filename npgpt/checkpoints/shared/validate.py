@@ -25,7 +25,7 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     size = sum(tensor.size for tensor in tensors.values())
     if config.position != "learned" and config.block_size * config.n_embd > 4 * size + (1 << 22):
         raise CheckpointError(
-            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} numbers"
+            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} elements"
         )
     expected = parameter_shapes(config)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
