@@ -55,9 +55,11 @@ def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
     exists = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
     try:
         found = Path(path) if exists else hub.find(path)
-        return _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
+        opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
     except OSError as error:  # a folder that may not be looked into
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+    opened.release_pages()  # of what was compared, such as a head with the embedding
+    return opened
 
 
 def _open_folder(path: Path, checkpoint: str) -> Checkpoint:

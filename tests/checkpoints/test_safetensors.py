@@ -130,8 +130,8 @@ def test_bf16_is_widened_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": np.zeros(2, complex)}, "'a': complex128 can't be written"),
-        ({"a": np.array(["x"])}, "'a': <U1 can't be written"),
+        ({"a": np.zeros(2, complex)}, "'a': COMPLEX128 can't be written"),
+        ({"a": np.array(["x"])}, "'a': STR32 can't be written"),
     ],
 )
 def test_what_can_not_be_written(tmp_path, arrays, message):

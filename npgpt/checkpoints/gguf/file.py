@@ -88,9 +88,7 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
         raise CheckpointError(f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}")
     type = _TYPES[number]
     if shape[-1] % ELEMENTS.get(type, 1):
-        raise CheckpointError(
-            f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {ELEMENTS[type]}, as in {type}"
-        )
+        raise CheckpointError(f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {type}")
     return _Info(name, type, shape, cursor.number("<u8", what))
 
 

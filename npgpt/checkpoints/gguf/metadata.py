@@ -135,9 +135,7 @@ def _end(data: memoryview, begin: int, type: str, count: int, place: str) -> int
     except (struct.error, OverflowError):  # there, and as an index, is nothing
         begin = len(data) + 1
     if begin > len(data):
-        raise CheckpointError(
-            f"{place}: it goes beyond the file's end, or {MAX_BYTES >> 20} MB: it is cut off, or damaged"
-        )
+        raise CheckpointError(f"{place}: it goes beyond {len(data):,} bytes: it is cut off, or damaged")
     return begin
 
 

@@ -72,8 +72,6 @@ def _checkpoint(
     format: str, values: dict, config: GPTConfig, stored: dict[str, LazyTensor], source: Path, files: tuple
 ):
     tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
-    for file in files:
-        file.release_pages()  # comparing a head with the embedding has read them
     check_shares_nothing(tensors, files, source)
     guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
     tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))

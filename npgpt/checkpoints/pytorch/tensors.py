@@ -115,7 +115,7 @@ class Tensors:
         storage = self.storages[key]
         if (kind.name, count) != (storage.kind, storage.count):
             raise CheckpointError(
-                f"{storage.place} is {storage.count:,} of {storage.kind} at first, then {count:,} of {kind.name}"
+                f"{storage.place} is {storage.count:,} of {storage.kind}, then {count:,} of {kind.name}"
             )
         return storage
 
@@ -147,8 +147,7 @@ class Tensors:
             last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if last >= storage.count or count > storage.count:
             raise CheckpointError(
-                f"a tensor of size {reprlib.repr(shape)} and stride {reprlib.repr(strides)} from element "
-                f"{reprlib.repr(offset)} on, in a storage of {storage.count:,} elements"
+                f"a tensor of size {shape} and stride {strides} is beyond its storage of {storage.count:,}"
             )
         place = (storage, offset, shape, strides)
         if place not in self.made:

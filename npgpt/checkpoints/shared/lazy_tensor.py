@@ -131,7 +131,4 @@ def f32_to_bf16(elements: np.ndarray) -> np.ndarray:
 
 def name_of(dtype: np.dtype) -> str:
     """NumPy's float32 -> "F32", int64 -> "I64", bool -> "BOOL"."""
-    if dtype.kind == "b":
-        return "BOOL"
-    letter = {"f": "F", "i": "I", "u": "U"}.get(dtype.kind)
-    return f"{letter}{8 * dtype.itemsize}" if letter else str(dtype)
+    return dtype.name.upper().replace("FLOAT", "F").replace("UINT", "U").replace("INT", "I")

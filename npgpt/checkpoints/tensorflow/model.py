@@ -120,10 +120,7 @@ def current_index(folder: Path) -> Path:
     text = file.take(0, min(file.size, 100_000), "text")
     lines = re.findall(rb'^model_checkpoint_path: *"(?:/.*/|/)?([\w. =+-]{1,200})"\r?$', text, re.MULTILINE)
     if len(lines) != 1:
-        raise CheckpointError(
-            f'{path}: one line model_checkpoint_path: "NAME" was expected, not {len(lines)}, NAME of files beside it: '
-            f"leave only the name there, without a folder"
-        )
+        raise CheckpointError(f'{path}: one line model_checkpoint_path: "NAME" was expected, not {len(lines)}')
     return folder / f"{lines[0].decode()}.index"
 
 
@@ -189,9 +186,7 @@ def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
     @cache
     def check():
         if masked(crc32c(data)) != entry.crc:
-            raise CheckpointError(
-                f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
-            )
+            raise CheckpointError(f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's")
 
     def read_rows(first, last):
         check()

@@ -195,7 +195,10 @@ def test_models_that_are_almost_released_ones_are_not_taken_for_them(tmp_path, c
 
 def test_other_files_of_pytorch(tmp_path):
     for value, message in [
-        (dict_({"state_dict": dict_({"a": tensor()})}), "'state_dict': a tensor was expected, not a dict"),
+        (
+            dict_({"state_dict": dict_({"a": tensor()})}),
+            "'state_dict': a tensor and its name were expected, not a dict",
+        ),
         (int_(7), "a dict of tensors was expected, not a int"),
         (dict_({}), "the shapes are those of no released GPT-2"),
     ]:
