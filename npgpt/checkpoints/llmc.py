@@ -92,8 +92,8 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     with checkpoint_file(path) as file:
         file.write(header.data)
         for name, _, transposed in _tensors(config, rows):
-            for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
-                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys).data)
+            for elements in (tensors[name].T if transposed else tensors[name]).iter_flat():
+                file.write(np.ascontiguousarray(f32_to_bf16(elements) if dtype == "BF16" else elements, numpys).data)
             if name == "wte.weight":
                 file.write(bytes((rows - config.vocab_size) * config.n_embd * numpys.itemsize))
 

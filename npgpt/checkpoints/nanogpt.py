@@ -47,7 +47,7 @@ _PADDED_VOCABULARY = 50304
 
 
 def is_nanogpt(found: object) -> TypeGuard[dict]:
-    """Whether an object that ``pytorch.file.read`` found is of the form above."""
+    """True for an object of the form above."""
     return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 
 

@@ -70,9 +70,8 @@ def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
     if (path / tensorflow.HPARAMS_FILE).exists():
         return tensorflow.read(MappedFile(tensorflow.current_index(path)))
     raise CheckpointError(
-        f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
-        f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
-        f"{tensorflow.HPARAMS_FILE}"
+        f"{path}: no config.json in it, as runs and Hugging Face folders have, nor nanoGPT's {CKPT_FILE}, "
+        f"nor OpenAI's {tensorflow.HPARAMS_FILE}"
     )
 
 

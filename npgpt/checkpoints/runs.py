@@ -96,11 +96,7 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
 
 
 def save_checkpoint(
-    path: str | Path,
-    weights: dict[str, np.ndarray],
-    optimizer: dict[str, np.ndarray],
-    state: dict,
-    config: GPTConfig,
+    path: str | Path, weights: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], state: dict, config: GPTConfig
 ) -> None:
     """Write, atomically, everything that training goes on from.
 

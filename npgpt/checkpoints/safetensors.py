@@ -50,7 +50,7 @@ _ORDER = {name: place for place, name in enumerate(_DTYPES)}
 
 
 class _Entry(NamedTuple):
-    """What the header says about one array; begin and end are bytes from the data's start."""
+    """One array's entry in the header; begin and end are bytes from the data's start."""
 
     name: str
     dtype: str
@@ -126,8 +126,8 @@ def write_safetensors(
         file.write(encoded)
         for name in ordered:
             dtype = found[name].dtype
-            for numbers in found[name].iter_flat():
-                bits = f32_to_bf16(numbers) if dtype == "BF16" else numbers
+            for elements in found[name].iter_flat():
+                bits = f32_to_bf16(elements) if dtype == "BF16" else elements
                 file.write(np.ascontiguousarray(bits, _DTYPES[dtype]).data)
 
 

@@ -141,8 +141,7 @@ def _setting(values: dict, key: str, default, source: str):
     synonym = _SYNONYMS.get(key)
     if key == "n_positions" and not {key, synonym} & set(values):
         synonym = "n_ctx"  # in old files beside n_positions; transformers reads only that one, if there is one
-    if synonym not in values:
-        return values.get(key, default)
-    if key in values and values[key] != values[synonym]:
+    value = values.get(key, values.get(synonym, default))
+    if values.get(synonym, value) != value:
         raise CheckpointError(f"{source}: {key} and {synonym} mean the same, and have different values")
-    return values[synonym]
+    return value

@@ -20,12 +20,7 @@ from npgpt.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 # The first that is there is taken, as transformers does. What is in one is told from its content, not from its name.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHTS = tuple(name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
 MAX_SHARDS = 1000
 MAX_INDEX_BYTES = 10_000_000
 
@@ -99,18 +94,16 @@ def shards(index: Path) -> dict[str, set[str]]:
     The names are a stranger's: they must be names of files in the index's own folder. Raises CheckpointError.
     """
     places = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map: an object of file names was expected")
-    names = sorted(set(places.values()))
-    if not 0 < len(names) <= MAX_SHARDS:
-        raise CheckpointError(f"{index}: weight_map: 1 to {MAX_SHARDS} files were expected, not {len(names)}")
-    for name in names:
-        if name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
-            raise CheckpointError(f"{index}: weight_map: {name[:100]!r} is not the name of a file beside it")
-    found = {name: set() for name in names}
+    found: dict[str, set[str]] = {}
     for tensor, name in places.items():
-        found[name].add(tensor)
-    return found
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
+            raise CheckpointError(f"{index}: weight_map: {str(name)[:100]!r} is not the name of a file beside it")
+        found.setdefault(name, set()).add(tensor)
+    if len(found) > MAX_SHARDS:
+        raise CheckpointError(f"{index}: weight_map: up to {MAX_SHARDS} files were expected, not {len(found)}")
+    return dict(sorted(found.items()))
 
 
 def _open_shards(index: Path) -> tuple[dict[str, LazyTensor], tuple[MappedFile, ...], str]:

@@ -166,9 +166,9 @@ def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tupl
     return LazyTensor(shape, storage.dtype, read_rows)
 
 
-def _check_sizes(values: object, what: str) -> None:
-    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} numbers, not {short_repr(values)}")
-    for value in values:
-        if type(value) is not int or not 0 <= value < 2**63:  # True is not a number here
-            raise CheckpointError(f"{what} must be a whole number of at least 0, not {short_repr(value)}")
+def _check_sizes(values: Any, what: str) -> None:
+    """Raise CheckpointError unless they are up to MAX_DIMENSIONS whole numbers of at least 0; True is none here."""
+    is_tuple = isinstance(values, tuple) and len(values) <= MAX_DIMENSIONS
+    if not is_tuple or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        shown = ", ".join(map(short_repr, values)) if is_tuple else short_repr(values)
+        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} whole numbers, not {shown[:100]}")

@@ -103,7 +103,7 @@ def lazy_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
 
 
 def equal(a: LazyTensor, b: LazyTensor) -> bool:
-    """Whether shapes and all elements are the same, with no more than two chunks of either in memory."""
+    """True if shapes and all elements are the same. Compares with no more than two chunks of either in memory."""
     if a is b:
         return True
     if a.shape != b.shape:

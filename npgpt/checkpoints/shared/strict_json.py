@@ -51,7 +51,7 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
 
 
 def items_at_most(data: bytes | str) -> int:
-    """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
+    """The most values that the JSON may hold; each takes up to 200 bytes of memory once it is parsed."""
     return sum(map(data.count, ",[{")) if isinstance(data, str) else sum(map(data.count, (b",", b"[", b"{")))
 
 

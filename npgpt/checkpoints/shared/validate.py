@@ -59,10 +59,8 @@ def check_shares_nothing(tensors: dict[str, LazyTensor], files: Iterable[MappedF
 
 
 def _named(layers: int) -> str:
-    for name, sizes in PRESETS.items():
-        if name.startswith("gpt2") and sizes["n_layer"] == layers:
-            return f": is this {name}?"
-    return ""
+    names = [name for name, sizes in PRESETS.items() if name.startswith("gpt2") and sizes["n_layer"] == layers]
+    return f": is this {names[0]}?" if names else ""
 
 
 def _likely_cause(name: str, shape: tuple, expected: tuple) -> str:

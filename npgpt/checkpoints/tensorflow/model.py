@@ -161,8 +161,7 @@ def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
         raise CheckpointError(f"{place}: it is stored in slices, which are not read here")
     dtype = found.get("dtype", 0)
     if dtype not in _DTYPES:
-        known = ", ".join(f"{number} ({name})" for number, (name, _) in _DTYPES.items())
-        raise CheckpointError(f"{place}: data type {dtype} is not one of {known}")
+        raise CheckpointError(f"{place}: data type {dtype} is not one of {_DTYPES}")
     dims = parse_message(found.get("shape", b""), _SHAPE, f"{place}: shape", "dim")["dim"][: MAX_DIMENSIONS + 1]
     shape = tuple(parse_message(dim, _DIM, f"{place}: shape").get("size", 0) for dim in dims)
     if len(shape) > MAX_DIMENSIONS or prod(max(size, 1) for size in shape) >= 2**60:  # a negative one is beyond 2**63

@@ -308,7 +308,7 @@ def test_a_bad_endpoint_is_refused(server, monkeypatch, endpoint):
     assert server.requests == []
 
 
-def test_a_slip_in_a_path_is_not_asked_for(server, tmp_path, monkeypatch):
+def test_a_mistyped_path_is_not_asked_for_on_the_hub(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for path in ("runs/typo", "models/a.gguf", "models/model.safetensors"):
