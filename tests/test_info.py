@@ -50,7 +50,7 @@ def test_info_of_a_run_shows_its_config_tensors_and_tokenizer(run):
 def test_info_warns_of_weights_that_are_nan(run):
     ended = command("info", ".", "--checkpoint", "best", cwd=run)
     assert ended.code == 0
-    assert "  h.3.mlp.c_fc.weight: 192 of 192 numbers are NaN or infinite\n" in ended.out
+    assert "  h.3.mlp.c_fc.weight: 192 of 192 elements are NaN or infinite\n" in ended.out
 
 
 def test_info_shows_a_checkpoint_that_cannot_be_loaded(run):

@@ -31,7 +31,7 @@ from npgpt.gpt import parameter_shapes
 PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file
 
-_HEADER = 256  # numbers
+_HEADER = 256  # whole numbers
 _VERSIONS: dict[int, tuple[str, np.dtype]] = {3: ("F32", np.dtype("<f4")), 5: ("BF16", np.dtype("<u2"))}
 _WORDS = {"F32": "float32", "BF16": "bfloat16"}
 # What its programs compute with, whatever the header says.
@@ -47,30 +47,24 @@ _FIXED = {
 def read(file: MappedFile) -> Checkpoint:
     """Open a model of llm.c. Raises CheckpointError."""
     path = file.path
-    _, version, T, V, L, H, C, rows, *others = file.array(0, "<i4", _HEADER, "header").tolist()
+    _, version, T, V, L, H, C, rows, *_ = file.array(0, "<i4", _HEADER, "header").tolist()
     if version not in _VERSIONS:
-        known = ", ".join(f"{number} ({dtype})" for number, (dtype, _) in _VERSIONS.items())
-        raise CheckpointError(f"{path}: header: version {version} is not one of {known}; let llm.c write the file anew")
+        raise CheckpointError(f"{path}: header: version {version} is not 3 (float32) or 5 (bfloat16)")
     sizes = {"vocab_size": V, "block_size": T, "n_layer": L, "n_head": H, "n_embd": C}
     config = config_of(sizes, f"{path}: header:")
     if rows < V:
         raise CheckpointError(f"{path}: header: {V:,} tokens, and {rows:,} rows for them")
     if L > MAX_LAYERS:
         raise CheckpointError(f"{path}: header: {L:,} layers; {MAX_LAYERS:,} are the most that are read here")
-    if any(others):
-        number = next(i for i, other in enumerate(others, 8) if other)
-        raise CheckpointError(
-            f"{path}: header: number {number} is {others[number - 8]}, and what that means is unknown"
-        )
     dtype, numpys = _VERSIONS[version]
     expected = 4 * _HEADER + numpys.itemsize * sum(prod(shape) for _, shape, _ in _tensors(config, rows))
     if file.size != expected:
         what = "cut off" if file.size < expected else "longer than that"
         raise CheckpointError(f"{path}: {file.size:,} bytes, and its header describes {expected:,}: it is {what}")
     tensors = {}
-    numbers = Cursor(file, 4 * _HEADER)
+    cursor = Cursor(file, 4 * _HEADER)
     for name, shape, transposed in _tensors(config, rows):
-        array = numbers.array(numpys, prod(shape), name).reshape(shape)
+        array = cursor.array(numpys, prod(shape), name).reshape(shape)
         tensor = lazy_array(array[:V] if name == "wte.weight" else array, dtype)
         tensors[name] = tensor.T if transposed else tensor
     return Checkpoint(f"llm.c ({_WORDS[dtype]})", config, tensors, path, (file,), (), beside(path, by_size(V)))
@@ -80,11 +74,15 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a model for llm.c, atomically; ``dtype``: "F32", or "BF16", which its CUDA programs read.
 
     Biases that the model doesn't have are written as zeros. Raises CheckpointError if llm.c doesn't compute what the
-    model does, a number is too large for the dtype, or the file can't be written.
+    model does, an element is too large for the dtype, or the file can't be written.
     """
     config = checkpoint.config
     versions = {word: version for version, (word, _) in _VERSIONS.items()}
-    _check_is_released_form(config, path)
+    fixed = {**_FIXED, "inner_size": 4 * config.n_embd}
+    for field, computed in fixed.items():
+        value = getattr(config, field)
+        if value != computed:
+            raise CheckpointError(f"{path}: llm.c computes with {field} = {computed} only, and this model has {value}")
     rows = -(-config.vocab_size // PADDED_TO) * PADDED_TO
     sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
     header = np.zeros(_HEADER, "<i4")
@@ -94,8 +92,8 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     with checkpoint_file(path) as file:
         file.write(header.data)
         for name, _, transposed in _tensors(config, rows):
-            for numbers in (tensors[name].T if transposed else tensors[name]).iter_flat():
-                file.write(np.ascontiguousarray(f32_to_bf16(numbers) if dtype == "BF16" else numbers, numpys).data)
+            for elements in (tensors[name].T if transposed else tensors[name]).iter_flat():
+                file.write(np.ascontiguousarray(f32_to_bf16(elements) if dtype == "BF16" else elements, numpys).data)
             if name == "wte.weight":
                 file.write(bytes((rows - config.vocab_size) * config.n_embd * numpys.itemsize))
 
@@ -111,16 +109,3 @@ def _tensors(config: GPTConfig, rows: int) -> Iterator[tuple[str, tuple[int, ...
             shape = shapes[name.format(layer)]
             transposed = "{}" in name and len(shape) == 2
             yield name.format(layer), shape[::-1] if transposed else shape, transposed
-
-
-def _check_is_released_form(config: GPTConfig, path) -> None:
-    for field, computed in _FIXED.items():
-        value = getattr(config, field)
-        if value != computed:
-            raise CheckpointError(f"{path}: llm.c computes with {field} = {computed} only, and this model has {value}")
-    if config.inner_size != 4 * config.n_embd:
-        raise CheckpointError(
-            f"{path}: llm.c computes with n_inner = 4 * n_embd only, and this model has {config.n_inner}"
-        )
-    if config.n_layer > MAX_LAYERS:
-        raise CheckpointError(f"{path}: {config.n_layer:,} layers; {MAX_LAYERS:,} are the most that are read here")

@@ -21,13 +21,14 @@ import re
 from pathlib import Path
 from typing import TypeGuard
 
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import GPT2_NAMES, TRANSPOSED, to_ours
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer
@@ -46,7 +47,7 @@ _PADDED_VOCABULARY = 50304
 
 
 def is_nanogpt(found: object) -> TypeGuard[dict]:
-    """Whether an object that ``pytorch.file.read`` found is of the form above."""
+    """True for an object of the form above."""
     return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 
 
@@ -68,13 +69,10 @@ def read_nanogpt(found: dict, file: MappedFile) -> Checkpoint:
     head = kept.pop("lm_head.weight", None)
     if head is not None:
         if "transformer.wte.weight" in kept and not equal(head, kept["transformer.wte.weight"]):
-            raise CheckpointError(
-                f"{path}: tensor 'lm_head.weight' differs from 'transformer.wte.weight', and in nanoGPT they are one"
-            )
+            raise CheckpointError(f"{path}: tensor 'lm_head.weight' differs from 'transformer.wte.weight'")
         ignored_keys.append("lm_head.weight")
-    file.release_pages()  # comparing them has read them
     ours = to_ours(NAMES, kept, path)
-    check_own_numbers(ours, (file,), path)
+    check_shares_nothing(ours, (file,), path)
     tokenizer = beside(path, _find_meta(path, found.get("config"), config.vocab_size))
     return Checkpoint("nanoGPT", config, ours, path, (file,), tuple(sorted(ignored_keys)), tokenizer)
 
@@ -101,16 +99,17 @@ def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
     values, length = read_pickle(memoryview(file.take(0, file.size, "pickle")), str(file.path))
     if length != file.size:
         raise CheckpointError(f"{file.path}: {file.size - length:,} bytes after the pickle")
-    if not isinstance(values, dict) or not {"vocab_size", "itos", "stoi"} <= values.keys():
-        raise CheckpointError(f"{file.path}: a dict with vocab_size, itos and stoi was expected")
-    size, itos, stoi = (values[key] for key in ("vocab_size", "itos", "stoi"))
-    if not isinstance(itos, dict) or set(itos) != set(range(len(itos))) or size != len(itos):
-        raise CheckpointError(f"{file.path}: itos must have a character for each id from 0 to vocab_size - 1")
-    characters = [itos[id] for id in range(len(itos))]
-    if not all(isinstance(character, str) and len(character) == 1 for character in characters):
-        raise CheckpointError(f"{file.path}: itos: single characters were expected; other tokens are not read")
-    if stoi != {character: id for id, character in enumerate(characters)}:
-        raise CheckpointError(f"{file.path}: stoi is not the inverse of itos")
+    try:
+        size, itos, stoi = (values[key] for key in ("vocab_size", "itos", "stoi"))  # type: ignore[index]
+        characters = [itos[id] for id in range(size)]
+    except (LookupError, TypeError):
+        characters = [""]
+    # In this order: the hash of a deeply nested tuple would overflow the stack.
+    are_characters = all(isinstance(character, str) and len(character) == 1 for character in characters)
+    if not are_characters or size != len(itos) or stoi != {character: id for id, character in enumerate(characters)}:
+        raise CheckpointError(
+            f"{file.path}: vocab_size, itos with a character for each id, and stoi, its inverse, were expected"
+        )
     if size != vocab_size:
         raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
     try:
@@ -124,10 +123,9 @@ def config_from_nanogpt(values: object, source: str) -> GPTConfig:
     if not isinstance(values, dict):
         raise CheckpointError(f"{source}: a dict was expected, not a {type(values).__name__}")
     known = {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
-    missing, unknown = known - {"bias"} - values.keys(), values.keys() - known
-    if missing or unknown:
-        names = ", ".join(repr(str(name)[:40]) for name in sorted(missing or unknown, key=str)[:7])
-        raise CheckpointError(f"{source}: {names} {'is not there' if missing else 'is not a setting of nanoGPT'}")
+    odd = sorted(map(str, values.keys() ^ known - ({"bias"} - values.keys())))
+    if odd:
+        raise CheckpointError(f"{source}: {odd[0][:100]!r} is {'missing' if odd[0] in known else 'unknown'}")
     for key, value in values.items():
         if not isinstance(value, int | float | None):  # others might print without end
             raise CheckpointError(f"{source}: {key} is {short_repr(value)}, and a number was expected")

@@ -55,9 +55,11 @@ def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
     exists = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
     try:
         found = Path(path) if exists else hub.find(path)
-        return _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
+        opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
     except OSError as error:  # a folder that may not be looked into
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+    opened.release_pages()  # of what was compared, such as a head with the embedding
+    return opened
 
 
 def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
@@ -68,9 +70,8 @@ def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
     if (path / tensorflow.HPARAMS_FILE).exists():
         return tensorflow.read(MappedFile(tensorflow.current_index(path)))
     raise CheckpointError(
-        f"{path}: no config.json in it, so it is neither a run of npgpt (config.json, last.safetensors) nor a "
-        f"Hugging Face folder (config.json, model.safetensors); nor has it nanoGPT's {CKPT_FILE} or OpenAI's "
-        f"{tensorflow.HPARAMS_FILE}"
+        f"{path}: no config.json in it, as runs and Hugging Face folders have, nor nanoGPT's {CKPT_FILE}, "
+        f"nor OpenAI's {tensorflow.HPARAMS_FILE}"
     )
 
 

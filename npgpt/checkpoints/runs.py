@@ -49,9 +49,7 @@ def newest_run(root: str | Path = "runs") -> Path:
     root = Path(root)
     written = [(file.stat().st_mtime_ns, file.parent) for file in root.glob(f"*/{LAST_FILE}")]
     if not written:
-        raise CheckpointError(
-            f"there is no run in {root}/ (a folder with a {LAST_FILE}): train one first, or name a model"
-        )
+        raise CheckpointError(f"there is no run in {root}/ (a folder with a {LAST_FILE}): train one first")
     return max(written)[1]
 
 
@@ -98,11 +96,7 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
 
 
 def save_checkpoint(
-    path: str | Path,
-    weights: dict[str, np.ndarray],
-    optimizer: dict[str, np.ndarray],
-    state: dict,
-    config: GPTConfig,
+    path: str | Path, weights: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], state: dict, config: GPTConfig
 ) -> None:
     """Write, atomically, everything that training goes on from.
 
@@ -123,8 +117,9 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     arrays, metadata = read_safetensors(path)
     if _STATE_KEY not in metadata:
         raise CheckpointError(f"{path}: __metadata__ has no {_STATE_KEY}, so training can't go on from this file")
-    optimizer = {name.removeprefix(_OPTIMIZER): array for name, array in arrays.items() if name.startswith(_OPTIMIZER)}
-    return _weights(arrays), optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
+    names = [name for name in arrays if name.startswith(_OPTIMIZER)]
+    optimizer = {name.removeprefix(_OPTIMIZER): arrays.pop(name) for name in names}
+    return arrays, optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
 
 
 def read(file: MappedFile) -> Checkpoint:
@@ -136,8 +131,8 @@ def read(file: MappedFile) -> Checkpoint:
     if _CONFIG_KEY not in metadata:
         return read_weights_file(file, tensors, "safetensors")
     config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
-    weights = _weights(tensors)
-    ignored_keys = tuple(name for name in tensors if name not in weights)
+    ignored_keys = tuple(name for name in tensors if name.startswith(_OPTIMIZER))
+    weights = {name: tensor for name, tensor in tensors.items() if name not in ignored_keys}
     tokenizer = _find_tokenizer(file.path, metadata, config)
     return Checkpoint("run of npgpt", config, weights, file.path, (file,), ignored_keys, tokenizer)
 
@@ -159,10 +154,6 @@ def weights_file(run: str | Path, checkpoint: str) -> Path:
         if (run / name).exists():
             return run / name
     raise CheckpointError(f"{run}: no {' and no '.join(names)}: the run has not saved anything yet")
-
-
-def _weights(arrays: dict) -> dict:
-    return {name: array for name, array in arrays.items() if not name.startswith(_OPTIMIZER)}
 
 
 def _config(values: dict, source: str) -> GPTConfig:

@@ -6,8 +6,8 @@
     the rest    the arrays, C order, little-endian, one after the other; offsets count from the data's start
 
 Nothing in a file is believed: each number in the header is checked against the file before an array is made, and
-whatever is wrong is one CheckpointError that names the file and the place. Where the format leaves room (a key given
-twice, an unknown field), the file is refused, so none is read here that the reference reader reads otherwise.
+whatever is wrong is one CheckpointError that names the file and the place. A key given twice or an unknown field is
+refused, so every file that is read here means the same to the reference reader.
 
 Source: https://github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
 """
@@ -50,7 +50,7 @@ _ORDER = {name: place for place, name in enumerate(_DTYPES)}
 
 
 class _Entry(NamedTuple):
-    """What the header says about one array; begin and end are bytes from the data's start."""
+    """One array's entry in the header; begin and end are bytes from the data's start."""
 
     name: str
     dtype: str
@@ -62,16 +62,22 @@ class _Entry(NamedTuple):
 def open_safetensors(file: MappedFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Return the tensors by name, and the file's metadata. Raises CheckpointError."""
     path = file.path
-    if file.size < 8:
-        raise CheckpointError(f"{path}: not safetensors: shorter than the 8 bytes of the header's length")
     length = int.from_bytes(file.take(0, 8, "header length"), "little")
     _check_header_length(length, file.size, path)
-    start = 8 + length
-    header = _parse_header(file.take(8, length, "header"), path)
-    metadata = _check_metadata(header.pop("__metadata__", {}), path)
+    # Its length is limited beside the file's, so the number of its items need not be.
+    header = parse_json(file.take(8, length, "header"), f"{path}: header", max_items=length)
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: header: a JSON object was expected, not {reprlib.repr(header)}")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__: an object of strings was expected, not {reprlib.repr(metadata)}")
     entries = [_check_entry(name, entry, path) for name, entry in header.items()]
-    _check_layout(entries, file.size - start, path)
-    return {entry.name: _lazy(file, start, entry) for entry in entries}, metadata
+    _check_layout(entries, file.size - 8 - length, path)
+    tensors = {}
+    for name, dtype, shape, begin, _ in entries:
+        array = file.array(8 + length + begin, _DTYPES[dtype], prod(shape), f"tensor {name[:200]!r}")
+        tensors[name] = lazy_array(array.reshape(shape), dtype)
+    return tensors, metadata
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -102,8 +108,6 @@ def write_safetensors(
     CheckpointError if the file can't be written.
     """
     header: dict[str, dict] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
-    if "__metadata__" in tensors:
-        raise CheckpointError(f"{path}: an array can't be named __metadata__")
     found = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
     for name, tensor in found.items():
         if tensor.dtype not in _DTYPES:
@@ -122,8 +126,8 @@ def write_safetensors(
         file.write(encoded)
         for name in ordered:
             dtype = found[name].dtype
-            for numbers in found[name].iter_flat():
-                bits = f32_to_bf16(numbers) if dtype == "BF16" else numbers
+            for elements in found[name].iter_flat():
+                bits = f32_to_bf16(elements) if dtype == "BF16" else elements
                 file.write(np.ascontiguousarray(bits, _DTYPES[dtype]).data)
 
 
@@ -137,65 +141,38 @@ def _check_header_length(length: int, file_bytes: int, path) -> None:
         raise CheckpointError(f"{place} are too many for a file of {file_bytes:,}")
 
 
-def _parse_header(data: bytes, path) -> dict:
-    if not data.startswith(b"{"):
-        raise CheckpointError(f"{path}: header: it begins with {data[:1]!r} instead of {{, so this is not safetensors")
-    # Its length is limited beside the file's, so the number of its items need not be.
-    return parse_json(data, f"{path}: header", max_items=len(data))
-
-
-def _check_metadata(metadata, path) -> dict[str, str]:
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path}: __metadata__: an object was expected, not {reprlib.repr(metadata)}")
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise CheckpointError(
-                f"{path}: __metadata__ {key[:100]!r}: a string was expected, not {reprlib.repr(value)}"
-            )
-        if not (_is_unicode(key) and _is_unicode(value)):
-            raise CheckpointError(f"{path}: __metadata__ {key[:100]!r}: half of a surrogate pair is not a character")
-    return metadata
-
-
 def _check_entry(name: str, entry, path) -> _Entry:
     """Check all that can be said about one array by itself: fields, dtype, shape, and that they match the bytes."""
     place = f"{path}: tensor {name[:200]!r}"
-    if not _is_unicode(name):
-        raise CheckpointError(f"{place}: half of a surrogate pair is not a character")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{place}: dtype, shape and data_offsets were expected, not {reprlib.repr(entry)}")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **others} if not others:
+            pass
+        case _:
+            raise CheckpointError(f"{place}: dtype, shape and data_offsets were expected, not {reprlib.repr(entry)}")
+    if dtype not in _DTYPES:
         raise CheckpointError(f"{place}: dtype {reprlib.repr(dtype)} is not one of {', '.join(_DTYPES)}")
-    if not _is_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise CheckpointError(
-            f"{place}: shape: up to {MAX_DIMENSIONS} whole numbers of at least 0 were expected, "
-            f"not {reprlib.repr(shape)}"
-        )
-    if not _is_sizes(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{place}: data_offsets: [begin, end] was expected, not {reprlib.repr(offsets)}")
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):  # nor true and false
+        raise CheckpointError(f"{place}: whole numbers of at least 0 were expected, not {reprlib.repr(entry)}")
     itemsize = _DTYPES[dtype].itemsize
-    if itemsize * prod(max(size, 1) for size in shape) >= 2**63:  # NumPy's limit, with an axis of size 0 too
+    # NumPy's limits, for an array with an axis of size 0 too
+    if len(shape) > MAX_DIMENSIONS or itemsize * prod(max(size, 1) for size in shape) >= 2**63:
         raise CheckpointError(f"{place}: shape: {reprlib.repr(shape)} is too large")
-    begin, end = offsets
     if end - begin != itemsize * prod(shape):
         raise CheckpointError(
-            f"{place}: data_offsets: {reprlib.repr(offsets)} is {reprlib.repr(end - begin)} bytes, and {dtype} "
-            f"{reprlib.repr(shape)} takes {itemsize * prod(shape)}"
+            f"{place}: data_offsets: {reprlib.repr([begin, end])}, and {dtype} {reprlib.repr(shape)} takes "
+            f"{itemsize * prod(shape)} bytes"
         )
     return _Entry(name, dtype, tuple(shape), begin, end)
 
 
 def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
     """Check that the arrays follow one another from the first byte to the last: no hole, no overlap, nothing after."""
-    entries.sort(key=lambda entry: (entry.begin, entry.end))
     position = 0
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != position:
-            what = "leaves a hole" if entry.begin > position else "overlaps another"
             raise CheckpointError(
-                f"{path}: tensor {entry.name[:200]!r}: data_offsets: it begins at {reprlib.repr(entry.begin)}, "
-                f"not at {position}, so it {what}"
+                f"{path}: tensor {entry.name[:200]!r}: data_offsets: it begins at {reprlib.repr(entry.begin)}, and the "
+                f"one before ends at {position}"
             )
         position = entry.end
     if position != data_bytes:
@@ -203,27 +180,3 @@ def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
         raise CheckpointError(
             f"{path}: data: {data_bytes:,} bytes, and the header describes {position:,}: it is {what}"
         )
-
-
-def _lazy(file: MappedFile, start: int, entry: _Entry) -> LazyTensor:
-    """The tensor itself; everything about it is known to fit by now."""
-    what = f"tensor {entry.name[:200]!r}"
-    array = file.array(start + entry.begin, _DTYPES[entry.dtype], prod(entry.shape), what).reshape(entry.shape)
-    if entry.dtype == "BOOL" and array.size and array.view(np.uint8).max() > 1:
-        raise CheckpointError(f"{file.path}: {what}: a BOOL that is neither 0 nor 1")
-    array.flags.writeable = False
-    return lazy_array(array, entry.dtype)
-
-
-def _is_sizes(values) -> bool:
-    """A list of whole numbers of at least 0; true and false, which Python counts as 1 and 0, are not."""
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half of a surrogate pair, which JSON can spell ("\\ud800") and UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -131,7 +131,7 @@ def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt3", "./gpt2", "runs/a/b", "../gpt2", "a\0b", "x" * 300])
-def test_what_is_no_path_and_no_name_of_a_model(name, tmp_path, monkeypatch):
+def test_neither_a_path_nor_a_name_is_refused(name, tmp_path, monkeypatch):
     """Names of models on the hub: test_hub.py."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -143,7 +143,7 @@ def test_what_is_no_path_and_no_name_of_a_model(name, tmp_path, monkeypatch):
 
 
 def test_folders_that_are_something_else(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no config\.json in it, so it is neither a run .* nor a Hugging Face"):
+    with pytest.raises(CheckpointError, match=r"no config\.json in it, as runs and Hugging Face folders have"):
         load(tmp_path)
     (tmp_path / "config.json").write_text('{"a": 1}')
     with pytest.raises(CheckpointError, match=r"config\.json: neither model_type nor n_embd"):

@@ -130,9 +130,8 @@ def test_bf16_is_widened_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": np.zeros(2, complex)}, "'a': complex128 can't be written"),
-        ({"a": np.array(["x"])}, "'a': <U1 can't be written"),
-        ({"__metadata__": np.zeros(1)}, "can't be named __metadata__"),
+        ({"a": np.zeros(2, complex)}, "'a': COMPLEX128 can't be written"),
+        ({"a": np.array(["x"])}, "'a': STR32 can't be written"),
     ],
 )
 def test_what_can_not_be_written(tmp_path, arrays, message):
@@ -151,8 +150,8 @@ def test_a_header_that_we_would_not_read_is_not_written(tmp_path):
 
 ONE = np.float32(1).tobytes()
 BAD_FILES = {
-    "empty": (b"", "shorter than the 8 bytes"),
-    "no header": (raw(b""), "header: it begins with b''"),
+    "empty": (b"", "header length: bytes 0 to 8 of a file of 0"),
+    "no header": (raw(b""), "header: not JSON at character 0"),
     "text": (b"Once upon a time there was a model.", "header length: 8,030,.* not safetensors"),
     "header beyond the limit": (raw({}, length=100_000_001), "header length: 100,000,001 bytes"),
     "header longer than the file's data": (
@@ -161,24 +160,32 @@ BAD_FILES = {
     ),
     "name twice": (raw(b'{"a":1,"a":2}'), "header: the key 'a' is there twice"),
     "entry is a list": (raw({"a": ["F32", [1], [0, 4]]}, ONE), "tensor 'a': dtype, shape and data_offsets"),
-    "dtype a list": (raw({"a": entry(["F32"])}, ONE), "tensor 'a': dtype \\['F32'\\]"),
-    "shape of booleans": (raw({"a": entry(shape=[True])}, ONE), "tensor 'a': shape: up to 32 whole numbers"),
-    "shape too large": (raw({"a": entry(shape=[2])}, ONE), "'a': data_offsets: .* 4 bytes, and F32 \\[2\\] takes 8"),
+    "dtype a list": (raw({"a": entry(["F32"])}, ONE), "tensor 'a': dtype, shape and data_offsets were"),
+    "shape of booleans": (raw({"a": entry(shape=[True])}, ONE), "tensor 'a': whole numbers of at least 0 were"),
+    "shape too large": (raw({"a": entry(shape=[2])}, ONE), "'a': data_offsets: \\[0, 4\\], and F32 \\[2\\] takes 8"),
     "empty shape overflows": (
         raw({"a": entry(shape=[0, 2**62], offsets=[0, 0])}),
         "tensor 'a': shape: .* is too large",
     ),
-    "one offset": (raw({"a": entry(offsets=[4])}, ONE), "tensor 'a': data_offsets: \\[begin, end\\]"),
+    "one offset": (raw({"a": entry(offsets=[4])}, ONE), "tensor 'a': dtype, shape and data_offsets were"),
     "offsets huge": (
         raw({"a": entry(offsets=[2**64, 2**64 + 4])}, ONE),
         "tensor 'a': data_offsets: it begins at 184467",
     ),
-    "hole between": (raw({"a": entry(), "b": entry(offsets=[8, 12])}, ONE * 3), "tensor 'b': .* leaves a hole"),
-    "overlap": (raw({"a": entry(), "b": entry("F16", [1], [2, 4])}, ONE), "tensor 'b': .* so it overlaps another"),
+    "hole between": (
+        raw({"a": entry(), "b": entry(offsets=[8, 12])}, ONE * 3),
+        "'b': .* begins at 8, and the one",
+    ),
+    "overlap": (
+        raw({"a": entry(), "b": entry("F16", [1], [2, 4])}, ONE),
+        "'b': .* begins at 2, and the one",
+    ),
     "data cut off": (raw({"a": entry()}, ONE[:3]), "data: 3 bytes, and the header describes 4: it is cut off"),
-    "metadata of numbers": (raw({"__metadata__": {"step": 1}}), "__metadata__ 'step': a string was expected, not 1"),
-    "name of half a character": (raw(b'{"\\ud800":{}}'), "tensor '.ud800': half of a surrogate"),
-    "BOOL of 2": (raw({"a": entry("BOOL", [2], [0, 2])}, b"\1\2"), "tensor 'a': a BOOL that is neither 0 nor 1"),
+    "metadata of numbers": (
+        raw({"__metadata__": {"step": 1}}),
+        "__metadata__: an object of strings",
+    ),
+    "a list": (raw([]), "header: a JSON object was expected, not \\[\\]"),
 }
 
 

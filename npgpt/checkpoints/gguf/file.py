@@ -25,6 +25,7 @@ from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_st
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.errors import CheckpointError
 
 ALIGNMENT = 32
@@ -67,7 +68,7 @@ def read_tensors(file: MappedFile) -> tuple[dict[str, LazyTensor], Metadata]:
         alignment = int(metadata.number("general.alignment", "uint32"))
         if alignment == 0 or alignment & (alignment - 1):
             raise CheckpointError(f"{file.path}: key general.alignment: {alignment:,} is not a power of two")
-    return _stored(file, infos, _padded(cursor.position, alignment), alignment), metadata
+    return _stored(file, infos, _padded(cursor.position, alignment)), metadata
 
 
 def _read_info(cursor: Cursor, number: int) -> _Info:
@@ -87,28 +88,20 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
         raise CheckpointError(f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}")
     type = _TYPES[number]
     if shape[-1] % ELEMENTS.get(type, 1):
-        raise CheckpointError(
-            f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {ELEMENTS[type]}, as in {type}"
-        )
+        raise CheckpointError(f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {type}")
     return _Info(name, type, shape, cursor.number("<u8", what))
 
 
-def _stored(file: MappedFile, infos: list[_Info], start: int, alignment: int) -> dict[str, LazyTensor]:
-    """The tensors, in the order of ``infos``. Checks that their names differ, and that they are apart, and aligned."""
-    found, end, before = {}, 0, ""
-    if len({info.name for info in infos}) < len(infos):
-        raise CheckpointError(f"{file.path}: a tensor's name is there twice")
-    for info in sorted(infos, key=lambda info: info.offset):
-        what = f"tensor {info.name!r}"
-        if info.offset % alignment:
-            raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is not a multiple of {alignment:,}")
-        if info.offset < end:
-            raise CheckpointError(f"{file.path}: {what}: its offset {info.offset:,} is inside tensor {before!r}")
+def _stored(file: MappedFile, infos: list[_Info], start: int) -> dict[str, LazyTensor]:
+    found: dict[str, LazyTensor] = {}
+    for info in infos:
+        if info.name in found:
+            raise CheckpointError(f"{file.path}: tensor {info.name!r} is there twice")
         shape = (*info.shape[:-1], info.shape[-1] // ELEMENTS.get(info.type, 1))
-        array = file.array(start + info.offset, _ITEMS[info.type], prod(shape), what).reshape(shape)
-        end, before = info.offset + array.nbytes, info.name
+        array = file.array(start + info.offset, _ITEMS[info.type], prod(shape), f"tensor {info.name!r}").reshape(shape)
         found[info.name] = lazy_array(array, info.type) if info.type in _DTYPES else _blocks(info, array)
-    return {info.name: found[info.name] for info in infos}
+    check_shares_nothing(found, (file,), file.path)
+    return found
 
 
 def _blocks(info: _Info, blocks: np.ndarray) -> LazyTensor:
@@ -121,8 +114,6 @@ def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[L
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
     CheckpointError if an element has no place in Q8_0, or the file can't be written.
     """
-    if len(tensors) > MAX_TENSORS:
-        raise CheckpointError(f"{path}: {len(tensors):,} tensors can't be written: npgpt reads up to {MAX_TENSORS:,}")
     header = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(metadata)), packed_metadata(metadata)]
     offset = 0
     for name, (tensor, type) in tensors.items():

@@ -31,7 +31,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class _Value(NamedTuple):
-    """Where a value is: ``length`` of ``type``, such as "uint32" or "array of uint32", from ``begin`` up to ``end``."""
+    """A value's place: ``length`` of ``type``, such as "uint32" or "array of uint32", from ``begin`` up to ``end``."""
 
     type: str
     length: int
@@ -62,7 +62,7 @@ class Metadata:
         return decoded(self._file.take(begin, value.end - begin, key), f"{self._file.path}: key {key}")
 
     def strings(self, key: str) -> tuple[int, bytes]:
-        """How many strings an array has, and the bytes that they take in the file, as ``packed_strings`` makes them."""
+        """The number of an array's strings, and their bytes in the file, as ``packed_strings`` makes them."""
         value = self._value(key, "array of string")
         return value.length, self._file.take(value.begin, value.end - value.begin, key)
 
@@ -123,7 +123,7 @@ def _type(number: int, place: str) -> str:
 
 
 def _end(data: memoryview, begin: int, type: str, count: int, place: str) -> int:
-    """Where ``count`` values of a type end. Stepping over one takes time only if it takes bytes in the file."""
+    """The end of ``count`` values of a type. Stepping over one takes time only if it takes bytes in the file."""
     if type == "array":
         raise CheckpointError(f"{place}: arrays in an array, which are not read here")
     try:
@@ -135,9 +135,7 @@ def _end(data: memoryview, begin: int, type: str, count: int, place: str) -> int
     except (struct.error, OverflowError):  # there, and as an index, is nothing
         begin = len(data) + 1
     if begin > len(data):
-        raise CheckpointError(
-            f"{place}: it goes beyond the file's end, or {MAX_BYTES >> 20} MB: it is cut off, or damaged"
-        )
+        raise CheckpointError(f"{place}: it goes beyond {len(data):,} bytes: it is cut off, or damaged")
     return begin
 
 
@@ -151,8 +149,7 @@ def packed_metadata(metadata: dict[str, str | int | float | list[str] | np.ndarr
 
 def packed_strings(strings: list[str]) -> bytes:
     """Strings one after the other."""
-    encoded = [string.encode() for string in strings]
-    return b"".join(_LENGTH.pack(len(string)) + string for string in encoded)
+    return b"".join(_LENGTH.pack(len(string)) + string for string in map(str.encode, strings))
 
 
 def _packed(value) -> bytes:

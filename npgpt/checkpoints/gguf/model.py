@@ -62,9 +62,7 @@ def read(file: MappedFile) -> Checkpoint:
     stored, metadata = read_tensors(file)
     architecture = metadata.text("general.architecture")
     if architecture != "gpt2":
-        raise CheckpointError(
-            f"{path}: key general.architecture is {architecture[:100]!r}, and npgpt reads only 'gpt2'"
-        )
+        raise CheckpointError(f"{path}: general.architecture is {architecture[:100]!r}, and npgpt reads only 'gpt2'")
     if "split.count" in metadata and metadata.number("split.count", "uint16") > 1:
         raise CheckpointError(f"{path}: one part of several (split.count): put them together with llama-gguf-split")
     tensors = to_ours(NAMES, stored, path)
@@ -74,7 +72,6 @@ def read(file: MappedFile) -> Checkpoint:
     if "lm_head.weight" in tensors and equal(tensors["lm_head.weight"], tensors["wte.weight"]):
         del tensors["lm_head.weight"]
         ignored_keys = ("output.weight",)
-    file.release_pages()
     vocab_size = tensors["wte.weight"].shape[0]
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
     tokenizer = tokenizer_in(metadata, vocab_size, path)
@@ -118,18 +115,17 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
         ("scale_attn_by_inverse_layer_idx", False),
     ):
         if getattr(config, field) != wanted:
-            raise CheckpointError(
-                f"{path}: {field} is {getattr(config, field)}, and llama.cpp computes a GPT-2 with {wanted} only"
-            )
+            raise CheckpointError(f"{path}: {field} is {getattr(config, field)}, and llama.cpp has only {wanted}")
     if np.float32(config.layer_norm_epsilon) == 0:
         raise CheckpointError(f"{path}: layer_norm_epsilon is {config.layer_norm_epsilon}, which is 0 in float32")
+    values = {**config.to_dict(), "n_inner": config.inner_size}
     metadata = {
         "general.architecture": "gpt2",
         "general.type": "model",
         "general.name": path.stem.encode(errors="replace").decode(),
         "general.file_type": _FILE_TYPES[dtype],
         "general.quantization_version": 2,
-        **{key: (float if type == "float32" else int)(_value(config, field)) for field, key, type in _FIELDS},
+        **{key: (float if type == "float32" else int)(values[field]) for field, key, type in _FIELDS},
         "gpt2.vocab_size": config.vocab_size,
         **tokenizer_metadata(checkpoint.tokenizer, config.vocab_size),
     }
@@ -141,10 +137,6 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
         type = _type(name, tensor.shape, dtype)
         tensors[name] = (by_type["F16"][name] if type == "F16" else tensor, type)
     write_gguf_file(path, metadata, tensors)
-
-
-def _value(config, field):
-    return config.inner_size if field == "n_inner" else getattr(config, field)
 
 
 def _type(name: str, shape: tuple[int, ...], dtype: str) -> str:

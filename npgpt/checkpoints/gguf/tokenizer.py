@@ -48,7 +48,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
 
 
 def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
-    """What finds the tokenizer of a model with so many ids: in the file; beside it, if the file says nothing of one.
+    """The finder of the tokenizer of a model with so many ids: in the file; beside it, if the file says nothing of one.
 
     It is GPT-2's only if each token is. Raises CheckpointError.
     """

@@ -70,8 +70,8 @@ def weights_of_huggingface(
         if not equal(found["lm_head.weight"], found["wte.weight"]):
             # transformers 4 uses wte.weight for both here, transformers 5 uses each: only the owner knows the right one
             raise CheckpointError(
-                f"{source}: tensor 'lm_head.weight' differs from 'wte.weight', and tie_word_embeddings says that "
-                f"they are one; set it to false in {config_file} to use both"
+                f"{source}: tensor 'lm_head.weight' differs from 'wte.weight': to use both, set tie_word_embeddings to "
+                f"false in {config_file}"
             )
         del found["lm_head.weight"]
         ignored_keys.append("lm_head.weight")
@@ -97,7 +97,7 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
     activation = values.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise CheckpointError(
-            f"{source}: activation_function is {reprlib.repr(activation)}, and npgpt has {', '.join(_ACTIVATIONS)}"
+            f"{source}: activation_function is {reprlib.repr(activation)}: not {', '.join(_ACTIVATIONS)}"
         )
     dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
     if not dropouts[0] == dropouts[1] == dropouts[2]:
@@ -141,8 +141,7 @@ def _setting(values: dict, key: str, default, source: str):
     synonym = _SYNONYMS.get(key)
     if key == "n_positions" and not {key, synonym} & set(values):
         synonym = "n_ctx"  # in old files beside n_positions; transformers reads only that one, if there is one
-    if synonym not in values:
-        return values.get(key, default)
-    if key in values and values[key] != values[synonym]:
+    value = values.get(key, values.get(synonym, default))
+    if values.get(synonym, value) != value:
         raise CheckpointError(f"{source}: {key} and {synonym} mean the same, and have different values")
-    return values[synonym]
+    return value

@@ -6,8 +6,8 @@
 
 That is how huggingface_hub lays the cache out, which all its users share ("Understand caching" in its documentation).
 Looking there takes neither a package nor a network. Downloading is left to huggingface_hub, except for two things that
-it (2.4) does not do: go on with what an interrupted try left, and compare a large file's sha256 before it is used. So
-large files are put into blobs/ here, with its ``http_get``, and huggingface_hub finds them there.
+it (2.4) does not do: resume an interrupted download, and compare a large file's sha256 before it is used. Large files
+are put into blobs/ here, with its ``http_get``, and huggingface_hub finds them there.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from pathlib import Path
 from npgpt.checkpoints.huggingface.config import config_from_huggingface
 from npgpt.checkpoints.huggingface.read import WEIGHTS, shards
 from npgpt.checkpoints.shared.atomic import atomic_write
-from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
@@ -74,7 +73,7 @@ def find(name: str | Path) -> Path:
             return snapshot
     try:
         offline = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
-        if _is_true(os.environ.get(offline)):
+        if os.environ.get(offline, "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise _NotFound(f"{offline} is set: unset it to download the model")
         return _download(name, cache)
     except _NotFound as error:
@@ -102,10 +101,6 @@ def _expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
-def _is_true(value: str | None) -> bool:
-    return (value or "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def _storage(cache: Path, name: str) -> Path:
     return cache / f"models--{name.replace('/', '--')}"
 
@@ -113,24 +108,17 @@ def _storage(cache: Path, name: str) -> Path:
 def _cached(storage: Path) -> Path | None:
     """The snapshot that refs/main names, if all of the model is there. Raises CheckpointError if its index is bad."""
     try:
-        ref = MappedFile(storage / "refs" / "main")
-        commit = ref.take(0, min(ref.size, 100), "a commit").decode().strip()
-    except (CheckpointError, UnicodeDecodeError):
+        commit = (storage / "refs" / "main").read_text().strip()
+    except (OSError, UnicodeDecodeError):
         return None
     if not _COMMIT.fullmatch(commit):  # anything else could lead out of the cache
         return None
     snapshot = storage / "snapshots" / commit
-    return snapshot if _is_complete(snapshot) else None
-
-
-def _is_complete(snapshot: Path) -> bool:
-    """Whether there are config.json and the weights; a download that was interrupted has none, or not all shards."""
-    there = [file for file in WEIGHTS if os.path.isfile(snapshot / file)]
-    if not there or not os.path.isfile(snapshot / "config.json"):
-        return False
-    return not there[0].endswith(".index.json") or all(
-        os.path.isfile(snapshot / file) for file in shards(snapshot / there[0])
-    )
+    weights = next((file for file in WEIGHTS if os.path.isfile(snapshot / file)), None)
+    if weights is None:  # as an interrupted download leaves it
+        return None
+    names = shards(snapshot / weights) if weights.endswith(".index.json") else ()
+    return snapshot if all(os.path.isfile(snapshot / file) for file in ("config.json", *names)) else None
 
 
 # The download
@@ -150,22 +138,19 @@ def _download(name: str, cache: Path) -> Path:
         return model.download()
     except (CheckpointError, _NotFound):
         raise
-    except errors.GatedRepoError:
-        raise _NotFound(f"Its owner gives it on request: see {endpoint}/{name}, then {log_in}") from None
     except Exception as error:  # what huggingface_hub and the packages under it raise has no common base
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-            raise _NotFound(f"{endpoint} has no {name} either, or it is private: then {log_in}") from None
-        if status == 403:
-            raise _NotFound(f"{endpoint} refuses {name}: {log_in}, with a token that may read it") from None
-        raise _NotFound(
-            f"{name} can't be downloaded from {endpoint} ({_first_line(error)}): try again, and it goes on from there"
-        ) from None
+        if isinstance(error, errors.GatedRepoError):
+            reason = f"Its owner gives it on request: see {endpoint}/{name}, then {log_in}"
+        elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+            reason = f"{endpoint} has no {name} either, or it is private: then {log_in}, with a token that may read it"
+        else:
+            reason = f"{name} can't be downloaded from {endpoint} ({_first_line(error)}): try again, and it resumes"
+        raise _NotFound(reason) from None
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {str(error).strip()[:200]}".split("\n")[0]
 
 
 class _Remote:
@@ -179,16 +164,17 @@ class _Remote:
         self.hub, self.http_get, self.headers, self.lock = huggingface_hub, http_get, build_hf_headers, WeakFileLock
         self.name, self.cache, self.endpoint = name, cache, endpoint
         self.storage = _storage(cache, name)
+        self.revision = "main"
 
     def download(self) -> Path:
         """-> the snapshot. Its weights come last, and refs/main after all, so nothing half-done looks whole."""
-        config_there = self._metadata("config.json", "main")
+        config_there = self._metadata("config.json")
         if config_there is None:
             raise _NotFound(f"{self.name} has no config.json at {self.endpoint}, so it is no model of transformers")
-        self.commit = config_there.commit_hash
-        if not _COMMIT.fullmatch(self.commit or ""):
+        self.revision = config_there.commit_hash
+        if not _COMMIT.fullmatch(self.revision or ""):
             raise ValueError("its answers don't have the headers of a Hugging Face hub")
-        snapshot = self.storage / "snapshots" / self.commit
+        snapshot = self.storage / "snapshots" / self.revision
         self._get("config.json")
         config = snapshot / "config.json"
         config_from_huggingface(read_json_object(config), str(config))  # a model for us? Gigabytes are not first
@@ -202,32 +188,32 @@ class _Remote:
                 raise _NotFound(f"{self.name} has no {shard[:100]!r} at {self.endpoint}, which its index names")
         (self.storage / "refs").mkdir(exist_ok=True)
         with atomic_write(self.storage / "refs" / "main") as ref:
-            ref.write(self.commit.encode())
+            ref.write(self.revision.encode())
         return snapshot
 
     def _get(self, file: str) -> bool:
         """Get one file into the snapshot; False if the hub doesn't have it."""
-        metadata = self._metadata(file, self.commit)
+        metadata = self._metadata(file)
         if metadata is None:
             return False
         if _SHA256.fullmatch(metadata.etag or "") and metadata.size is not None:  # what the hub calls an LFS file
             self._get_blob(file, metadata.etag, metadata.size)
-        self.hub.hf_hub_download(self.name, file, revision=self.commit, cache_dir=self.cache, endpoint=self.endpoint)
+        self.hub.hf_hub_download(self.name, file, revision=self.revision, cache_dir=self.cache, endpoint=self.endpoint)
         return True
 
-    def _metadata(self, file: str, revision: str):
+    def _metadata(self, file: str):
         try:
-            return self.hub.get_hf_file_metadata(self._url(file, revision))
+            return self.hub.get_hf_file_metadata(self._url(file))
         except self.hub.errors.EntryNotFoundError:
             return None
 
-    def _url(self, file: str, revision: str) -> str:
-        return self.hub.hf_hub_url(self.name, file, revision=revision, endpoint=self.endpoint)
+    def _url(self, file: str) -> str:
+        return self.hub.hf_hub_url(self.name, file, revision=self.revision, endpoint=self.endpoint)
 
     def _get_blob(self, file: str, sha256: str, size: int) -> None:
         """Put a large file into blobs/: all of it, with the right sha256, or not at all.
 
-        What an interrupted try leaves, in SHA256.incomplete, the next one goes on with.
+        An interrupted download leaves SHA256.incomplete, and the next one resumes there.
         """
         blob = self.storage / "blobs" / sha256
         partial = blob.with_name(f"{sha256}.incomplete")
@@ -241,12 +227,18 @@ class _Remote:
                         stream.truncate(0)
                         stream.seek(0)
                     begin = stream.tell()
-                    self._check_space(file, size - begin)
+                    needed, free = size - begin, shutil.disk_usage(self.storage).free
+                    if needed > free:
+                        raise CheckpointError(
+                            f"{self.name}: {file}: {needed / 1e9:.1f} GB are to be downloaded, and {self.cache} has "
+                            f"room for {free / 1e9:.1f} GB; HF_HUB_CACHE can name a folder on another disk"
+                        )
+                    headers = {**self.headers(), "Accept-Encoding": "identity"}
                     self.http_get(
-                        self._url(file, self.commit),
+                        self._url(file),
                         stream,
                         resume_size=begin,
-                        headers={**self.headers(), "Accept-Encoding": "identity"},
+                        headers=headers,
                         expected_size=size,
                         displayed_filename=file,
                     )
@@ -263,11 +255,3 @@ class _Remote:
                         f"{self.name}: {file}: what {self.endpoint} sent is damaged, and was thrown away: its sha256 "
                         f"is {found}, not {sha256}; try again, or {_BY_HAND}"
                     )
-
-    def _check_space(self, file: str, needed: int) -> None:
-        free = shutil.disk_usage(self.storage).free
-        if needed > free:
-            raise CheckpointError(
-                f"{self.name}: {file}: {needed / 1e9:.1f} GB are to be downloaded, and {self.cache} has room for "
-                f"{free / 1e9:.1f} GB; HF_HUB_CACHE can name a folder on another disk"
-            )

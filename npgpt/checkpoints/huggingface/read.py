@@ -7,24 +7,20 @@ from pathlib import Path
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
 from npgpt.checkpoints.huggingface.tokenizer import tokenizer_of_folder
 from npgpt.checkpoints.pytorch import file as pytorch
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.checkpoints.shared.tokenizers import beside
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 # The first that is there is taken, as transformers does. What is in one is told from its content, not from its name.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHTS = tuple(name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
 MAX_SHARDS = 1000
 MAX_INDEX_BYTES = 10_000_000
 
@@ -71,9 +67,7 @@ def _checkpoint(
     format: str, values: dict, config: GPTConfig, stored: dict[str, LazyTensor], source: Path, files: tuple
 ):
     tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
-    for file in files:
-        file.release_pages()  # comparing a head with the embedding has read them
-    check_own_numbers(tensors, files, source)
+    check_shares_nothing(tensors, files, source)
     guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
     tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))
     return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer)
@@ -100,18 +94,16 @@ def shards(index: Path) -> dict[str, set[str]]:
     The names are a stranger's: they must be names of files in the index's own folder. Raises CheckpointError.
     """
     places = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map: an object of file names was expected")
-    names = sorted(set(places.values()))
-    if not 0 < len(names) <= MAX_SHARDS:
-        raise CheckpointError(f"{index}: weight_map: 1 to {MAX_SHARDS} files were expected, not {len(names)}")
-    for name in names:
-        if name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
-            raise CheckpointError(f"{index}: weight_map: {name[:100]!r} is not the name of a file beside it")
-    found = {name: set() for name in names}
+    found: dict[str, set[str]] = {}
     for tensor, name in places.items():
-        found[name].add(tensor)
-    return found
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:") or not name.isprintable():
+            raise CheckpointError(f"{index}: weight_map: {str(name)[:100]!r} is not the name of a file beside it")
+        found.setdefault(name, set()).add(tensor)
+    if len(found) > MAX_SHARDS:
+        raise CheckpointError(f"{index}: weight_map: up to {MAX_SHARDS} files were expected, not {len(found)}")
+    return dict(sorted(found.items()))
 
 
 def _open_shards(index: Path) -> tuple[dict[str, LazyTensor], tuple[MappedFile, ...], str]:

@@ -111,19 +111,17 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> To
     return GPT2Tokenizer() if guess and vocab_size == len(gpt2) else None
 
 
-def _vocabulary(file: Path):
-    """What is in the place of a vocabulary; None in a file that is too long for GPT-2's."""
+def _vocabulary(file: Path) -> object:
+    """The value in the place of a vocabulary; None in a file that is too long for GPT-2's."""
     mapped = MappedFile(file)
-    if mapped.size > _MAX_BYTES:
+    data = mapped.take(0, min(mapped.size, _MAX_BYTES), "JSON")
+    if len(data) < mapped.size or items_at_most(data) > MAX_ITEMS:
         return None
-    data = mapped.take(0, mapped.size, "JSON")
-    if items_at_most(data) > MAX_ITEMS:
-        return None
-    values = parse_json(data, str(file))
-    if file.name == "tokenizer.json":
-        model = values.get("model") if isinstance(values, dict) else None
-        return model.get("vocab") if isinstance(model, dict) else None
-    return values
+    match parse_json(data, str(file)):
+        case {"model": {"vocab": vocabulary}} if file.name == "tokenizer.json":
+            return vocabulary
+        case values:
+            return values
 
 
 @cache

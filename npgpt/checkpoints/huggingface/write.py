@@ -27,19 +27,14 @@ def write(folder: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> Non
     end = {key: values[key] for key in ("bos_token_id", "eos_token_id")}
     try:
         with atomic_folder(folder) as unfinished:
-            _write_weights(unfinished / "model.safetensors", tensors, folder)
+            write_safetensors(unfinished / "model.safetensors", tensors)
             write_json(unfinished / "config.json", values)
             write_json(unfinished / "generation_config.json", {"_from_model_config": True, **end})
             if tokenizer is not None:
                 write_tokenizer_files(unfinished, tokenizer, checkpoint.config.block_size)
     except FileExistsError:
         raise CheckpointError(f"{folder} is there already: name a new file or folder") from None
+    except CheckpointError as error:  # which may name the unfinished folder, of which nobody knows
+        raise CheckpointError(str(error).replace(str(unfinished), str(folder))) from error
     except OSError as error:
         raise CheckpointError(f"{folder}: can't be written: {error.strerror}") from error
-
-
-def _write_weights(path: Path, tensors, folder) -> None:
-    try:
-        write_safetensors(path, tensors)
-    except CheckpointError as error:  # which may name the unfinished folder, of which nobody knows
-        raise CheckpointError(str(error).replace(str(path.parent), str(folder))) from error

@@ -176,8 +176,7 @@ class _Machine:
     def find(self, name: str) -> Global:
         if name not in self.allowed:
             raise CheckpointError(
-                f"it asks for {name[:100]!r}, and nothing but tensors, dicts, lists, strings and numbers is read: "
-                f"programs are never run"
+                f"it asks for {name[:100]!r}: programs are never run, and only tensors and values are read"
             )
         return self.allowed[name]
 

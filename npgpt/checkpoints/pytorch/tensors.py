@@ -75,12 +75,9 @@ class Storage:
         for first in range(0, self.nbytes, PIECE_BYTES):
             length = min(PIECE_BYTES, self.nbytes - first)
             crc = zlib.crc32(self.file.array(self.begin + first, "u1", length, self.place), crc)
-            if length == PIECE_BYTES:
-                self.file.release_pages()  # a model may be one storage
+            self.file.release_pages()  # a model may be one storage
         if crc != self.crc:
-            raise CheckpointError(
-                f"{self.file.path}: {self.place}: damaged: its CRC-32 is not what the ZIP directory says"
-            )
+            raise CheckpointError(f"{self.file.path}: {self.place}: damaged: its CRC-32 is another")
         self.crc = None
 
 
@@ -111,14 +108,14 @@ class Tensors:
             raise CheckpointError("a storage must be named by a tuple of its type, key, device and length")
         kind, key, _, count = id[1:5]
         if not isinstance(kind, Global) or kind.name not in STORAGE_TYPES or not isinstance(key, str):
-            raise CheckpointError("a storage must be named by its type, and a string for its key")
+            raise CheckpointError("a storage must be named by a tuple of its type, key, device and length")
         _check_sizes((count,), "a storage's length")
         if key not in self.storages:
             self.storages[key] = self.new_storage(key, kind.name, count)
         storage = self.storages[key]
         if (kind.name, count) != (storage.kind, storage.count):
             raise CheckpointError(
-                f"{storage.place} is {storage.count:,} of {storage.kind} at first, then {count:,} of {kind.name}"
+                f"{storage.place} is {storage.count:,} of {storage.kind}, then {count:,} of {kind.name}"
             )
         return storage
 
@@ -131,8 +128,6 @@ class Tensors:
         _check_sizes(strides, "a tensor's stride")
         if any(others[2:]):
             raise CheckpointError("a tensor with metadata, such as one that is negated when it is looked at")
-        if len(shape) != len(strides):
-            raise CheckpointError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
         return self._stored(storage, offset, shape, strides)
 
     def rebuild_parameter(self, tensor: object, requires_grad: object, hooks: object) -> LazyTensor:
@@ -152,8 +147,7 @@ class Tensors:
             last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if last >= storage.count or count > storage.count:
             raise CheckpointError(
-                f"a tensor of size {reprlib.repr(shape)} and stride {reprlib.repr(strides)} from element "
-                f"{reprlib.repr(offset)} on, in a storage of {storage.count:,} elements"
+                f"a tensor of size {shape} and stride {strides} is beyond its storage of {storage.count:,}"
             )
         place = (storage, offset, shape, strides)
         if place not in self.made:
@@ -172,9 +166,9 @@ def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tupl
     return LazyTensor(shape, storage.dtype, read_rows)
 
 
-def _check_sizes(values: object, what: str) -> None:
-    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} numbers, not {short_repr(values)}")
-    for value in values:
-        if type(value) is not int or not 0 <= value < 2**63:  # True is not a number here
-            raise CheckpointError(f"{what} must be a whole number of at least 0, not {short_repr(value)}")
+def _check_sizes(values: Any, what: str) -> None:
+    """Raise CheckpointError unless they are up to MAX_DIMENSIONS whole numbers of at least 0; True is none here."""
+    is_tuple = isinstance(values, tuple) and len(values) <= MAX_DIMENSIONS
+    if not is_tuple or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        shown = ", ".join(map(short_repr, values)) if is_tuple else short_repr(values)
+        raise CheckpointError(f"{what} must be a tuple of up to {MAX_DIMENSIONS} whole numbers, not {shown[:100]}")

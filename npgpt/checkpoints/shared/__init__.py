@@ -1,1 +1,1 @@
-"""What the readers and writers of all formats share."""
+"""Code that the readers and writers of all formats share."""

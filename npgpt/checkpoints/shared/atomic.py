@@ -11,8 +11,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,19 +38,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     link: the file that it points to is replaced. Raises OSError, as ``open`` does.
     """
     target = Path(os.path.realpath(path))
-    _remove_leftovers(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
-    try:
-        with open(temporary, "xb") as file:
-            _lock(file)
+    with _temporary(target, Path.touch) as temporary:
+        with open(temporary, "r+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
 
 
 @contextmanager
@@ -74,17 +67,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    _remove_leftovers(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
-    try:
-        temporary.mkdir()
-        with _locked_folder(temporary):
-            yield temporary
-            os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync_folder(target.parent)
+    with _temporary(target, Path.mkdir) as temporary:
+        yield temporary
+        os.rename(temporary, target)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -94,22 +79,37 @@ def write_json(path: str | Path, value: object) -> None:
         file.write(text.encode())
 
 
-def _lock(file) -> None:
-    """Mark the temporary file as being written. The system drops the lock when the process ends, however it ends."""
-    if fcntl is not None:
-        with suppress(OSError):  # some network file systems have no locks; there, leftovers stay
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+@contextmanager
+def _temporary(target: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside ``target``, locked; removed if the block raises."""
+    _remove_leftovers(target)
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        create(path)
+        with _locked(path, wait=True):
+            if not path.exists():  # another writer took it for a leftover, before the lock
+                continue
+            try:
+                yield path
+            except BaseException:
+                _remove(path)
+                raise
+        return _sync_folder(target.parent)
 
 
 @contextmanager
-def _locked_folder(folder: Path):
-    """The same for a folder."""
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    """Mark a file or folder as being written. The system drops the lock when the process ends, however it ends.
+
+    Raises OSError if another process has the lock, unless ``wait``.
+    """
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        with suppress(OSError) if wait else nullcontext():  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -117,16 +117,14 @@ def _locked_folder(folder: Path):
 
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed writers of ``target`` left, but nothing that a living one is still writing."""
-    for leftover in target.parent.iterdir():
-        if leftover.name.startswith(f".{target.name}.") and leftover.name.endswith(_SUFFIX):
-            with suppress(OSError):  # locked by its writer, or gone already
-                if fcntl is not None:
-                    descriptor = os.open(leftover, os.O_RDONLY)
-                    try:
-                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    finally:
-                        os.close(descriptor)
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for path in target.parent.iterdir():
+        if path.name.startswith(f".{target.name}.") and path.name.endswith(_SUFFIX):
+            with suppress(OSError), _locked(path, wait=False):  # locked by its writer, or gone already
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

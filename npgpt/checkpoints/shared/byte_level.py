@@ -1,4 +1,4 @@
-"""How GPT-2's tokens are written in other programs' files: their bytes as printable characters, and merges in order.
+"""GPT-2's tokens in other programs' files: their bytes as printable characters, and merges in order.
 
 A vocabulary is a list of byte strings, and tiktoken needs no more. Hugging Face's tokenizer files and GGUF hold text,
 so there every byte is a character; and they hold each token's last merge as well, which the ranks determine.

@@ -1,4 +1,4 @@
-"""What a writer does with a checkpoint's tensors first: one dtype for all, and the biases that its format must have."""
+"""A checkpoint's tensors made ready for a writer: one dtype for all, and the biases that its format must have."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +40,13 @@ def _checked(name: str, tensor: LazyTensor, dtype: str, path) -> LazyTensor:
         return tensor
 
     def read_rows(first, last):
-        numbers = tensor.read_rows(first, last)
+        elements = tensor.read_rows(first, last)
         with np.errstate(over="ignore"):
-            found = bf16_to_f32(f32_to_bf16(numbers)) if dtype == "BF16" else numbers.astype(_NUMPY[dtype])
+            found = bf16_to_f32(f32_to_bf16(elements)) if dtype == "BF16" else elements.astype(_NUMPY[dtype])
         if not np.isfinite(found).all():
-            lost = np.isfinite(numbers) & ~np.isfinite(found)
+            lost = np.isfinite(elements) & ~np.isfinite(found)
             if lost.any():
-                raise CheckpointError(f"{path}: tensor {name}: {numbers[lost][0]:.6g} is too large for {dtype}")
+                raise CheckpointError(f"{path}: tensor {name}: {elements[lost][0]:.6g} is too large for {dtype}")
         return found
 
     return replace(tensor, dtype=dtype, read_rows=read_rows)

@@ -1,4 +1,4 @@
-"""What every format is read to, and written from."""
+"""The checkpoint: every format is read to it, and written from it."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -1,6 +1,6 @@
-"""A tensor that is in a file: what it is can be asked at once, its numbers come a few rows at a time.
+"""A tensor that is in a file: what it is can be asked at once, its elements are read a few rows at a time.
 
-So loading takes the memory of the model and a little more, whatever form the numbers are stored in.
+So loading takes the memory of the model and a little more, whatever dtype the elements are stored in.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,8 +9,9 @@ from math import prod
 
 import numpy as np
 
-FLOATS = ("F64", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")  # the dtypes that weights may have
-CHUNK = 1 << 20  # numbers that are converted at a time
+# The dtypes that weights may have, and the bytes of an element.
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q6_K": 210 / 256}
+CHUNK = 1 << 20  # elements that are converted at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +19,8 @@ class LazyTensor:
     """A tensor in a file.
 
     shape       as we use it
-    dtype       as most formats call it: "F32", "BF16", "Q8_0", "I64"; ``FLOATS`` says which are weights
-    read_rows   read_rows(first, last) -> the tensor's numbers there, along the file's first axis: an array of shape
+    dtype       as most formats call it: "F32", "BF16", "Q8_0", "I64"; ``BYTES`` says which are weights
+    read_rows   read_rows(first, last) -> the tensor's elements there, along the file's first axis: an array of shape
                 (last - first, ...), of a dtype that NumPy has (BF16 becomes float32); read-only if it is a view
                 of the file. A tensor without axes has one row
     transposed  the file has its two axes the other way round
@@ -36,7 +37,7 @@ class LazyTensor:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype in FLOATS
+        return self.dtype in BYTES
 
     @property
     def T(self) -> "LazyTensor":
@@ -50,7 +51,7 @@ class LazyTensor:
         return self.shape[::-1] if self.transposed else self.shape
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first, rows) chunks from the first row of the file's tensor to the last, some CHUNK numbers at a time."""
+        """(first, rows) chunks from the first row of the file's tensor to the last, some CHUNK elements at a time."""
         if self.size == 0:
             return
         rows, *others = self.file_shape or (1,)
@@ -59,12 +60,12 @@ class LazyTensor:
             yield first, self.read_rows(first, min(first + step, rows))
 
     def iter_flat(self) -> Iterator[np.ndarray]:
-        """Chunks of rows that, one after the other, hold the numbers in C order. All of a transposed one is read."""
+        """Chunks of rows that, one after the other, hold the elements in C order. All of a transposed one is read."""
         if self.transposed and self.size:
             whole, step = self.numpy(), max(1, CHUNK // self.shape[1])
             yield from (whole[first : first + step] for first in range(0, len(whole), step))
         else:
-            yield from (numbers for _, numbers in self.chunks())
+            yield from (elements for _, elements in self.chunks())
 
     def copy_to(self, out: np.ndarray) -> bool:
         """Copy the elements to ``out``, an array of our shape, converted to its dtype; False if one is not finite.
@@ -77,20 +78,20 @@ class LazyTensor:
             raise ValueError(f"{out.shape} is not the shape {self.shape}")
         target = out.T if self.transposed else out.reshape(1) if out.ndim == 0 else out
         finite = True
-        for first, numbers in self.chunks():
-            part = target[first : first + len(numbers)]
+        for first, elements in self.chunks():
+            part = target[first : first + len(elements)]
             with np.errstate(over="ignore", invalid="ignore"):
-                np.copyto(part, numbers, casting="same_kind")
+                np.copyto(part, elements, casting="same_kind")
                 # One pass over what is in the cache. A sum of finite elements may overflow, so it is not the last word.
                 finite = finite and bool(np.isfinite(part.sum()) or np.isfinite(part).all())
         return finite
 
     def numpy(self) -> np.ndarray:
-        """All the numbers, of our shape, read-only; a view of the file where it has them as NumPy does."""
+        """All the elements, of our shape, read-only; a view of the file where it has them as NumPy does."""
         rows = self.file_shape[0] if self.file_shape else 1
-        numbers = self.read_rows(0, rows).reshape(self.file_shape)
-        numbers.flags.writeable = False
-        return numbers.T if self.transposed else numbers
+        elements = self.read_rows(0, rows).reshape(self.file_shape)
+        elements.flags.writeable = False
+        return elements.T if self.transposed else elements
 
 
 def lazy_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
@@ -102,7 +103,7 @@ def lazy_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
 
 
 def equal(a: LazyTensor, b: LazyTensor) -> bool:
-    """Whether shapes and all numbers are the same, with no more than two chunks of either in memory."""
+    """True if shapes and all elements are the same. Compares with no more than two chunks of either in memory."""
     if a is b:
         return True
     if a.shape != b.shape:
@@ -119,9 +120,9 @@ def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
     return wide.view(np.float32)
 
 
-def f32_to_bf16(numbers: np.ndarray) -> np.ndarray:
+def f32_to_bf16(elements: np.ndarray) -> np.ndarray:
     """float -> bfloat16, as uint16: rounded to the nearest, and of two that are as near to the even one."""
-    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    bits = np.ascontiguousarray(elements, np.float32).view(np.uint32)
     odd = (bits >> 16) & 1
     rounded = (bits + (0x7FFF + odd)) >> 16
     # Rounding would carry the NaN with the most bits set into the sign, and others into infinity.
@@ -130,7 +131,4 @@ def f32_to_bf16(numbers: np.ndarray) -> np.ndarray:
 
 def name_of(dtype: np.dtype) -> str:
     """NumPy's float32 -> "F32", int64 -> "I64", bool -> "BOOL"."""
-    if dtype.kind == "b":
-        return "BOOL"
-    letter = {"f": "F", "i": "I", "u": "U"}.get(dtype.kind)
-    return f"{letter}{8 * dtype.itemsize}" if letter else str(dtype)
+    return dtype.name.upper().replace("FLOAT", "F").replace("UINT", "U").replace("INT", "I")

@@ -42,9 +42,8 @@ class MappedFile:
         found = formats.identify(begin, end)
         if found is None:
             tried = ", ".join(row.name for row in formats.FORMATS if row.matches)
-            raise CheckpointError(
-                f"{self.path}: not a file format that npgpt reads (tried: {tried}){_hint(self, begin)}"
-            )
+            hint = _hint(self, begin)
+            raise CheckpointError(f"{self.path}: not a file format that npgpt reads (tried: {tried}){hint}")
         return found
 
     def take(self, begin: int, length: int, what: str) -> bytes:
@@ -53,7 +52,7 @@ class MappedFile:
         return self._map[begin : begin + length]
 
     def array(self, begin: int, dtype: DTypeLike, count: int, what: str) -> np.ndarray:
-        """``count`` numbers of ``dtype`` from ``begin`` on: (count,), a read-only view of the file."""
+        """``count`` elements of ``dtype`` from ``begin`` on: (count,), a read-only view of the file."""
         dtype = np.dtype(dtype)
         self._check(begin, count * dtype.itemsize, what)
         if count == 0:
@@ -90,14 +89,14 @@ class Cursor:
         return int(self.array(dtype, 1, what)[0])
 
     def array(self, dtype: DTypeLike, count: int, what: str) -> np.ndarray:
-        """The next ``count`` numbers, a read-only view of the file."""
+        """The next ``count`` elements, a read-only view of the file."""
         found = self.file.array(self.position, dtype, count, what)
         self.position += found.nbytes
         return found
 
 
 def _hint(file: MappedFile, begin: bytes) -> str:
-    """What an unknown file may be instead."""
+    """The likely nature of an unknown file, for its message."""
     if not file.size:
         return ": it is empty"
     if begin.startswith(b"version https://git-lfs"):

@@ -33,8 +33,7 @@ _OURS = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
 
 def short_name(name: str) -> str:
     """A stranger's name for a terminal: cut, and without what would move the cursor."""
-    name = name[:60]
-    return name if name.isprintable() else repr(name)
+    return name[:60] if name.isprintable() else repr(name[:60])
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:

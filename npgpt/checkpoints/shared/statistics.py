@@ -1,7 +1,7 @@
-"""What is in a checkpoint's tensors: statistics and warnings for one, differences between two. A piece at a time."""
+"""Statistics of a checkpoint's tensors, warnings about them, and differences between two. A piece at a time."""
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,15 +12,14 @@ from npgpt.checkpoints.shared.names import short_name
 LARGE = 1e4  # no weight of a GPT-2 comes near; float16 ends at 65,504
 
 
-@dataclass(frozen=True)
-class Survey:
-    """One tensor's numbers.
+class Survey(NamedTuple):
+    """One tensor's elements.
 
     norm        the root of the sum of squares, and largest the largest size, over the finite ones
     not_finite  how many are NaN or infinite
     zero_rows   how many of its rows (the vectors along the last axis) are all zero
-    constant    all numbers are this one; None if they differ, or there is one alone
-    digest      equal for equal numbers in equal order
+    constant    all elements are this one; None if they differ, or there is one alone
+    digest      equal for equal elements in equal order
     """
 
     norm: float
@@ -34,10 +33,9 @@ class Survey:
 def survey(tensor: LazyTensor) -> Survey:
     squares, largest, not_finite, zero_rows, first, same = 0.0, 0.0, 0, 0, None, tensor.size > 1
     digest = hashlib.blake2b(str(tensor.shape).encode())
-    for numbers in tensor.iter_flat():
-        numbers = np.ascontiguousarray(numbers)
-        zero_rows += int(np.count_nonzero(~numbers.any(axis=-1)))
-        flat = numbers.reshape(-1)
+    for rows in tensor.iter_flat():
+        zero_rows += int(np.count_nonzero(~rows.any(axis=-1)))
+        flat = rows.reshape(-1)
         for begin in range(0, flat.size, CHUNK):  # one row may be all of it
             wide = flat[begin : begin + CHUNK].astype(np.float64)
             digest.update(wide.data)
@@ -53,42 +51,43 @@ def survey(tensor: LazyTensor) -> Survey:
 
 
 def warnings(checkpoint: Checkpoint, surveys: dict[str, Survey]) -> list[str]:
-    """What a careful reader would want to know of the weights, a line each."""
+    """Warnings about the weights, a line each."""
     odd, seen = [], {}
     for name, s in surveys.items():
-        tensor = checkpoint.tensors[name]
-        size = tensor.size
+        tensor, found = checkpoint.tensors[name], []
         if s.not_finite:
-            odd.append(f"{short_name(name)}: {s.not_finite:,} of {size:,} numbers are NaN or infinite")
+            found.append(f"{s.not_finite:,} of {tensor.size:,} elements are NaN or infinite")
         if s.largest > LARGE:
-            odd.append(f"{short_name(name)}: its largest number is {s.largest:.3g}")
+            found.append(f"its largest element is {s.largest:.3g}")
         if s.constant is not None and name.endswith(".weight"):
             # As layer norms' weights are made, with 1, and biases, with 0, before training.
             if not (".ln_" in f".{name}" and s.constant == 1):
-                odd.append(f"{short_name(name)}: all its numbers are {s.constant:.6g}")
+                found.append(f"all its elements are {s.constant:.6g}")
         elif s.zero_rows and len(tensor.shape) == 2:
-            odd.append(f"{short_name(name)}: {s.zero_rows:,} of {tensor.shape[0]:,} rows are zero")
+            found.append(f"{s.zero_rows:,} of {tensor.shape[0]:,} rows are zero")
         if s.constant is None and s.digest in seen:
-            odd.append(f"{short_name(name)}: the same numbers as {seen[s.digest]}")
+            found.append(f"the same elements as {seen[s.digest]}")
         seen.setdefault(s.digest, short_name(name))
+        odd += [f"{short_name(name)}: {line}" for line in found]
     return odd
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two tensors of one shape: the largest difference of two numbers, and the norm of all over the first's norm."""
+class Difference(NamedTuple):
+    """Two tensors of one shape: the largest difference of two elements, and the norm of all over the first's norm."""
 
     largest: float
     relative: float
 
 
 def difference(a: LazyTensor, b: LazyTensor) -> Difference | None:
-    """None if all numbers are equal; NaN equals NaN. The shapes must be equal.
+    """The difference of two tensors of one shape; None if all elements are equal. NaN equals NaN.
 
     A NaN or an infinity that the other one doesn't have is an infinite difference.
     """
     equal, largest, squares, norm = True, 0.0, 0.0, 0.0
-    for x, y in _together(a, b):
+    chunks = zip(a.chunks(), b.chunks(), strict=True)
+    pairs = ((x, y) for (_, x), (_, y) in chunks) if a.transposed == b.transposed else [(a.numpy(), b.numpy())]
+    for x, y in pairs:
         x, y = x.astype(np.float64), y.astype(np.float64)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
         equal = equal and bool(same.all())
@@ -102,11 +101,3 @@ def difference(a: LazyTensor, b: LazyTensor) -> Difference | None:
     if equal:
         return None
     return Difference(largest, (squares / norm) ** 0.5 if norm else float("inf"))
-
-
-def _together(a: LazyTensor, b: LazyTensor):
-    """Pairs of arrays with the same part of both."""
-    if a.transposed == b.transposed:
-        yield from ((x, y) for (_, x), (_, y) in zip(a.chunks(), b.chunks(), strict=True))
-    elif a.size:
-        yield a.numpy(), b.numpy()

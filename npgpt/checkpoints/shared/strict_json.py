@@ -1,7 +1,6 @@
 """JSON from strangers, read without the leniency of Python's parser; a fault is a CheckpointError naming the file."""
 
 import json
-from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
     """Parse one JSON text. ``source`` begins every message: the file, and the part of it.
 
     Python's parser lets pass what other readers refuse or read differently; here these are errors: bytes that are not
-    UTF-8, a key given twice, NaN, a number beyond float64's range, and -0 as a whole number. Infinity is refused too
-    unless ``infinity``, for numbers of our own that may be infinite. Nesting is limited by Python's recursion limit,
-    what memory it takes by ``max_items``.
+    UTF-8, a key given twice, and NaN. Infinity is refused too unless ``infinity``, for numbers of our own that may be
+    infinite. Nesting is limited by Python's recursion limit, what memory it takes by ``max_items``.
     """
-
     if items_at_most(data) > max_items:
         raise CheckpointError(f"{source}: more than {max_items:,} items, so it is not what npgpt or others write")
 
@@ -29,17 +26,6 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
         if infinity and name != "NaN":
             return float(name)
         raise CheckpointError(f"{source}: {name} is there, which JSON does not have")
-
-    def whole_number(digits):
-        if digits == "-0":
-            raise CheckpointError(f"{source}: -0 is not a whole number")
-        return int(digits)
-
-    def decimal(digits):
-        value = float(digits)
-        if isinf(value):
-            raise CheckpointError(f"{source}: the number {digits[:20]} is too large")
-        return value
 
     def unique(pairs):
         values = {}
@@ -51,9 +37,7 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
 
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(
-            text, object_pairs_hook=unique, parse_constant=constant, parse_int=whole_number, parse_float=decimal
-        )
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{source}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -67,7 +51,7 @@ def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items
 
 
 def items_at_most(data: bytes | str) -> int:
-    """How many values JSON may hold, at most: each is some 200 bytes of memory once it is parsed, at most."""
+    """The most values that the JSON may hold; each takes up to 200 bytes of memory once it is parsed."""
     return sum(map(data.count, ",[{")) if isinstance(data, str) else sum(map(data.count, (b",", b"[", b"{")))
 
 

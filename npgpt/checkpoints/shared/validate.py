@@ -1,8 +1,10 @@
 """Check that the tensors in a file are those of its configuration; if not, say the likely reason."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from npgpt.checkpoints.shared.lazy_tensor import FLOATS, LazyTensor
+from npgpt.checkpoints.shared.lazy_tensor import BYTES, LazyTensor
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import listed
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import CheckpointError
@@ -23,7 +25,7 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     size = sum(tensor.size for tensor in tensors.values())
     if config.position != "learned" and config.block_size * config.n_embd > 4 * size + (1 << 22):
         raise CheckpointError(
-            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} numbers"
+            f"{source}: a context of {config.block_size:,} in its configuration, far too long for its {size:,} elements"
         )
     expected = parameter_shapes(config)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
@@ -41,15 +43,24 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
             )
         if not tensor.is_float:
             raise CheckpointError(
-                f"{source}: tensor {name} must hold floating-point numbers ({', '.join(FLOATS)}), and is {tensor.dtype}"
+                f"{source}: tensor {name} must hold floating-point numbers ({', '.join(BYTES)}), and is {tensor.dtype}"
             )
 
 
+def check_shares_nothing(tensors: dict[str, LazyTensor], files: Iterable[MappedFile], source: str | Path) -> None:
+    """Raise CheckpointError if the tensors take more bytes than the files have, so several share elements.
+
+    A file can say that all the layers are one. Such a small file would make a large model.
+    """
+    needed = sum(int(tensor.size * BYTES.get(tensor.dtype, 0)) for tensor in tensors.values())
+    size = sum(file.size for file in files)
+    if needed > size:
+        raise CheckpointError(f"{source}: the tensors take {needed:,} bytes of {size:,}: several share elements")
+
+
 def _named(layers: int) -> str:
-    for name, sizes in PRESETS.items():
-        if name.startswith("gpt2") and sizes["n_layer"] == layers:
-            return f": is this {name}?"
-    return ""
+    names = [name for name, sizes in PRESETS.items() if name.startswith("gpt2") and sizes["n_layer"] == layers]
+    return f": is this {names[0]}?" if names else ""
 
 
 def _likely_cause(name: str, shape: tuple, expected: tuple) -> str:

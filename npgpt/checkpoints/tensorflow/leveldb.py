@@ -27,7 +27,6 @@ from npgpt.errors import CheckpointError
 MAX_FILE_BYTES = 1_000_000  # GPT-2 XL's takes 30,000
 MAX_KEY_BYTES = 256  # keys are stored as what they don't share, so many long ones can be in a small file
 _FOOTER, _TRAILER = 48, 5
-_COMPRESSIONS = {1: "snappy", 2: "zstd"}
 
 
 def read_table(file: MappedFile) -> Iterator[tuple[bytes, bytes]]:
@@ -35,19 +34,14 @@ def read_table(file: MappedFile) -> Iterator[tuple[bytes, bytes]]:
     if file.size > MAX_FILE_BYTES:
         raise CheckpointError(f"{file.path}: larger than {MAX_FILE_BYTES:,} bytes, so it is not a GPT-2's index")
     if file.size < _FOOTER or file.take(file.size - 8, 8, "magic number") != TABLE_MAGIC:
-        raise CheckpointError(
-            f"{file.path}: it does not end with a table's magic number: it is cut off, or not a table"
-        )
+        raise CheckpointError(f"{file.path}: not a table, or cut off: it does not end with the magic number")
     footer = file.take(file.size - _FOOTER, 40, "footer")
     _, _, used = _handle(footer, 0, f"{file.path}: footer")
     offset, size, _ = _handle(footer, used, f"{file.path}: footer")
-    last, end = None, 0
+    last = None
     for number, (_, where) in enumerate(_entries(_block(file, offset, size, "index block"), f"{file.path}: index")):
         what = f"block {number}"
         offset, size, _ = _handle(where, 0, f"{file.path}: index: {what}")
-        if offset < end:
-            raise CheckpointError(f"{file.path}: {what}: it begins at {offset:,}, within the one before")
-        end = offset + size + _TRAILER
         for key, value in _entries(_block(file, offset, size, what), f"{file.path}: {what}"):
             if last is not None and key <= last:
                 raise CheckpointError(f"{file.path}: {what}: key {key[:100]!r} is not after {last[:100]!r}")
@@ -67,12 +61,8 @@ def _block(file: MappedFile, offset: int, size: int, what: str) -> bytes:
     data = file.take(offset, size + _TRAILER, what)
     if masked(crc32c(data[:-4])) != int.from_bytes(data[-4:], "little"):
         raise CheckpointError(f"{file.path}: {what}: its checksum is not that of its bytes, so it is damaged")
-    compression = data[size]
-    if compression != 0:
-        raise CheckpointError(
-            f"{file.path}: {what}: compressed ({_COMPRESSIONS.get(compression, compression)}), which is not read here; "
-            f"TensorFlow from 1.2 on saves indexes as they are"
-        )
+    if data[size] != 0:
+        raise CheckpointError(f"{file.path}: {what}: compressed; TensorFlow from 1.2 on saves indexes as they are")
     return data[:size]
 
 
@@ -85,10 +75,7 @@ def _entries(block: bytes, place: str) -> Iterator[tuple[bytes, bytes]]:
         own, position = varint(block, position, place)
         length, position = varint(block, position, place)
         if shared > len(key) or shared + own > MAX_KEY_BYTES or own + length > end - position:
-            raise CheckpointError(
-                f"{place}: damaged before byte {position:,}: a key that shares {shared:,} bytes of {len(key):,} and "
-                f"has {own:,} others, and a value of {length:,}; {max(end - position, 0):,} are left"
-            )
+            raise CheckpointError(f"{place}: damaged before byte {position:,}: a key or a value that is too long")
         key = key[:shared] + block[position : position + own]
         position += own
         yield key, block[position : position + length]

@@ -29,6 +29,7 @@ from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import to_ours
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.checkpoints.shared.tokenizers import beside, by_size
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
 from npgpt.checkpoints.tensorflow.leveldb import read_table
 from npgpt.checkpoints.tensorflow.protobuf import BYTES, FIXED32, VARINT, parse_message
@@ -54,13 +55,7 @@ NAMES = (
     ("model/ln_f/b", "ln_f.bias"),
 )
 # GPTConfig's field, and its key in hparams.json. All are in OpenAI's files; nothing else is.
-_FIELDS = (
-    ("vocab_size", "n_vocab"),
-    ("block_size", "n_ctx"),
-    ("n_embd", "n_embd"),
-    ("n_head", "n_head"),
-    ("n_layer", "n_layer"),
-)
+_FIELDS = {"vocab_size": "n_vocab", "block_size": "n_ctx", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
 # Saved beside the weights by training: the optimizer's moments, counters.
 _NOT_WEIGHTS = re.compile(r"(?!model/).*|model/.*/Adam(_1)?")
 
@@ -103,8 +98,11 @@ def read(file: MappedFile) -> Checkpoint:
         raise CheckpointError(f"{index}: an index, whose name must end with .index: its data are in files named alike")
     config = _config(index.with_name(HPARAMS_FILE))
     entries, ignored_keys, shard_count = _read_index(file)
-    shards = _open_shards(index, entries, shard_count)
-    tensors = to_ours(NAMES, {e.name: _stored(shards[e.shard], e) for e in entries}, index)
+    name = f"{index.with_suffix('')}.data-{{:05d}}-of-{shard_count:05d}"
+    shards = {number: MappedFile(name.format(number)) for number in sorted({entry.shard for entry in entries})}
+    stored = {entry.name: _stored(shards[entry.shard], entry) for entry in entries}
+    check_shares_nothing(stored, shards.values(), index)
+    tensors = to_ours(NAMES, stored, index)
     kind = f"{shard_count} shard{'s' if shard_count > 1 else ''}"
     format, tokenizer = f"OpenAI's TensorFlow ({kind})", beside(index, by_size(config.vocab_size))
     return Checkpoint(format, config, tensors, index, tuple(shards.values()), tuple(ignored_keys), tokenizer)
@@ -122,21 +120,16 @@ def current_index(folder: Path) -> Path:
     text = file.take(0, min(file.size, 100_000), "text")
     lines = re.findall(rb'^model_checkpoint_path: *"(?:/.*/|/)?([\w. =+-]{1,200})"\r?$', text, re.MULTILINE)
     if len(lines) != 1:
-        raise CheckpointError(
-            f'{path}: one line model_checkpoint_path: "NAME" was expected, not {len(lines)}, NAME of files beside it: '
-            f"leave only the name there, without a folder"
-        )
+        raise CheckpointError(f'{path}: one line model_checkpoint_path: "NAME" was expected, not {len(lines)}')
     return folder / f"{lines[0].decode()}.index"
 
 
 def _config(path: Path) -> GPTConfig:
     values = read_json_object(path)
-    keys = {key for _, key in _FIELDS}
-    if values.keys() != keys:
-        odd = sorted(values.keys() ^ keys)[0]
-        what = f"the setting {odd[:100]!r} is unknown" if odd in values else f"{odd} is missing"
-        raise CheckpointError(f"{path}: {what}; {', '.join(sorted(keys))} were expected")
-    return config_of({field: values[key] for field, key in _FIELDS}, f"{path}:", dict(_FIELDS))
+    if values.keys() != set(_FIELDS.values()):
+        odd = sorted(values.keys() ^ set(_FIELDS.values()))[0]
+        raise CheckpointError(f"{path}: {odd[:100]!r} is {'unknown' if odd in values else 'missing'}")
+    return config_of({field: values[key] for field, key in _FIELDS.items()}, f"{path}:", _FIELDS)
 
 
 def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
@@ -146,25 +139,19 @@ def _read_index(file: MappedFile) -> tuple[list[_Entry], list[str], int]:
     key, value = next(records, (None, b""))
     if key != b"":
         raise CheckpointError(f"{path}: its first key is not the header's")
-    shard_count = _shard_count(value, f"{path}: header")
+    found = parse_message(value, _HEADER, f"{path}: header")
+    if found.get("endianness"):
+        raise CheckpointError(f"{path}: header: big-endian, and only little-endian files are read")
+    shard_count = found.get("num_shards", 0)
     entries, ignored_keys = [], []
     for key, value in records:
         place = f"{path}: tensor {key[:100]!r}"
-        if not re.fullmatch(rb"[!-~]+", key):
-            raise CheckpointError(f"{place}: a name was expected: ASCII characters that can be printed, no spaces")
-        name = key.decode()
+        name = key.decode("ascii", "backslashreplace")
         if _NOT_WEIGHTS.fullmatch(name):
             ignored_keys.append(name)
         else:
             entries.append(_entry(name, value, shard_count, place))
     return entries, ignored_keys, shard_count
-
-
-def _shard_count(data: bytes, place: str) -> int:
-    header = parse_message(data, _HEADER, place)
-    if header.get("endianness", 0) != 0:
-        raise CheckpointError(f"{place}: endianness {header['endianness']}: only little-endian files are read here")
-    return header.get("num_shards", 0)
 
 
 def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
@@ -174,8 +161,7 @@ def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
         raise CheckpointError(f"{place}: it is stored in slices, which are not read here")
     dtype = found.get("dtype", 0)
     if dtype not in _DTYPES:
-        known = ", ".join(f"{number} ({name})" for number, (name, _) in _DTYPES.items())
-        raise CheckpointError(f"{place}: data type {dtype} is not one of {known}")
+        raise CheckpointError(f"{place}: data type {dtype} is not one of {_DTYPES}")
     dims = parse_message(found.get("shape", b""), _SHAPE, f"{place}: shape", "dim")["dim"][: MAX_DIMENSIONS + 1]
     shape = tuple(parse_message(dim, _DIM, f"{place}: shape").get("size", 0) for dim in dims)
     if len(shape) > MAX_DIMENSIONS or prod(max(size, 1) for size in shape) >= 2**60:  # a negative one is beyond 2**63
@@ -190,24 +176,8 @@ def _entry(name: str, data: bytes, shard_count: int, place: str) -> _Entry:
     return _Entry(name, word, shape, shard, offset, size, found.get("crc32c", 0))
 
 
-def _open_shards(index: Path, entries: list[_Entry], count: int) -> dict[int, MappedFile]:
-    """Map the shards that have weights; no two of these may share bytes."""
-    prefix = index.with_suffix("")
-    shards, ends = {}, {}
-    for entry in sorted(entries, key=lambda e: (e.shard, e.offset, e.size)):
-        if entry.shard not in shards:
-            shards[entry.shard] = MappedFile(f"{prefix}.data-{entry.shard:05d}-of-{count:05d}")
-        file = shards[entry.shard]
-        what = f"tensor {entry.name[:100]!r}"
-        file.array(entry.offset, np.uint8, entry.size, what)
-        if entry.offset < ends.get(entry.shard, 0):
-            raise CheckpointError(f"{file.path}: {what}: it begins at {entry.offset:,}, within another")
-        ends[entry.shard] = entry.offset + entry.size
-    return shards
-
-
 def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
-    data = file.array(entry.offset, np.uint8, entry.size, entry.name)
+    data = file.array(entry.offset, np.uint8, entry.size, f"tensor {entry.name[:100]!r}")
     width_1 = entry.name.endswith("/w") and len(entry.shape) == 3 and entry.shape[0] == 1
     shape = entry.shape[1:] if width_1 else entry.shape
     unchecked = lazy_array(data.view(dict(_DTYPES.values())[entry.dtype]).reshape(shape), entry.dtype)
@@ -215,9 +185,7 @@ def _stored(file: MappedFile, entry: _Entry) -> LazyTensor:
     @cache
     def check():
         if masked(crc32c(data)) != entry.crc:
-            raise CheckpointError(
-                f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's, so one of them is damaged"
-            )
+            raise CheckpointError(f"{file.path}: tensor {entry.name[:100]!r}: its checksum is not the index's")
 
     def read_rows(first, last):
         check()

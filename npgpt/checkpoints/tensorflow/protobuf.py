@@ -35,7 +35,6 @@ def parse_message(data: bytes, fields: dict[int, tuple[str, int]], place: str, r
     """Parse one message.
 
     fields      {number below 16: (name, wire type)}
-    place       begins every message
     repeated    the name of the field that may be there several times: its value is a list
 
     -> {name: int or bytes}, without those that are not there; varints from 0 up to 2**64 - 1. Raises CheckpointError.

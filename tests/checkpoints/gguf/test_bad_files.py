@@ -27,7 +27,7 @@ from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import CharTokenizer
 
 ONE = np.float32(1).tobytes()
-BEYOND = "key 'a': it goes beyond the file's end"
+BEYOND = "key 'a': it goes beyond .* bytes"
 BAD_FILES = {
     "magic only": (b"GGUF", "version: bytes 4 to 8 of a file of 4"),
     "version 1": (raw(version=1), "version: this is version 1, and npgpt reads versions 2 and 3"),
@@ -45,27 +45,25 @@ BAD_FILES = {
     "an array of huge strings": (raw([key("a", 9, array(8, 3, string(b"b", 2**64 - 1) * 2))]), BEYOND),
     "an array of arrays": (raw([key("a", 9, array(9, 1, array(0, 1, b"1")))]), "key 'a': arrays in an array"),
     "alignment 48": (raw([u32("general.alignment", 48)]), "general.alignment: 48 is not a power of two"),
-    "a tensor twice": (raw([], [info("a"), info("a", offset=32)], ONE * 9), "a tensor's name is there twice"),
+    "a tensor twice": (raw([], [info("a"), info("a", offset=32)], ONE * 9), "tensor 'a' is there twice"),
     "five axes": (raw([], [info("a", (1,) * 5)], ONE), "tensor 'a': 5 axes, and 1 to 4 were expected"),
     "a size of 0": (raw([], [info("a", (0, 4))], ONE), r"tensor 'a': it can't be of shape \(0, 4\)"),
     "sizes that overflow": (raw([], [info("a", (2**63, 2, 1, 1))], ONE), "tensor 'a': it can't be of shape"),
     "Q4_K": (raw([], [info("a", (256,), 12)], bytes(144)), "tensor 'a' is Q4_K, and npgpt reads F32, F16, Q4_0"),
     "half a block": (raw([], [info("a", (2, 16), "Q8_0")], bytes(34)), "'a': rows of 16 elements are no whole blocks"),
-    "not aligned": (
-        raw([u32("general.alignment", 64)], [info("a", offset=32)], ONE * 40, alignment=64),
-        "tensor 'a': its offset 32 is not a multiple of 64",
-    ),
     "an offset of 2**63": (raw([], [info("a", offset=2**63)], ONE), "tensor 'a': bytes .* is cut off"),
     "data cut off": (raw([], [info("a", (8,))], ONE * 7), "tensor 'a': bytes 64 to 96 of a file of 92: it is cut off"),
-    "the same bytes twice": (raw([], [info("a"), info("b")], ONE), "tensor 'b': its offset 0 is inside tensor 'a'"),
+    "the same bytes twice": (
+        raw([], [info(f"{i}", (999,)) for i in range(9)], ONE * 999),
+        "the tensors take 35,964 bytes of .*: several share elements",
+    ),
 }
 
 
 def test_large_bad_files(tmp_path):
-    """As many keys, strings and tensors as fit: neither the time nor the memory is more than the file's."""
+    """As many strings as fit: neither the time nor the memory is more than the file's."""
     path = tmp_path / "a"
     for content in (
-        raw([u32(f"{i}", 1) for i in range(10_000)], [info(f"{i}") for i in range(10_000)], ONE),
         raw([key("a", 9, array(8, 200_010, bytes(8 * 200_000)))]),
         raw([key("a", 8, string(b"\xf0\x9f\x98\x80" + b"a" * 8_388_700, 2**30))]),
     ):

@@ -138,8 +138,8 @@ def test_reading_takes_little_memory(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"position": "rotary"}, "position is rotary, and llama.cpp computes a GPT-2 with learned only"),
-        ({"activation": "gelu"}, "activation is gelu, and llama.cpp computes a GPT-2 with gelu_new only"),
+        ({"position": "rotary"}, "position is rotary, and llama.cpp has only learned"),
+        ({"activation": "gelu"}, "activation is gelu, and llama.cpp has only gelu_new"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, and llama.cpp"),
         ({"layer_norm_epsilon": 1e-60}, "layer_norm_epsilon is 1e-60, which is 0 in float32"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,11 +148,11 @@ def test_a_connection_that_is_cut_is_made_again(server):
     assert [r is None for r in server.large_requests()] == [True, False, False]
 
 
-def test_a_later_try_goes_on_where_the_first_stopped(server, cache, files):
+def test_the_next_download_resumes_an_interrupted_one(server, cache, files):
     server.stop_at = [3000] * 7
     text = message()
     assert f"{NAME} can't be downloaded from {server.url} (" in text
-    assert "try again, and it goes on from there" in text
+    assert "try again, and it resumes" in text
     begun = unfinished(cache, files).stat().st_size
     assert 2000 <= begun <= 3000
     server.requests.clear()
@@ -160,10 +161,51 @@ def test_a_later_try_goes_on_where_the_first_stopped(server, cache, files):
     assert server.large_requests() == [f"bytes={begun}-"]
 
 
+def test_ctrl_c_and_then_the_same_command_resumes(server, tmp_path, cache, environment):
+    """In a process, as it is typed; only that the file is written to in pieces of 1,000 bytes."""
+    server.repositories[NAME] = files = model_files(tmp_path, config={**TINY, "n_embd": 48})
+    partial = unfinished(cache, files)
+    server.stop_at, server.then = [50_000], "wait"
+    code = "import runpy, sys, huggingface_hub.constants\nhuggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
+    code += f"sys.argv = ['info', '{NAME}']\nrunpy.run_module('npgpt.info', run_name='__main__')"
+    with subprocess.Popen([sys.executable, "-c", code], **PIPES, env=environment) as running:
+        until = time.monotonic() + 60
+        while not partial.exists() or partial.stat().st_size < 30_000:
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("stopped\n")
+    assert "Traceback" not in err
+    server.released.set()
+    server.requests.clear()
+    begun = partial.stat().st_size
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+    assert server.large_requests() == [f"bytes={begun}-"]
+
+
+def test_a_hub_that_ignores_ranges(server):
+    server.stop_at, server.ranges = [3000], False
+    find_at_last()
+    assert_the_model()
+    assert len(server.large_requests()) > 1
+
+
+@pytest.mark.parametrize("send", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b""])
+def test_a_download_of_another_length_is_not_kept(server, cache, send):
+    server.send = send
+    assert message()
+    assert not list(cache.rglob("model.safetensors"))
+    server.send = lambda data: data
+    assert_the_model()
+
+
 @pytest.mark.parametrize(
     "left", [b"", b"something else", b"x" * 10**5], ids=["nothing", "of another file", "more than there is"]
 )
-def test_what_was_left_may_be_bad(server, cache, files, left):
+def test_a_bad_partial_file_is_downloaded_again(server, cache, files, left):
     partial = unfinished(cache, files)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(left)
@@ -172,7 +214,7 @@ def test_what_was_left_may_be_bad(server, cache, files, left):
     assert server.large_requests()[-1] is None
 
 
-def test_what_was_left_may_be_all_of_it(server, cache, files):
+def test_a_complete_partial_file_is_taken(server, cache, files):
     partial = unfinished(cache, files)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(files["model.safetensors"])
@@ -226,7 +268,7 @@ def test_two_processes_at_a_time(server, environment):
     [
         ((401, None), "has no {name} either, or it is private: then log in with `hf auth login`, or set HF_TOKEN"),
         ((401, "GatedRepo"), "Its owner gives it on request: see {url}/{name}, then log in"),
-        ((403, None), "{url} refuses {name}: log in with"),
+        ((403, None), "{url} has no {name} either, or it is private: then log in with"),
         ((404, "RevisionNotFound"), "{name} can't be downloaded from {url} (RevisionNotFoundError"),
         ((500, None), "{name} can't be downloaded from {url} ("),
     ],
@@ -253,20 +295,20 @@ def test_repositories_of_something_else(server, files):
 
 
 @pytest.mark.parametrize("commit", ["", "../../../outside"])
-def test_a_commit_that_is_none(server, cache, commit):
+def test_a_bad_commit_hash_from_the_hub_is_refused(server, cache, commit):
     server.commit = commit
     assert "its answers don't have the headers of a Hugging Face hub" in message()
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("endpoint", ["rubbish", "http://127.0.0.1:99999"])
-def test_endpoints_that_are_none(server, monkeypatch, endpoint):
+def test_a_bad_endpoint_is_refused(server, monkeypatch, endpoint):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert f"{NAME} can't be downloaded from {endpoint} (" in message()
     assert server.requests == []
 
 
-def test_a_slip_in_a_path_is_not_asked_for(server, tmp_path, monkeypatch):
+def test_a_mistyped_path_is_not_asked_for_on_the_hub(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for path in ("runs/typo", "models/a.gguf", "models/model.safetensors"):

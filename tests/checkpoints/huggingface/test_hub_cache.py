@@ -33,7 +33,7 @@ NO_NAMES += ["a\\b/c", "é/b", "~/b", "a b/c", "a/b\0", "hf://a/b", "https://hug
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name(cache, name):
+def test_a_bad_name_is_refused(cache, name):
     """It is not looked for in the cache, nor asked for."""
     with pytest.raises(CheckpointError, match=r"there is no such file or folder\. Name a run, a folder"):
         find(name)

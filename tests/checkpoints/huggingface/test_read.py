@@ -106,7 +106,7 @@ def test_damaged_numbers_are_not_loaded(tmp_path, torch):
 
 
 def test_a_tied_layer_is_refused(tmp_path):
-    """As a file of transformers can't be; see check_own_numbers."""
+    """As a file of transformers can't be; see check_shares_nothing."""
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "n_layer": 100, "n_embd": 32}))
     shapes = parameter_shapes(GPTConfig(11, 6, 100, 2, 32))
     value = dict_(
@@ -116,7 +116,7 @@ def test_a_tied_layer_is_refused(tmp_path):
         }
     )
     (tmp_path / "pytorch_model.bin").write_bytes(zip_file(value, {"0": bytes(16384)}))
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: the tensors take .* several are the same numbers"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: the tensors take .* several share elements"):
         open_checkpoint(tmp_path)
 
 
@@ -195,7 +195,10 @@ def test_models_that_are_almost_released_ones_are_not_taken_for_them(tmp_path, c
 
 def test_other_files_of_pytorch(tmp_path):
     for value, message in [
-        (dict_({"state_dict": dict_({"a": tensor()})}), "'state_dict': a tensor was expected, not a dict"),
+        (
+            dict_({"state_dict": dict_({"a": tensor()})}),
+            "'state_dict': a tensor and its name were expected, not a dict",
+        ),
         (int_(7), "a dict of tensors was expected, not a int"),
         (dict_({}), "the shapes are those of no released GPT-2"),
     ]:

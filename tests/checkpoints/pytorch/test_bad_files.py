@@ -27,7 +27,8 @@ from helpers.torch_bytes import (
 )
 
 from checkpoints.pytorch.test_file import FORMS, arrays
-from npgpt.checkpoints.pytorch.file import check_own_numbers, tensors_in
+from npgpt.checkpoints.pytorch.file import tensors_in
+from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.errors import CheckpointError
 
 
@@ -45,23 +46,23 @@ BAD_OBJECTS = {
     "os.system": (call("os.system", text("true")), "it asks for 'os.system'"),
     "more elements than there are": (
         shaped((3, 3)),
-        r"of size \(3, 3\) and stride \(3, 1\) from element 0 on",
+        r"of size \(3, 3\) and stride \(3, 1\) is beyond its storage of 6",
     ),
-    "out by its offset": (shaped(offset=1), "from element 1 on, in a storage of 6 elements"),
-    "out, without elements": (shaped((0,), (1,), 7), "from element 7 on"),
-    "a negative stride": (shaped(stride=(-3, 1)), "a tensor's stride must be a whole number of at least 0, not -3"),
+    "out by its offset": (shaped(offset=1), "is beyond its storage of 6"),
+    "out, without elements": (shaped((0,), (1,), 7), "is beyond its storage of 6"),
+    "a negative stride": (shaped(stride=(-3, 1)), "a tensor's stride must be .* whole numbers, not -3, 1"),
     "sizes that overflow": (shaped((2**32, 2**32), (0, 0)), r"size \(4294967296, 4294967296\) is too large"),
-    "expanded": (shaped((10**9,), (0,)), r"size \(1000000000,\) and stride \(0,\) from element 0 on, in a storage"),
-    "a size too many": (shaped((2, 3, 1)), "a tensor of 3 sizes and 2 strides"),
-    "33 axes": (shaped((1,) * 33, (1,) * 33), "a tensor's size must be a tuple of up to 32 numbers"),
+    "expanded": (shaped((10**9,), (0,)), "is beyond its storage of 6"),
+    "a size too many": (shaped((2, 3, 1)), "an instruction doesn't fit"),
+    "33 axes": (shaped((1,) * 33, (1,) * 33), "a tensor's size must be a tuple of up to 32 whole numbers"),
     "a size of booleans": (dict_({"a": tensor(size=tuple_(TRUE, int_(3)))}), "a tensor's size must be .* not True"),
     "a storage that is a dict": (dict_({"a": tensor(b"}")}), "a tensor without a storage"),
     "metadata": (shaped(metadata=dict_({"neg": TRUE})), "a tensor with metadata"),
-    "a negative storage": (of(storage(count=-6)), "a storage's length must be a whole number of at least 0, not -6"),
+    "a negative storage": (of(storage(count=-6)), "a storage's length must be .* whole numbers, not -6"),
     "a storage named by text": (of(text("0") + b"Q"), "a storage must be named by a tuple"),
     "a storage of two lengths": (
         dict_({"a": tensor(), "b": tensor(storage(count=5), 0, (5,), (1,))}),
-        "is 6 of torch.FloatStorage at first, then 5 of torch.FloatStorage",
+        "is 6 of torch.FloatStorage, then 5 of torch.FloatStorage",
     ),
 }
 
@@ -77,8 +78,8 @@ def test_bad_objects(tmp_path, case, form):
     ("value", "place"),
     [
         (list_(tensor()), "x: a dict of tensors was expected, not a list"),
-        (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor was expected, not a dict"),
-        (b"}" + int_(0) + tensor() + b"s", "x: the name of a tensor was expected, not '0'"),
+        (dict_({"state_dict": GOOD}), "x: 'state_dict': a tensor and its name were expected, not a dict"),
+        (b"}" + int_(0) + tensor() + b"s", "x: '0': a tensor and its name were expected"),
     ],
 )
 def test_what_is_not_a_state_dict(tmp_path, value, place):
@@ -92,9 +93,9 @@ def test_a_small_file_does_not_make_a_large_model(tmp_path):
     value = dict_({f"h.{i}": tensor(storage(count=6000), 0, (6000,), (1,)) for i in range(100)})
     (tmp_path / "a").write_bytes(zip_file(value, {"0": bytes(24_000)}))
     found, file = read_torch(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="x: the tensors take 2,400,000 bytes, and there are 3"):
-        check_own_numbers(tensors_in(found, "x"), (file,), "x")
-    check_own_numbers({"a": found["h.0"]}, (file,), "x")
+    with pytest.raises(CheckpointError, match="x: the tensors take 2,400,000 bytes of 3"):
+        check_shares_nothing(tensors_in(found, "x"), (file,), "x")
+    check_shares_nothing({"a": found["h.0"]}, (file,), "x")
 
 
 # ZIP
@@ -111,18 +112,17 @@ def last_member(content: bytes = NUMBERS, **lies) -> bytes:
 
 
 BAD_ZIPS = {
-    "only the first bytes": (b"PK\3\4", "ZIP end.*: bytes -18 to 4 of a file of 4: it is cut off"),
-    "cut off by a byte": (zip_file()[:-1], "at byte .* there is no end, which a file that is cut off"),
-    "compressed": (
-        last_member(method=8),
-        r"'x/data/0': compressed \(method 8\), encrypted or a folder",
+    "only the first bytes": (b"PK\3\4", "ZIP directory: .*it is cut off, or damaged"),
+    "cut off by a byte": (zip_file()[:-1], "ZIP directory: it is cut off, or damaged"),
+    "compressed": (last_member(method=8), "'x/data/0': compressed, encrypted or a folder"),
+    "a folder": (last_member(attributes=0x10), "'x/data/0': compressed, encrypted or a folder"),
+    "a directory that is most of it": (
+        zipped({f"{i}" * 30_000: b"" for i in range(10, 60)}),
+        "ZIP directory: .* bytes are too many for a file of",
     ),
-    "a folder": (last_member(attributes=0x10), r"'x/data/0': compressed \(method 0\), encrypted or a folder"),
-    "a header elsewhere": (last_member(offset=1), "at byte 1 there is no header of 'x/data/0'"),
     "larger than the file": (last_member(size=2**31, packed=2**31), "'x/data/0': bytes .* it is cut off, or damaged"),
     "smaller than its tensor": (last_member(NUMBERS[:20]), "'x/data/0' has 20 bytes, which 6 of torch.FloatStorage"),
-    "64 bits that are not there": (last_member(size=2**32 - 1), "'x/data/0': a zip64 number is not there"),
-    "a name twice, in capitals": (with_members(**{"DATA/0": NUMBERS}), "ZIP directory: 'x/DATA/0' is there twice"),
+    "a name twice": (with_members(**{"data/0*": NUMBERS}), "ZIP directory: 'x/data/0' is there twice"),
     "a damaged pickle": (zip_file().replace(b"cpu", b"gpu"), "'x/data.pkl': damaged"),
     "damaged elements": (zip_file().replace(NUMBERS, NUMBERS[::-1]), "'x/data/0': damaged"),
     "no pickle": (zipped({"x/version": b"3"}), r"a ZIP archive that is not torch.save's: it has no \*/data.pkl"),
@@ -143,8 +143,7 @@ def test_bad_zips(tmp_path, case):
 BAD_LEGACY = {
     "protocol 1002": (legacy_file(protocol=int_(1002)), "protocol: torch.save's is 1001"),
     "cut off by a byte": (legacy_file()[:-1], "storage '0': bytes .* it is cut off"),
-    "a byte more": (legacy_file() + b"\0", "1 bytes after the last storage"),
-    "another length": (legacy_file(data=counted(NUMBERS, 5)), "storage '0': 5 elements follow, and the pickle says 6"),
+    "another length": (legacy_file(data=counted(NUMBERS, 5)), "storage '0': 5 elements, and not 6"),
     "a key twice": (legacy_file(keys=list_(text("0"), text("0"))), "keys: they are not those of the object's storages"),
     "keys of a program": (legacy_file(keys=call("os.system")), "keys: byte 2: it asks for 'os.system'"),
     "a view of a storage": (legacy_file(of(storage(view=tuple_(text("v"), int_(0), int_(5))))), "must be named by a"),

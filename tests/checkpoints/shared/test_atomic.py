@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from npgpt.checkpoints.shared import atomic
 from npgpt.checkpoints.shared.atomic import atomic_folder, atomic_write, write_json
 
 
@@ -93,6 +94,22 @@ def test_a_writer_leaves_the_file_of_another_that_is_still_writing(tmp_path):
         assert path.read_bytes() == b"quick"
     assert path.read_bytes() == b"slow"
     assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+@pytest.mark.parametrize("opened", [atomic_write, atomic_folder])
+def test_a_writer_that_has_no_lock_yet_survives_another_that_cleans_up(tmp_path, monkeypatch, opened):
+    flock, others = atomic.fcntl.flock, [tmp_path / "a"]
+
+    def late(*arguments):
+        while others:
+            atomic._remove_leftovers(others.pop())
+        return flock(*arguments)
+
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    with opened(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"]
 
 
 def test_other_files_are_left_alone(tmp_path):

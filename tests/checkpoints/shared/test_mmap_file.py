@@ -44,7 +44,7 @@ def test_a_cursor(file):
         cursor.number("u1", "the end")
 
 
-def test_what_is_no_file(tmp_path):
+def test_folders_pipes_and_absent_files_are_refused(tmp_path):
     (tmp_path / "empty").touch()
     assert MappedFile(tmp_path / "empty").size == 0
     MappedFile(tmp_path / "empty").release_pages()

@@ -56,11 +56,11 @@ def zero_rows(array):
     [
         ({}, []),
         ({"h.0.ln_1.weight": fill(1), "ln_f.weight": fill(1), "h.1.mlp.c_fc.bias": fill(0)}, []),
-        ({"h.0.ln_1.weight": fill(0.5)}, ["h.0.ln_1.weight: all its numbers are 0.5"]),
-        ({"h.1.mlp.c_fc.weight": fill(0)}, ["h.1.mlp.c_fc.weight: all its numbers are 0"]),
+        ({"h.0.ln_1.weight": fill(0.5)}, ["h.0.ln_1.weight: all its elements are 0.5"]),
+        ({"h.1.mlp.c_fc.weight": fill(0)}, ["h.1.mlp.c_fc.weight: all its elements are 0"]),
         ({"wte.weight": zero_rows}, ["wte.weight: 2 of 11 rows are zero"]),
-        ({"wpe.weight": fill(np.nan)}, ["wpe.weight: 48 of 48 numbers are NaN or infinite"]),
-        ({"ln_f.bias": lambda a: a.put(0, 2e4)}, ["ln_f.bias: its largest number is 2e+04"]),
+        ({"wpe.weight": fill(np.nan)}, ["wpe.weight: 48 of 48 elements are NaN or infinite"]),
+        ({"ln_f.bias": lambda a: a.put(0, 2e4)}, ["ln_f.bias: its largest element is 2e+04"]),
     ],
 )
 def test_warnings(changes, expected):
@@ -70,7 +70,7 @@ def test_warnings(changes, expected):
 def test_layers_that_are_the_same():
     checkpoint = of()
     checkpoint.tensors["h.1.attn.c_attn.weight"] = checkpoint.tensors["h.0.attn.c_attn.weight"]
-    assert odd(checkpoint) == ["h.1.attn.c_attn.weight: the same numbers as h.0.attn.c_attn.weight"]
+    assert odd(checkpoint) == ["h.1.attn.c_attn.weight: the same elements as h.0.attn.c_attn.weight"]
 
 
 @pytest.mark.parametrize("piece", [3, 1000])

@@ -20,8 +20,6 @@ BAD = {
     "NaN": "NaN is there",
     "[Infinity]": "Infinity is there",
     "-Infinity": "-Infinity is there",
-    "1e999": "1e999 is too large",
-    "-0": "-0 is not a whole number",
     "[" * 100_000: "nested too deeply",
     "1" * 5000: "too many digits",
     '"\n"': "not JSON at character 1",

@@ -98,7 +98,7 @@ def test_a_context_that_no_tensor_shows(position):
         check_fit(config, shaped(config), "f")
     for block_size in (2**20, 2**31 - 1):
         config = replace(TINY, position=position, block_size=block_size)
-        with pytest.raises(CheckpointError, match=r"^f: a context of .* far too long for its [\d,]+ numbers$"):
+        with pytest.raises(CheckpointError, match=r"^f: a context of .* far too long for its [\d,]+ elements$"):
             check_fit(config, shaped(config), "f")
 
 

@@ -1,9 +1,9 @@
-"""CRC-32C: published vectors, and many words at a time against a division bit by bit."""
+"""CRC-32C: published vectors, and random bytes against a division bit by bit."""
 
 import numpy as np
 import pytest
 
-from npgpt.checkpoints.tensorflow.crc32c import LANES, _remainder, crc32c, masked
+from npgpt.checkpoints.tensorflow.crc32c import crc32c, masked
 
 
 def by_division(data: bytes) -> int:
@@ -31,13 +31,11 @@ def test_vectors(data, expected):
     assert by_division(data) == crc32c(data) == crc32c(np.frombuffer(data, np.uint8)) == expected
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 5])
-@pytest.mark.parametrize("more", [-1, 0, 1, 7])
-def test_lengths_around_a_row_of_words_and_any_place_in_memory(rows, more):
-    data = np.random.default_rng(rows).integers(0, 256, 4 * LANES * rows + 10, np.uint8)
+def test_random_bytes_at_any_place_in_memory():
+    data = np.random.default_rng(0).integers(0, 256, 300, np.uint8)
     data.flags.writeable = False
-    part = data[1 : max(1, 1 + 4 * LANES * rows + more)]
-    assert crc32c(part) == _remainder(part.tobytes(), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    for begin in range(9):
+        assert crc32c(data[begin:]) == by_division(data[begin:].tobytes())
 
 
 def test_masked():

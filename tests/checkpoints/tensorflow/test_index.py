@@ -44,21 +44,27 @@ def one(*entries, **lies) -> bytes:
 
 
 BAD_TABLES = {
-    "empty": (b"", "does not end with a table's magic number"),
-    "cut by a byte": (GOOD[:-1], "does not end with a table's magic number"),
+    "empty": (b"", "does not end with the magic number"),
+    "cut by a byte": (GOOD[:-1], "does not end with the magic number"),
     "too large": (bytes(MAX_FILE_BYTES) + GOOD, "larger than 1,000,000 bytes"),
     "footer of large numbers": (one(*A, footer=b"\xff" * 40), "footer: a number .* too large"),
     "begins a byte late": (b"\0" + GOOD, "index block: its checksum is not that of its bytes"),
     "a block changed": (b"\1" + GOOD[1:], "block 0: its checksum is not that of its bytes"),
-    "compressed": (one(*A, compression=1), r"block 0: compressed \(snappy\), which is not read here"),
+    "compressed": (one(*A, compression=1), "block 0: compressed"),
     "a block beyond the end": (one(*A, index=block((b"z", handle(0, 2**50)))), "block 0: bytes 0 to 1,125"),
     "a block twice": (
         one(*A, index=block(*[(key, handle(0, len(block(*A)))) for key in (b"y", b"z")])),
-        "block 1: it begins at 0, within the one before",
+        "block 1: key b'' is not after b'apricot'",
     ),
-    "a first key that shares": (one((3, b"a", b"")), "block 0: damaged before byte 3: a key that shares 3 bytes of 0"),
-    "keys that grow long": (one((b"k" * 200, b""), (200, b"k" * 57, b"")), "shares 200 bytes of 200 and has 57 others"),
-    "a value beyond the end": (table((b"z", b"\0\1\x20abc" + block())), "and a value of 32; 3 are left"),
+    "a first key that shares": (one((3, b"a", b"")), "block 0: damaged before byte 3: a key or a value"),
+    "keys that grow long": (
+        one((b"k" * 200, b""), (200, b"k" * 57, b"")),
+        "block 0: damaged before byte 208: a key or a value",
+    ),
+    "a value beyond the end": (
+        table((b"z", b"\0\1\x20abc" + block())),
+        "block 0: damaged before byte 3: a key or a value",
+    ),
     "a key twice": (one(A[0], A[1], A[1]), "key b'apple' is not after b'apple'"),
 }
 
@@ -95,13 +101,12 @@ BAD_INDEXES = {
     "no header": (index({b"": None}), "its first key is not the header's"),
     "2 shards, and one there": (index({b"": header(2)}), "data-00000-of-00002: can't be read: No such file"),
     "shards twice": (index({b"": header() * 2}), "header: num_shards is there twice"),
-    "big-endian": (index({b"": header(more=field(2, 1))}), "header: endianness 1: only little-endian"),
+    "big-endian": (index({b"": header(more=field(2, 1))}), "header: big-endian, and only little-endian"),
     "another field": (index({b"": header(more=b"\x20\x01")}), "header: unknown field 4 of type 0"),
-    "a name with a bell": (more(b"global\x07"), r"tensor b'global\\x07': a name was expected"),
     "our own name": (more(b"model/wte.weight"), "has no place for,.*'model/wte.weight'"),
     "a tensor is missing": (index({b"model/wte": None}), r"lacks the tensors 'wte\.weight'"),
     "no shards": (index({b"": header(0)}), "in shard 0, and there are 0"),
-    "int32": (wte(dtype=3), WTE + r"data type 3 is not one of 1 \(F32\), 2 \(F64\), 14"),
+    "int32": (wte(dtype=3), WTE + r"data type 3 is not one of {1: \('F32'"),
     "transposed": (wte(sizes=(8, 17)), r"tensor wte\.weight must have shape \(17, 8\), and has \(8, 17\): it looks"),
     "a row more": (wte(sizes=(18, 8)), WTE + r"544 bytes, and F32 \(18, 8\) takes 576"),
     "-1 rows": (wte(sizes=(-1, 8)), WTE + "the shape .18446744073709551615, 8. can't be"),
@@ -110,7 +115,10 @@ BAD_INDEXES = {
     "a number of 70 bits": (wte(more=b"\x18" + b"\xff" * 9 + b"\x7f"), WTE + "a number .* too large"),
     "a length beyond the end": (wte(more=b"\x3a" + varint(2**31)), WTE + "slices takes 2,147,483,648 bytes"),
     "an offset too large": (wte(offset=2**63), "tensor 'model/wte': bytes 9,223,372,036,854,775,808 to"),
-    "within another": (wte(offset=len(GOOD_DATA) - 545), "tensor 'model/wte': it begins at 7,231, within another"),
+    "the same bytes twice": (
+        index({f"model/{i}".encode(): RECORDS[b"model/wte"] for i in range(9)}),
+        "the tensors take .* several share elements",
+    ),
     "another shard": (wte(shard=1), WTE + "in shard 1, and there are 1, from 0 on"),
     "checksum of others": (wte(crc=12345), "00001: tensor 'model/wte': its checksum is not the index's"),
 }

@@ -159,10 +159,10 @@ def test_a_path_elsewhere_is_taken_for_a_name_here(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "n_ctx is missing; n_ctx, n_embd, n_head, n_layer, n_vocab were expected"),
+        ("{}", "'n_ctx' is missing"),
         ({"n_vocab": 17.0}, "n_vocab must be a whole number of at least 1, not 17.0"),
         ({"n_head": 3}, "n_embd must be divisible by n_head"),
-        ({"res_dropout": 0.1}, "the setting 'res_dropout' is unknown"),
+        ({"res_dropout": 0.1}, "'res_dropout' is unknown"),
     ],
 )
 def test_bad_hparams(folder, text, message):
