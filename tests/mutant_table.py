@@ -288,7 +288,7 @@ MUTANTS = [
     # Checkpoints: TensorFlow
     Mutant("leveldb._block", "masked(crc32c(data[:-4])) != int.from_bytes(data[-4:], 'little')", "False", "a block's checksum not compared"),
     Mutant("leveldb._entries", "shared + own > MAX_KEY_BYTES", "False", "keys without end"),
-    Mutant("crc32c.crc32c", "words[0] ^= 0xFFFFFFFF", "pass", "zeros in front not noticed"),
+    Mutant("crc32c._remainder", "np.uint32(4294967295)", "np.uint32(0)", "zeros in front not noticed"),
     Mutant("tensorflow.model._stored", "masked(crc32c(data)) != entry.crc", "False", "a tensor's checksum not compared"),
     Mutant("tensorflow.model._entry", "size != expected", "False", "sizes that aren't the shape's"),
 ]
