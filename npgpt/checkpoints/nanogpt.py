@@ -107,9 +107,7 @@ def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
     # In this order: the hash of a deeply nested tuple would overflow the stack.
     are_characters = all(isinstance(character, str) and len(character) == 1 for character in characters)
     if not are_characters or size != len(itos) or stoi != {character: id for id, character in enumerate(characters)}:
-        raise CheckpointError(
-            f"{file.path}: vocab_size, itos with a character for each id, and stoi, its inverse, were expected"
-        )
+        raise CheckpointError(f"{file.path}: expected vocab_size, itos with a character per id, and stoi, its inverse")
     if size != vocab_size:
         raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
     try:

@@ -165,7 +165,7 @@ def _check_entry(name: str, entry, path) -> _Entry:
     return _Entry(name, dtype, tuple(shape), begin, end)
 
 
-def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
+def _check_layout(entries: list[_Entry], nbytes: int, path) -> None:
     """Check that the arrays follow one another from the first byte to the last: no hole, no overlap, nothing after."""
     position = 0
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
@@ -175,8 +175,6 @@ def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
                 f"one before ends at {position}"
             )
         position = entry.end
-    if position != data_bytes:
-        what = "cut off" if position > data_bytes else "longer than its header says"
-        raise CheckpointError(
-            f"{path}: data: {data_bytes:,} bytes, and the header describes {position:,}: it is {what}"
-        )
+    if position != nbytes:
+        what = "cut off" if position > nbytes else "longer than its header says"
+        raise CheckpointError(f"{path}: data: {nbytes:,} bytes, and the header describes {position:,}: it is {what}")

@@ -106,9 +106,7 @@ def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -
 
 def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
     if len(paths) > 1 and tokenizer.end_of_text is None:
-        raise DataError(
-            f"{paths[1]}: the model's characters have no <|endoftext|> to separate documents: train on one text"
-        )
+        raise DataError(f"{paths[1]}: the tokenizer has no <|endoftext|> to separate documents: train on one text")
     digest = sha256()
     documents = []
     characters = count = 0

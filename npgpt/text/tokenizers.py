@@ -63,9 +63,7 @@ class Tokenizer:
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one id stands for: a whole character, or part of one. Raises TokenizerError."""
         if not 0 <= index(id) < self.vocab_size:
-            raise TokenizerError(
-                f"there is no id {id}: the {self.name} tokenizer has the ids 0 to {self.vocab_size - 1}"
-            )
+            raise TokenizerError(f"there is no id {id}: the {self.name} tokenizer has ids 0 to {self.vocab_size - 1}")
         return self._vocabulary[id]
 
     def to_dict(self) -> dict:
@@ -226,9 +224,7 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     else:
         tokenizer = make_tokenizer(values["name"])
     if tokenizer.to_dict() != values:
-        raise TokenizerError(
-            f"a stored {tokenizer.name} tokenizer must have {', '.join(tokenizer.to_dict())}, nothing else"
-        )
+        raise TokenizerError(f"a stored {tokenizer.name} tokenizer must have exactly {', '.join(tokenizer.to_dict())}")
     return tokenizer
 
 

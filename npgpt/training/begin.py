@@ -57,9 +57,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     config, asked, planned = runs.read_run_config(folder)
     path = runs.weights_file(folder, "last")
     if path.name != runs.LAST_FILE:
-        raise RunError(
-            f"{folder} had not saved its state yet when it ended; it has its best weights.\nTo {_anew(folder)}"
-        )
+        raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
     try:
@@ -116,9 +114,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     tokenizer = checkpoint.require_tokenizer()
     config = checkpoint.config
     if settings.context is not None and settings.context > config.block_size:
-        raise ConfigError(
-            f"--context {settings.context} is beyond the model's: {settings.init_from} has {config.block_size}"
-        )
+        raise ConfigError(f"--context {settings.context} is beyond {settings.init_from}'s {config.block_size}")
     return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
 
 

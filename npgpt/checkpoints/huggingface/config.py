@@ -94,17 +94,15 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
 
     fields = {field: _setting(values, key, default, source) for field, key, default in _FIELDS}
 
-    activation = values.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"{source}: activation_function is {reprlib.repr(activation)}: not {', '.join(_ACTIVATIONS)}"
-        )
+    name = values.get("activation_function", "gelu_new")
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise CheckpointError(f"{source}: activation_function is {reprlib.repr(name)}: not {', '.join(_ACTIVATIONS)}")
     dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
     if not dropouts[0] == dropouts[1] == dropouts[2]:
         found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
         raise CheckpointError(f"{source}: {found}, and npgpt has one dropout for the three: make them equal there")
 
-    fields |= {"activation": _ACTIVATIONS[activation], "dropout": dropouts[0]}
+    fields |= {"activation": _ACTIVATIONS[name], "dropout": dropouts[0]}
     return config_of(fields, f"{source}:", {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS})
 
 

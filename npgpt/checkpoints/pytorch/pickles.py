@@ -175,9 +175,7 @@ class _Machine:
 
     def find(self, name: str) -> Global:
         if name not in self.allowed:
-            raise CheckpointError(
-                f"it asks for {name[:100]!r}: programs are never run, and only tensors and values are read"
-            )
+            raise CheckpointError(f"it asks for {name[:100]!r}: programs are never run, only tensors and values read")
         return self.allowed[name]
 
 
