@@ -18,8 +18,9 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     """
     layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
     if len(layers) != config.n_layer:
+        hint = _named(len(layers))
         raise CheckpointError(
-            f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{_named(len(layers))}"
+            f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{hint}"
         )
     # Without a position embedding no tensor shows how long a text may be; generating takes memory for all of it.
     size = sum(tensor.size for tensor in tensors.values())
@@ -31,16 +32,13 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
         problems = [("lacks the tensors", missing), ("has, and the configuration has no place for,", unexpected)]
-        raise CheckpointError(
-            "\n".join(f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
-        )
+        lines = (f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
+        raise CheckpointError("\n".join(lines))
     for name, shape in expected.items():
         tensor = tensors[name]
         if tensor.shape != shape:
-            raise CheckpointError(
-                f"{source}: tensor {name} must have shape {shape}, and has {tensor.shape}"
-                f"{_likely_cause(name, tensor.shape, shape)}"
-            )
+            cause = _likely_cause(name, tensor.shape, shape)
+            raise CheckpointError(f"{source}: tensor {name} must have shape {shape}, and has {tensor.shape}{cause}")
         if not tensor.is_float:
             raise CheckpointError(
                 f"{source}: tensor {name} must hold floating-point numbers ({', '.join(BYTES)}), and is {tensor.dtype}"
