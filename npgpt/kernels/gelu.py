@@ -1,5 +1,4 @@
-"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x times the probability that a normal variable
-is below x.
+"""GELU (Hendrycks & Gimpel 2016): x times the probability that a normal variable is below x.
 
 Exact:      y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2
             Phi'(x) = phi(x) = exp(-x^2 / 2) / sqrt(2 pi), so dx = dy (Phi(x) + x phi(x))
