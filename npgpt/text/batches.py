@@ -16,8 +16,7 @@ class TokenDataset:
         window 1       c d e     -> d e f
         window 2           e f g     -> f g h
 
-    With stride = context each token is a target once, except the first and the rest at the end. A smaller stride makes
-    more windows, which overlap.
+    With stride = context each token is a target once, except the first and the rest at the end.
 
     >>> dataset = TokenDataset(np.arange(8), context=3, stride=2)
     >>> ids, targets = dataset.batch([0, 2])

@@ -90,16 +90,14 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         )
     check_room(folder, model, run.optimizer)
     run.open(folder)
-    run.progress.metrics.truncate(
-        {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
-    )
+    last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
+    run.progress.metrics.truncate(last_steps)
     write_run_config(folder, config, settings.to_dict(), changed)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
-        log(
-            f"to step {changed.max_steps:,} (was {plan.max_steps:,}); learning rate {now:.1e} now, {end:.1e} at the end"
-        )
+        rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
+        log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
 
 

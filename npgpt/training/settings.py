@@ -99,9 +99,7 @@ class TrainSettings:
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
-    matmul_precision: str = flag(
-        "highest", choice(*MATMUL_PRECISIONS), "of large products; medium: factors in bfloat16", RUN
-    )
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of products; medium: bfloat16 factors", RUN)
 
     def __post_init__(self):
         if self.max_steps is not None and self.epochs is not None:
@@ -118,8 +116,6 @@ class TrainSettings:
 
     def resolve(self, n_windows: int, context: int, sample_prompt: str = "") -> Plan:
         """Fill in what was not given: the plan of a run on ``n_windows`` sequences of ``context`` tokens.
-
-        sample_prompt   what samples begin with unless ``sample_prompt`` was given
 
         >>> plan = TrainSettings(epochs=10.0, batch_size=4).resolve(n_windows=100, context=64)
         >>> plan.max_steps, plan.decay_steps, plan.warmup, plan.eval_every
