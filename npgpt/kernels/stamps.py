@@ -1,6 +1,6 @@
 """Stamps of source files: a compiled kernel is out of date when the stamp of its file has changed.
 
-A stamp covers what a file and the kernels' files that it imports do: a changed comment or line break leaves it.
+A stamp covers what a file and the kernels' files that it imports do; a comment, docstring or line break is no change.
 """
 
 import ast

@@ -34,10 +34,9 @@ class TokenDataset:
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if len(tokens) < context + 1:
-            raise DataError(
-                f"the {part} has {len(tokens):,} tokens, but a context of {context:,} needs at least {context + 1:,}.\n"
-                "Give more text, a smaller --context, or another --val-fraction."
-            )
+            problem = f"{len(tokens):,} tokens, but a context of {context:,} needs at least {context + 1:,}"
+            advice = "Give more text, a smaller --context, or another --val-fraction."
+            raise DataError(f"the {part} has {problem}.\n{advice}")
         self.tokens = tokens
         self.context = context
         self.stride = stride

@@ -80,14 +80,12 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     except DataError as error:
         raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the training state is damaged, or of another version of npgpt: {error!r}.\nTo {_anew(folder)}"
-        ) from None
+        problem = f"the training state is damaged, or of another version of npgpt: {error!r}"
+        raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
     if run.finished or run.step > changed.max_steps:
-        raise RunError(
-            f"{folder} is finished: it has done {run.step:,} steps, and was to do {changed.max_steps:,}.\n"
-            f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
-        )
+        advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
+        done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
+        raise RunError(f"{folder} is finished: {done}.\n{advice}")
     check_room(folder, model, run.optimizer)
     run.open(folder)
     last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}

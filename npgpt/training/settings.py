@@ -78,9 +78,7 @@ class TrainSettings:
         None, count(), "step at which --min-lr is reached (default: the last; a resumed run keeps its own)", OPTIMIZER,
         aliases=("lr_decay_iters",),
     )  # fmt: skip
-    grad_accum: int = flag(
-        1, count(), "batches per optimizer step", OPTIMIZER, aliases=("gradient_accumulation_steps",)
-    )
+    grad_accum: int = flag(1, count(), "batches in a step", OPTIMIZER, aliases=("gradient_accumulation_steps",))
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
     weight_decay: float = flag(0.1, _at_least_0, "of matrices, decoupled from the gradient", OPTIMIZER)
     beta1: float = flag(0.9, _fraction, "decay of the gradient's running mean", OPTIMIZER)
@@ -99,7 +97,7 @@ class TrainSettings:
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
-    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of products; medium: bfloat16 factors", RUN)
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
 
     def __post_init__(self):
         if self.max_steps is not None and self.epochs is not None:
