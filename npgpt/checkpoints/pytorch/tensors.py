@@ -144,7 +144,7 @@ class Tensors:
             last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if last >= storage.count or count > storage.count:
             raise CheckpointError(
-                f"a tensor of size {shape}, stride {strides} exceeds its storage of {storage.count:,}"
+                f"a tensor of size {shape} and stride {strides} is beyond its storage of {storage.count:,}"
             )
         place = (storage, offset, shape, strides)
         if place not in self.made:

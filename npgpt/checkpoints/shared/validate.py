@@ -18,9 +18,8 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     """
     layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
     if len(layers) != config.n_layer:
-        hint = _named(len(layers))
         raise CheckpointError(
-            f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{hint}"
+            f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{_named(len(layers))}"
         )
     # Without a position embedding no tensor shows how long a text may be; generating takes memory for all of it.
     size = sum(tensor.size for tensor in tensors.values())
