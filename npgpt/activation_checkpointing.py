@@ -15,16 +15,14 @@ def checkpointed(module: Module, rng: np.random.Generator, x: Tensor, *others: A
     Forward     y = module(x), and nothing is recorded
     Backward    y = module(x) once more, recorded this time, and back through that record
 
-    If each block is run so, a training step holds the inputs of all blocks and the activations of one, instead of the
-    activations of all. Each block's forward pass is made twice: a third more work for the blocks, as a backward pass is
-    two forwards' worth, and none for the vocabulary head and the optimizer. All results stay the same, bit for bit.
+    If each block is run so, a training step holds the inputs of all blocks and the activations of one. Each block's
+    forward pass is made twice: a third more work, as a backward pass is two forwards' worth. All results stay the same,
+    bit for bit.
 
-    rng         the generator that the module's dropouts draw their seeds from. The second time they draw the same ones,
-                and then the generator continues from where it was
+    rng         the generator of the module's dropouts, which draw the same seeds the second time
     others      further arguments of the module, which get no gradients
 
-    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". Raises RuntimeError if the module is
-    switched between train() and eval() before the backward pass.
+    Source: Chen et al. 2016. Raises RuntimeError if train() or eval() switches the module before the backward pass.
     """
     parameters = module.parameters()
     data, training, state = x.data, module.training, rng.bit_generator.state

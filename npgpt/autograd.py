@@ -108,10 +108,8 @@ def _contribute(node, dy, gradients):
     """Add to the parents' gradients what ``backward`` makes of dy, and release what it captured."""
     parents, backward = node.parents, node.backward
     node.parents, node.backward = (), _already_released
-    found = [
-        dx if dx is None or callable(dx) else np.asarray(dx)
-        for dx in backward(dy, tuple(parent is not None for parent in parents))
-    ]
+    needs = tuple(parent is not None for parent in parents)
+    found = [dx if dx is None or callable(dx) else np.asarray(dx) for dx in backward(dy, needs)]
     operation = backward.__qualname__.rsplit(".<locals>", 1)[0]  # "linear" of linear.<locals>.backward
     if len(found) != len(parents):
         raise RuntimeError(f"backward of {operation} returned {len(found)} gradients for {len(parents)} inputs")
@@ -123,10 +121,8 @@ def _contribute(node, dy, gradients):
                 gradients[parent] = np.zeros(parent.shape, parent.dtype)
             dx(gradients[parent])
         elif (dx.shape, dx.dtype) != (parent.shape, parent.dtype):
-            raise RuntimeError(
-                f"backward of {operation} returned a gradient {dx.shape} {dx.dtype} "
-                f"for its input {i}, which is {parent.shape} {parent.dtype}"
-            )
+            wanted = f"its input {i}, which is {parent.shape} {parent.dtype}"
+            raise RuntimeError(f"backward of {operation} returned a gradient {dx.shape} {dx.dtype} for {wanted}")
         elif parent in gradients:
             gradients[parent] += dx
         else:  # the first contribution is added to in place, so nothing else may use its memory
@@ -135,9 +131,8 @@ def _contribute(node, dy, gradients):
 
 def _is_shared(dx, later):
     """Whether dx is read-only, or a later contribution reads its memory. (dy may be dx: nothing else reads it.)"""
-    return not dx.flags.writeable or any(
-        callable(other) or (other is not None and np.may_share_memory(dx, other)) for other in later
-    )
+    others = [other for other in later if other is not None]
+    return not dx.flags.writeable or any(callable(other) or np.may_share_memory(dx, other) for other in others)
 
 
 def _already_released(dy, needs):

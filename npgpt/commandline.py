@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NoReturn
 
 from npgpt.errors import ConfigError, UserError
@@ -26,13 +26,7 @@ class FlagType:
 
 
 def flag(
-    default: Any,
-    type: Callable[[str], Any],
-    help: str,
-    group: str = "",
-    *,
-    metavar: str | None = None,
-    aliases: tuple[str, ...] = (),
+    default: Any, type: Callable[[str], Any], help: str, group: str, *, metavar: str = "", aliases: tuple[str, ...] = ()
 ) -> Any:
     """A field of a dataclass of settings that is a flag as well: ``batch_size`` becomes ``--batch-size``."""
     metadata = {"type": type, "help": help, "group": group, "metavar": metavar, "aliases": aliases}
@@ -85,12 +79,7 @@ def as_flag(name: str) -> str:
 
 
 def number(
-    name: str,
-    low: float,
-    high: float = float("inf"),
-    whole: bool = False,
-    open_low: bool = False,
-    open_high: bool = False,
+    name: str, low: float, high: float = inf, whole: bool = False, open_low: bool = False, open_high: bool = False
 ) -> FlagType:
     """A number within bounds; its error says which.
 
@@ -98,7 +87,7 @@ def number(
     0.5
     """
     bounds = f"{'above' if open_low else 'at least'} {low:,}"
-    if high != float("inf"):
+    if high != inf:
         bounds += f" and {'below' if open_high else 'at most'} {high:,}"
     wanted = f"a {'whole ' if whole else ''}number, {bounds}"
 

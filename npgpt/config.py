@@ -1,7 +1,4 @@
-"""GPTConfig, the settings of a model; and the choices and defaults that commands offer.
-
-Nothing heavy is imported, so a command can check its flags and show its help before NumPy is loaded.
-"""
+"""GPTConfig, the settings of a model; and the choices and defaults that commands offer. Nothing heavy is imported."""
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -77,24 +74,18 @@ class GPTConfig:
         for name in ("bias", "tie_weights", "scale_attn_by_inverse_layer_idx"):
             self._check(isinstance(getattr(self, name), bool), name, "true or false")
         self._check(self.qkv_bias is None or isinstance(self.qkv_bias, bool), "qkv_bias", "true, false or None")
-        self._check(
-            _is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number from 0 up to, not including, 1"
-        )
+        self._check(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number of at least 0, below 1")
         epsilon = self.layer_norm_epsilon
         self._check(_is_number(epsilon) and 0 < epsilon < 1, "layer_norm_epsilon", "a number between 0 and 1")
         self._check(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
         self._check(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
         if self.n_embd % self.n_head:
-            raise ConfigError(
-                f"n_embd must be divisible by n_head, and {self.n_embd} is not divisible by {self.n_head}"
-            )
+            raise ConfigError(f"n_embd must be divisible by n_head: {self.n_embd} is not divisible by {self.n_head}")
         columns = max(self.vocab_size, self.block_size, 3 * self.n_embd, self.inner_size)
         if columns * self.n_embd >= 2**59:  # NumPy counts the bytes of an array, 8 an element, in 63 bits
             raise ConfigError(f"n_embd {self.n_embd} with {columns} columns makes a matrix too large for any memory")
         if self.position == "rotary" and self.head_size % 2:
-            raise ConfigError(
-                f"position=rotary turns pairs of elements, so n_embd / n_head must be even, not {self.head_size}"
-            )
+            raise ConfigError(f"position=rotary turns pairs: n_embd / n_head must be even, not {self.head_size}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "GPTConfig":

@@ -91,10 +91,7 @@ class GPT(Module):
 
     @cached_property
     def _sinusoids(self) -> np.ndarray:
-        """(block_size, C): sin(t w_j) in the even columns and cos(t w_j) in the odd, w_j = 10000^(-2j / C).
-
-        Source: Vaswani et al. 2017, section 3.5.
-        """
+        """(block_size, C): sin(t w_j), cos(t w_j) in turn, w_j = 10000^(-2j / C) (Vaswani et al. 2017, section 3.5)."""
         columns = np.arange(self.config.n_embd)
         angles = np.arange(self.config.block_size)[:, None] * 10000.0 ** (-(columns - columns % 2) / len(columns))
         return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.wte.weight.dtype)
@@ -107,7 +104,7 @@ class GPT(Module):
         padding_mask    (B, T) of bool, False where an id is padding and is not to be looked at. With a cache it is
                         (B, cache.length + T), for the positions in the cache too
 
-        Raises ValueError if T is longer than the model's block_size, IndexError on an id outside the vocabulary.
+        Raises ValueError on a T above block_size, IndexError on an id outside the vocabulary.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:

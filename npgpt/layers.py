@@ -1,7 +1,4 @@
-"""The parts of a GPT, each a Module with its parameters. B batch, T time, C channels, H heads.
-
-Parameters are declared by the modules and get their values from ``GPT`` (gpt.py) or from a file.
-"""
+"""The parts of a GPT, each a Module with its parameters. B batch, T time, C channels, H heads."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -67,8 +64,7 @@ class Module:
     def load_state_dict(self, arrays: dict[str, np.ndarray], source: str = "the state") -> None:
         """Copy ``arrays`` into the parameters, converted to their dtype; nothing is changed unless all of them fit.
 
-        Raises CheckpointError, which begins with ``source``, on a missing or unexpected name, another shape, or
-        an array that isn't floating-point.
+        Raises CheckpointError, beginning with ``source``, if names or shapes differ or one isn't floating-point.
         """
         parameters = dict(self.named_parameters())
         if wrong := sorted(parameters.keys() ^ arrays.keys()):
@@ -85,10 +81,7 @@ class Module:
 
 
 def declare(shape: tuple[int, ...], dtype: np.dtype, value: float = 0.0) -> Tensor:
-    """A parameter that has a shape and no memory yet: a read-only view of one element.
-
-    ``allocate`` gives it memory, or assign an array to its ``data``.
-    """
+    """A parameter with a shape and no memory yet, a read-only view of one element: ``allocate`` it or assign data."""
     return Tensor(np.broadcast_to(np.array(value, dtype), shape), requires_grad=True)
 
 

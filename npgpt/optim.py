@@ -47,10 +47,7 @@ class AdamW:
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
     def step(self) -> None:
-        """Change the parameters by their gradients.
-
-        Raises ValueError if one has no weights yet (``GPT.empty``), or was frozen and now isn't.
-        """
+        """Change the parameters by their gradients. Raises ValueError if one has no weights yet, or was frozen."""
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")

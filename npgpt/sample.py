@@ -37,9 +37,7 @@ class SampleSettings:
         TOP_P, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
     )
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
-    seed: int | None = flag(
-        None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: another each time)", CHOICE
-    )
+    seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: a new one)", CHOICE)
 
     def __post_init__(self):
         if self.prompt is not None and self.prompt_file is not None:

@@ -7,8 +7,7 @@ import sys
 class StopRequest:
     """Within ``with StopRequest(...) as stop:`` Ctrl-C and SIGTERM set ``stop.requested``.
 
-    notice      printed at the first signal, which asks for a stop; the second raises KeyboardInterrupt. Without a
-                notice the first one raises it already
+    notice      printed at the first signal; the second raises KeyboardInterrupt. Without a notice the first one does
 
     An exception raised inside a callback from LLVM is lost, so a loop should check ``requested`` as well.
     """

@@ -1,7 +1,6 @@
 """Tensor: an array that remembers how it was made, with the operations that Python has syntax for.
 
-The record and the way back through it are autograd.py. The operations with names (linear, layernorm, attention ...)
-have a file each in ``npgpt/ops``.
+The record and the way back through it are autograd.py. Operations with names (linear ...) have a file each in ops/.
 """
 
 import math
@@ -45,8 +44,7 @@ class Tensor:
         parents     the tensors it was made from; None for an optional one that is absent
         backward    backward(dy, needs) -> the gradients of the parents, in their order. dy is the gradient of ``data``.
                     needs[i] is True if parent i's gradient is needed; another one need not be computed, and is ignored.
-                    None means zero. A gradient that is zero nearly everywhere may be a function that adds it to an
-                    array of the parent's shape.
+                    None means zero. A mostly zero gradient may be a function that adds it to a parent-shaped array.
 
         The arrays that ``backward`` captures are what stays in memory until the backward pass. The engine owns dy and
         the returned arrays and may modify them in place.
@@ -74,8 +72,7 @@ class Tensor:
     def backward(self, grad: np.ndarray | None = None) -> None:
         """Add d self / d leaf to the ``grad`` of every leaf that this tensor was made from and that needs one.
 
-        grad    the gradient to start from, of this tensor's shape. Without it the tensor must have one element, and it
-                is 1
+        grad    the gradient to start from, of this tensor's shape. A tensor of one element may leave it out: it is 1
 
         Raises RuntimeError if nothing that the tensor was made from has requires_grad, ValueError on a wrong shape.
 

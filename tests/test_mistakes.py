@@ -148,7 +148,7 @@ def test_what_is_not_a_checkpoint(finished):
 
 def test_init_from_what_does_not_fit(finished):
     for typed, words in [
-        (["--context", 9], "--context 9 is beyond the model's: runs/text has 8"),
+        (["--context", 9], "--context 9 is beyond runs/text's 8"),
         (["--n-layer", 2, "--no-bias"], "leave out --n-layer, --bias"),
         (["--position", "rotary"], "leave out --position"),
     ]:

@@ -28,8 +28,7 @@ from npgpt.tensor import Tensor, no_grad
 # The slope has two errors. Rounding: y is wrong by eps |y|, so the slope is wrong by eps |y| / h. Truncation: in
 # f(x + h) - f(x - h) = 2h f' + h^3 f''' / 3 + ... only the first term is wanted, so the slope is wrong by h^2 f''' / 6.
 # If |y| and f''' are of one size, the two are about equal at h = eps^(1/3), and then eps^(2/3) = 4e-11 of that size
-# (Press et al., Numerical Recipes, section 5.7). A thousand times that leaves room for rounding within f and for the
-# larger f''' of a whole model.
+# (Press et al., Numerical Recipes, section 5.7). A thousand times that leaves room for rounding and a model's f'''.
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)  # 6e-6
 TOLERANCE = 1000 * STEP**2  # 4e-8
 
@@ -104,15 +103,13 @@ def gradcheck(
     seed        of dy and of the directions
     -> Report   ``.ok``, ``.inputs``, ``.dy``; printed, a line for each input
 
-    The gradients are those that ``y.backward(report.dy)`` computes, where y is the result; how they are compared is at
-    the top of npgpt/checking/central_differences.py. NaN and infinity in a gradient are never right.
+    The gradients are those of ``f(*inputs).backward(report.dy)``. NaN and infinity in them are never right.
 
     Choose inputs away from kinks (relu has no slope at 0) and away from zeros of the gradient: the slope of x^3 at 0 is
     0, but over a step it isn't, and the error is relative.
 
-    Raises TypeError on an input that is not float64, and if f doesn't return a Tensor of float64; ValueError without
-    inputs, on a Tensor that isn't a leaf with requires_grad=True, and if f's result is not finite, differs from call
-    to call (dropout: fix its seed) or f changes its inputs. Exceptions of f and its backward pass pass through.
+    Raises TypeError if an input or the result is not float64; ValueError without inputs, on a Tensor that isn't a leaf
+    with requires_grad=True, if the result isn't finite or changes when repeated (dropout), or f changes its inputs.
 
     Source: random projections as in HIPS/autograd's test_util and the fast mode of torch.autograd.gradcheck.
 

@@ -8,8 +8,7 @@
     nanogpt.py       nanoGPT's ckpt.pt and meta.pkl, in files of pytorch/
     llmc.py, gguf/, tensorflow/
 
-A further format is one more row of the table and a module with ``read`` and perhaps ``write``.
-The names below are imported when they are first used, so that the table is there at once.
+A new format is one row of the table and a module with ``read`` and perhaps ``write``. Names are imported at first use.
 """
 
 from importlib import import_module

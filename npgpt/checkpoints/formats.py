@@ -2,8 +2,7 @@
 
 A file is told by how it begins and ends, never by its name. The rules exclude one another, and that is why each is as
 long as it is. A safetensors file begins with the length of its header, which may be any up to 100,000,000. So its first
-four bytes can be those of ZIP, of llm.c or of a pickle. What follows can't: the length's upper four bytes are zero, and
-the header begins with {.
+four bytes can be those of another format. What follows can't: the length's upper half is zero, then comes {.
 """
 
 import re
@@ -54,24 +53,18 @@ class Format:
     """One format.
 
     name        as ``convert --to`` has it
-    title       for people
-    reads       what is read of it, for people
     module      below npgpt.checkpoints. ``read(file: MappedFile) -> Checkpoint``, if there is a rule for files;
                 ``write(path, checkpoint, dtype)``, if there are dtypes
     matches     the rule: from a file's first BEGIN and last END bytes. None: it is a folder
     dtypes      that are written, the default first; none if it is only read
     suffix      of the files that are written; "" if it is a folder
-    adds        what goes with the weights, for people
     """
 
     name: str
-    title: str
-    reads: str
     module: str
     matches: Callable[[bytes, bytes], bool] | None
     dtypes: tuple[str, ...] = ()
     suffix: str = ""
-    adds: str = ""
 
     def load(self) -> ModuleType:
         """The module, imported when it is needed."""
@@ -85,20 +78,14 @@ class Format:
 
 
 _FLOATS = ("F32", "F16", "BF16")
-_HUGGING_FACE = "Hugging Face folder: safetensors or pytorch_model.bin, also in shards; or one such file"
-_READ_BY_GGUF = "F32, F16, BF16, Q8_0, Q4_0, Q6_K"
-# fmt: off
 FORMATS = (
-    Format("safetensors", "a run's folder, or its .safetensors files", "yes", "runs", _is_safetensors,
-           _FLOATS, ".safetensors", ", with the tokenizer"),
-    Format("huggingface", _HUGGING_FACE, "yes", "huggingface.write", None, _FLOATS, "", ", with the tokenizer's files"),
-    Format("tensorflow", "OpenAI's TensorFlow folder", "yes", "tensorflow.model", _is_tensorflow),
-    Format("pytorch", "nanoGPT's ckpt.pt, with its meta.pkl", "yes", "pytorch.model", _is_torch),
-    Format("llm.c", "llm.c's .bin", "float32, bfloat16", "llmc", _is_llmc, ("F32", "BF16"), ".bin"),
-    Format("gguf", "GGUF of llama.cpp", _READ_BY_GGUF, "gguf.model", _is_gguf,
-           ("F32", "F16", "Q8_0"), ".gguf", ", with the tokenizer"),
+    Format("safetensors", "runs", _is_safetensors, _FLOATS, ".safetensors"),
+    Format("huggingface", "huggingface.write", None, _FLOATS),
+    Format("tensorflow", "tensorflow.model", _is_tensorflow),
+    Format("pytorch", "pytorch.model", _is_torch),
+    Format("llm.c", "llmc", _is_llmc, ("F32", "BF16"), ".bin"),
+    Format("gguf", "gguf.model", _is_gguf, ("F32", "F16", "Q8_0"), ".gguf"),
 )
-# fmt: on
 WRITTEN = {row.name: row for row in FORMATS if row.dtypes}
 DTYPES = tuple(dict.fromkeys(dtype for row in FORMATS for dtype in row.dtypes))
 # What may be typed by mistake for a file that can be written.
@@ -128,12 +115,3 @@ def identify(begin: bytes, end: bytes) -> Format | None:
     'gguf'
     """
     return next((row for row in FORMATS if row.matches and row.matches(begin, end)), None)
-
-
-def markdown_table() -> str:
-    """The table in README."""
-    lines = ["| format | read | written by `convert` |", "| --- | --- | --- |"]
-    for row in FORMATS:
-        written = f"`--to {row.name}` ({', '.join(row.dtypes)}){row.adds} " if row.dtypes else ""
-        lines.append(f"| {row.title} | {row.reads} | {written}|")
-    return "\n".join(lines)

@@ -19,7 +19,6 @@ Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
 import os
 import re
 from pathlib import Path
-from typing import TypeGuard
 
 from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
@@ -44,11 +43,6 @@ NAMES = tuple(
 )
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")  # the causal mask, where attention is not PyTorch's own
 _PADDED_VOCABULARY = 50304
-
-
-def is_nanogpt(found: object) -> TypeGuard[dict]:
-    """True for an object of the form above."""
-    return isinstance(found, dict) and {"model", "model_args"} <= found.keys()
 
 
 def read_nanogpt(found: dict, file: MappedFile) -> Checkpoint:
@@ -90,10 +84,7 @@ def _find_meta(path: Path, settings: object, vocab_size: int) -> Finder:
 
 
 def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
-    """The tokenizer in a dataset's meta.pkl, for a model of so many ids. Raises CheckpointError.
-
-    The characters must be in the order of their code points, as nanoGPT sorts them.
-    """
+    """The tokenizer in a dataset's meta.pkl, whose characters must be sorted. Raises CheckpointError."""
     if file.size > MAX_META_BYTES:
         raise CheckpointError(f"{file.path}: larger than {MAX_META_BYTES:,} bytes, so it is not nanoGPT's")
     values, length = read_pickle(memoryview(file.take(0, file.size, "pickle")), str(file.path))
@@ -107,9 +98,7 @@ def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
     # In this order: the hash of a deeply nested tuple would overflow the stack.
     are_characters = all(isinstance(character, str) and len(character) == 1 for character in characters)
     if not are_characters or size != len(itos) or stoi != {character: id for id, character in enumerate(characters)}:
-        raise CheckpointError(
-            f"{file.path}: vocab_size, itos with a character for each id, and stoi, its inverse, were expected"
-        )
+        raise CheckpointError(f"{file.path}: expected vocab_size, itos with a character per id, and stoi, its inverse")
     if size != vocab_size:
         raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
     try:

@@ -30,8 +30,7 @@ def load(path: str | Path, dtype: DTypeLike = np.float32, checkpoint: str = "las
     ...     load(f"{folder}/a.gguf").wte.weight.shape
     (5, 2)
 
-    Raises CheckpointError if there is none, it is damaged, the weights are not those of the configuration, or one of
-    them is NaN or infinite.
+    Raises CheckpointError if there is none, it is damaged, or the weights don't fit the configuration or aren't finite.
     """
     return make_model(open_checkpoint(path, checkpoint), dtype)
 
@@ -69,10 +68,8 @@ def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
         return _open_file(path / CKPT_FILE)
     if (path / tensorflow.HPARAMS_FILE).exists():
         return tensorflow.read(MappedFile(tensorflow.current_index(path)))
-    raise CheckpointError(
-        f"{path}: no config.json in it, as runs and Hugging Face folders have, nor nanoGPT's {CKPT_FILE}, "
-        f"nor OpenAI's {tensorflow.HPARAMS_FILE}"
-    )
+    others = f"nanoGPT's {CKPT_FILE}, nor OpenAI's {tensorflow.HPARAMS_FILE}"
+    raise CheckpointError(f"{path}: no config.json in it, as runs and Hugging Face folders have, nor {others}")
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -81,10 +78,7 @@ def _open_file(path: Path) -> Checkpoint:
 
 
 def make_model(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> GPT:
-    """A model with a checkpoint's weights, which are read tensor by tensor.
-
-    Raises CheckpointError if they are damaged, or NaN or infinite.
-    """
+    """A model with a checkpoint's weights, read tensor by tensor. Raises CheckpointError if one isn't finite."""
     model = GPT.empty(checkpoint.config, np.dtype(dtype))
     tensors = checkpoint.streaming()
     bad = [name for name, parameter in model.named_parameters() if not tensors[name].copy_to(allocate(parameter))]

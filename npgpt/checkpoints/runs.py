@@ -100,10 +100,9 @@ def save_checkpoint(
 ) -> None:
     """Write, atomically, everything that training goes on from.
 
-    Arrays come back bit for bit. ``state`` comes back equal: strings, whole numbers up to 4,300 digits, floats
-    including infinity, true, false, None, and lists and dicts of them with string keys. Anything else (a tuple, a key
-    that is a number) is a TypeError now, rather than a difference later. NaN is a CheckpointError: it equals nothing,
-    and a run that has come to it has nothing to go on from. Raises CheckpointError too if the file can't be written.
+    Arrays come back bit for bit, and ``state`` comes back equal: what JSON holds, and infinity. Anything else (a tuple,
+    a key that is a number) is a TypeError now, rather than a difference later. Raises CheckpointError on NaN in it, and
+    if the file can't be written.
     """
     text = json.dumps(state)
     if _parse_object({_STATE_KEY: text}, _STATE_KEY, path, infinity=True) != state:
@@ -123,10 +122,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def read(file: MappedFile) -> Checkpoint:
-    """Open a last.safetensors or best.safetensors, whatever its name is now; or one of a Hugging Face folder's files.
-
-    Raises CheckpointError.
-    """
+    """Open a run's weights, whatever the file's name is; or one of a Hugging Face folder. Raises CheckpointError."""
     tensors, metadata = open_safetensors(file)
     if _CONFIG_KEY not in metadata:
         return read_weights_file(file, tensors, "safetensors")

@@ -83,9 +83,8 @@ def open_safetensors(file: MappedFile) -> tuple[dict[str, LazyTensor], dict[str,
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays by name, and the file's metadata.
 
-    An array is a read-only view of the mapped file, and its pages come from the disk when they are used. The view keeps
-    the map alive, and its values stay when ``write_safetensors`` replaces the file (not when another program changes it
-    in place). BF16, which NumPy does not have, is converted to float32 in memory of its own. Raises CheckpointError.
+    An array is a read-only view of the mapped file. Its values stay when ``write_safetensors`` replaces the file (not
+    when another program changes it in place). BF16 is converted to float32 in memory. Raises CheckpointError.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -102,10 +101,9 @@ def write_safetensors(
 ) -> None:
     """Write the tensors, atomically, each in its dtype; BF16 only from a ``LazyTensor``, since NumPy has none.
 
-    At most one of them is copied at a time (if it is transposed). The same tensors and metadata give the same bytes:
-    those of the reference writer, where that is deterministic (it writes several metadata keys in random order; here
-    they are sorted). ``"format": "pt"`` is added to the metadata, because some readers insist on it. Raises
-    CheckpointError if the file can't be written.
+    At most one of them is copied at a time (if it is transposed). The same tensors and metadata give the same bytes,
+    those of the reference writer (metadata keys, whose order is random there, are sorted). ``"format": "pt"`` is added,
+    because some readers insist on it. Raises CheckpointError if the file can't be written.
     """
     header: dict[str, dict] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     found = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
@@ -158,25 +156,19 @@ def _check_entry(name: str, entry, path) -> _Entry:
     if len(shape) > MAX_DIMENSIONS or itemsize * prod(max(size, 1) for size in shape) >= 2**63:
         raise CheckpointError(f"{place}: shape: {reprlib.repr(shape)} is too large")
     if end - begin != itemsize * prod(shape):
-        raise CheckpointError(
-            f"{place}: data_offsets: {reprlib.repr([begin, end])}, and {dtype} {reprlib.repr(shape)} takes "
-            f"{itemsize * prod(shape)} bytes"
-        )
+        takes = f"{dtype} {reprlib.repr(shape)} takes {itemsize * prod(shape)} bytes"
+        raise CheckpointError(f"{place}: data_offsets: {reprlib.repr([begin, end])}, and {takes}")
     return _Entry(name, dtype, tuple(shape), begin, end)
 
 
-def _check_layout(entries: list[_Entry], data_bytes: int, path) -> None:
+def _check_layout(entries: list[_Entry], nbytes: int, path) -> None:
     """Check that the arrays follow one another from the first byte to the last: no hole, no overlap, nothing after."""
     position = 0
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != position:
-            raise CheckpointError(
-                f"{path}: tensor {entry.name[:200]!r}: data_offsets: it begins at {reprlib.repr(entry.begin)}, and the "
-                f"one before ends at {position}"
-            )
+            where = f"it begins at {reprlib.repr(entry.begin)}, and the one before ends at {position}"
+            raise CheckpointError(f"{path}: tensor {entry.name[:200]!r}: data_offsets: {where}")
         position = entry.end
-    if position != data_bytes:
-        what = "cut off" if position > data_bytes else "longer than its header says"
-        raise CheckpointError(
-            f"{path}: data: {data_bytes:,} bytes, and the header describes {position:,}: it is {what}"
-        )
+    if position != nbytes:
+        what = "cut off" if position > nbytes else "longer than its header says"
+        raise CheckpointError(f"{path}: data: {nbytes:,} bytes, and the header describes {position:,}: it is {what}")

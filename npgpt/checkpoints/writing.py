@@ -29,9 +29,7 @@ def save(
     write_checkpoint(path, Checkpoint("model", model.config, tensors, Path(path), find_tokenizer=find), to, dtype)
 
 
-def write_checkpoint(
-    path: str | Path, checkpoint: Checkpoint, to: str = "huggingface", dtype: str | None = None
-) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint, to: str, dtype: str | None = None) -> None:
     """Write a checkpoint in another format, a piece at a time: as ``save``."""
     row = formats.written(to)
     dtype = row.check_dtype(dtype)

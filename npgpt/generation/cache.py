@@ -22,10 +22,8 @@ class LayerCache:
         B, block_size, H, D = self.keys.shape
         first, end = self.length, self.length + k.shape[1]
         if not k.shape == v.shape == (B, end - first, H, D) or not k.dtype == v.dtype == self.keys.dtype:
-            raise ValueError(
-                f"a cache of {self.keys.dtype} for B, H, D = {B}, {H}, {D} can't store keys {k.dtype} {k.shape} "
-                f"and values {v.dtype} {v.shape}"
-            )
+            given = f"keys {k.dtype} {k.shape} and values {v.dtype} {v.shape}"
+            raise ValueError(f"a cache of {self.keys.dtype} for B, H, D = {B}, {H}, {D} can't store {given}")
         if end > block_size:
             raise ValueError(f"a cache of {block_size} positions that holds {first} can't store {end - first} more")
         self.keys[:, first:end], self.values[:, first:end] = k, v

@@ -1,8 +1,7 @@
 """Kernels: arrays in, arrays out. ``kernels.layernorm_forward`` and so on are the versions that NPGPT_KERNELS chooses.
 
 One kernel a file: first the symbols and the derivation, then the plain NumPy version, which defines the result, then
-its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the plain ones everywhere; it is read once,
-here.
+its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the plain ones everywhere.
 """
 
 import os

@@ -3,8 +3,7 @@
     python -m npgpt.kernels.ahead START DTYPE GEMM_DTYPE NAME ...     one of these processes
 
 Each goes through the whole list, beginning at another place, and skips what is in the cache by then. So none of them
-runs out of work while another one is still busy, and they need not talk to each other. What they leave out, for
-whatever reason, is compiled when it is first called.
+waits, and they need not talk to each other. What they leave out is compiled when it is first called.
 """
 
 import os
@@ -33,7 +32,7 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     """
     dtypes = np.dtype(np.float32), gemm_dtype_tag(np.dtype(np.float32)).dtype
     table = signatures(*dtypes)
-    missing = {name: kernel for name, kernel in table.items() if name in names and not _is_cached(*kernel)}
+    missing = _missing({name: table[name] for name in table if name in names})
     if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
         return
     total, began = len(missing), perf_counter()
@@ -46,7 +45,7 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
                 processes.append(_start(i * total // count, *dtypes, *missing))
         while missing and any(process.poll() is None for process in processes) and not stop():
             sleep(0.1)
-            missing = {name: kernel for name, kernel in missing.items() if not _is_cached(*kernel)}
+            missing = _missing(missing)
             shown.show(total - len(missing))
     finally:
         for process in processes:
@@ -56,8 +55,8 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
         progress.seconds += perf_counter() - began
 
 
-def _is_cached(dispatcher, types):
-    return dispatcher._cache.holds(types)
+def _missing(kernels):
+    return {name: kernel for name, kernel in kernels.items() if not kernel[0]._cache.holds(kernel[1])}
 
 
 def _start(*arguments):
@@ -75,7 +74,7 @@ def _main(start, dtype, gemm_dtype, *names):
     table = signatures(np.dtype(dtype), np.dtype(gemm_dtype))
     for name in (*names[int(start) :], *names[: int(start)]):
         dispatcher, types = table[name]
-        if not _is_cached(dispatcher, types):
+        if not dispatcher._cache.holds(types):
             dispatcher.compile(types)
 
 

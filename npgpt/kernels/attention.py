@@ -19,9 +19,8 @@ Derivation, from the last line to the first (* is elementwise):
 A NaN in a masked score has no effect. A NaN in a masked value may reach the output (0 * NaN = NaN); whether it does
 depends on the version. The gradient of a masked score is 0, whatever P and dP are.
 
-P is not kept for the backward pass. Each row's m and z are kept, and P is computed again from them: 2 T values a head
-instead of T x T (Dao et al. 2022). m + log z would be one value, but it is rounded like m, and P would be off by as
-much.
+Each row's m and z are kept, and the backward pass computes P again from them: 2 T values a head instead of T x T
+(Dao et al. 2022). m + log z would be one value, but it is rounded like m, and P would be off by as much.
 """
 
 from typing import NamedTuple

@@ -3,10 +3,9 @@
 docs/numba.md says why each use is needed and what to do when a new Numba breaks it.
 
 Why not Numba's own cache? It recompiles a function when its file changes in any way, and misses changes in other files
-whose functions are compiled into it. It lets two processes that save at once mix up their files. And it lets results
-differ in the last bits between a process that compiles a kernel and one that loads it: Numba optimises the body of a
-parallel loop by itself, and again as part of the function around it. The first process runs the first version, later
-ones the second. Here every process runs what it has loaded, in an engine of its own that has seen no other version.
+whose functions are compiled into it. It lets two processes that save at once mix up their files. And results may differ
+in the last bits between a process that compiles a kernel and one that loads it: Numba optimises a parallel loop's body
+by itself, then again with the function around it. Here every process runs what it has loaded, in an engine of its own.
 """
 
 import hashlib

@@ -6,8 +6,7 @@
 m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one value, but it is rounded like m,
 and a softmax computed from it is off by as much: by 5e-4 of itself where logits are around 10,000.
 
-Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j, and the other term subtracts 1
-at the target class:
+Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j; the other term subtracts 1 at t:
 
     dx_nj = dloss_n (softmax(x_n)_j - 1[j = t_n])
 

@@ -6,8 +6,7 @@ The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the sa
 is 0, x_i is still multiplied: NaN and infinity reach the output (0 * inf is NaN) and aren't dropped by chance.
 
 keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), a function of the seed and of
-i alone. So the backward pass recomputes the mask from the seed, no mask takes memory, and the result doesn't depend on
-which thread computes which part.
+i alone. So the backward pass recomputes the mask from the seed, and the result doesn't depend on the threads.
 """
 
 import numpy as np

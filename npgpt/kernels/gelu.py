@@ -1,5 +1,4 @@
-"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x times the probability that a normal variable
-is below x.
+"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x P(X < x), where X is a normal variable.
 
 Exact:      y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2
             Phi'(x) = phi(x) = exp(-x^2 / 2) / sqrt(2 pi), so dx = dy (Phi(x) + x phi(x))

@@ -1,8 +1,7 @@
 """The options given to Numba, all of them.
 
 - Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero,
-  division by multiplying). It never assumes that NaN and infinity don't occur: a mask is -inf, and a NaN loss must
-  show.
+  division by multiplying). It expects NaN and infinity: a mask is -inf, and a NaN loss must show.
 - Loops over elements start at 0, over a slice if need be. Where LLVM can't prove that an index isn't negative, it lets
   it count from the end, as Python does, and loads each element by itself instead of a register full.
 - Division by zero gives infinity, as in NumPy, not an exception.
@@ -35,8 +34,7 @@ def exact_jit(function: Callable) -> Callable:
 def parallel_jit(function: Callable) -> Callable:
     """Compile a function whose ``prange`` loops run over what is written: the result doesn't depend on the threads.
 
-    Small calls run on one thread, because waking the others costs more than it saves, and on a busy machine a thousand
-    times more. Work is the number of array elements unless ``work`` is given.
+    Small calls run on one thread: waking the others costs more. ``work`` is the number of array elements by default.
     """
     kernel = cached(numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy", nogil=True)(function))
 

@@ -4,8 +4,7 @@
     xhat = (x - mean) rstd          y = weight xhat + bias
 
 Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows
-of dy. Towards x, let g = dxhat = weight dy. x reaches xhat dot three paths: directly, through the mean and through
-rstd.
+of dy. Towards x, let g = dxhat = weight dy. x reaches xhat by three paths: directly, by the mean and by rstd.
 
     d rstd / d x_k = -rstd^3 (x_k - mean) / C = -rstd^2 xhat_k / C
     d xhat_j / d x_k = rstd (1[j = k] - 1/C) - (x_j - mean) rstd^2 xhat_k / C

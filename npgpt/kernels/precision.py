@@ -7,10 +7,9 @@
 Sums are float32 in each of them; so are weights, gradients and everything that isn't a matrix product. Small products
 and those of a few rows, as for single tokens, are never rounded, since they would gain nothing.
 
-Whether it is faster depends on the CPU. Multiplying pairs of bfloat16 (AVX-512 BF16) takes half the time of float32's
-products on AMD's CPUs, and 1.45 times as long on Intel's. So "medium" uses pairs on AMD only; NPGPT_CPU=avx512_bf16
-makes it use them wherever they exist. "high" would need three such products, in one and a half times the time: so it is
-the same as "highest". So is "medium" on other CPUs, and in float64.
+Multiplying pairs of bfloat16 (AVX-512 BF16) takes half the time of float32's products on AMD's CPUs, and 1.45 times as
+long on Intel's. So "medium" uses pairs on AMD only; NPGPT_CPU=avx512_bf16 makes it use them wherever they exist. "high"
+would need three such products, so it is the same as "highest". So is "medium" on other CPUs, and in float64.
 """
 
 import numba

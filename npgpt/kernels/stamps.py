@@ -1,7 +1,6 @@
 """Stamps of source files: a compiled kernel is out of date when the stamp of its file has changed.
 
-A stamp covers what a file does and not how it is written down: a changed comment, docstring or line break leaves it as
-it is. It covers the kernels' files that the file imports, too, since their functions are compiled into its own.
+A stamp covers what a file and the kernels' files that it imports do; a comment, docstring or line break is no change.
 """
 
 import ast

@@ -43,9 +43,7 @@ def causal_self_attention(
     if padding_mask is not None:
         padding_mask = np.asarray(padding_mask)
         if padding_mask.shape != (B, Tk) or padding_mask.dtype != bool:
-            raise ValueError(
-                f"attention: the padding mask must be bool {(B, Tk)}, not {padding_mask.dtype} {padding_mask.shape}"
-            )
+            raise ValueError(f"the padding mask must be bool {(B, Tk)}, not {padding_mask.dtype} {padding_mask.shape}")
     if cache is not None:
         k, v = cache.store(k, v)
     y, row_max, row_sum = kernels.attention_forward(q, k, v, scale, padding_mask, dropout, seed)

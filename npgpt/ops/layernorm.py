@@ -12,8 +12,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
                 dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
                 dweight = sum over rows of dy * xhat,   dbias = sum over rows of dy
 
-    Source: Ba, Kiros & Hinton 2016, eq. 4; the derivation is in the kernel's file. Raises ValueError on shapes that
-    don't fit.
+    Source: Ba, Kiros & Hinton 2016, eq. 4; derived in the kernel's file. Raises ValueError on shapes that don't fit.
     """
     C = x.shape[-1] if x.ndim else 0
     if weight.shape != (C,) or (bias is not None and bias.shape != (C,)):

@@ -16,8 +16,7 @@ class TokenDataset:
         window 1       c d e     -> d e f
         window 2           e f g     -> f g h
 
-    With stride = context each token is a target once, except the first and the rest at the end. A smaller stride makes
-    more windows, which overlap.
+    With stride = context each token is a target once, except the first and the rest at the end.
 
     >>> dataset = TokenDataset(np.arange(8), context=3, stride=2)
     >>> ids, targets = dataset.batch([0, 2])
@@ -35,10 +34,9 @@ class TokenDataset:
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if len(tokens) < context + 1:
-            raise DataError(
-                f"the {part} has {len(tokens):,} tokens, but a context of {context:,} needs at least {context + 1:,}.\n"
-                "Give more text, a smaller --context, or another --val-fraction."
-            )
+            problem = f"{len(tokens):,} tokens, but a context of {context:,} needs at least {context + 1:,}"
+            advice = "Give more text, a smaller --context, or another --val-fraction."
+            raise DataError(f"the {part} has {problem}.\n{advice}")
         self.tokens = tokens
         self.context = context
         self.stride = stride

@@ -1,7 +1,6 @@
 """Text to tokens: read files, tokenize them, split them for training and validation.
 
-Text is read in chunks, and its tokens go to a temporary file that is mapped into memory. So a gigabyte of text takes
-hardly more memory than a kilobyte.
+Text is read in chunks, and its tokens go to a temporary file that is mapped into memory, so memory stays small.
 """
 
 import tempfile
@@ -43,14 +42,12 @@ class Corpus:
 def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     """Read text files and folders of them (see ``find_texts``), or token files.
 
-    Each text file is a document. The tokens are in an unnamed file in the folder for temporary files (the environment
-    variable TMPDIR), which disappears when they are no longer used.
+    Each text file is a document. The tokens are in an unnamed file in the folder TMPDIR, which disappears with them.
 
     A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped itself; <|endoftext|> separates its
     documents. A folder with a train.bin and a val.bin gives tokens and validation.
 
-    Raises DataError if a file is missing, unreadable, empty, binary or not UTF-8, or has ids unknown to the tokenizer;
-    TokenizerError, which names the file, if the tokenizer can't encode its text.
+    Raises DataError if a file can't be read as text or as the tokenizer's ids; TokenizerError if one can't be encoded.
     """
     paths = as_paths(paths)
     token_files = _find_token_files(paths)
@@ -106,9 +103,7 @@ def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -
 
 def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
     if len(paths) > 1 and tokenizer.end_of_text is None:
-        raise DataError(
-            f"{paths[1]}: the model's characters have no <|endoftext|> to separate documents: train on one text"
-        )
+        raise DataError(f"{paths[1]}: the tokenizer has no <|endoftext|> to separate documents: train on one text")
     digest = sha256()
     documents = []
     characters = count = 0
@@ -156,10 +151,8 @@ def _find_token_files(paths: list[Path]) -> list[Path]:
         elif path.suffix == ".bin" and not path.is_dir():
             found.append([path])
     if found and len(paths) > 1:
-        raise DataError(
-            f"token files can't be read together with others: {_list(paths)}.\n"
-            "Give one .bin file, or one folder with a train.bin and a val.bin, or only text."
-        )
+        advice = "Give one .bin file, or one folder with a train.bin and a val.bin, or only text."
+        raise DataError(f"token files can't be read together with others: {_list(paths)}.\n{advice}")
     return found[0] if found else []
 
 

@@ -55,9 +55,8 @@ def safe_chunks(chunks: Iterable[str]) -> Iterator[str]:
 
     as the alternatives of PATTERN show. No piece crosses such a cut: within a piece, whitespace only follows
     whitespace, and punctuation never follows a letter. No piece to the left depends on the text after the cut: only the
-    alternatives for whitespace look ahead, and the left part never ends in whitespace. None looks back.
-
-    Text without any such cut, say a gigabyte of one letter, is held in memory as a whole.
+    alternatives for whitespace look ahead, and the left part never ends in whitespace. None looks back. Text without
+    any such cut is held in memory as a whole.
 
     >>> list(safe_chunks(["The ver", "dict is", " in"]))
     ['The', ' verdict', ' is in']

@@ -63,9 +63,7 @@ class Tokenizer:
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one id stands for: a whole character, or part of one. Raises TokenizerError."""
         if not 0 <= index(id) < self.vocab_size:
-            raise TokenizerError(
-                f"there is no id {id}: the {self.name} tokenizer has the ids 0 to {self.vocab_size - 1}"
-            )
+            raise TokenizerError(f"there is no id {id}: the {self.name} tokenizer has ids 0 to {self.vocab_size - 1}")
         return self._vocabulary[id]
 
     def to_dict(self) -> dict:
@@ -76,8 +74,7 @@ class Tokenizer:
 class StreamDecoder:
     """Decodes ids one at a time. The bytes of a character that spans several ids are held until it is complete.
 
-    Bytes that can't become a character turn into U+FFFD, as in ``Tokenizer.decode``. A character that is unfinished at
-    the end is dropped.
+    Other bytes turn into U+FFFD, as in ``Tokenizer.decode``. A character that is unfinished at the end is dropped.
 
     >>> decoder = ByteTokenizer().decoder()
     >>> [decoder.decode(id) for id in "né".encode()]
@@ -220,15 +217,11 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     """
     if not isinstance(values, dict) or values.get("name") not in TOKENIZERS:
         raise TokenizerError(f"a stored tokenizer must be a JSON object whose name is one of {', '.join(TOKENIZERS)}")
-    tokenizer: Tokenizer
-    if values["name"] == CharTokenizer.name:
-        tokenizer = CharTokenizer(values.get("characters", ""), values.get("end_of_text", True))
-    else:
-        tokenizer = make_tokenizer(values["name"])
+    is_char = values["name"] == CharTokenizer.name
+    stored_characters = values.get("characters", ""), values.get("end_of_text", True)
+    tokenizer = CharTokenizer(*stored_characters) if is_char else make_tokenizer(values["name"])
     if tokenizer.to_dict() != values:
-        raise TokenizerError(
-            f"a stored {tokenizer.name} tokenizer must have {', '.join(tokenizer.to_dict())}, nothing else"
-        )
+        raise TokenizerError(f"a stored {tokenizer.name} tokenizer must have exactly {', '.join(tokenizer.to_dict())}")
     return tokenizer
 
 
@@ -253,10 +246,8 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"the text has {_describe(text[error.start])} at offset {error.start}, half of a surrogate pair and not a "
-            "character: was the text decoded with the right encoding?"
-        ) from error
+        found = f"{_describe(text[error.start])} at offset {error.start}, half of a surrogate pair and not a character"
+        raise TokenizerError(f"the text has {found}: was the text decoded with the right encoding?") from error
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -57,9 +57,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     config, asked, planned = runs.read_run_config(folder)
     path = runs.weights_file(folder, "last")
     if path.name != runs.LAST_FILE:
-        raise RunError(
-            f"{folder} had not saved its state yet when it ended; it has its best weights.\nTo {_anew(folder)}"
-        )
+        raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
     try:
@@ -82,26 +80,22 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     except DataError as error:
         raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the training state is damaged, or of another version of npgpt: {error!r}.\nTo {_anew(folder)}"
-        ) from None
+        problem = f"the training state is damaged, or of another version of npgpt: {error!r}"
+        raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
     if run.finished or run.step > changed.max_steps:
-        raise RunError(
-            f"{folder} is finished: it has done {run.step:,} steps, and was to do {changed.max_steps:,}.\n"
-            f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
-        )
+        advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
+        done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
+        raise RunError(f"{folder} is finished: {done}.\n{advice}")
     check_room(folder, model, run.optimizer)
     run.open(folder)
-    run.progress.metrics.truncate(
-        {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
-    )
+    last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
+    run.progress.metrics.truncate(last_steps)
     write_run_config(folder, config, settings.to_dict(), changed)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
-        log(
-            f"to step {changed.max_steps:,} (was {plan.max_steps:,}); learning rate {now:.1e} now, {end:.1e} at the end"
-        )
+        rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
+        log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
 
 
@@ -116,9 +110,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     tokenizer = checkpoint.require_tokenizer()
     config = checkpoint.config
     if settings.context is not None and settings.context > config.block_size:
-        raise ConfigError(
-            f"--context {settings.context} is beyond the model's: {settings.init_from} has {config.block_size}"
-        )
+        raise ConfigError(f"--context {settings.context} is beyond {settings.init_from}'s {config.block_size}")
     return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
 
 

@@ -75,7 +75,7 @@ class Evaluation(Periodic):
 class EarlyStopping:
     """The lowest validation loss so far, and how many evaluations ago there was progress.
 
-    patience    so many evaluations without progress are the end; None: there is no such end
+    patience    so many evaluations without progress are the end; None: no limit
     min_delta   by how much the loss must fall below the lowest one to count as progress
 
     >>> stopping = EarlyStopping(patience=2)
@@ -120,10 +120,7 @@ class Samples(Periodic):
         self.prompt = tokenizer.encode_prompt(plan.sample_prompt)
 
     def text(self, step: int) -> str:
-        """The prompt and what follows, without an incomplete last character; the step is the seed.
-
-        Raises TrainingDiverged if the model's logits are not finite.
-        """
+        """The prompt and what follows, whole characters only; the step is the seed. Raises TrainingDiverged."""
         decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
         try:
             for (id,) in stream(self.model, [self.prompt], self.tokens, Sampling(), seed=step):

@@ -35,10 +35,8 @@ def execute(run: Run) -> None:
             fit(run, stop)
             run.evaluation.check(run.step)
         except TrainingDiverged as error:
-            raise TrainingDiverged(
-                f"{error}: training has diverged.\n"
-                f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
-            ) from None
+            advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
+            raise TrainingDiverged(f"{error}: training has diverged.\n{advice}") from None
         run.saver.save_at_end()
     if run.finished or run.early_stopping.reached:
         _report(run)

@@ -18,11 +18,10 @@ from npgpt.training.plan import Plan
 
 
 def create_run(out: Path, exact: bool = False) -> Path:
-    """Make a new folder for a run and return it; a folder that is already there is never used again.
+    """Make a new folder for a run and return it: ``out``, or if that is taken ``out-2``, ``out-3``, ...
 
-    If ``out`` is taken, ``out-2``, ``out-3``, ... are tried; mkdir decides, so two runs that start together get two
-    folders. With ``exact`` (the user named the folder), it is that one or a RunError; it may be there if it is empty.
-    Raises RunError if the folder can't be made.
+    mkdir decides, so two runs that start together get two folders. With ``exact`` (the user named the folder) it is
+    ``out``, which may be there if it is empty. Raises RunError if the folder can't be made.
     """
     run, number = out, 1
     try:

@@ -18,10 +18,7 @@ from npgpt.training.run import Run
 
 
 def fit(run: Run, stop: StopRequest) -> None:
-    """Train until all steps are done, early stopping ends it, or a stop is requested.
-
-    Raises TrainingDiverged if a loss, a gradient or a sample's logits are not finite.
-    """
+    """Train until all steps are done, early stopping ends it, or a stop is requested. Raises TrainingDiverged."""
     while not stop.requested:
         if run.evaluation.due(run.step):
             losses = run.evaluation.losses(run.step, lambda: stop.requested)

@@ -1,7 +1,6 @@
 """Plan: what a run does, every default filled in; and the defaults. Nothing heavy is imported.
 
-``TrainSettings.resolve`` makes a plan once, when a run begins. The run stores it in its config.json and follows it when
-it is resumed, whatever the defaults are by then.
+``TrainSettings.resolve`` makes a plan when a run begins. The run stores it, and follows it when it is resumed.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -61,9 +61,8 @@ class Saver:
             log(str(error))
             elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-"))
             self._write(elsewhere)
-            raise RunError(
-                f"{self.folder} is not up to date. Make room, and move {elsewhere / runs.LAST_FILE} there."
-            ) from error
+            saved = elsewhere / runs.LAST_FILE
+            raise RunError(f"{self.folder} is not up to date. Make room, and move {saved} there.") from error
 
     def _write(self, folder):
         weights, moments = self.model.state_dict(), self.optimizer.state_dict()
@@ -82,10 +81,8 @@ def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
         folder = folder.parent
     disk = shutil.disk_usage(folder)
     if disk.total and disk.free < needed:  # some file systems don't know, and say 0
-        raise RunError(
-            f"{folder}: {disk.free / 1e6:,.1f} MB are free there, and the run will write {needed / 1e6:,.1f} MB.\n"
-            "Make room, or name a folder on another disk with --out."
-        )
+        sizes = f"{disk.free / 1e6:,.1f} MB are free there, and the run will write {needed / 1e6:,.1f} MB"
+        raise RunError(f"{folder}: {sizes}.\nMake room, or name a folder on another disk with --out.")
 
 
 def _nbytes(arrays):

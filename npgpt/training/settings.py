@@ -32,9 +32,7 @@ class TrainSettings:
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str | None = flag(
-        None, choice(*TOKENIZERS), f"how text becomes tokens (default: {defaults.TOKENIZER})", DATA
-    )
+    tokenizer: str | None = flag(None, choice(*TOKENIZERS), f"kind of tokens (default: {defaults.TOKENIZER})", DATA)
     context: int | None = flag(
         None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
         aliases=("block_size",),
@@ -57,9 +55,7 @@ class TrainSettings:
     bias: bool | None = flag(None, bool, "biases in linear layers and layer norms (default: yes)", MODEL)
     qkv_bias: bool | None = flag(None, bool, "biases of queries, keys, values (default: as --bias)", MODEL)
     tie_weights: bool | None = flag(None, bool, "one matrix for embedding and head (default: yes)", MODEL)
-    position: str | None = flag(
-        None, choice(*POSITIONS), f"how positions are encoded (default: {GPTConfig.position})", MODEL
-    )
+    position: str | None = flag(None, choice(*POSITIONS), f"position encoding (default: {GPTConfig.position})", MODEL)
     activation: str | None = flag(None, choice(*ACTIVATIONS), f"in the MLP (default: {GPTConfig.activation})", MODEL)
     init_from: str | None = flag(None, pathname, "start from this run, folder, or model by name (gpt2)", MODEL)
 
@@ -82,9 +78,7 @@ class TrainSettings:
         None, count(), "step at which --min-lr is reached (default: the last; a resumed run keeps its own)", OPTIMIZER,
         aliases=("lr_decay_iters",),
     )  # fmt: skip
-    grad_accum: int = flag(
-        1, count(), "batches whose gradients make a step", OPTIMIZER, aliases=("gradient_accumulation_steps",)
-    )
+    grad_accum: int = flag(1, count(), "batches in a step", OPTIMIZER, aliases=("gradient_accumulation_steps",))
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
     weight_decay: float = flag(0.1, _at_least_0, "of matrices, decoupled from the gradient", OPTIMIZER)
     beta1: float = flag(0.9, _fraction, "decay of the gradient's running mean", OPTIMIZER)
@@ -99,15 +93,11 @@ class TrainSettings:
     )  # fmt: skip
     eval_batches: int = flag(8, count(), "batches of each split in an evaluation", RUN, aliases=("eval_iters",))
     sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: --eval-every)", RUN)
-    sample_prompt: str | None = flag(
-        None, str, "what samples begin with (default: the text's beginning)", RUN, metavar="TEXT"
-    )
+    sample_prompt: str | None = flag(None, str, "how samples begin (default: as the text)", RUN, metavar="TEXT")
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
-    matmul_precision: str = flag(
-        "highest", choice(*MATMUL_PRECISIONS), "of large products; medium: factors in bfloat16", RUN
-    )
+    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
 
     def __post_init__(self):
         if self.max_steps is not None and self.epochs is not None:
@@ -124,8 +114,6 @@ class TrainSettings:
 
     def resolve(self, n_windows: int, context: int, sample_prompt: str = "") -> Plan:
         """Fill in what was not given: the plan of a run on ``n_windows`` sequences of ``context`` tokens.
-
-        sample_prompt   what samples begin with unless ``sample_prompt`` was given
 
         >>> plan = TrainSettings(epochs=10.0, batch_size=4).resolve(n_windows=100, context=64)
         >>> plan.max_steps, plan.decay_steps, plan.warmup, plan.eval_every

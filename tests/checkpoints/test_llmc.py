@@ -176,7 +176,7 @@ BAD = {
     "a giant of layers": (changed(L=2**31 - 1), "header: 2,147,483,647 layers; 1,000 are the most"),
     "heads that don't divide": (
         changed(H=3),
-        "header: n_embd must be divisible by n_head, and 4",
+        "header: n_embd must be divisible by n_head: 4",
     ),
     "too few rows": (changed(Vp=130), "header: 131 tokens, and 130 rows"),
     "negative rows": (changed(Vp=-(2**31)), "header: 131 tokens, and -2,147,483,648 rows"),

@@ -230,7 +230,7 @@ BAD_TOKENIZERS = {
         r": __metadata__ npgpt_tokenizer: the key 'name' is there twice",
     ),
     "name a list": ('{"name": ["char"]}', ": a stored tokenizer must be a JSON object whose name is one of"),
-    "more": ('{"name": "byte", "x": 1}', ": a stored byte tokenizer must have name, nothing else"),
+    "more": ('{"name": "byte", "x": 1}', ": a stored byte tokenizer must have exactly name"),
     "characters unsorted": ('{"name": "char", "characters": "ba"}', ": the characters .* must be sorted"),
     "too many": (
         '{"name": "char", "characters": "abcdefghijk"}',

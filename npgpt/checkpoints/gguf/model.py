@@ -92,9 +92,7 @@ def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPT
         ("gpt2.attention.causal", "bool", True),
     ):
         if key in metadata and metadata.number(key, type) != wanted:
-            raise CheckpointError(
-                f"{path}: key {key} is {metadata.number(key, type)}, and in a GPT-2 of its sizes {wanted}"
-            )
+            raise CheckpointError(f"{path}: key {key} is {metadata.number(key, type)}, not {wanted} as in GPT-2")
     fields |= {"vocab_size": vocab_size, "tie_weights": tie_weights}
     return config_of(fields, f"{path}: key", {field: key for field, key, _ in _FIELDS})
 

@@ -1,8 +1,7 @@
 """A tokenizer in a GGUF file: for llama.cpp under tokenizer.ggml; and, if it is not GPT-2's, as a run stores it, too.
 
 llama.cpp computes GPT-2's byte-pair encoding from lists of tokens and merges. With no merges that encodes byte by byte,
-so byte tokenizers can be written, and character tokenizers if they are ASCII. Any other is written as "no_vocab";
-llama.cpp then works on ids.
+so byte tokenizers can be written, and ASCII character tokenizers. Any other is "no_vocab": llama.cpp works on ids.
 """
 
 import json
@@ -48,10 +47,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
 
 
 def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
-    """The finder of the tokenizer of a model with so many ids: in the file; beside it, if the file says nothing of one.
-
-    It is GPT-2's only if each token is. Raises CheckpointError.
-    """
+    """The one in the file, else beside it; GPT-2's only if each token is. Raises CheckpointError."""
     count, packed = metadata.strings(_TOKENS) if _TOKENS in metadata else (None, b"")
     if count not in (None, vocab_size):
         raise CheckpointError(f"{path}: key {_TOKENS}: {count:,} tokens, and the model has {vocab_size:,}")
@@ -76,11 +72,9 @@ def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
 def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] | None:
     """A token for each id of the model, as llama.cpp spells them; None if it would not encode texts as ours does."""
     # A vocabulary that was padded to a round number has names for the ids that are left, as in llama.cpp's converter.
-    if (
-        tokenizer is None
-        or tokenizer.end_of_text is None
-        or not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size
-    ):
+    if tokenizer is None or tokenizer.end_of_text is None:
+        return None
+    if not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size:
         return None
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
     single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)

@@ -1,9 +1,8 @@
 """A Hugging Face GPT-2 folder: config.json and model.safetensors, as transformers' ``save_pretrained`` writes them.
 
-The parameters carry the names and shapes that npgpt uses, after the prefix ``transformer.``, which GPT2LMHeadModel
-saves and the public gpt2 file does not have. The work is in config.json: every setting that transformers'
-modeling_gpt2.py computes with is taken over or must have the one value that npgpt computes; otherwise it is refused by
-name. All other keys there (summary_type, id2label, torch_dtype, ...) do not change what the language model computes.
+The parameters carry npgpt's names and shapes, after the prefix ``transformer.``, which the public gpt2 file lacks. The
+work is in config.json: every setting that transformers' modeling_gpt2.py computes with is taken over, or must have the
+one value that npgpt computes. The other keys there (summary_type, id2label ...) do not change what is computed.
 """
 
 import re
@@ -53,10 +52,7 @@ _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 def weights_of_huggingface(
     config: GPTConfig, tensors: dict[str, LazyTensor], source: Path, config_file: Path
 ) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
-    """-> the parameters under npgpt's names, and the names of what else is known to be there.
-
-    Raises CheckpointError, which names the file and the tensor.
-    """
+    """-> the parameters under npgpt's names, and the names of what else is there. Raises CheckpointError."""
     found, ignored_keys = {}, []
     for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("transformer.")
@@ -81,9 +77,8 @@ def weights_of_huggingface(
 def config_from_huggingface(values: dict, source: str) -> GPTConfig:
     """Map the contents of a config.json. ``source`` (its path) begins every message.
 
-    GPTConfig has one dropout where GPT-2 has three (residual, embedding, attention weights); they must be equal, as
-    they are in all the released models. A missing key takes the default that transformers gives it. Raises
-    CheckpointError.
+    GPTConfig has one dropout where GPT-2 has three; they must be equal, as in all the released models. A missing key
+    takes the default that transformers gives it. Raises CheckpointError.
     """
     if "model_type" not in values and "n_embd" not in values:  # files from before 2020 have no model_type
         raise CheckpointError(f"{source}: neither model_type nor n_embd is there, so it is not a GPT-2's configuration")
@@ -94,17 +89,15 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
 
     fields = {field: _setting(values, key, default, source) for field, key, default in _FIELDS}
 
-    activation = values.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"{source}: activation_function is {reprlib.repr(activation)}: not {', '.join(_ACTIVATIONS)}"
-        )
+    name = values.get("activation_function", "gelu_new")
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise CheckpointError(f"{source}: activation_function is {reprlib.repr(name)}: not {', '.join(_ACTIVATIONS)}")
     dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
     if not dropouts[0] == dropouts[1] == dropouts[2]:
         found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
         raise CheckpointError(f"{source}: {found}, and npgpt has one dropout for the three: make them equal there")
 
-    fields |= {"activation": _ACTIVATIONS[activation], "dropout": dropouts[0]}
+    fields |= {"activation": _ACTIVATIONS[name], "dropout": dropouts[0]}
     return config_of(fields, f"{source}:", {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS})
 
 
@@ -113,9 +106,8 @@ def config_to_huggingface(
 ) -> dict:
     """The inverse: the contents of a config.json for weights of ``dtype`` ("F32", "F16", "BF16").
 
-    What comes back is the same configuration with every bias, which GPT-2 always has there: absent ones are written as
-    zeros. Without a tokenizer, bos_token_id and eos_token_id are null. Raises CheckpointError, beginning with
-    ``source``, for what transformers' GPT-2 can't compute.
+    What comes back has every bias: absent ones are written as zeros. Without a tokenizer, bos_token_id and eos_token_id
+    are null. Raises CheckpointError, beginning with ``source``, for what transformers' GPT-2 can't compute.
     """
     if config.position != "learned":
         raise CheckpointError(f"{source}: position is {config.position!r}, and transformers' GPT-2 has only 'learned'")

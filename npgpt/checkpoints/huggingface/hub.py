@@ -4,10 +4,9 @@
     models--OWNER--NAME/snapshots/COMMIT/FILE     a link to
     models--OWNER--NAME/blobs/ETAG                its content; a large file's etag is its sha256
 
-That is how huggingface_hub lays the cache out, which all its users share ("Understand caching" in its documentation).
-Looking there takes neither a package nor a network. Downloading is left to huggingface_hub, except for two things that
-it (2.4) does not do: resume an interrupted download, and compare a large file's sha256 before it is used. Large files
-are put into blobs/ here, with its ``http_get``, and huggingface_hub finds them there.
+That is how huggingface_hub lays the cache out ("Understand caching" in its documentation). Looking there takes neither
+a package nor a network. Downloading is left to huggingface_hub, but for what it (2.4) does not do: resume, and compare
+a large file's sha256. So large files are put into blobs/ here, with its ``http_get``.
 """
 
 import hashlib
@@ -24,13 +23,8 @@ from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.errors import CheckpointError
 
 # The names that GPT-2 had before the hub's models had owners, and has in papers.
-FULL_NAMES = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "distilgpt2": "distilbert/distilgpt2",
-}
+FULL_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+FULL_NAMES["distilgpt2"] = "distilbert/distilgpt2"
 # Small files that are taken along if they are there: npgpt's tokenizer, and what other tools will ask the cache for.
 SMALL = (
     OUR_TOKENIZER_FILE,
@@ -54,9 +48,8 @@ _BY_HAND = "put its config.json and model.safetensors into a folder, and name th
 def find(name: str | Path) -> Path:
     """The local folder with a model's files, for a name that is no path; downloaded if it isn't in the cache.
 
-    A model that is in the cache is taken as it is: whether the hub has a newer one is not asked. The environment
-    variables of huggingface_hub hold here too: HF_HUB_CACHE, HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE ...
-    Raises CheckpointError.
+    A model in the cache is taken as it is: whether the hub has a newer one is not asked. huggingface_hub's environment
+    variables (HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE ...) hold here too. Raises CheckpointError.
     """
     typed = name.as_posix() if isinstance(name, Path) else name
     name = FULL_NAMES.get(typed, typed)
@@ -77,10 +70,8 @@ def find(name: str | Path) -> Path:
             raise _NotFound(f"{offline} is set: unset it to download the model")
         return _download(name, cache)
     except _NotFound as error:
-        raise CheckpointError(
-            f"{typed}: there is no such file or folder, and no such model in the hub's cache, {cache}.\n"
-            f"{error}; or {_BY_HAND}"
-        ) from None
+        problem = f"{typed}: there is no such file or folder, and no such model in the hub's cache, {cache}"
+        raise CheckpointError(f"{problem}.\n{error}; or {_BY_HAND}") from None
 
 
 class _NotFound(Exception):

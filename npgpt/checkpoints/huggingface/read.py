@@ -63,10 +63,8 @@ def _tensors_of(file: MappedFile) -> tuple[dict[str, LazyTensor], str]:
     return open_safetensors(file)[0], "safetensors"
 
 
-def _checkpoint(
-    format: str, values: dict, config: GPTConfig, stored: dict[str, LazyTensor], source: Path, files: tuple
-):
-    tensors, ignored_keys = weights_of_huggingface(config, stored, source, source.with_name(CONFIG_FILE))
+def _checkpoint(format: str, values: dict, config: GPTConfig, found: dict[str, LazyTensor], source: Path, files: tuple):
+    tensors, ignored_keys = weights_of_huggingface(config, found, source, source.with_name(CONFIG_FILE))
     check_shares_nothing(tensors, files, source)
     guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
     tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))

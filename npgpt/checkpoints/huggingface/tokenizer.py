@@ -12,8 +12,6 @@ transformers encodes and decodes as npgpt does, with two exceptions that are mat
   - GPT-2's encoding cuts a text at what Unicode calls letters and numbers. Each library knows the Unicode of its year,
     so a text with newer characters may be cut in other places (tiktoken 0.14 and tokenizers 0.23 agree on all of them).
 
-A character tokenizer refuses unknown characters there too, with an exception of the tokenizers library.
-
 Source: huggingface/tokenizers, serialization of its types; huggingface/transformers, tokenization_gpt2.py.
 """
 
@@ -101,8 +99,7 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> To
     """The tokenizer of a folder that has none of ours: GPT-2's, or None, which is unknown.
 
     A vocabulary that is there (vocab.json, tokenizer.json) decides; without one it is GPT-2's, if ``guess``, where the
-    model's ``vocab_size`` is. Tokens that were added to GPT-2's have ids past its own, and no text here. Raises
-    CheckpointError if a file is damaged.
+    model's ``vocab_size`` is. Tokens added to GPT-2's have no text here. Raises CheckpointError on a damaged file.
     """
     gpt2 = _gpt2_vocabulary()
     for name in ("vocab.json", "tokenizer.json"):
@@ -126,7 +123,5 @@ def _vocabulary(file: Path) -> object:
 
 @cache
 def _gpt2_vocabulary() -> dict[str, int]:
-    return {
-        **{bytes_to_unicode(token): id for id, token in enumerate(gpt2_bpe.tokens())},
-        END_OF_TEXT: GPT2Tokenizer.end_of_text,
-    }
+    tokens = [*gpt2_bpe.tokens(), END_OF_TEXT.encode()]
+    return {bytes_to_unicode(token): id for id, token in enumerate(tokens)}

@@ -12,12 +12,10 @@ from npgpt.errors import CheckpointError
 
 
 def write(folder: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
-    """Write config.json, generation_config.json, model.safetensors in ``dtype`` ("F32", "F16", "BF16"), and the files
-    of the tokenizer (see tokenizer.py), if it is known.
+    """Write config.json, generation_config.json, model.safetensors in ``dtype``, and the tokenizer's files, if known.
 
-    Tensors have the names that GPT2LMHeadModel saves; biases that the model doesn't have are zeros. The vocabulary may
-    be larger than the tokenizer's: those ids have no text. The folder must be new, and it is there with all its files
-    or not at all. Raises CheckpointError, also if the checkpoint's tokenizer is damaged.
+    Tensors have the names that GPT2LMHeadModel saves; biases that the model doesn't have are zeros. The folder must be
+    new, and it is there with all its files or not at all. Raises CheckpointError.
     """
     tensors = rounded(checkpoint, dtype, folder)
     tokenizer = checkpoint.tokenizer

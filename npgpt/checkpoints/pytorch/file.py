@@ -1,7 +1,6 @@
 """Files that PyTorch's ``torch.save`` writes, read with NumPy alone.
 
-There are two forms. In both, the object is pickled, and each storage (the memory that tensors are views of) is left out
-there and named by a key.
+There are two forms. In both, the object is pickled; each storage (the memory of tensors) is left out, named by a key.
 
     ZIP, since PyTorch 1.6      NAME/data.pkl       the pickle
                                 NAME/data/KEY       each storage, at a multiple of 64 bytes
@@ -11,9 +10,8 @@ there and named by a key.
                                 object, the keys in the order in which the storages follow; then for each its length,
                                 in elements, as 8 bytes, and the elements, little-endian on every machine
 
-The pickles are read by pickles.py, so nothing that one asks for is run. Storages stay in the file: a tensor is a
-``LazyTensor`` with views of it. The checksum of a storage in a ZIP file is looked at when its elements are first used,
-since it takes a quarter of a second for 1 GB; a damaged file is then not loaded (torch.load doesn't look).
+The pickles are read by pickles.py, so nothing that one asks for is run. Storages stay in the file. The checksum of one
+in a ZIP file is looked at when its elements are first used; a damaged file is not loaded (torch.load doesn't look).
 
 Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch/_utils.py (_rebuild_tensor_v2).
 """
@@ -35,9 +33,8 @@ _LEGACY_PROTOCOL = 1001
 def read(file: MappedFile) -> object:
     """Return the object that was saved.
 
-    It is made of dicts, lists, tuples, strings, numbers, True, False, None, and a ``LazyTensor`` for each tensor or
-    parameter, the same one where two share all their elements. It may be nested deeply, or be inside itself, so look
-    at it level by level. Raises CheckpointError.
+    It is made of dicts, lists, tuples, strings, numbers, None, and a ``LazyTensor`` for each tensor or parameter, the
+    same one where two share all elements. It may be nested deeply, or in itself. Raises CheckpointError.
     """
     return _read_zip(file) if file.take(0, min(4, file.size), "first bytes") == ZIP_MAGIC else _read_legacy(file)
 

@@ -2,8 +2,7 @@
 
 A pickle is a program for a machine with a stack and a memo. Only the instructions exist here that pickling gives for
 None, numbers, strings, tuples, lists, dicts and objects. An object is a GLOBAL, which names a class or function, and
-REDUCE, which calls it. The caller gives the names that may occur, and for each a function of ours that is called
-instead; any other name is an error.
+REDUCE, which calls it. The caller gives the names that may occur, each with a function of ours to call instead.
 
 Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even for a short pickle:
 
@@ -12,9 +11,8 @@ Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even f
     keys 2**61 - 1, ...     whole numbers of equal hash take quadratic time in a dict: minutes for 1 MB
     BUILD                   overwrites the attributes of any object, a function's defaults or a checked tensor's shape
 
-(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD changes nothing. A
-byte of a pickle becomes up to some 90 bytes of objects, so the caller limits a pickle's length. What comes out may be
-nested as deeply as the pickle is long, or be inside itself: callers look at it level by level.
+(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD changes nothing. A byte
+becomes up to 90 bytes of objects, so the caller limits the length. What comes out may be nested deeply, or in itself.
 
 Source: Python's pickletools.py, which describes each opcode; the selection is that of torch.load(weights_only=True),
 and what protocols 4 and 5 need besides.
@@ -175,9 +173,7 @@ class _Machine:
 
     def find(self, name: str) -> Global:
         if name not in self.allowed:
-            raise CheckpointError(
-                f"it asks for {name[:100]!r}: programs are never run, and only tensors and values are read"
-            )
+            raise CheckpointError(f"it asks for {name[:100]!r}: programs are never run, only tensors and values read")
         return self.allowed[name]
 
 

@@ -100,10 +100,7 @@ class Tensors:
         )
 
     def load_storage(self, id: object) -> Storage:
-        """The storage of a persistent id: ("storage", its class, key, device, count of elements).
-
-        The legacy form has one more field, None. Up to PyTorch 0.3 it could name a part of the storage.
-        """
+        """The storage of a persistent id: ("storage", its class, key, device, count); the legacy form adds None."""
         if not isinstance(id, tuple) or len(id) not in (5, 6) or id[0] != "storage" or id[5:] not in ((), (None,)):
             raise CheckpointError("a storage must be named by a tuple of its type, key, device and length")
         kind, key, _, count = id[1:5]

@@ -1,8 +1,7 @@
 """The members of a ZIP archive that are stored as they are, so that they can be looked at in place.
 
 Python's zipfile reads the archive's directory. It does not say where a member's bytes begin: after a local header of 30
-bytes, of which the last four are the lengths of the name and of a further field, and these two. torch.save compresses
-and encrypts nothing.
+bytes, of which the last four are the lengths of the name and of a further field, and these two.
 
 Source: PKWARE's APPNOTE.TXT 6.3, sections 4.3.7 (local header) and 4.3.12 (directory).
 """

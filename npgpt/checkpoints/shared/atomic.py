@@ -2,8 +2,7 @@
 and new folders that are there with all their files, or not at all.
 
 The bytes go to a temporary file in the same folder, are synced to the disk, and then take the old file's name in one
-step (rename is atomic within a file system, POSIX rename(2)). Last, the folder is synced, so that the new name stays
-after a power cut too.
+step (rename is atomic within a file system, POSIX rename(2)). Last, the folder is synced, so that the name stays too.
 """
 
 import errno
@@ -61,8 +60,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a new folder to write files into; it takes the name ``path`` when the block ends, and only if it ends well.
 
     Anything at ``path`` is a FileExistsError at once. What is written must be on the disk when the block ends, as files
-    of ``atomic_write`` are. If the block raises, nothing is left; a kill leaves ``.NAME.<random>.npgpt-tmp``, which the
-    next writer of the same name removes. Raises OSError.
+    of ``atomic_write`` are. What an error or a kill leaves is as there. Raises OSError.
     """
     target = Path(os.path.realpath(path))
     if os.path.lexists(target):

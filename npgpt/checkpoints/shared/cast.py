@@ -17,17 +17,13 @@ _NUMPY = {"F32": np.float32, "F16": np.float16}
 def rounded(checkpoint: Checkpoint, dtype: str, path: str | Path) -> dict[str, LazyTensor]:
     """The checkpoint's tensors, to be rounded to ``dtype`` while they are written to ``path``, a piece at a time.
 
-    The pages of the files that they come from are released on the way. Reading an element that is too large for the
-    dtype, and would become infinity, raises CheckpointError.
+    Reading an element that is too large for the dtype, and would become infinity, raises CheckpointError.
     """
     return {name: _checked(name, tensor, dtype, path) for name, tensor in checkpoint.streaming().items()}
 
 
 def with_all_biases(config: GPTConfig, tensors: dict[str, LazyTensor]) -> tuple[GPTConfig, dict[str, LazyTensor]]:
-    """The same function as a model that has every bias: those that the configuration leaves out are zeros.
-
-    The tensors are in the model's order.
-    """
+    """The same function as a model with every bias, absent ones as zeros. The tensors are in the model's order."""
     config = replace(config, bias=True, qkv_bias=None)
     shapes = parameter_shapes(config)
     added = {name: _zeros(shape) for name, shape in shapes.items() if name.endswith(".bias") and name not in tensors}

@@ -28,16 +28,11 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer of the weights, or None if what their ids mean is unknown.
-
-        Raises CheckpointError if it is damaged, or has ids that the model doesn't.
-        """
+        """The tokenizer, None if unknown. Raises CheckpointError if it is damaged, or has more ids than the model."""
         tokenizer = self.find_tokenizer()
         if tokenizer is not None and tokenizer.vocab_size > self.config.vocab_size:
-            raise CheckpointError(
-                f"{self.source}: its tokenizer has {tokenizer.vocab_size:,} ids, and the model "
-                f"{self.config.vocab_size:,}, so it is another model's"
-            )
+            sizes = f"{tokenizer.vocab_size:,} ids, and the model {self.config.vocab_size:,}"
+            raise CheckpointError(f"{self.source}: its tokenizer has {sizes}, so it is another model's")
         return tokenizer
 
     def require_tokenizer(self) -> Tokenizer:
@@ -50,10 +45,7 @@ class Checkpoint:
         return self.tokenizer
 
     def streaming(self) -> dict[str, LazyTensor]:
-        """The tensors, for reading one after the other: pages already read are released (madvise).
-
-        So whoever copies all of them has few bytes of the files in memory beside the copies.
-        """
+        """The tensors, for copying one after the other: pages already read are released, so few are in memory."""
         read = 0
 
         def counted(tensor):

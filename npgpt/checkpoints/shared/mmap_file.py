@@ -66,10 +66,8 @@ class MappedFile:
 
     def _check(self, begin, length, what):
         if not (0 <= begin <= begin + length <= self.size):
-            raise CheckpointError(
-                f"{self.path}: {what}: bytes {begin:,} to {begin + length:,} of a file of {self.size:,}: "
-                f"it is cut off, or damaged"
-            )
+            place = f"{self.path}: {what}: bytes {begin:,} to {begin + length:,} of a file of {self.size:,}"
+            raise CheckpointError(f"{place}: it is cut off, or damaged")
 
 
 class Cursor:

@@ -6,8 +6,7 @@
         ...
 
 {} is the layer's number. TRANSPOSED: the format has this matrix as (out, in), and we as (in, out). In all of GPT-2's
-formats the queries, keys and values lie side by side in one matrix, in this order, along its output axis: 3C columns
-of ours, 3C rows of a transposed one.
+formats the queries, keys and values lie side by side in one matrix, in this order, along its output axis.
 """
 
 import re
@@ -46,8 +45,7 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 def to_ours(names: tuple, tensors: dict[str, LazyTensor], source: Path) -> dict[str, LazyTensor]:
     """Rename the tensors, and turn those that the table says. What the table doesn't have keeps its name.
 
-    Raises CheckpointError if such a name would pass for one of ours, its matrix not transposed; or
-    if a vector is to be transposed.
+    Raises CheckpointError if such a name would pass for one of ours, or a vector is to be transposed.
     """
     patterns = [
         (re.compile(re.escape(theirs).replace(r"\{\}", r"(0|[1-9]\d{0,5})"), re.ASCII), *row) for theirs, *row in names

@@ -15,9 +15,8 @@ MAX_ITEMS = 250_000  # 50 MB
 def parse_json(data: bytes | str, source: str, infinity: bool = False, max_items: int = MAX_ITEMS) -> Any:
     """Parse one JSON text. ``source`` begins every message: the file, and the part of it.
 
-    Python's parser lets pass what other readers refuse or read differently; here these are errors: bytes that are not
-    UTF-8, a key given twice, and NaN. Infinity is refused too unless ``infinity``, for numbers of our own that may be
-    infinite. Nesting is limited by Python's recursion limit, what memory it takes by ``max_items``.
+    Unlike Python's parser it refuses bytes that are not UTF-8, a key given twice, NaN, and infinity, unless asked.
+    Nesting is limited by Python's recursion limit, what memory it takes by ``max_items``.
     """
     if items_at_most(data) > max_items:
         raise CheckpointError(f"{source}: more than {max_items:,} items, so it is not what npgpt or others write")

@@ -1,7 +1,6 @@
 """A checkpoint's tokenizer: in a file beside the weights, inside their file, or known from the vocabulary's size.
 
-Each function gives what ``Checkpoint.find_tokenizer`` is: a call without arguments that finds the tokenizer, or None if
-what the ids mean is unknown.
+Each function gives a ``Finder``, which finds the tokenizer, or None if what the ids mean is unknown.
 """
 
 from collections.abc import Callable

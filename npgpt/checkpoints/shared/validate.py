@@ -31,16 +31,13 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
         problems = [("lacks the tensors", missing), ("has, and the configuration has no place for,", unexpected)]
-        raise CheckpointError(
-            "\n".join(f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
-        )
+        lines = (f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
+        raise CheckpointError("\n".join(lines))
     for name, shape in expected.items():
         tensor = tensors[name]
         if tensor.shape != shape:
-            raise CheckpointError(
-                f"{source}: tensor {name} must have shape {shape}, and has {tensor.shape}"
-                f"{_likely_cause(name, tensor.shape, shape)}"
-            )
+            cause = _likely_cause(name, tensor.shape, shape)
+            raise CheckpointError(f"{source}: tensor {name} must have shape {shape}, and has {tensor.shape}{cause}")
         if not tensor.is_float:
             raise CheckpointError(
                 f"{source}: tensor {name} must hold floating-point numbers ({', '.join(BYTES)}), and is {tensor.dtype}"

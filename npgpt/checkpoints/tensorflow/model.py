@@ -109,10 +109,7 @@ def read(file: MappedFile) -> Checkpoint:
 
 
 def current_index(folder: Path) -> Path:
-    """The index that OpenAI's folder is read by: the one that ``checkpoint`` names, else model.ckpt's.
-
-    Raises CheckpointError.
-    """
+    """The index of OpenAI's folder: the one that ``checkpoint`` names, else model.ckpt's. Raises CheckpointError."""
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         return folder / f"{RELEASED}.index"

@@ -1,7 +1,6 @@
 """Many arrays in one launch: compiled code gets a table of their addresses and turns them back into arrays.
 
-A compiled function takes a fixed number of arrays; a model has hundreds, of all shapes. A table of addresses is one
-array of integers.
+A compiled function takes a fixed number of arrays; a model has hundreds. A table of addresses is one array.
 """
 
 import numpy as np
@@ -30,9 +29,8 @@ def pointer_table(lists: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray
     for arrays in lists:
         for array, first in zip(arrays, lists[0], strict=True):
             if not array.flags.c_contiguous or array.size != first.size or array.dtype != lists[0][0].dtype:
-                raise ValueError(
-                    f"{array.dtype} {array.shape} with strides {array.strides} beside {first.dtype} {first.shape}"
-                )
+                found = f"{array.dtype} {array.shape} with strides {array.strides}"
+                raise ValueError(f"{found} beside {first.dtype} {first.shape}")
     sizes = np.array([x.size for x in lists[0]], np.int64)
     counts = (sizes + CHUNK_SIZE - 1) // CHUNK_SIZE
     owners = np.repeat(np.arange(len(sizes)), counts)

@@ -11,9 +11,7 @@ from npgpt.errors import ConfigError
 
 @dataclass(frozen=True)
 class VectorUnit:
-    """``bytes`` of a register, and the tile of a product that is held in registers: ``rows`` x ``vectors`` registers.
-
-    ``has_bf16``: whether it multiplies pairs of bfloat16 elements, twice as many as float32 elements at a time.
+    """``bytes`` of a register, and the tile of a product that is held in registers: ``rows`` x ``vectors`` of them.
 
     Each step of a tile's sum needs rows * vectors accumulators, ``vectors`` registers of B and one element of A. More
     accumulators hide the latency of an addition and use each loaded element more often; one accumulator too many is
@@ -25,7 +23,7 @@ class VectorUnit:
     bytes: int
     rows: int
     vectors: int
-    has_bf16: bool = False
+    has_bf16: bool = False  # whether it multiplies pairs of bfloat16
 
 
 # The tile of each unit leaves a few of its registers (32, 32, 16, 32, 16) for what is loaded.

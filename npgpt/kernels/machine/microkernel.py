@@ -10,8 +10,7 @@ A step of k loads R + W contiguous elements and computes R W products, so the ad
 and B in place would jump from row to row.
 
 Addresses are int64 and distances are in elements. ``dtype_tag`` is a scalar of the elements' type, or ``IN_PAIRS``:
-then A, B and C are float32, but panels hold bfloat16, the upper half of a float32 (8 bits of precision and all of its
-range), and two steps of k become one:
+then A, B and C are float32, but panels hold bfloat16, the upper half of a float32, and two steps of k become one:
 
     panel of A      [K / 2][R][2]       an element of a panel, 32 bits, holds two values, of k and of k + 1
     panel of B      [K / 2][W][2]

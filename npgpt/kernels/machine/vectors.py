@@ -6,8 +6,7 @@ from numba import types
 
 from npgpt.kernels.machine.cpu import UNIT
 
-# A ``dtype_tag`` is a scalar whose type selects the kernel: float32, float64, or uint16 for pairs of bfloat16, a type
-# that NumPy lacks.
+# A ``dtype_tag`` is a scalar whose type selects the kernel: float32, float64, or uint16 for pairs of bfloat16.
 IN_PAIRS = np.uint16(0)
 PAIRS = types.uint16  # what Numba's types call it
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -94,9 +93,8 @@ class Vectors:
         """0 where the mask is 0; memory there isn't touched."""
         function = self._llvm("load", self.vector, [self.vector.as_pointer(), _I32, self.bits, self.vector])
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
-        return self.builder.call(
-            function, [pointer, ir.Constant(_I32, self.itemsize), mask, ir.Constant(self.vector, None)]
-        )
+        zeros = ir.Constant(self.vector, None)
+        return self.builder.call(function, [pointer, ir.Constant(_I32, self.itemsize), mask, zeros])
 
     def masked_store(self, vector, pointer, mask):
         function = self._llvm("store", ir.VoidType(), [self.vector, self.vector.as_pointer(), _I32, self.bits])

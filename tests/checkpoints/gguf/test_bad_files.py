@@ -98,9 +98,9 @@ BAD_MODELS = {
     "heads that don't divide": (file_of(numbers((HEADS, 3))), "32 is not divisible by 3"),
     "fewer heads for keys": (
         file_of(numbers(("gpt2.attention.head_count_kv", 1))),
-        "key gpt2.attention.head_count_kv is 1, and in a GPT-2 of its sizes 2",
+        "key gpt2.attention.head_count_kv is 1, not 2 as in GPT-2",
     ),
-    "not causal": (file_of({"c": key("gpt2.attention.causal", 7, b"\0")}), "attention.causal is False, and .* True"),
+    "not causal": (file_of({"c": key("gpt2.attention.causal", 7, b"\0")}), "attention.causal is False, not True"),
     "a giant's layers": (file_of(numbers(("gpt2.block_count", 2**30))), "2 layers in the file, 107374"),
     "no embedding": (file_of(tensors={"token_embd.weight": None}), "tensor 'token_embd.weight' is not there"),
     "another tensor": (file_of(tensors={"rope_freqs.weight": MATRIX}), "has no place for, 'rope_freqs.weight'"),

@@ -108,7 +108,7 @@ BAD_CONFIGS = {
         "resid_pdrop = 0.1, embd_pdrop = 0.1, attn_pdrop = 0.0, and npgpt has one",
     ),
     "dropout text": (dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "0"), "resid_pdrop must be a number"),
-    "heads do not divide": ({"n_head": 3}, "n_embd must be divisible by n_head, and 8 is not divisible by 3"),
+    "heads do not divide": ({"n_head": 3}, "n_embd must be divisible by n_head: 8 is not divisible by 3"),
     "heads disagree": ({"num_attention_heads": 4}, "n_head and num_attention_heads mean the same"),
     "layers a list": ({"n_layer": [1] * 10**5}, "n_layer must be a whole number of at least 1, not \\[1, 1"),
     "width huge": ({"n_embd": 2**40}, "n_embd must be a whole number"),
