@@ -31,6 +31,7 @@ def execute(run: Run) -> None:
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
         compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
         run.progress.skip()
+        run.saver.start()
         try:
             fit(run, stop)
             run.evaluation.check(run.step)

@@ -36,7 +36,7 @@ def fit(run: Run, stop: StopRequest) -> None:
             loss, norm = train_step(run.model, run.optimizer, batches, lr, run.settings.grad_clip)
             run.step += 1
             run.progress.step(run.step, loss, lr, norm)
-        if run.step > 0 and run.saver.due:
+        if run.saver.due:
             run.evaluation.check(run.step)  # weights that have diverged don't replace good ones
             run.saver.save()
 

@@ -28,7 +28,11 @@ class Saver:
 
     def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
         self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
-        size = _nbytes(model.state_dict()) + _nbytes(optimizer.state_dict())
+        self.start()
+
+    def start(self) -> None:
+        """Count time from now on: again after compiling, before which a kill loses nothing."""
+        size = _nbytes(self.model.state_dict()) + _nbytes(self.optimizer.state_dict())
         self._next_save = time.monotonic() + PART * size / DISK_SPEED
 
     @property
