@@ -7,6 +7,7 @@ pytest --slow                       also the tests that take minutes
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from hypothesis import settings
 # Numba and torch each have a pool of threads. Threads that wait must not keep a core busy. This is read when the pools
 # are made.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A script that starts the tests in the background makes them ignore Ctrl-C, and with them the commands that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The jury sat four days over a drowned pig, and nobody ate. " * 8

@@ -42,7 +42,7 @@ def execute(run: Run) -> None:
     if run.finished or run.early_stopping.reached:
         _report(run)
     else:
-        log(f"stopped after step {run.step:,}; go on with: python -m npgpt.train --resume {quoted(run.folder)}")
+        log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
 
 
 def _report(run):

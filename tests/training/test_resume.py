@@ -68,7 +68,7 @@ def stopped(ended: Ended) -> bool:
     *_, last = ended.err.splitlines()
     assert "stopping after this step" in ended.err
     assert last.startswith("stopped after step ")
-    assert last.endswith("; go on with: python -m npgpt.train --resume runs/text")
+    assert last.endswith("; resume with: python -m npgpt.train --resume runs/text")
     return True
 
 

@@ -198,7 +198,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, at, error):
 def test_ctrl_c_leaves_nothing(tmp_path):
     code = (
         "import os, signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent may have it ignored
         "from dataclasses import replace\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from helpers.models import as_checkpoint\n"
