@@ -193,5 +193,5 @@ def test_a_run_that_is_stopped_while_it_compiles(tmp_path):
         training.send_signal(signal.SIGINT)
         _, err = training.communicate(timeout=30)
     assert training.returncode == 0
-    assert "stopped after step 0; go on with" in err
+    assert "stopped after step 0; resume with" in err
     assert "loss" not in err
