@@ -22,7 +22,7 @@ def execute(run: Run) -> None:
         f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
         f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
     )
-    # NumPy needn't warn of values that aren't finite: they end the run, which says so.
+    # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,
         np.errstate(over="ignore", invalid="ignore"),

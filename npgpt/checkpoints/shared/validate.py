@@ -30,7 +30,7 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     expected = parameter_shapes(config)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
-        problems = [("lacks the tensors", missing), ("has, and the configuration has no place for,", unexpected)]
+        problems = [("lacks the tensors", missing), ("has unexpected tensors:", unexpected)]
         lines = (f"{source} {what} {listed(sorted(names), 5)}" for what, names in problems if names)
         raise CheckpointError("\n".join(lines))
     for name, shape in expected.items():

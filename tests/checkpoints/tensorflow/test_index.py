@@ -103,7 +103,7 @@ BAD_INDEXES = {
     "shards twice": (index({b"": header() * 2}), "header: num_shards is there twice"),
     "big-endian": (index({b"": header(more=field(2, 1))}), "header: big-endian, and only little-endian"),
     "another field": (index({b"": header(more=b"\x20\x01")}), "header: unknown field 4 of type 0"),
-    "our own name": (more(b"model/wte.weight"), "has no place for,.*'model/wte.weight'"),
+    "our own name": (more(b"model/wte.weight"), "has unexpected tensors:.*'model/wte.weight'"),
     "a tensor is missing": (index({b"model/wte": None}), r"lacks the tensors 'wte\.weight'"),
     "no shards": (index({b"": header(0)}), "in shard 0, and there are 0"),
     "int32": (wte(dtype=3), WTE + r"data type 3 is not one of {1: \('F32'"),
