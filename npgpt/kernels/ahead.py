@@ -1,9 +1,9 @@
 """Compile kernels before they are needed, on several cores: ``compile_ahead`` starts processes that fill the cache.
 
-    python -m npgpt.kernels.ahead START DTYPE GEMM_DTYPE NAME ...     one of these processes
+    python -m npgpt.kernels.ahead DTYPE GEMM_DTYPE NAME ...     one of these processes
 
-Each goes through the whole list, beginning at another place, and skips what is in the cache by then. So none of them
-waits, and they need not talk to each other. What they leave out is compiled when it is first called.
+All processes read from one pipe: each byte is the number of a kernel, and the process that reads it compiles it. What
+they leave out is compiled when it is first called.
 """
 
 import os
@@ -35,19 +35,23 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     missing = _missing({name: table[name] for name in table if name in names})
     if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
         return
+    longest_first = sorted(missing, key=lambda name: len(missing[name][0].py_func.__code__.co_code), reverse=True)
     total, began = len(missing), perf_counter()
     shown = progress.Progress(total)
     processes = []
+    numbers, write_end = os.pipe()
+    os.write(write_end, bytes(range(total)))
+    os.close(write_end)
     try:
-        count = min(numba.get_num_threads(), MAX_PROCESSES, total)
         with suppress(OSError):  # no memory for another process
-            for i in range(count):
-                processes.append(_start(i * total // count, *dtypes, *missing))
+            for _ in range(min(numba.get_num_threads(), MAX_PROCESSES, total)):
+                processes.append(_start(numbers, *dtypes, *longest_first))
         while missing and any(process.poll() is None for process in processes) and not stop():
             sleep(0.1)
             missing = _missing(missing)
             shown.show(total - len(missing))
     finally:
+        os.close(numbers)
         for process in processes:
             process.kill()
             process.wait()
@@ -59,21 +63,21 @@ def _missing(kernels):
     return {name: kernel for name, kernel in kernels.items() if not kernel[0]._cache.holds(kernel[1])}
 
 
-def _start(*arguments):
+def _start(numbers, *arguments):
     return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, sys.path)])},
-        stdin=subprocess.DEVNULL,
+        stdin=numbers,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the parent alone
     )
 
 
-def _main(start, dtype, gemm_dtype, *names):
+def _main(dtype, gemm_dtype, *names):
     table = signatures(np.dtype(dtype), np.dtype(gemm_dtype))
-    for name in (*names[int(start) :], *names[: int(start)]):
-        dispatcher, types = table[name]
+    while number := os.read(sys.stdin.fileno(), 1):
+        dispatcher, types = table[names[number[0]]]
         if not dispatcher._cache.holds(types):
             dispatcher.compile(types)
 

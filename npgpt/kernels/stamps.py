@@ -1,12 +1,13 @@
 """Stamps of source files: a compiled kernel is out of date when the stamp of its file has changed.
 
-A stamp covers what a file and the kernels' files that it imports do; a comment, docstring or line break is no change.
+A stamp covers the bytecode of a file and of the kernels' files that it imports. A comment, a docstring or a line break
+is no change.
 """
 
-import ast
 import hashlib
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 _PACKAGE = "npgpt.kernels"
 _FOLDER = Path(__file__).parent
@@ -14,28 +15,45 @@ _FOLDER = Path(__file__).parent
 
 @cache
 def stamp(path: Path) -> str:
-    """A digest of the file's syntax and of that of all files below npgpt/kernels that it imports, at any remove."""
+    """A digest of the file's bytecode and of that of all files below npgpt/kernels that it imports, at any remove."""
     found, waiting = set(), [path]
     while waiting:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting += _parsed(file)[1]
-    return hashlib.sha256("".join(sorted(_parsed(file)[0] for file in found)).encode()).hexdigest()
+            waiting += _compiled(file)[1]
+    return hashlib.sha256("".join(sorted(_compiled(file)[0] for file in found)).encode()).hexdigest()
 
 
 @cache
-def _parsed(path: Path) -> tuple[str, list[Path]]:
-    """A file's syntax without docstrings and positions, as text, and the kernels' files that it imports."""
-    tree = ast.parse(path.read_bytes())
-    imports = []
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
-            del node.body[0]
-        if isinstance(node, ast.Import):
-            imports += [name.name for name in node.names]
-        if isinstance(node, ast.ImportFrom) and not node.level:  # a relative one is in another package
-            imports += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    parts = [name.removeprefix(_PACKAGE + ".").split(".") for name in imports if name.startswith(_PACKAGE + ".")]
-    files = [_FOLDER.joinpath(*part).with_suffix(".py") for part in parts]
-    return ast.dump(tree), [file for file in files if file.exists()]
+def _compiled(path: Path) -> tuple[str, list[Path]]:
+    """A file's bytecode without docstrings and positions, as text, and the kernels' files that it imports."""
+    code = compile(path.read_bytes(), path, "exec", dont_inherit=True, optimize=2)
+    names = set()
+    text = repr(_content(code, names))
+    modules = {name for name in names if f"{name}.".startswith(f"{_PACKAGE}.")}
+    modules |= {f"{module}.{name}" for module in modules for name in names}  # from npgpt.kernels import gelu
+    files = _files()
+    return text, [files[module] for module in sorted(modules & files.keys())]
+
+
+def _content(code: CodeType, names: set[str]) -> tuple:
+    """What a code object does, without where it stands; adds the names in it to ``names``, modules' among them."""
+    names.update(code.co_names)
+    constants = [_constant(x, names) for x in code.co_consts]
+    variables = code.co_varnames, code.co_freevars, code.co_cellvars
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    return code.co_name, code.co_code, code.co_exceptiontable, constants, code.co_names, variables, arguments
+
+
+def _constant(value, names):
+    if isinstance(value, CodeType):
+        return _content(value, names)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else value  # a set has another order each time
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """{a module's name: its file}, of all below npgpt/kernels. An __init__.py holds no kernel."""
+    files = (file for file in _FOLDER.rglob("*.py") if file.stem != "__init__")
+    return {".".join((_PACKAGE, *file.relative_to(_FOLDER).with_suffix("").parts)): file for file in files}

@@ -70,7 +70,7 @@ def test_a_file_that_was_edited_after_its_import(calls, tmp_path):
     """What is compiled is the function that was imported, and it is not kept as that of the file as it is now."""
     source, results = tmp_path / "edited.py", []
     for factor in (3, 4):
-        stamps.stamp.cache_clear(), stamps._parsed.cache_clear()
+        stamps.stamp.cache_clear(), stamps._compiled.cache_clear()
         source.write_text(f"def scaled(x):\n    return {factor} * x\n")
         function = jit.jit(runpy.run_path(str(source))["scaled"])
         source.write_text("def scaled(x):\n    return 4 * x\n")

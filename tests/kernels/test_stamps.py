@@ -1,4 +1,4 @@
-"""What counts as a change of a kernel: its syntax and that of the kernels it imports, and nothing else."""
+"""What counts as a change of a kernel: its bytecode and that of the kernels it imports, and nothing else."""
 
 import os
 import re
@@ -19,12 +19,13 @@ def copied(tmp_path, monkeypatch):
     """A copy of the kernels' folder, whose stamps are taken instead."""
     shutil.copytree(ROOT / "npgpt" / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(stamps, "_FOLDER", tmp_path / "kernels")
-    return tmp_path / "kernels"
+    yield tmp_path / "kernels"
+    stamps._files.cache_clear()
 
 
 def stamps_of(folder: Path) -> dict[str, str]:
-    stamps.stamp.cache_clear()
-    stamps._parsed.cache_clear()
+    for cached in (stamps.stamp, stamps._compiled, stamps._files):
+        cached.cache_clear()
     return {path.stem: stamps.stamp(path) for path in folder.rglob("*.py")}
 
 
@@ -67,7 +68,7 @@ def test_a_changed_expression_changes_the_stamps_of_all_that_import_it(copied):
 def test_a_file_of_another_package_may_import_its_neighbours(tmp_path):
     path = tmp_path / "other.py"
     path.write_text("from . import x\nfrom .y import z\nfrom npgpt.kernels import exp\n")
-    assert stamps._parsed(path)[1] == [ROOT / "npgpt" / "kernels" / "exp.py"]
+    assert stamps._compiled(path)[1] == [ROOT / "npgpt" / "kernels" / "exp.py"]
 
 
 COUNT = """
