@@ -35,7 +35,10 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     missing = _missing({name: table[name] for name in table if name in names})
     if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
         return
-    longest_first = sorted(missing, key=lambda name: len(missing[name][0].py_func.__code__.co_code), reverse=True)
+    # The longest first, or it would be waited for. The others in the table's order: products, which attention calls, too,
+    # come long before attention, so that one process finds in the cache what another has compiled.
+    longest = max(missing, key=lambda name: len(missing[name][0].py_func.__code__.co_code))
+    order = [longest, *(name for name in missing if name != longest)]
     total, began = len(missing), perf_counter()
     shown = progress.Progress(total)
     processes = []
@@ -45,7 +48,7 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     try:
         with suppress(OSError):  # no memory for another process
             for _ in range(min(numba.get_num_threads(), MAX_PROCESSES, total)):
-                processes.append(_start(numbers, *dtypes, *longest_first))
+                processes.append(_start(numbers, *dtypes, *order))
         while missing and any(process.poll() is None for process in processes) and not stop():
             sleep(0.1)
             missing = _missing(missing)

@@ -129,7 +129,7 @@ def test_each_process_compiles_what_it_reads_and_skips_what_is_there(kernels, mo
 def test_it_ends_when_all_is_compiled_by_whomever(kernels):
     Kernel.compiled = ["b"]
     kernels.compile_ahead(set(NAMES), stop=lambda: Kernel.compiled.extend("acde"))
-    assert [names for _, (_, _, _, *names) in kernels.started] == [["e", "d", "c", "a"]] * 2  # the longest first
+    assert [names for _, (_, _, _, *names) in kernels.started] == [["e", "a", "c", "d"]] * 2  # the longest first
     assert all(process.returncode for process, _ in kernels.started), "still running"
     shown = progress.sys.stderr.getvalue()
     assert shown.startswith("npgpt: compiling kernels (once, then cached): 0 of 4, 0 s\r")
