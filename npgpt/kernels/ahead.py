@@ -35,8 +35,8 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     missing = _missing({name: table[name] for name in table if name in names})
     if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
         return
-    # The longest first, or it would be waited for. The others in the table's order: products, which attention calls, too,
-    # come long before attention, so that one process finds in the cache what another has compiled.
+    # The longest first, or it would be waited for. The others in the table's order: products, which attention calls,
+    # too, come long before attention, so that one process finds in the cache what another has compiled.
     longest = max(missing, key=lambda name: len(missing[name][0].py_func.__code__.co_code))
     order = [longest, *(name for name in missing if name != longest)]
     total, began = len(missing), perf_counter()
