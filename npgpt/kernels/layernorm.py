@@ -64,24 +64,28 @@ def layernorm_forward_numba(
 
 @parallel_jit
 def _forward_rows(x, weight, bias, eps, y, mean, rstd):
-    R, C = x.shape
+    for r in prange(x.shape[0]):
+        mean[r], rstd[r] = forward_row(x[r], weight, bias, eps, y[r])
+
+
+@jit
+def forward_row(x, weight, bias, eps, y):
+    """One row, on one thread; writes y. -> mean, rstd"""
     scalar = x.dtype.type
-    n = scalar(max(C, 1))
-    for r in prange(R):
-        total = scalar(0)
-        for c in range(C):
-            total += x[r, c]
-        m = total / n
-        squares = scalar(0)
-        for c in range(C):
-            squares += (x[r, c] - m) * (x[r, c] - m)
-        s = scalar(1) / np.sqrt(squares / n + eps)
-        if not squares < scalar(np.inf):  # an overflow, which is rare; or NaN, which stays
-            s = scalar(_rstd_in_float64(x[r], m, eps))
-        for c in range(C):
-            y[r, c] = (x[r, c] - m) * s * weight[c] + bias[c]
-        mean[r] = m
-        rstd[r] = s
+    n = scalar(max(x.size, 1))
+    total = scalar(0)
+    for c in range(x.size):
+        total += x[c]
+    m = total / n
+    squares = scalar(0)
+    for c in range(x.size):
+        squares += (x[c] - m) * (x[c] - m)
+    s = scalar(1) / np.sqrt(squares / n + eps)
+    if not squares < scalar(np.inf):  # an overflow, which is rare; or NaN, which stays
+        s = scalar(_rstd_in_float64(x, m, eps))
+    for c in range(x.size):
+        y[c] = (x[c] - m) * s * weight[c] + bias[c]
+    return m, s
 
 
 def layernorm_backward_numba(

@@ -1,0 +1,354 @@
+"""One new token of each of R texts through all layers of a model: the step that makes text, as one kernel.
+
+    for each layer      x += attention(layernorm(x)) W + b, over the cached keys and values and the new ones
+                        x += activation(layernorm(x) W + b) W + b
+    logits = layernorm(x) W
+
+It is GPT.hidden_states for one position, written out, because what costs nothing there costs much here: a layer's
+work for one token takes some tens of microseconds, and each call of a kernel and each Tensor takes several.
+"""
+
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+from numba import prange, types
+from numba.extending import overload
+
+from npgpt.kernels.exp import exp
+from npgpt.kernels.gelu import gelu_forward_numpy, gelu_tanh_forward_numpy
+from npgpt.kernels.jit import INLINED, jit, parallel_jit
+from npgpt.kernels.layernorm import forward_row, layernorm_forward_numpy
+from npgpt.kernels.machine.addresses import array_at
+from npgpt.kernels.machine.barrier import meet, wait
+from npgpt.kernels.normal_cdf import normal_cdf
+from npgpt.kernels.packed import PANEL, PackedMatrix, from_bfloat16, multiply_panels, packed_matmul_numpy, to_bfloat16
+
+ACTIVATIONS = ("gelu_new", "gelu", "relu")
+_WORTH_THREADS = 1 << 18  # bytes of weights
+_threads_meet = True  # False once they didn't: the threading layer runs them one after the other
+
+
+@dataclass(frozen=True)
+class LayerNormWeights:
+    """weight and bias (C,) of float32; zeros stand for no bias."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """A packed matrix, and a bias of float32 or None."""
+
+    matrix: PackedMatrix
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """What one block of the model needs. ``scale`` multiplies attention's scores."""
+
+    ln_1: LayerNormWeights
+    c_attn: LinearWeights
+    c_proj: LinearWeights
+    ln_2: LayerNormWeights
+    c_fc: LinearWeights
+    mlp_c_proj: LinearWeights
+    scale: float
+
+
+@dataclass(frozen=True)
+class DecodeWeights:
+    """A model's weights as a step reads them. All matrices have one format.
+
+    head    (C, V), the vocabulary head
+    """
+
+    layers: list[LayerWeights]
+    ln_f: LayerNormWeights
+    head: PackedMatrix
+    n_head: int
+    activation: str
+    epsilon: float
+    addresses: np.ndarray = field(init=False)  # (layers + 1, 16): for compiled code; the last row is of ln_f and head
+
+    def __post_init__(self):
+        rows = [
+            [
+                *_norm(layer.ln_1), *_linear(layer.c_attn), *_linear(layer.c_proj),
+                *_norm(layer.ln_2), *_linear(layer.c_fc), *_linear(layer.mlp_c_proj),
+            ]
+            for layer in self.layers
+        ]  # fmt: skip
+        rows.append([*_norm(self.ln_f), *self.head.addresses(), *[0] * 12])
+        object.__setattr__(self, "addresses", np.array(rows, np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of all matrices: what one step reads."""
+        linear = ((x.c_attn, x.c_proj, x.c_fc, x.mlp_c_proj) for x in self.layers)
+        return self.head.nbytes + sum(y.matrix.nbytes for group in linear for y in group)
+
+
+def _norm(norm):
+    return norm.weight.ctypes.data, norm.bias.ctypes.data
+
+
+def _linear(linear):
+    return *linear.matrix.addresses(), 0 if linear.bias is None else linear.bias.ctypes.data
+
+
+def decode_step_numpy(
+    weights: DecodeWeights, x: np.ndarray, keys: np.ndarray, values: np.ndarray, rows: np.ndarray, lengths: np.ndarray,
+    angles: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:  # fmt: skip
+    """x (R, C), the embedded new tokens -> logits (R, V); writes the new keys and values into the cache.
+
+    keys, values    (layers, all rows, H, S, D), of float32, or of uint16: bfloat16
+    rows, lengths   (R,) each: text r is in row rows[r] of the cache, which holds lengths[r] positions before this one
+    angles          rotary positions: cos and sin (R, D / 2) of the new ones; None: there are none
+    """
+    R, C = x.shape
+    H, D = weights.n_head, C // weights.n_head
+    stored, loaded = (to_bfloat16, from_bfloat16) if keys.dtype == np.uint16 else (np.asarray, np.asarray)
+    activation = {"gelu_new": gelu_tanh_forward_numpy, "gelu": gelu_forward_numpy, "relu": lambda x: np.maximum(x, 0)}
+
+    def norm(x, ln):
+        return layernorm_forward_numpy(x, ln.weight, ln.bias, weights.epsilon)[0]
+
+    def linear(x, linear):
+        return packed_matmul_numpy(x, linear.matrix, linear.bias)
+
+    for i, layer in enumerate(weights.layers):
+        q, k, v = linear(norm(x, layer.ln_1), layer.c_attn).reshape(R, 3, H, D).transpose(1, 0, 2, 3)
+        if angles is not None:
+            q, k = _turned(q, *angles), _turned(k, *angles)
+        mixed = np.empty((R, H, D), x.dtype)
+        for r in range(R):
+            row, n = rows[r], lengths[r]
+            keys[i, row, :, n], values[i, row, :, n] = stored(k[r]), stored(v[r])
+            scores = layer.scale * (loaded(keys[i, row, :, : n + 1]) @ q[r, :, :, None])[..., 0]  # (H, n + 1)
+            P = np.exp(scores - scores.max(axis=1, keepdims=True))
+            P /= P.sum(axis=1, keepdims=True)
+            mixed[r] = (P[:, None, :] @ loaded(values[i, row, :, : n + 1]))[:, 0]
+        x = x + linear(mixed.reshape(R, C), layer.c_proj)
+        x = x + linear(activation[weights.activation](linear(norm(x, layer.ln_2), layer.c_fc)), layer.mlp_c_proj)
+    return packed_matmul_numpy(norm(x, weights.ln_f), weights.head)
+
+
+def _turned(x, cos, sin):
+    """ops/rotary.py says what this is; x (R, H, D), cos and sin (R, D / 2)."""
+    half = x.shape[-1] // 2
+    a, b, cos, sin = x[..., :half], x[..., half:], cos[:, None], sin[:, None]
+    return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def decode_step_numba(
+    weights: DecodeWeights, x: np.ndarray, keys: np.ndarray, values: np.ndarray, rows: np.ndarray, lengths: np.ndarray,
+    angles: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:  # fmt: skip
+    """All threads go through all layers together and divide each product's columns, and the heads of all texts."""
+    global _threads_meet
+    R, C = x.shape
+    H, D = weights.n_head, C // weights.n_head
+    L, _, _, S, _ = keys.shape
+    _check(weights, x, keys, values, rows, lengths)
+    rows, lengths = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(lengths, np.int64)
+    none = np.empty((R, 0), np.float32)
+    cos, sin = (none, none) if angles is None else (np.ascontiguousarray(y, np.float32) for y in angles)
+    inner = weights.layers[0].c_fc.matrix.N if L else 0
+    scales = np.array([layer.scale for layer in weights.layers], np.float32)
+    logits = np.empty((R, weights.head.N), np.float32)
+    while True:
+        parts = numba.get_num_threads() if _threads_meet and weights.nbytes >= _WORTH_THREADS else 1
+        barrier = np.zeros(2, np.int64)
+        buffers = [np.empty((R, n), np.float32) for n in (3 * C, C, inner, C)]
+        ok = np.ones(1, np.int64)
+        _step(
+            weights.addresses, np.array(x, np.float32, order="C"), *buffers, logits, keys, values, rows, lengths,
+            cos, sin, scales, np.float32(weights.epsilon), H, ACTIVATIONS.index(weights.activation), barrier, ok, parts,
+            weights.head.tag, work=1 << 20 if parts > 1 else 0
+        )  # fmt: skip
+        if ok[0]:
+            return logits
+        _threads_meet = False  # nothing has been written so far
+
+
+def _check(weights, x, keys, values, rows, lengths):
+    """Compiled code checks no bounds."""
+    R, C = x.shape
+    L, texts, H, S, D = keys.shape
+    if keys.shape != values.shape or (L, H, H * D) != (len(weights.layers), weights.n_head, C):
+        raise ValueError(f"keys {keys.shape} and values {values.shape} are not of this model")
+    if keys.dtype != values.dtype or keys.dtype not in (np.float32, np.uint16):
+        raise TypeError(f"keys and values must be float32 or uint16, not {keys.dtype} and {values.dtype}")
+    if not (keys.flags.c_contiguous and values.flags.c_contiguous):
+        raise ValueError("keys and values must be contiguous")
+    rows, lengths = np.asarray(rows), np.asarray(lengths)
+    if rows.shape != (R,) or lengths.shape != (R,) or len(set(rows.tolist())) < R:
+        raise ValueError(f"{R} texts need as many different rows and lengths, not {rows} and {lengths}")
+    if R and not (0 <= rows.min() and rows.max() < texts and 0 <= lengths.min() and lengths.max() < S):
+        raise ValueError(f"rows {rows} and lengths {lengths} are not in a cache of {texts} rows and {S} positions")
+
+
+@parallel_jit
+def _step(
+    addresses, x, qkv, mixed, inner, delta, logits, keys, values, rows, lengths, cos, sin, scales, epsilon, H,
+    activation, barrier, ok, parts, tag
+):  # fmt: skip
+    for part in prange(parts):
+        if parts == 1 or meet(barrier, parts):
+            _one_thread(
+                addresses, x, qkv, mixed, inner, delta, logits, keys, values, rows, lengths, cos, sin, scales, epsilon,
+                H, activation, barrier, np.int64(part), parts, tag
+            )  # fmt: skip
+        else:
+            ok[0] = 0
+
+
+@jit
+def _one_thread(
+    addresses, x, qkv, mixed, inner, delta, logits, keys, values, rows, lengths, cos, sin, scales, epsilon, H,
+    activation, barrier, part, parts, tag
+):  # fmt: skip
+    R, C = x.shape
+    D = C // H
+    normed, scores = np.empty((R, C), np.float32), np.empty(keys.shape[3], np.float32)
+    first, last = R * H * part // parts, R * H * (part + 1) // parts
+    for layer in range(keys.shape[0]):
+        at = addresses[layer]
+        _layernorm(x, at[0], at[1], epsilon, normed)
+        _linear_part(normed, at[2], at[3], at[4], qkv, part, parts, tag)
+        wait(barrier, parts)
+        for i in range(first, last):
+            r, h = i // H, i % H
+            row, n = rows[r], lengths[r]
+            q, k = qkv[r, h * D : h * D + D], qkv[r, C + h * D : C + h * D + D]
+            if cos.shape[1]:
+                _turn(q, cos[r], sin[r])
+                _turn(k, cos[r], sin[r])
+            head_keys, head_values = keys[layer, row, h], values[layer, row, h]
+            _store(k, head_keys[n])
+            _store(qkv[r, 2 * C + h * D : 2 * C + h * D + D], head_values[n])
+            _attend(q, head_keys, head_values, n + 1, scales[layer], scores, mixed[r, h * D : h * D + D])
+        wait(barrier, parts)
+        _add_linear_part(mixed, at[5], at[6], at[7], delta, x, part, parts, tag)
+        wait(barrier, parts)
+        _layernorm(x, at[8], at[9], epsilon, normed)
+        begin, end = _linear_part(normed, at[10], at[11], at[12], inner, part, parts, tag)
+        for r in range(R):
+            _activate(inner[r, begin:end], activation)
+        wait(barrier, parts)
+        _add_linear_part(inner, at[13], at[14], at[15], delta, x, part, parts, tag)
+        wait(barrier, parts)
+    at = addresses[keys.shape[0]]
+    _layernorm(x, at[0], at[1], epsilon, normed)
+    _linear_part(normed, at[2], at[3], at[4], logits, part, parts, tag)
+
+
+@jit
+def _layernorm(x, weight, bias, epsilon, y):
+    C = x.shape[1]
+    for r in range(x.shape[0]):
+        forward_row(x[r], array_at(weight, C, np.float32(0)), array_at(bias, C, np.float32(0)), epsilon, y[r])
+
+
+@jit
+def _linear_part(x, weights, scales, bias, y, part, parts, tag):
+    """This thread's columns of y = x W + bias. -> the first of them, and the end"""
+    N = y.shape[1]
+    panels = (N + PANEL - 1) // PANEL
+    first, last = panels * part // parts, panels * (part + 1) // parts
+    multiply_panels(x, weights, scales, bias, y, first, last, tag)
+    return min(N, first * PANEL), min(N, last * PANEL)
+
+
+@jit
+def _add_linear_part(x, weights, scales, bias, delta, stream, part, parts, tag):
+    """This thread's columns of stream += x W + bias; ``delta`` is room for the product."""
+    begin, end = _linear_part(x, weights, scales, bias, delta, part, parts, tag)
+    for r in range(x.shape[0]):
+        change, out = delta[r, begin:end], stream[r, begin:end]
+        for c in range(out.size):
+            out[c] += change[c]
+
+
+@jit
+def _activate(x, activation):
+    one = np.float32(1)
+    a, b = np.float32(-1.5957691216057308), np.float32(-1.5957691216057308 * 0.044715)  # see gelu.py: -2 sqrt(2 / pi)
+    if activation == 0:
+        for i in range(x.size):
+            v = x[i]
+            x[i] = v / (one + exp(v * (a + b * v * v)))
+    elif activation == 1:
+        for i in range(x.size):
+            x[i] = x[i] * normal_cdf(x[i])
+    else:
+        for i in range(x.size):
+            x[i] = max(x[i], np.float32(0))
+
+
+@jit
+def _turn(x, cos, sin):
+    half = cos.size
+    for j in range(half):
+        a, b = x[j], x[half + j]
+        x[j] = a * cos[j] - b * sin[j]
+        x[half + j] = a * sin[j] + b * cos[j]
+
+
+@jit
+def _store(x, out):
+    for d in range(out.size):
+        out[d] = _as_stored(x[d], out[d])
+
+
+@jit
+def _attend(q, keys, values, n, scale, scores, y):
+    """y = softmax(scale q keys^T) values over the first ``n`` positions."""
+    largest = np.float32(-np.inf)
+    for j in range(n):
+        key, total = keys[j], np.float32(0)
+        for d in range(q.size):
+            total += q[d] * _as_float32(key[d])
+        scores[j] = total * scale
+        largest = max(largest, scores[j])
+    total = np.float32(0)
+    for j in range(n):
+        scores[j] = exp(scores[j] - largest)
+        total += scores[j]
+    for d in range(y.size):
+        y[d] = np.float32(0)
+    for j in range(n):
+        value, p = values[j], scores[j] / total
+        for d in range(y.size):
+            y[d] += p * _as_float32(value[d])
+
+
+def _as_float32(x):
+    """An element of the cache as float32."""
+
+
+@overload(_as_float32, jit_options=INLINED)
+def _as_float32_of(x):
+    if x == types.uint16:
+        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+    return lambda x: x
+
+
+def _as_stored(x, like):
+    """A float32 as an element of the cache: of float32, or bfloat16 rounded to the nearest, halves to even."""
+
+
+@overload(_as_stored, jit_options=INLINED)
+def _as_stored_of(x, like):
+    if like == types.uint16:
+
+        def rounded(x, like):
+            bits = np.float32(x).view(np.uint32)
+            return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+        return rounded
+    return lambda x, like: x
