@@ -94,7 +94,14 @@ class GPT(Module):
         """(block_size, C): sin(t w_j), cos(t w_j) in turn, w_j = 10000^(-2j / C) (Vaswani et al. 2017, section 3.5)."""
         columns = np.arange(self.config.n_embd)
         angles = np.arange(self.config.block_size)[:, None] * 10000.0 ** (-(columns - columns % 2) / len(columns))
-        return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.wte.weight.dtype)
+        return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.ln_f.weight.dtype)
+
+    def embed(self, ids: ArrayLike, positions: np.ndarray) -> Tensor:
+        """ids (..., T) at positions (T,) -> (..., T, C), the beginning of the residual stream."""
+        x = self.wte(ids)
+        if self.config.position == "learned":
+            return x + self.wpe(positions)
+        return x + self._sinusoids[positions] if self.config.position == "sinusoidal" else x
 
     def hidden_states(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         """ids (B, T) -> (B, T, C), which the vocabulary head reads.
@@ -113,12 +120,7 @@ class GPT(Module):
         end = first + ids.shape[1]
         if end > self.config.block_size:
             raise ValueError(f"{end} tokens, and the model's block_size is {self.config.block_size}")
-        x = self.wte(ids)
-        if self.config.position == "learned":
-            x = x + self.wpe(np.arange(first, end))
-        elif self.config.position == "sinusoidal":
-            x = x + self._sinusoids[first:end]
-        x = self.drop(x)
+        x = self.drop(self.embed(ids, np.arange(first, end)))
         for layer, block in enumerate(self.h):
             if cache is not None:
                 x = block(x, padding_mask, cache.layers[layer])
@@ -132,7 +134,11 @@ class GPT(Module):
 
     def forward(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): at each position, scores for the next token. See ``hidden_states``."""
-        return self.hidden_states(ids, padding_mask, cache) @ self.lm_head_weight.T
+        return self.logits(self.hidden_states(ids, padding_mask, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What ``hidden_states`` gives (..., C) -> (..., V), the vocabulary head."""
+        return hidden @ self.lm_head_weight.T
 
     def loss(self, ids: ArrayLike, targets: ArrayLike, padding_mask: np.ndarray | None = None) -> Tensor:
         """ids, targets (B, T) -> the mean cross-entropy in nats, over the targets that are not -100.

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
+from npgpt.generation.packed_model import PackedGPT
 from npgpt.gpt import GPT
+from npgpt.kernels.packed import FORMATS
+from npgpt.ops.rotary import rotary_angles
 from npgpt.tensor import Tensor, no_grad
 
-WEIGHTS = ("f32",)
 CACHE_DTYPES = ("f32", "bf16")
 
 
 class Decoder:
     """Computes logits of texts whose keys and values are in the rows of a cache. It holds no text itself.
 
-    weights         "f32": the model's own
+    weights         "f32", "bf16", "int8" or "int4": how its matrices are kept, copies of the model's. Fewer bits make a
+                    token cheaper (kernels/packed.py); the model itself is not needed any more then
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
@@ -33,16 +37,22 @@ class Decoder:
     """
 
     def __init__(self, model: GPT, weights: str = "f32", cache_dtype: str = "f32"):
-        if weights not in WEIGHTS:
-            raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
+        if weights not in FORMATS:
+            raise ConfigError(f"weights must be one of {', '.join(FORMATS)}, not {weights!r}")
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
-        self.model, self.config = model, model.config
-        self.cache_dtype = cache_dtype
+        self.config, self.dtype = model.config, model.ln_f.weight.dtype
+        self.weights, self.cache_dtype = weights, cache_dtype
+        self.model, self._step_weights = model, None
+        if self.dtype == np.float32 and (kernels.BACKEND == "numba" or weights != "f32"):
+            self.model = PackedGPT(model, weights)
+            self._step_weights = self.model.decode_weights()
+        elif weights != "f32":
+            raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
 
     def new_cache(self, rows: int = 1, capacity: int | None = None) -> KeyValueCache:
         """An empty cache for ``rows`` texts of up to ``capacity`` positions; None: the model's block_size."""
-        dtype = "bf16" if self.cache_dtype == "bf16" else self.model.lm_head_weight.dtype
+        dtype = "bf16" if self.cache_dtype == "bf16" else self.dtype
         return KeyValueCache(self.config, rows, dtype, capacity)
 
     def prefill(
@@ -62,7 +72,7 @@ class Decoder:
         if cache is None:
             return self._logits_behind(ids, None)
         rows = range(len(ids)) if rows is None else rows
-        logits = np.empty((len(ids), self.config.vocab_size), self.model.lm_head_weight.dtype)
+        logits = np.empty((len(ids), self.config.vocab_size), self.dtype)
         for group in _rows_of_equal_length(cache, rows):
             group_rows = [rows[i] for i in group]
             view = cache.rows(group_rows)
@@ -100,7 +110,7 @@ class Decoder:
     @no_grad()
     def _logits(self, hidden):
         """hidden (n, C) -> (n, V)"""
-        return (Tensor(hidden) @ self.model.lm_head_weight.T).data
+        return self.model.logits(Tensor(hidden)).data
 
 
 def _rows_of_equal_length(cache, rows):

@@ -15,6 +15,7 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.exp import exp
 from npgpt.kernels.gelu import gelu_forward_numpy, gelu_tanh_forward_numpy
 from npgpt.kernels.jit import INLINED, jit, parallel_jit
@@ -22,7 +23,7 @@ from npgpt.kernels.layernorm import forward_row, layernorm_forward_numpy
 from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.barrier import meet, wait
 from npgpt.kernels.normal_cdf import normal_cdf
-from npgpt.kernels.packed import PANEL, PackedMatrix, from_bfloat16, multiply_panels, packed_matmul_numpy, to_bfloat16
+from npgpt.kernels.packed import PANEL, PackedMatrix, multiply_panels, packed_matmul_numpy
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 _WORTH_THREADS = 1 << 18  # bytes of weights
@@ -111,7 +112,7 @@ def decode_step_numpy(
     """
     R, C = x.shape
     H, D = weights.n_head, C // weights.n_head
-    stored, loaded = (to_bfloat16, from_bfloat16) if keys.dtype == np.uint16 else (np.asarray, np.asarray)
+    stored, loaded = (f32_to_bf16, bf16_to_f32) if keys.dtype == np.uint16 else (np.asarray, np.asarray)
     activation = {"gelu_new": gelu_tanh_forward_numpy, "gelu": gelu_forward_numpy, "relu": lambda x: np.maximum(x, 0)}
 
     def norm(x, ln):

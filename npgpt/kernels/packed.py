@@ -31,10 +31,11 @@ import numba
 import numpy as np
 from numba import prange
 
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.cpu import HAS_INT8_DOT, UNIT
-from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, pack_transposed_a
+from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, pack_b, pack_transposed_a, pack_transposed_b
 from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_panel
 
 FORMATS = ("f32", "bf16", "int8", "int4")
@@ -81,7 +82,12 @@ def pack(W: np.ndarray, format: str) -> PackedMatrix:
     scales = None
     if format == "f32":
         weights = np.empty((panels, K, PANEL), np.float32)
-    elif format == "bf16":
+        if W.strides[1] != 4 and W.strides[0] != 4:
+            W = np.ascontiguousarray(W)
+        row, column = (stride // 4 for stride in W.strides)
+        _copy_to_panels(W.ctypes.data, row, column, N, weights)
+        return PackedMatrix(format, K, N, weights, None)
+    if format == "bf16":
         weights = np.empty((panels, -(-K // 2), PANEL, 2), np.uint16)
     else:
         blocks = -(-K // BLOCK)
@@ -91,6 +97,18 @@ def pack(W: np.ndarray, format: str) -> PackedMatrix:
         part = _columns_of_panels(W, first, min(first + 16, panels))
         _pack_part(part, format, weights[first : first + 16], None if scales is None else scales[first : first + 16])
     return PackedMatrix(format, K, N, weights, scales)
+
+
+@parallel_jit
+def _copy_to_panels(W, row, column, N, panels):
+    count, K, _ = panels.shape
+    for panel in prange(count):
+        first = np.int64(panel) * PANEL
+        out, zero = np.int64(panels.ctypes.data) + first * K * 4, np.float32(0)
+        if column == 1:
+            pack_b(W + first * 4, row, N - first, K, out, zero)
+        else:
+            pack_transposed_b(W + first * column * 4, column, N - first, K, out, zero)
 
 
 def _columns_of_panels(W, first, end):
@@ -104,10 +122,8 @@ def _columns_of_panels(W, first, end):
 
 def _pack_part(W, format, weights, scales):
     K = len(W)
-    if format == "f32":
-        weights[...] = W[: weights.shape[1]].transpose(1, 0, 2)
-    elif format == "bf16":
-        pairs = to_bfloat16(W[: 2 * weights.shape[1]]).reshape(-1, 2, *W.shape[1:])
+    if format == "bf16":
+        pairs = f32_to_bf16(W[: 2 * weights.shape[1]]).reshape(-1, 2, *W.shape[1:])
         weights[...] = pairs.transpose(2, 0, 3, 1)
     else:
         q, d = quantize(W.reshape(-1, BLOCK, *W.shape[1:]), format)  # (blocks, BLOCK, panels, PANEL)
@@ -152,24 +168,12 @@ def columns(matrix: PackedMatrix, ids: np.ndarray) -> np.ndarray:
     if matrix.format == "f32":
         return values
     if matrix.format == "bf16":
-        return from_bfloat16(values.reshape(len(values), -1)[:, : matrix.K])
+        return bf16_to_f32(values.reshape(len(values), -1)[:, : matrix.K])
     if matrix.format == "int4":
         values = np.stack([values & 15, values >> 4], axis=2)
     q = values.reshape(len(values), -1, BLOCK).astype(np.float32) - _OFFSET[matrix.format]
     d = matrix.scales[panel, :, lane].astype(np.float32)[..., None]
     return (d * q).reshape(len(values), -1)[:, : matrix.K]
-
-
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """float32 -> the upper half of each as uint16, rounded to the nearest, halves to even. NaN stays NaN."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(x), np.uint32(0x7FC0), rounded).astype(np.uint16)
-
-
-def from_bfloat16(x: np.ndarray) -> np.ndarray:
-    """uint16 -> the float32 whose upper half it is."""
-    return (x.astype(np.uint32) << 16).view(np.float32)
 
 
 def packed_matmul_numpy(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | None = None) -> np.ndarray:

@@ -9,11 +9,13 @@ from npgpt.kernels import (
     adamw,
     attention,
     cross_entropy,
+    decode,
     dropout,
     embedding,
     gelu,
     layernorm,
     matmul,
+    packed,
     reductions,
     softmax,
 )
@@ -43,5 +45,7 @@ KERNELS: dict[str, dict[str, Callable]] = {
     "sum_rows": {"numpy": reductions.sum_rows_numpy, "numba": reductions.sum_rows_numba},
     "sum_of_squares": {"numpy": reductions.sum_of_squares_numpy, "numba": reductions.sum_of_squares_numba},
     "scale": {"numpy": reductions.scale_numpy, "numba": reductions.scale_numba},
+    "packed_matmul": {"numpy": packed.packed_matmul_numpy, "numba": packed.packed_matmul_numba},
+    "decode_step": {"numpy": decode.decode_step_numpy, "numba": decode.decode_step_numba},
     "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
 }

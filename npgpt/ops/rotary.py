@@ -1,4 +1,5 @@
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npgpt.tensor import Tensor
 
@@ -17,7 +18,7 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     """
     B, T, C3 = qkv.shape
     D = C3 // 3 // n_head
-    cos, sin = _angles(T, D, first, qkv.dtype)
+    cos, sin = (x[:, None, None] for x in rotary_angles(np.arange(first, first + T), D, qkv.dtype))
 
     def turn(x, sin):
         y = x.copy()
@@ -30,8 +31,7 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy, needs: (turn(np.ascontiguousarray(dy), -sin),))
 
 
-def _angles(T, D, first, dtype):
-    """cos and sin of the angles, (T, 1, 1, D / 2): one for each position and pair, the same for q, k and all heads."""
-    frequencies = 10000.0 ** (-np.arange(0, D, 2) / D)
-    angles = (np.arange(first, first + T)[:, None] * frequencies)[:, None, None, :]
+def rotary_angles(positions: np.ndarray, D: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of the angles at positions (T,), (T, D / 2) each: the same for queries, keys and all heads."""
+    angles = positions[:, None] * 10000.0 ** (-np.arange(0, D, 2) / D)
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
