@@ -7,7 +7,7 @@ its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the pl
 import os
 
 from npgpt.errors import ConfigError
-from npgpt.kernels.table import KERNELS
+from npgpt.kernels.table import DECODING, KERNELS
 
 BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
@@ -32,5 +32,5 @@ sum_rows = KERNELS["sum_rows"][BACKEND]
 sum_of_squares = KERNELS["sum_of_squares"][BACKEND]
 scale = KERNELS["scale"][BACKEND]
 adamw_step = KERNELS["adamw_step"][BACKEND]
-packed_matmul = KERNELS["packed_matmul"][BACKEND]
-decode_step = KERNELS["decode_step"][BACKEND]
+packed_matmul = DECODING["packed_matmul"][BACKEND]
+decode_step = DECODING["decode_step"][BACKEND]

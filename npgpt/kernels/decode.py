@@ -162,7 +162,7 @@ def decode_step_numba(
     scales = np.array([layer.scale for layer in weights.layers], np.float32)
     logits = np.empty((R, weights.head.N), np.float32)
     while True:
-        parts = numba.get_num_threads() if _threads_meet and weights.nbytes >= _WORTH_THREADS else 1
+        parts = _parts(weights)
         barrier = np.zeros(2, np.int64)
         buffers = [np.empty((R, n), np.float32) for n in (3 * C, C, inner, C)]
         ok = np.ones(1, np.int64)
@@ -174,6 +174,10 @@ def decode_step_numba(
         if ok[0]:
             return logits
         _threads_meet = False  # nothing has been written so far
+
+
+def _parts(weights):
+    return numba.get_num_threads() if _threads_meet and weights.nbytes >= _WORTH_THREADS else 1
 
 
 def _check(weights, x, keys, values, rows, lengths):

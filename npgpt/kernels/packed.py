@@ -40,7 +40,7 @@ from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_
 
 FORMATS = ("f32", "bf16", "int8", "int4")
 PANEL = UNIT.vectors * UNIT.bytes // 4  # columns
-_TAGS = {"f32": np.float32(0), "bf16": np.uint16(0), "int8": np.int8(0), "int4": np.uint8(0)}
+TAGS = {"f32": np.float32(0), "bf16": np.uint16(0), "int8": np.int8(0), "int4": np.uint8(0)}
 _OFFSET = {"int8": 128, "int4": 8}
 
 
@@ -57,7 +57,7 @@ class PackedMatrix:
     @property
     def tag(self) -> np.generic:
         """A scalar whose type tells compiled code the format."""
-        return _TAGS[self.format]
+        return TAGS[self.format]
 
     @property
     def nbytes(self) -> int:
@@ -291,10 +291,11 @@ def _prepare_row(x, address, padded, tag):
         for b in range(blocks):
             first = b * BLOCK
             block, out = x[first : min(K, first + BLOCK)], whole[first : first + BLOCK]
-            largest = np.float32(0)
+            largest, nothing = np.float32(0), np.float32(0)
             for i in range(block.size):
                 largest = max(largest, abs(block[i]))
-            scales[b] = largest / np.float32(127)
+                nothing += block[i] * np.float32(0)  # NaN if an element isn't finite, and then so is the result
+            scales[b] = largest / np.float32(127) + nothing
             inverse = np.float32(1) / scales[b] if largest > 0 else np.float32(0)
             total = np.int32(0)
             for i in range(block.size, BLOCK):

@@ -6,7 +6,7 @@ tests/test_precompile.py holds that real runs compile exactly these.
 import numpy as np
 from numba import from_dtype, types
 
-from npgpt.kernels import adamw, attention, cross_entropy, embedding, gelu, layernorm, reductions
+from npgpt.kernels import adamw, attention, cross_entropy, decode, embedding, gelu, layernorm, packed, reductions
 from npgpt.kernels.dropout import _drop
 from npgpt.kernels.matmul import _add_few_rows, _multiply_parts
 
@@ -48,4 +48,26 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "scale": (reductions._scale_chunks, (addresses, ids, f)),
         "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
     }
+    if dtype == np.float32:
+        table |= _of_decoding()
     return {name: (launch.dispatcher, types) for name, (launch, types) in table.items()}
+
+
+def _of_decoding() -> dict[str, tuple]:
+    """Those of packed weights: pack, and for each format packed_matmul_FORMAT and decode_step_FORMAT.
+
+    decode_step_FORMAT_bf16 is that with keys and values in bfloat16.
+    """
+    f, i64 = types.float32, types.int64
+    vector, matrix, ids = f[::1], f[:, ::1], i64[::1]
+    table = {"pack": (packed._copy_to_panels, (*[i64] * 4, f[:, :, ::1]))}
+    for name, tag in packed.TAGS.items():
+        tag = from_dtype(tag.dtype)
+        table[f"packed_matmul_{name}"] = packed._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
+        for suffix, element in (("", f), ("_bf16", types.uint16)):
+            cache = element[:, :, :, :, ::1]
+            table[f"decode_step_{name}{suffix}"] = (
+                decode._step,
+                (i64[:, ::1], *[matrix] * 6, cache, cache, ids, ids, matrix, matrix, vector, f, i64, i64, ids, ids, i64, tag),
+            )
+    return table

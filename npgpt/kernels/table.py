@@ -45,7 +45,12 @@ KERNELS: dict[str, dict[str, Callable]] = {
     "sum_rows": {"numpy": reductions.sum_rows_numpy, "numba": reductions.sum_rows_numba},
     "sum_of_squares": {"numpy": reductions.sum_of_squares_numpy, "numba": reductions.sum_of_squares_numba},
     "scale": {"numpy": reductions.scale_numpy, "numba": reductions.scale_numba},
+    "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
+}
+
+# Those that take packed weights (packed.py) and are of float32 alone. What tests and benchmarks do with every kernel of
+# the table above doesn't fit them; they have tests and benchmarks of their own.
+DECODING: dict[str, dict[str, Callable]] = {
     "packed_matmul": {"numpy": packed.packed_matmul_numpy, "numba": packed.packed_matmul_numba},
     "decode_step": {"numpy": decode.decode_step_numpy, "numba": decode.decode_step_numba},
-    "adamw_step": {"numpy": adamw.adamw_step_numpy, "numba": adamw.adamw_step_numba},
 }
