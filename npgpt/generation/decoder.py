@@ -20,8 +20,9 @@ CACHE_DTYPES = ("f32", "bf16")
 class Decoder:
     """Computes logits of texts whose keys and values are in the rows of a cache. It holds no text itself.
 
-    weights         "f32", "bf16", "int8" or "int4": how its matrices are kept, copies of the model's. Fewer bits make a
-                    token cheaper (kernels/packed.py); the model itself is not needed any more then
+    weights         "f32", "bf16", "int8" or "int4": how its copies of the model's matrices are kept. Fewer bits make a
+                    token cheaper (kernels/packed.py), and only "f32" needs the model any longer. None: no copies are
+                    made, so nothing is prepared, and each token takes longer
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
@@ -36,19 +37,20 @@ class Decoder:
     ((1, 5), array([3, 2]))
     """
 
-    def __init__(self, model: GPT, weights: str = "f32", cache_dtype: str = "f32"):
-        if weights not in FORMATS:
+    def __init__(self, model: GPT, weights: str | None = "f32", cache_dtype: str = "f32"):
+        if weights is not None and weights not in FORMATS:
             raise ConfigError(f"weights must be one of {', '.join(FORMATS)}, not {weights!r}")
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
         self.config, self.dtype = model.config, model.ln_f.weight.dtype
         self.weights, self.cache_dtype = weights, cache_dtype
         self.model, self._step_weights = model, None
-        if self.dtype == np.float32 and (kernels.BACKEND == "numba" or weights != "f32"):
-            self.model = PackedGPT(model, weights)
-            self._step_weights = self.model.decode_weights()
-        elif weights != "f32":
+        if weights is None or (weights == "f32" and (self.dtype != np.float32 or kernels.BACKEND == "numpy")):
+            return
+        if self.dtype != np.float32:
             raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
+        self.model = PackedGPT(model, weights)
+        self._step_weights = self.model.decode_weights()
 
     def new_cache(self, rows: int = 1, capacity: int | None = None) -> KeyValueCache:
         """An empty cache for ``rows`` texts of up to ``capacity`` positions; None: the model's block_size."""
@@ -88,7 +90,19 @@ class Decoder:
 
     def step(self, ids: ArrayLike, cache: KeyValueCache, rows: Sequence[int]) -> np.ndarray:
         """One id (n,) behind what each of n rows holds -> logits (n, V) for the ids after them."""
-        return self.prefill(np.asarray(ids)[:, None], cache, rows)
+        ids, rows = np.asarray(ids), np.asarray(rows, np.int64)
+        if self._step_weights is None:
+            return self.prefill(list(ids[:, None]), cache, rows)
+        lengths = cache.lengths[rows]
+        if (lengths >= cache.capacity).any():
+            raise ValueError(f"rows that hold {lengths.tolist()} of {cache.capacity} positions can't take one more")
+        with no_grad():
+            x = self.model.embed(ids, lengths).data
+        rotary = self.config.position == "rotary"
+        angles = rotary_angles(lengths, self.config.head_size, self.dtype) if rotary else None
+        logits = kernels.decode_step(self._step_weights, x, cache.keys, cache.values, rows, lengths, angles)
+        cache.lengths[rows] += 1
+        return logits
 
     def _logits_behind(self, ids, cache):
         lengths = np.array([len(prompt) for prompt in ids])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TrainingDiverged
-from npgpt.generation import Sampling, stream
+from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.tensor import no_grad
 from npgpt.text.tokenizers import Tokenizer
@@ -116,15 +116,16 @@ class Samples(Periodic):
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, plan: Plan, tokens: int):
         super().__init__(plan, plan.sample_every)
-        self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
+        self.generator = Decoder(model, weights=None)  # no copies of weights that the next step changes
+        self.tokenizer, self.tokens = tokenizer, tokens
         self.prompt = tokenizer.encode_prompt(plan.sample_prompt)
 
     def text(self, step: int) -> str:
         """The prompt and what follows, whole characters only; the step is the seed. Raises TrainingDiverged."""
         decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
         try:
-            for (id,) in stream(self.model, [self.prompt], self.tokens, Sampling(), seed=step):
-                text += decoder.decode(int(id))
+            for token in stream(self.generator, [self.prompt], self.tokens, Sampling(), seed=step):
+                text += decoder.decode(token.id)
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: a sample's logits are not finite") from None
         self.last_step = step
