@@ -9,6 +9,8 @@ from npgpt.errors import ConfigError
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
+WEIGHTS = ("f32", "bf16", "int8", "int4")  # forms of a model's matrices for generating (kernels/packed.py)
+CACHE_DTYPES = ("f32", "bf16")  # of the keys and values that are kept
 
 # How the next token is drawn unless told otherwise, in samples of a training run, npgpt.sample and GPT.generate alike.
 TEMPERATURE, TOP_K, TOP_P = 0.8, 50, None

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 from npgpt import kernels
 from npgpt.config import GPTConfig
+from npgpt.generation.packed_model import MAX_FEW_ROWS
 from npgpt.kernels.ahead import compile_ahead
-from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
+from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
+from npgpt.kernels.matmul import MAX_SMALL_PRODUCT
 from npgpt.ops.linear_cross_entropy import ROWS
 
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": None}  # relu is made of NumPy's operations
@@ -23,10 +25,12 @@ def compile_for_training(
         compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
 
 
-def compile_for_sampling(config: GPTConfig, prompt: int, rows: int = 1) -> None:
-    """Compile what continuing a text of ``prompt`` tokens in ``rows`` ways at once needs."""
+def compile_for_sampling(
+    config: GPTConfig, prompt: int, new_tokens: int, weights: str = "f32", cache_dtype: str = "f32"
+) -> None:
+    """Compile what continuing texts of ``prompt`` tokens by ``new_tokens`` needs, with such a ``Decoder``."""
     if kernels.BACKEND == "numba":
-        compile_ahead(sampling_kernels(config, prompt, rows))
+        compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype))
 
 
 def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
@@ -46,14 +50,34 @@ def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[st
     return names
 
 
-def sampling_kernels(config: GPTConfig, prompt: int, rows: int = 1) -> set[str]:
-    """The kernels of a prompt's ``prompt`` tokens and of one token of ``rows`` texts after another, by their names."""
+def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
+    """The kernels of a prompt's ``prompt`` tokens and of one token after another, with the model's own weights."""
+    head = 1, config.n_embd, config.vocab_size
+    products = *_layer_products(config, prompt), *_layer_products(config, 1), head
+    return _forward_kernels(config).union(*(_matmul(*product) for product in products))
+
+
+def decoding_kernels(config: GPTConfig, prompt: int, new_tokens: int, weights: str, cache_dtype: str) -> set[str]:
+    """The kernels of a prompt's tokens and of one token after another, with packed weights."""
+    names = {"pack"} if weights == "f32" else set()
+    if prompt < config.block_size:
+        names.add(f"decode_step_{weights}" + ("_bf16" if cache_dtype == "bf16" else ""))
+    several = {min(prompt, config.block_size)} if prompt > 1 else set()
+    if prompt + new_tokens > config.block_size + 1:
+        several.add(config.block_size)  # the window slides
+    if several:
+        names |= _forward_kernels(config) | {f"packed_matmul_{weights}"}
+    for rows in several:
+        if rows > MAX_FEW_ROWS:
+            names = names.union(*(_matmul(*product) for product in _layer_products(config, rows)))
+    return names
+
+
+def _forward_kernels(config) -> set[str]:
     names = {"layernorm_forward", "attention_forward"}
     if activation := _ACTIVATIONS[config.activation]:
         names.add(f"{activation}_forward")
-    heads = [(M, config.n_embd, config.vocab_size) for M in (1, rows)]
-    products = *_layer_products(config, prompt), *_layer_products(config, rows), *heads
-    return names.union(*(_matmul(*product) for product in products))
+    return names
 
 
 def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, int]]:
@@ -67,4 +91,4 @@ def _matmul(M, K, N) -> set[str]:
     """The kernel of a product, if any: NumPy computes the small ones."""
     if M * K * N <= MAX_SMALL_PRODUCT:
         return set()
-    return {"matmul_few_rows" if M <= MAX_FEW_ROWS else "matmul"}
+    return {"matmul_few_rows" if M <= MAX_UNPACKED_ROWS else "matmul"}

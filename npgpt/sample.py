@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from npgpt.commandline import FlagType, Parser, choice, count, flag, number, pathname, run, use_threads
-from npgpt.config import TEMPERATURE, TOP_K, TOP_P
+from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.signals import StopRequest
 
@@ -49,7 +49,8 @@ class SampleSettings:
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
-    cache_dtype: str = flag("f32", choice("f32", "bf16"), "of the keys and values kept; bf16 takes half as much", MODEL)
+    weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
+    cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
 
     prompt: str | None = flag(
@@ -133,9 +134,9 @@ def main() -> int:
         prompt = _prompt_of_training(Path(path))
     ids = tokenizer.encode_prompt(prompt)
     sampling = _sampling(settings, tokenizer, checkpoint.config.vocab_size)
-    rows = settings.beams or min(settings.num_samples, SAMPLES_AT_ONCE)
-    compile_for_sampling(checkpoint.config, min(len(ids), checkpoint.config.block_size), rows)
-    decoder = Decoder(make_model(checkpoint), cache_dtype=settings.cache_dtype)
+    new_tokens, weights, cache_dtype = settings.max_new_tokens, settings.weights, settings.cache_dtype
+    compile_for_sampling(checkpoint.config, len(ids), new_tokens, weights, cache_dtype)
+    decoder = Decoder(make_model(checkpoint), weights, cache_dtype)
     show = _search if settings.beams else _draw
     try:
         show(decoder, tokenizer, prompt, ids, sampling, settings)

@@ -77,13 +77,27 @@ def test_a_run_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, argu
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 
-@pytest.mark.parametrize("prompt", ["T", "The jury sat four days"])
-def test_sampling_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, prompt):
-    (tmp_path / "text.txt").write_text(TEXT)
-    train(tmp_path, *RUNS["wide, one window at a time"], "--max-steps", 1, "--sample-every", 0)
-    for calls in recorded.values():
-        calls.clear()
-    assert command("sample", "--prompt", prompt, "--max-new-tokens", 3, cwd=tmp_path).code == 0
+SAMPLES = {
+    "one token": ("--prompt", "T"),
+    "a sentence": ("--prompt", "The jury sat four days"),
+    "past the context": ("--prompt", "The jury sat four days", "--max-new-tokens", 40),
+    "a prompt beyond the context": ("--prompt", "The jury sat four days. " * 4),
+    "8 bits, keys in bfloat16": ("--prompt", "The jury", "--weights", "int8", "--cache-dtype", "bf16"),
+    "a long prompt in bfloat16": ("--prompt", "The jury sat four days. " * 2 + "It was", "--weights", "bf16"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT * 2)
+    train(folder, *RUNS["wide, one window at a time"], "--context", 60, "--max-steps", 1, "--sample-every", 0)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", SAMPLES.values(), ids=SAMPLES)
+def test_sampling_calls_exactly_what_is_compiled_before_it(trained, recorded, arguments):
+    assert command("sample", "--max-new-tokens", 3, *arguments, cwd=trained).code == 0
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 
@@ -93,7 +107,7 @@ CONFIG = GPTConfig(vocab_size=8192, block_size=64, n_layer=3, n_head=2, n_embd=6
 def test_the_plain_versions_need_nothing(recorded, monkeypatch):
     monkeypatch.setattr(kernels, "BACKEND", "numpy")
     precompile.compile_for_training(CONFIG, 8, 64, 3)
-    precompile.compile_for_sampling(CONFIG, 3)
+    precompile.compile_for_sampling(CONFIG, 3, 5)
     assert recorded["foreseen"] == set()
 
 

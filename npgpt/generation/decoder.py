@@ -6,15 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt import kernels
+from npgpt.config import CACHE_DTYPES, WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.packed_model import PackedGPT
 from npgpt.gpt import GPT
-from npgpt.kernels.packed import FORMATS
 from npgpt.ops.rotary import rotary_angles
 from npgpt.tensor import Tensor, no_grad
-
-CACHE_DTYPES = ("f32", "bf16")
 
 
 class Decoder:
@@ -38,8 +36,8 @@ class Decoder:
     """
 
     def __init__(self, model: GPT, weights: str | None = "f32", cache_dtype: str = "f32"):
-        if weights is not None and weights not in FORMATS:
-            raise ConfigError(f"weights must be one of {', '.join(FORMATS)}, not {weights!r}")
+        if weights is not None and weights not in WEIGHTS:
+            raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
         self.config, self.dtype = model.config, model.ln_f.weight.dtype

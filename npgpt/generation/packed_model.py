@@ -39,7 +39,7 @@ class PackedEmbedding(Module):
 
     def forward(self, ids: ArrayLike) -> Tensor:
         ids = np.asarray(ids)
-        if ids.size and not (0 <= ids.min() and ids.max() < self.head.N):
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.head.N):
             raise IndexError(f"ids from {ids.min()} to {ids.max()}, and the vocabulary has {self.head.N}")
         return Tensor(columns(self.head, ids.ravel()).reshape(*ids.shape, self.head.K))
 

@@ -152,8 +152,8 @@ def decode_step_numba(
     """All threads go through all layers together and divide each product's columns, and the heads of all texts."""
     global _threads_meet
     R, C = x.shape
-    H, D = weights.n_head, C // weights.n_head
-    L, _, _, S, _ = keys.shape
+    H, _D = weights.n_head, C // weights.n_head
+    L, _, _, _S, _ = keys.shape
     _check(weights, x, keys, values, rows, lengths)
     rows, lengths = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(lengths, np.int64)
     none = np.empty((R, 0), np.float32)
@@ -184,7 +184,7 @@ def _check(weights, x, keys, values, rows, lengths):
     """Compiled code checks no bounds."""
     R, C = x.shape
     L, texts, H, S, D = keys.shape
-    if keys.shape != values.shape or (L, H, H * D) != (len(weights.layers), weights.n_head, C):
+    if keys.shape != values.shape or (len(weights.layers), weights.n_head, C) != (L, H, H * D):
         raise ValueError(f"keys {keys.shape} and values {values.shape} are not of this model")
     if keys.dtype != values.dtype or keys.dtype not in (np.float32, np.uint16):
         raise TypeError(f"keys and values must be float32 or uint16, not {keys.dtype} and {values.dtype}")
@@ -193,7 +193,7 @@ def _check(weights, x, keys, values, rows, lengths):
     rows, lengths = np.asarray(rows), np.asarray(lengths)
     if rows.shape != (R,) or lengths.shape != (R,) or len(set(rows.tolist())) < R:
         raise ValueError(f"{R} texts need as many different rows and lengths, not {rows} and {lengths}")
-    if R and not (0 <= rows.min() and rows.max() < texts and 0 <= lengths.min() and lengths.max() < S):
+    if R and not (rows.min() >= 0 and rows.max() < texts and lengths.min() >= 0 and lengths.max() < S):
         raise ValueError(f"rows {rows} and lengths {lengths} are not in a cache of {texts} rows and {S} positions")
 
 

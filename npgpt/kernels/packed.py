@@ -1,4 +1,4 @@
-"""Weights prepared for products with few rows, as when single tokens are generated: packed, and in fewer bits if wanted.
+"""Weights packed for products with few rows, as when single tokens are generated, in fewer bits if wanted.
 
     y = x W + b         x (M, K), W (K, N), b (N,)
 
@@ -7,11 +7,13 @@ quarter of the bits is a token in a quarter of the time. The formats, bits a wei
 
     f32     32
     bf16    16      the upper half of a float32, rounded to the nearest: 8 bits of precision
-    int8    8.5     W[k, n] = d q, q in -127 ... 127,  d = max |W| / 127             over 32 elements of a column,
-    int4    4.5     W[k, n] = d (q - 8), q in 0 ... 15, d = -1/8 of the element      k = 32 b ... 32 b + 31, which share d
-                    that is the largest without its sign                             in float16
+    int8    8.5     W[k, n] = d q, q in -127 ... 127       d = max |W| / 127
+    int4    4.5     W[k, n] = d (q - 8), q in 0 ... 15     d = -1/8 of the element of the largest size
 
-int8 and int4 are Q8_0 and Q4_0 of llama.cpp (ggml/src/ggml-quants.c, quantize_row_q8_0_ref and q4_0_ref), of W^T's rows.
+The 32 elements k = 32 b ... 32 b + 31 of a column share a scale d, in float16.
+
+int8 and int4 are Q8_0 and Q4_0 of llama.cpp, along W's columns (ggml/src/ggml-quants.c, quantize_row_q8_0_ref and
+quantize_row_q4_0_ref).
 Their x is rounded in the same way to int8, with a float32 scale, where the CPU has an instruction for products of
 8 bits (``HAS_INT8_DOT``); the sums are exact.
 
@@ -113,7 +115,7 @@ def _copy_to_panels(W, row, column, N, panels):
 
 def _columns_of_panels(W, first, end):
     """-> (K rounded up to whole blocks, panels, PANEL), zeros where W ends."""
-    K, N = W.shape
+    K, _N = W.shape
     part = np.zeros((-(-K // BLOCK) * BLOCK, (end - first) * PANEL), np.float32)
     columns = W[:, first * PANEL : end * PANEL]
     part[:K, : columns.shape[1]] = columns
@@ -210,7 +212,7 @@ def packed_matmul_numba(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | 
 
 @parallel_jit
 def _multiply(x, weights, scales, bias, y, parts, tag):
-    M, N = y.shape
+    _M, N = y.shape
     panels = (N + PANEL - 1) // PANEL
     for part in prange(parts):
         begin, end = panels * part // parts, panels * (part + 1) // parts
@@ -326,7 +328,11 @@ def _as_float32(panel, K, wide, tag):
     pairs = array_at(panel, (K + 1) // 2 * PANEL, np.uint32(0))
     bits = wide.view(np.uint32)
     for pair in range((K + 1) // 2):
-        row, low, high = pairs[pair * PANEL : pair * PANEL + PANEL], bits[2 * pair * PANEL :], bits[(2 * pair + 1) * PANEL :]
+        row, low, high = (
+            pairs[pair * PANEL : pair * PANEL + PANEL],
+            bits[2 * pair * PANEL :],
+            bits[(2 * pair + 1) * PANEL :],
+        )
         for w in range(PANEL):
             low[w] = row[w] << np.uint32(16)
             high[w] = row[w] & np.uint32(0xFFFF0000)

@@ -68,6 +68,23 @@ def _of_decoding() -> dict[str, tuple]:
             cache = element[:, :, :, :, ::1]
             table[f"decode_step_{name}{suffix}"] = (
                 decode._step,
-                (i64[:, ::1], *[matrix] * 6, cache, cache, ids, ids, matrix, matrix, vector, f, i64, i64, ids, ids, i64, tag),
+                (
+                    i64[:, ::1],
+                    *[matrix] * 6,
+                    cache,
+                    cache,
+                    ids,
+                    ids,
+                    matrix,
+                    matrix,
+                    vector,
+                    f,
+                    i64,
+                    i64,
+                    ids,
+                    ids,
+                    i64,
+                    tag,
+                ),
             )
     return table

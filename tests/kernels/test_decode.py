@@ -135,7 +135,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_threads_that_do_not_meet_leave_it_to_one(monkeypatch):
-    """A threading layer may run a loop's parts one after the other: a barrier waits for one thread too many."""
+    """A threading layer may run the parts one after the other. Here a barrier waits for one thread too many."""
     packed = PackedGPT(model_of(MODELS["wide, scores scaled by layer"]), "f32")
     ids = np.array([[1], [2], [3]])
     expected = steps(decode_step_numba, packed, ids, *empty_cache(packed.config), np.zeros(3, np.int64))
@@ -159,7 +159,7 @@ def _take_turns(barrier, numbers, parts):
 
 
 def test_a_barrier_orders_what_threads_do():
-    """Each turn changes one number, which has the right value only if no turn begins before the one before has ended."""
+    """Each turn changes one number, which is right in the end only if no turn begins before the last one has ended."""
     parts = min(4, numba.config.NUMBA_NUM_THREADS)
     if parts < 2:
         pytest.skip("Numba has one thread here (one core, or NUMBA_NUM_THREADS=1)")

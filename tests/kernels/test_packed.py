@@ -7,6 +7,7 @@ from helpers.tolerances import rounding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npgpt import config
 from npgpt.checkpoints.gguf.blocks import dequantize
 from npgpt.checkpoints.gguf.blocks import quantize as gguf_quantize
 from npgpt.kernels import packed
@@ -54,7 +55,8 @@ def test_zeros_stay_zeros(format):
     W = normal(64, 10)
     W[:32], W[:, 3] = 0, 0
     held = unpack(pack(W, format))
-    assert not held[:32].any() and not held[:, 3].any()
+    assert not held[:32].any()
+    assert not held[:, 3].any()
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])
@@ -64,6 +66,10 @@ def test_a_number_that_no_scale_can_hold_is_refused(format, value):
     W[40, 7] = value
     with pytest.raises(ValueError, match="NaN, infinity, or a number too large"):
         pack(W, format)
+
+
+def test_commands_offer_the_formats():
+    assert config.WEIGHTS == FORMATS
 
 
 def test_wrong_arguments_are_refused():
@@ -79,7 +85,9 @@ def test_wrong_arguments_are_refused():
 
 
 @each_format
-@given(M=st.integers(1, 20), K=st.integers(1, 100), N=st.integers(1, 100), has_bias=st.booleans(), seed=st.integers(0, 99))
+@given(
+    M=st.integers(1, 20), K=st.integers(1, 100), N=st.integers(1, 100), has_bias=st.booleans(), seed=st.integers(0, 99)
+)
 def test_the_compiled_product_is_the_plain_one(format, M, K, N, has_bias, seed):
     x, matrix, bias = normal(M, K, seed=seed), pack(normal(K, N, seed=seed), format), normal(N) if has_bias else None
     expected, found = packed_matmul_numpy(x, matrix, bias), packed_matmul_numba(x, matrix, bias)
@@ -87,7 +95,9 @@ def test_the_compiled_product_is_the_plain_one(format, M, K, N, has_bias, seed):
     # 8 and 4 bits: x may be rounded the other way where it is half-way between two whole numbers
     rounded = packed._rounded_to_int8(x) if matrix.scales is not None else x
     ties = abs(np.abs(x / np.where(x == 0, 1, abs(x).max())) * 127 % 1 - 0.5).min() < 1e-4 and matrix.scales is not None
-    allowed = rounding(np.float32, K) * magnitude + (abs(rounded - x).max() * abs(unpack(matrix)).max() * 2 if ties else 0)
+    allowed = rounding(np.float32, K) * magnitude + (
+        abs(rounded - x).max() * abs(unpack(matrix)).max() * 2 if ties else 0
+    )
     assert (abs(found - expected) <= allowed).all()
 
 
@@ -121,7 +131,8 @@ def test_not_a_number_comes_out(format):
     for M in (1, 3):
         x[0, 7] = np.nan
         y = packed_matmul_numba(x[:M], matrix)
-        assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
+        assert np.isnan(y[0]).all()
+        assert np.isfinite(y[1:]).all()
 
 
 def test_columns_are_those_of_the_unpacked_matrix():

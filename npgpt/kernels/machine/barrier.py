@@ -1,9 +1,9 @@
 """A barrier: threads wait for each other within one compiled function, in a fraction of a microsecond.
 
-Launching a parallel loop takes some microseconds, and a token needs five in each layer. Here all threads start once, and
-between two steps each waits, without sleeping, until all have come. A thread that never comes would be waited for
-for ever, so threads first ``meet``: if they are not all there in time (a threading layer may run one after the other),
-all of them learn that it was in vain.
+Launching a parallel loop takes some microseconds, and a token would need five in each layer. Here all threads start
+once, and between two steps each waits, without sleeping, until all have come. The others would wait for ever for one
+that never comes. So threads first ``meet``: if they are not all there in time (a threading layer may run one after the
+other), all of them learn that it was in vain.
 
 A barrier is an array of two int64, zeros at first: how many arrivals there were, and whether the threads have met.
 """

@@ -65,7 +65,9 @@ def _has_int8_dot() -> bool:
     features = dict(binding.get_host_cpu_features())
     if UNIT.bytes == 64:
         return bool(features.get("avx512vnni"))
-    return UNIT.bytes == 32 and bool(features.get("avxvnni") or (features.get("avx512vnni") and features.get("avx512vl")))
+    return UNIT.bytes == 32 and bool(
+        features.get("avxvnni") or (features.get("avx512vnni") and features.get("avx512vl"))
+    )
 
 
 HAS_INT8_DOT = _has_int8_dot()  # an instruction that adds up four products of 8 bits in each lane of 32
