@@ -88,18 +88,19 @@ class Decoder:
 
     def step(self, ids: ArrayLike, cache: KeyValueCache, rows: Sequence[int]) -> np.ndarray:
         """One id (n,) behind what each of n rows holds -> logits (n, V) for the ids after them."""
-        ids, rows = np.asarray(ids), np.asarray(rows, np.int64)
+        ids = np.asarray(ids)
         if self._step_weights is None:
             return self.prefill(list(ids[:, None]), cache, rows)
-        lengths = cache.lengths[rows]
+        index = np.asarray(rows, np.int64)
+        lengths = cache.lengths[index]
         if (lengths >= cache.capacity).any():
             raise ValueError(f"rows that hold {lengths.tolist()} of {cache.capacity} positions can't take one more")
         with no_grad():
             x = self.model.embed(ids, lengths).data
         rotary = self.config.position == "rotary"
         angles = rotary_angles(lengths, self.config.head_size, self.dtype) if rotary else None
-        logits = kernels.decode_step(self._step_weights, x, cache.keys, cache.values, rows, lengths, angles)
-        cache.lengths[rows] += 1
+        logits = kernels.decode_step(self._step_weights, x, cache.keys, cache.values, index, lengths, angles)
+        cache.lengths[index] += 1
         return logits
 
     def _logits_behind(self, ids, cache):
