@@ -20,13 +20,14 @@ from npgpt.checkpoints.formats import LLMC_MAGIC
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
-from npgpt.checkpoints.shared.lazy_tensor import f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.checkpoints.shared.names import GPT2_NAMES
 from npgpt.checkpoints.shared.tokenizers import beside, by_size
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
+from npgpt.kernels.bfloat16 import f32_to_bf16
 
 PADDED_TO = 128  # rows of the token embedding, when we write
 MAX_LAYERS = 1000  # a tensor takes some memory, however small it is in the file

@@ -23,10 +23,11 @@ import numpy as np
 
 from npgpt.checkpoints.formats import MAX_HEADER_BYTES
 from npgpt.checkpoints.shared.atomic import checkpoint_file
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError
+from npgpt.kernels.bfloat16 import f32_to_bf16
 
 MAX_DIMENSIONS = 32
 

@@ -11,10 +11,11 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.llmc import read
 from npgpt.checkpoints.llmc import write as write_llmc
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 
 CONFIG = GPTConfig(vocab_size=131, block_size=6, n_layer=3, n_head=2, n_embd=4)
 T, V, L, H, C, ROWS = 6, 131, 3, 2, 4, 256

@@ -15,11 +15,12 @@ from helpers.models import as_checkpoint
 
 from npgpt.checkpoints import load, open_checkpoint, runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
 from npgpt.training.folder import write_run_config
 from npgpt.training.settings import TrainSettings

@@ -9,8 +9,8 @@ from helpers.mutations import COUNT, mutated
 
 from npgpt.checkpoints import safetensors as ours
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.checkpoints.shared.lazy_tensor import bf16_to_f32
 from npgpt.errors import CheckpointError
+from npgpt.kernels.bfloat16 import bf16_to_f32
 
 DTYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Global, short_repr
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
+from npgpt.kernels.bfloat16 import bf16_to_f32
 
 MAX_DIMENSIONS = 32
 PIECE_BYTES = 16 << 20  # that a checksum is computed of at a time

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32, f32_to_bf16
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 
 _NUMPY = {"F32": np.float32, "F16": np.float16}
 

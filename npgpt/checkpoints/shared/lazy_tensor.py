@@ -9,6 +9,8 @@ from math import prod
 
 import numpy as np
 
+from npgpt.kernels.bfloat16 import bf16_to_f32
+
 # The dtypes that weights may have, and the bytes of an element.
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q6_K": 210 / 256}
 CHUNK = 1 << 20  # elements that are converted at a time
@@ -111,22 +113,6 @@ def equal(a: LazyTensor, b: LazyTensor) -> bool:
     if a.transposed != b.transposed:
         return np.array_equal(a.numpy(), b.numpy())
     return all(np.array_equal(x, y) for (_, x), (_, y) in zip(a.chunks(), b.chunks(), strict=True))
-
-
-def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
-    """bfloat16, as uint16, -> float32: bfloat16 is a float32's upper half."""
-    wide = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
-
-
-def f32_to_bf16(elements: np.ndarray) -> np.ndarray:
-    """float -> bfloat16, as uint16: rounded to the nearest, and of two that are as near to the even one."""
-    bits = np.ascontiguousarray(elements, np.float32).view(np.uint32)
-    odd = (bits >> 16) & 1
-    rounded = (bits + (0x7FFF + odd)) >> 16
-    # Rounding would carry the NaN with the most bits set into the sign, and others into infinity.
-    return np.where(np.isnan(bits.view(np.float32)), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
 def name_of(dtype: np.dtype) -> str:

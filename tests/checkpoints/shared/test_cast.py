@@ -9,10 +9,11 @@ import pytest
 
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import RELEASE_EVERY, Checkpoint
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
+from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 

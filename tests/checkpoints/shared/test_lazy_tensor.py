@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt.checkpoints.shared import lazy_tensor as stored
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, bf16_to_f32, equal, f32_to_bf16, lazy_array
+from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, equal, lazy_array
 
 shapes = st.one_of(st.just(()), st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple))
 
@@ -79,23 +79,3 @@ def test_equal():
     assert not equal(lazy_array(a), lazy_array(a + 1e-6))
     assert not equal(lazy_array(a), lazy_array(a.reshape(6, 4)))
     assert equal(lazy_array(np.empty((2**40, 0))), lazy_array(np.empty((2**40, 0))))
-
-
-# bfloat16
-
-
-def test_bfloat16_of_every_pattern_comes_back():
-    bits = np.arange(2**16, dtype=np.uint16)
-    back = f32_to_bf16(bf16_to_f32(bits))
-    nan = np.isnan(bf16_to_f32(bits))
-    np.testing.assert_array_equal(back[~nan], bits[~nan])
-    assert np.isnan(bf16_to_f32(back[nan])).all()
-
-
-def test_f32_to_bf16_rounds_as_torch_does():
-    torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
-    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
-    numbers = bits.view(np.float32)
-    theirs = torch.from_numpy(numbers.copy()).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    numbers_only = ~np.isnan(numbers)
-    np.testing.assert_array_equal(f32_to_bf16(numbers)[numbers_only], theirs[numbers_only])

@@ -1,0 +1,109 @@
+"""The decoder: a model prepared for generating. It computes the logits of the next token for many texts at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npgpt.errors import ConfigError
+from npgpt.generation.cache import KeyValueCache
+from npgpt.gpt import GPT
+from npgpt.tensor import Tensor, no_grad
+
+WEIGHTS = ("f32",)
+CACHE_DTYPES = ("f32", "bf16")
+
+
+class Decoder:
+    """Computes logits of texts whose keys and values are in the rows of a cache. It holds no text itself.
+
+    weights         "f32": the model's own
+    cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
+
+    Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
+    Dropout is off, and the model's mode is afterwards as before. Nothing is recorded for gradients.
+
+    >>> from npgpt import GPT, GPTConfig
+    >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0))
+    >>> cache = decoder.new_cache(rows=2)
+    >>> decoder.prefill([[1, 2, 3], [4]], cache, [0, 1]).shape
+    (2, 5)
+    >>> decoder.step([1], cache, [1]).shape, cache.lengths
+    ((1, 5), array([3, 2]))
+    """
+
+    def __init__(self, model: GPT, weights: str = "f32", cache_dtype: str = "f32"):
+        if weights not in WEIGHTS:
+            raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
+        if cache_dtype not in CACHE_DTYPES:
+            raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
+        self.model, self.config = model, model.config
+        self.cache_dtype = cache_dtype
+
+    def new_cache(self, rows: int = 1, capacity: int | None = None) -> KeyValueCache:
+        """An empty cache for ``rows`` texts of up to ``capacity`` positions; None: the model's block_size."""
+        dtype = "bf16" if self.cache_dtype == "bf16" else self.model.lm_head_weight.dtype
+        return KeyValueCache(self.config, rows, dtype, capacity)
+
+    def prefill(
+        self, prompts: Sequence[ArrayLike], cache: KeyValueCache | None = None, rows: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """n lists of ids, of any lengths, each behind what its row holds -> logits (n, V) after each one's last id.
+
+        Rows that hold as much go through the model in one pass, the shorter prompts padded on the right. No mask hides
+        the padding: a position sees only those before it, so no id sees the padding behind it. The padding's own keys
+        and values lie beyond the row's length, where nobody reads them, until the next ids overwrite them.
+
+        Without a cache nothing is kept. Raises ValueError on an empty prompt, or if there is no room.
+        """
+        ids = [np.asarray(prompt) for prompt in prompts]
+        if any(prompt.ndim != 1 or prompt.size == 0 for prompt in ids):
+            raise ValueError(f"prompts need at least one id, not the shapes {[prompt.shape for prompt in ids]}")
+        if cache is None:
+            return self._logits_behind(ids, None)
+        rows = range(len(ids)) if rows is None else rows
+        logits = np.empty((len(ids), self.config.vocab_size), self.model.lm_head_weight.dtype)
+        for group in _rows_of_equal_length(cache, rows):
+            group_rows = [rows[i] for i in group]
+            view = cache.rows(group_rows)
+            first = view.length
+            logits[group] = self._logits_behind([ids[i] for i in group], view)
+            cache.lengths[group_rows] = [first + len(ids[i]) for i in group]
+        return logits
+
+    def extend(self, ids: ArrayLike, cache: KeyValueCache, row: int) -> np.ndarray:
+        """T ids behind what one row holds -> logits (T, V), those after each of the ids."""
+        hidden = self._hidden_states(np.asarray(ids)[None], cache.rows([row]))
+        return self._logits(hidden[0])
+
+    def step(self, ids: ArrayLike, cache: KeyValueCache, rows: Sequence[int]) -> np.ndarray:
+        """One id (n,) behind what each of n rows holds -> logits (n, V) for the ids after them."""
+        return self.prefill(np.asarray(ids)[:, None], cache, rows)
+
+    def _logits_behind(self, ids, cache):
+        lengths = np.array([len(prompt) for prompt in ids])
+        padded = np.zeros((len(ids), lengths.max()), np.result_type(*ids))
+        for row, prompt in zip(padded, ids, strict=True):
+            row[: len(prompt)] = prompt
+        hidden = self._hidden_states(padded, cache)
+        return self._logits(hidden[np.arange(len(ids)), lengths - 1])
+
+    @no_grad()
+    def _hidden_states(self, ids, cache):
+        training = self.model.training
+        self.model.eval()
+        try:
+            return self.model.hidden_states(ids, cache=cache).data
+        finally:
+            self.model.train(training)
+
+    @no_grad()
+    def _logits(self, hidden):
+        """hidden (n, C) -> (n, V)"""
+        return (Tensor(hidden) @ self.model.lm_head_weight.T).data
+
+
+def _rows_of_equal_length(cache, rows):
+    """Indices into ``rows``, by how much the rows hold."""
+    lengths = cache.lengths[list(rows)]
+    return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
