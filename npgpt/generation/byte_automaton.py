@@ -202,9 +202,10 @@ class ByteAutomaton:
                         return None
                 return after
             case Either(options):
-                places = [self._place(option, after) for option in options]
-                arcs = [(EMPTY, place) for place in places if place is not None]
-                return self._add(arcs) if arcs else None
+                places = {self._place(option, after) for option in options} - {None}
+                if len(places) < 2:
+                    return places.pop() if places else None
+                return self._add([(EMPTY, place) for place in sorted(places)])
             case Repeat(item, least, most):
                 return self._repeated(item, least, most, after)
 
