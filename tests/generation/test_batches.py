@@ -120,7 +120,7 @@ def test_a_prompt_that_begins_like_a_prefix_computes_only_the_rest(cache_dtype):
     expected = alone(decoder, prompts)
     passes = record(model, lambda ids, cache: (cache.length, ids.shape))
     assert_equal(generate(decoder, prompts, NEW, seed=5, prefix=prefix), expected)
-    # (positions that rows hold, ids that go through the model): one id of two rows, then several of the others. The last
+    # (positions that rows hold, shape of the new ids): one id of two rows, then several of the others. The last
     # prompt is longer than the context, so its window doesn't begin where the prefix does
     assert passes[:5] == [(2, (1, 1)), (4, (1, 1)), (0, (2, 8)), (2, (1, 2)), (5, (1, 2))]
     passes.clear()
