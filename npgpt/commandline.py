@@ -26,11 +26,21 @@ class FlagType:
 
 
 def flag(
-    default: Any, type: Callable[[str], Any], help: str, group: str, *, metavar: str = "", aliases: tuple[str, ...] = ()
+    default: Any,
+    type: Callable[[str], Any],
+    help: str,
+    group: str,
+    *,
+    metavar: str = "",
+    aliases: tuple[str, ...] = (),
+    repeatable: bool = False,
 ) -> Any:
-    """A field of a dataclass of settings that is a flag as well: ``batch_size`` becomes ``--batch-size``."""
+    """A field of a dataclass of settings that is a flag as well: ``batch_size`` becomes ``--batch-size``.
+
+    A ``repeatable`` one can be given several times; the field is then a list, in the order in which they were typed.
+    """
     metadata = {"type": type, "help": help, "group": group, "metavar": metavar, "aliases": aliases}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "repeatable": repeatable})
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,7 +61,8 @@ class Parser(argparse.ArgumentParser):
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
             if type is not bool:
                 how = {"type": type, "metavar": f.metadata["metavar"] or getattr(type, "metavar", "X")}
-            shown = "" if f.default is None else f" (default: {f.default})"
+                how["action"] = "append" if f.metadata["repeatable"] else "store"
+            shown = "" if f.default is None or f.default == () else f" (default: {f.default})"
             action = where.add_argument(
                 *map(as_flag, (f.name, *f.metadata["aliases"])),
                 dest=f.name, default=argparse.SUPPRESS, help=f.metadata["help"] + shown, **how,

@@ -1,6 +1,7 @@
 """GPT: token and position embeddings, a stack of blocks, a last layer norm and the vocabulary head."""
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -147,8 +148,10 @@ class GPT(Module):
         """
         return ops.linear_cross_entropy(self.hidden_states(ids, padding_mask), self.lm_head_weight, targets)
 
-    def generate(self, ids: ArrayLike, max_new_tokens: int, **sampling: Any) -> np.ndarray:
-        """ids (B, T) -> (B, T + max_new_tokens). ``sampling``: see ``generation.generate``.
+    def generate(
+        self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any
+    ) -> np.ndarray | list[np.ndarray]:
+        """Continue texts: ids (B, T) -> (B, T + max_new_tokens). ``options``, and more: ``generation.generate``.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
         >>> model.generate([[1, 2]], max_new_tokens=3, temperature=0).shape
@@ -156,7 +159,18 @@ class GPT(Module):
         """
         from npgpt.generation import generate  # which imports this file
 
-        return generate(self, ids, max_new_tokens, **sampling)
+        return generate(self, ids, max_new_tokens, **options)
+
+    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Any]:
+        """Continue texts: their new tokens (``generation.Token``), each as it is made. See ``generation.stream``.
+
+        >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+        >>> len([token.id for token in model.stream([[1, 2]], max_new_tokens=3)])
+        3
+        """
+        from npgpt.generation import stream
+
+        return stream(self, ids, max_new_tokens, **options)
 
     def num_parameters(self) -> int:
         return sum(p.size for p in self.parameters())

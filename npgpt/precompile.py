@@ -23,10 +23,10 @@ def compile_for_training(
         compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
 
 
-def compile_for_sampling(config: GPTConfig, prompt: int) -> None:
-    """Compile what continuing a text of ``prompt`` tokens needs."""
+def compile_for_sampling(config: GPTConfig, prompt: int, rows: int = 1) -> None:
+    """Compile what continuing a text of ``prompt`` tokens in ``rows`` ways at once needs."""
     if kernels.BACKEND == "numba":
-        compile_ahead(sampling_kernels(config, prompt))
+        compile_ahead(sampling_kernels(config, prompt, rows))
 
 
 def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
@@ -46,13 +46,13 @@ def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[st
     return names
 
 
-def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
-    """The kernels of a prompt's ``prompt`` tokens and of one token after another, by their names."""
+def sampling_kernels(config: GPTConfig, prompt: int, rows: int = 1) -> set[str]:
+    """The kernels of a prompt's ``prompt`` tokens and of one token of ``rows`` texts after another, by their names."""
     names = {"layernorm_forward", "attention_forward"}
     if activation := _ACTIVATIONS[config.activation]:
         names.add(f"{activation}_forward")
-    head = 1, config.n_embd, config.vocab_size
-    products = *_layer_products(config, prompt), *_layer_products(config, 1), head
+    heads = [(M, config.n_embd, config.vocab_size) for M in (1, rows)]
+    products = *_layer_products(config, prompt), *_layer_products(config, rows), *heads
     return names.union(*(_matmul(*product) for product in products))
 
 

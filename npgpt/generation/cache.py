@@ -30,7 +30,7 @@ class KeyValueCache:
     """
 
     def __init__(self, config: GPTConfig, rows: int, dtype: DTypeLike = np.float32, capacity: int | None = None):
-        """capacity: positions of a row, the model's block_size unless told. No memory is touched before it is filled."""
+        """capacity: positions of a row; None: the model's block_size. Memory is touched only as it is filled."""
         self.config = config
         self.capacity = config.block_size if capacity is None else capacity
         self.is_bfloat16 = dtype == "bf16"
@@ -45,12 +45,28 @@ class KeyValueCache:
 
     def copy_rows(self, source: int, targets: Iterable[int]) -> None:
         """Let other rows begin with what one row holds, as several samples of one prompt do."""
-        n = self.lengths[source]
         for target in targets:
-            if target != source:
-                self.keys[:, target, :, :n] = self.keys[:, source, :, :n]
-                self.values[:, target, :, :n] = self.values[:, source, :, :n]
-                self.lengths[target] = n
+            self.copy_from(self, source, target, int(self.lengths[source]))
+
+    def copy_from(self, other: "KeyValueCache", source: int, target: int, length: int) -> None:
+        """Let the row ``target`` hold the first ``length`` positions of a row of this or another cache, and no more.
+
+        Raises ValueError if the other cache is of another model or dtype, or there is no room.
+        """
+        if other._position != self._position:
+            raise ValueError(f"a row of {other._position} can't be copied to a cache of {self._position}")
+        if not 0 <= length <= min(other.lengths[source], self.capacity):
+            held = f"a row that holds {other.lengths[source]} to one of {self.capacity}"
+            raise ValueError(f"{length} positions can't be copied from {held}")
+        if other is not self or source != target:
+            self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
+            self.values[:, target, :, :length] = other.values[:, source, :, :length]
+        self.lengths[target] = length
+
+    @property
+    def _position(self) -> str:
+        L, _, H, _, D = self.keys.shape
+        return f"{'bfloat16' if self.is_bfloat16 else self.keys.dtype} (L, H, D) = {(L, H, D)}"
 
     @property
     def layers(self) -> list["LayerCache"]:

@@ -38,7 +38,7 @@ class Decoder:
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
         self.model, self.config = model, model.config
-        self.cache_dtype = cache_dtype
+        self.weights, self.cache_dtype = weights, cache_dtype
 
     def new_cache(self, rows: int = 1, capacity: int | None = None) -> KeyValueCache:
         """An empty cache for ``rows`` texts of up to ``capacity`` positions; None: the model's block_size."""
@@ -78,7 +78,7 @@ class Decoder:
 
     def step(self, ids: ArrayLike, cache: KeyValueCache, rows: Sequence[int]) -> np.ndarray:
         """One id (n,) behind what each of n rows holds -> logits (n, V) for the ids after them."""
-        return self.prefill(np.asarray(ids)[:, None], cache, rows)
+        return self.prefill(list(np.asarray(ids)[:, None]), cache, rows)
 
     def _logits_behind(self, ids, cache):
         lengths = np.array([len(prompt) for prompt in ids])

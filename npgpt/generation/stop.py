@@ -1,32 +1,41 @@
-"""End a text where a given string appears."""
+"""End a text where one of some strings appears."""
+
+from collections.abc import Iterable
+
+from npgpt.errors import ConfigError
+from npgpt.generation.token import Token
+from npgpt.text.tokenizers import Tokenizer
 
 
-class StopString:
-    """Passes text on up to, and without, the first appearance of ``stop``.
+class StopStrings:
+    """Passes text on up to, and without, the first of some strings that is complete.
 
-    What could be the beginning of ``stop`` is held back until it is clear that it isn't, so a ``stop`` that is spread
-    over several tokens is never printed in part. With ``stop`` None everything passes.
+    What could be the beginning of one is held back until it is clear that it isn't, so a string that is spread over
+    several tokens is never printed in part. The result doesn't depend on the pieces that the text comes in: the text
+    ends before the string whose last character comes first, and of several that end there before the longest.
 
-    >>> end = StopString("END")
+    >>> end = StopStrings(["END", "\\n\\n"])
     >>> end.push("the E"), end.push("NDs"), end.found
     ('the ', '', True)
     """
 
-    def __init__(self, stop: str | None):
-        self.stop = stop
+    def __init__(self, strings: Iterable[str] = ()):
+        """strings: none of them: everything passes. Raises ConfigError on an empty one."""
+        self.strings = tuple(strings)
+        if "" in self.strings:
+            raise ConfigError("a string that ends a text can't be empty")
         self.found = False
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Take the next piece of text -> what can be printed now. ``found`` says whether ``stop`` has appeared."""
-        if self.stop is None:
-            return text
+        """Take the next piece of text -> what can be printed now. ``found`` says whether a string has appeared."""
         text = self._held + text
-        place = text.find(self.stop)
-        if place >= 0:
+        places = [(text.find(string), len(string)) for string in self.strings]
+        ends = [(place + length, place) for place, length in places if place >= 0]
+        if ends:
             self.found, self._held = True, ""
-            return text[:place]
-        keep = max((n for n in range(1, len(self.stop)) if text.endswith(self.stop[:n])), default=0)
+            return text[: min(ends)[1]]
+        keep = max((self._beginning(string, text) for string in self.strings), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -34,3 +43,47 @@ class StopString:
         """The text that is still held back, when no more comes."""
         held, self._held = self._held, ""
         return held
+
+    @staticmethod
+    def _beginning(string, text):
+        """How much of a string the text ends with."""
+        return max((n for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
+
+
+class StopTexts:
+    """For ``stream(stop_if=...)``: turns each text's tokens into text, and ends it where one of some strings appears.
+
+    >>> from npgpt.text.tokenizers import ByteTokenizer
+    >>> stops = StopTexts(ByteTokenizer(), ["END"])
+    >>> [stops(Token(0, id)) for id in b"a END"]
+    [False, False, False, False, True]
+    >>> stops.take(0)
+    'a '
+    """
+
+    def __init__(self, tokenizer: Tokenizer, strings: Iterable[str] = ()):
+        self.tokenizer, self.strings = tokenizer, tuple(strings)
+        StopStrings(self.strings)  # raises now if one can't be
+        self._texts: dict[int, _StoppedText] = {}
+
+    def __call__(self, token: Token) -> bool:
+        """Take a token; whether its text ends with it. <|endoftext|> is no text, and doesn't end it."""
+        text = self._texts.setdefault(token.row, _StoppedText(self.tokenizer, self.strings))
+        if token.id != self.tokenizer.end_of_text:
+            text.certain += text.stops.push(text.decoder.decode(token.id))
+        return text.stops.found
+
+    def take(self, row: int, finished: bool = False) -> str:
+        """The text of a row that is certain and was not taken yet; with ``finished`` all of it."""
+        text = self._texts.setdefault(row, _StoppedText(self.tokenizer, self.strings))
+        taken, text.certain = text.certain, ""
+        return taken + text.stops.finish() if finished else taken
+
+
+class _StoppedText:
+    """One text, and what of it is certain and was not taken yet."""
+
+    def __init__(self, tokenizer, strings):
+        self.decoder = tokenizer.decoder()
+        self.stops = StopStrings(strings)
+        self.certain = ""

@@ -1,84 +1,253 @@
-"""The loop that generates text, one token at a time."""
+"""The loop that generates text, one token at a time, for any number of texts at once."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import inf
+from operator import index
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npgpt.config import TEMPERATURE, TOP_K, TOP_P
-from npgpt.generation.cache import KeyValueCache
-from npgpt.generation.sampling import Sampling
+from npgpt.errors import ConfigError
+from npgpt.generation.decoder import Decoder
+from npgpt.generation.logprobs import token_logprobs
+from npgpt.generation.prefix import Prefix
+from npgpt.generation.sampling import History, Sampling
+from npgpt.generation.token import Token
 from npgpt.gpt import GPT
-from npgpt.tensor import no_grad
+from npgpt.ops.embedding import check_ids
+
+_MAY_END_EARLY = ("stop_ids", "stop_if", "max_seconds", "constraint")  # the options with which a text may
+
+
+class Constraint(Protocol):
+    """What ONE text may go on with, as ``Regex`` and ``Choices`` say it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete and nothing more can follow."""
+
+    def allowed(self) -> np.ndarray:
+        """(V,) of bool: the ids that may come next."""
+
+    def push(self, id: int) -> None:
+        """Take the id that did come next."""
+
+    def copy(self) -> Self:
+        """The same for another text that is equal so far."""
 
 
 def stream(
-    model: GPT,
-    ids: ArrayLike,
+    model: GPT | Decoder,
+    ids: np.ndarray | Sequence[ArrayLike],
     max_new_tokens: int,
     sampling: Sampling | None = None,
     seed: int | None = None,
     use_cache: bool = True,
-) -> Iterator[np.ndarray]:
-    """Yield the next ids (B,) of B texts that begin with ids (B, T), ``max_new_tokens`` times.
+    *,
+    num_samples: int = 1,
+    stop_ids: Iterable[int] = (),
+    stop_if: Callable[[Token], bool] | None = None,
+    max_seconds: float | None = None,
+    logprobs: int | None = None,
+    constraint: Constraint | None = None,
+    prefix: Prefix | None = None,
+    **settings: Any,
+) -> Iterator[Token]:
+    """Continue texts: an iterator over their new tokens, as they are made. Each text gets one, then each another.
 
-    sampling    how tokens are drawn; None is ``Sampling()``
-    seed        makes the same text again; None is random
-    use_cache   work on the new token alone. Past the model's block_size the window slides: the model then sees the last
-                block_size tokens, and since each of them has moved to a new position, all are computed again
+    ids             the prompts: (B, T), or B lists of ids of any lengths, with at least one id each
+    sampling        how tokens are chosen; None is ``Sampling()``. Any of its fields can be given by name as well
+    seed            text i draws from ``default_rng(seed + i)``, so it is the same alone with the seed ``seed + i`` as
+                    among others. None: another text each time
+    use_cache       False computes everything again for each token. It gives the same text
+    num_samples     texts of each prompt, which goes through the model once for all of them. Prompt p's are the texts
+                    from p * num_samples on
+    stop_ids        ids that end a text. The one that does is yielded
+    stop_if         is asked of each token, before it is yielded, whether its text ends there. ``StopTexts`` is one
+    max_seconds     after so long each text ends with its next token
+    logprobs        n: each token comes with its log-probability, and with the n likeliest ids and theirs
+    constraint      says which ids may come next; each text has its own copy
+    prefix          a text that has been through the model. What a prompt begins with like it is not computed again
 
-    Raises ValueError if there is no id to begin with.
+    A text that has ended costs nothing more. Past the model's block_size the window slides: a text then sees its last
+    block_size ids, and since each of them has moved to another position, all are computed again for each token.
+
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> [(token.row, token.ended) for token in stream(model, [[1, 2, 3], [4]], max_new_tokens=2)]
+    [(0, None), (1, None), (0, 'length'), (1, 'length')]
+
+    Raises ValueError on a prompt without ids, IndexError on an id outside the vocabulary, ConfigError on a setting that
+    can't be; and while tokens are made FloatingPointError if the model's logits are not finite.
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or ids.shape[1] == 0:
-        raise ValueError(f"ids must have shape (B, T) with at least one token, not {ids.shape}")
-    sampling = sampling or Sampling()
-    rng = np.random.default_rng(seed)
-    block_size = model.config.block_size
-    cache = None
-    for _ in range(max_new_tokens):
-        if not use_cache or ids.shape[1] > block_size:
-            cache, new = None, ids[:, -block_size:]
-        elif cache is None:
-            cache, new = KeyValueCache(model.config, len(ids), model.lm_head_weight.dtype), ids
-        else:
-            new = ids[:, -1:]
-        next_ids = sampling.next_tokens(_next_logits(model, new, cache), rng)
-        yield next_ids
-        ids = np.concatenate([ids, next_ids[:, None]], axis=1)
+    decoder = model if isinstance(model, Decoder) else Decoder(model)
+    sampling = replace(sampling or Sampling(), **settings)
+    prompts = _prompts(ids, decoder.config.vocab_size)
+    for name, value, low in (("max_new_tokens", max_new_tokens, 0), ("num_samples", num_samples, 1)):
+        if index(value) < low:
+            raise ConfigError(f"{name} must be at least {low}, not {value}")
+    if logprobs is not None and index(logprobs) < 0:
+        raise ConfigError(f"logprobs must be at least 0, not {logprobs}")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ConfigError(f"max_seconds must be above 0, not {max_seconds}")
+    stops = frozenset(map(index, stop_ids))
+    texts = []
+    for row in range(len(prompts) * num_samples):
+        rng = np.random.default_rng(None if seed is None else seed + row)
+        texts.append(_Text(row, prompts[row // num_samples], stops, rng, constraint and constraint.copy()))
+    computation = _Computation(decoder, texts, num_samples, max_new_tokens, use_cache, prefix)
+    seconds = inf if max_seconds is None else max_seconds
+    return _tokens(computation, texts, sampling, max_new_tokens, stop_if, seconds, logprobs)
 
 
 def generate(
-    model: GPT,
-    ids: ArrayLike,
+    model: GPT | Decoder,
+    ids: np.ndarray | Sequence[ArrayLike],
     max_new_tokens: int,
-    temperature: float = TEMPERATURE,
-    top_k: int | None = TOP_K,
-    top_p: float | None = TOP_P,
-    seed: int | None = None,
-    use_cache: bool = True,
-) -> np.ndarray:
-    """Continue B texts: ids (B, T) -> (B, T + max_new_tokens). Errors are those of ``Sampling`` and ``stream``.
+    *,
+    callback: Callable[[Token], object] | None = None,
+    **options: Any,
+) -> np.ndarray | list[np.ndarray]:
+    """Continue texts: their ids, those of the prompt and what is made of it.
 
-    temperature, top_k, top_p   how tokens are drawn: see ``Sampling``. temperature=0 is greedy
-    seed, use_cache             see ``stream``
+    ids (B, T) -> (B * num_samples, T + max_new_tokens). It is a list of arrays if the prompts are of unequal length, or
+    if one of stop_ids, stop_if, max_seconds and constraint is given, so that a text may end early.
+
+    callback        is called with each ``Token`` as soon as it is made
+    options         those of ``stream`` and the fields of ``Sampling``, whose errors these are. temperature=0 is greedy
 
     >>> from npgpt import GPT, GPTConfig, generation
     >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
     >>> generation.generate(model, [[1, 2]], max_new_tokens=3, seed=0).shape
     (1, 5)
+    >>> [len(text) for text in generation.generate(model, [[1, 2, 3], [4]], max_new_tokens=3)]
+    [6, 4]
     """
-    new = stream(model, ids, max_new_tokens, Sampling(temperature, top_k, top_p), seed, use_cache)
-    return np.concatenate([np.asarray(ids), *(n[:, None] for n in new)], axis=1)
+    tokens = stream(model, ids, max_new_tokens, **options)
+    prompts = [np.asarray(prompt) for prompt in ids for _ in range(options.get("num_samples", 1))]
+    new = [[] for _ in prompts]
+    for token in tokens:
+        if callback is not None:
+            callback(token)
+        new[token.row].append(token.id)
+    texts = [np.concatenate([prompt, np.array(row, np.int64)]) for prompt, row in zip(prompts, new, strict=True)]
+    may_end_early = any(options.get(name) is not None for name in _MAY_END_EARLY)
+    return texts if may_end_early or len(set(map(len, prompts))) > 1 else np.stack(texts)
 
 
-@no_grad()
-def _next_logits(model, ids, cache):
-    """ids (B, T) -> (B, V) for the token after the last, with dropout off."""
-    training = model.training
-    model.eval()
+def _prompts(ids, vocab_size):
     try:
-        last = model.hidden_states(ids, cache=cache)[:, -1]
-        return (last @ model.lm_head_weight.T).data
-    finally:
-        model.train(training)
+        prompts = [np.asarray(prompt) for prompt in ids]
+    except TypeError:  # a single id
+        prompts = []
+    if not prompts or any(prompt.ndim != 1 or prompt.size == 0 for prompt in prompts):
+        raise ValueError("ids must have shape (B, T) with at least one token, or be lists with at least one id each")
+    for prompt in prompts:
+        check_ids(prompt, vocab_size)
+    return prompts
+
+
+class _Text:
+    """One text that is being made."""
+
+    def __init__(self, row, prompt, stop_ids, rng, constraint):
+        self.row, self.prompt_length, self.length = row, len(prompt), len(prompt)
+        self._memory = prompt.astype(np.int64)
+        self.stop_ids, self.rng, self.constraint = stop_ids, rng, constraint
+        if self.is_complete:
+            raise ConfigError("the constraint allows no token")
+
+    @property
+    def ids(self):
+        return self._memory[: self.length]
+
+    @property
+    def is_complete(self):
+        return self.constraint is not None and self.constraint.finished
+
+    def push(self, id):
+        if self.length == len(self._memory):
+            self._memory = np.concatenate([self._memory, np.empty_like(self._memory)])
+        self._memory[self.length] = id
+        self.length += 1
+        if self.constraint is not None:
+            self.constraint.push(id)
+
+
+class _Computation:
+    """Gives the logits after the last ids of texts, and computes no more for it than it must."""
+
+    def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix):
+        self.decoder, self.num_samples, self.prefix = decoder, num_samples, prefix
+        self.block_size = decoder.config.block_size
+        longest = max(text.length for text in texts) + max_new_tokens
+        self.cache = decoder.new_cache(len(texts), min(self.block_size, longest)) if use_cache else None
+
+    def first_logits(self, texts):
+        """Each prompt goes through the model once; its other samples get copies of what the cache then holds."""
+        prompts = texts[:: self.num_samples]
+        if self.cache is not None and self.prefix is not None:
+            for text in prompts:
+                if text.length <= self.block_size:
+                    self.cache.copy_from(self.prefix.cache, 0, text.row, self.prefix.shared_with(text.ids))
+        logits = self.next_logits(prompts)
+        if self.cache is not None and self.num_samples > 1:
+            for text in prompts:
+                self.cache.copy_rows(text.row, range(text.row, text.row + self.num_samples))
+        return [row for row in logits for _ in range(self.num_samples)]
+
+    def next_logits(self, texts):
+        windows = [text.ids[-self.block_size :] for text in texts]
+        if self.cache is None:
+            return self.decoder.prefill(windows)
+        for text in texts:
+            if text.length > self.block_size:
+                self.cache.lengths[text.row] = 0  # the window has moved on: what the cache holds is of other positions
+        new = {text.row: window[self.cache.lengths[text.row] :] for text, window in zip(texts, windows, strict=True)}
+        logits = {}
+        single, several = ([row for row, ids in new.items() if (len(ids) == 1) == one] for one in (True, False))
+        if single:
+            step = self.decoder.step(np.concatenate([new[row] for row in single]), self.cache, single)
+            logits |= dict(zip(single, step, strict=True))
+        if several:
+            prefill = self.decoder.prefill([new[row] for row in several], self.cache, several)
+            logits |= dict(zip(several, prefill, strict=True))
+        return [logits[text.row] for text in texts]
+
+
+def _tokens(computation, texts, sampling, max_new_tokens, stop_if, max_seconds, logprobs):
+    deadline = time.monotonic() + max_seconds
+    if max_new_tokens == 0:
+        return
+    logits = computation.first_logits(texts)
+    while True:
+        late, unfinished = time.monotonic() >= deadline, []
+        for text, row in zip(texts, logits, strict=True):
+            token = _next_token(text, row, sampling, logprobs)
+            stopped = stop_if is not None and stop_if(token)
+            if stopped or text.is_complete or token.id in text.stop_ids:
+                token = replace(token, ended="stop")
+            elif text.length - text.prompt_length == max_new_tokens:
+                token = replace(token, ended="length")
+            elif late:
+                token = replace(token, ended="time")
+            else:
+                unfinished.append(text)
+            yield token
+        if not unfinished:
+            return
+        texts = unfinished
+        logits = computation.next_logits(texts)
+
+
+def _next_token(text, logits, sampling, logprobs):
+    allowed = None if text.constraint is None else text.constraint.allowed()
+    id = sampling.next_token(logits, History(text.ids, text.prompt_length, text.stop_ids, allowed), text.rng)
+    text.push(id)
+    if logprobs is None:
+        return Token(text.row, id)
+    found = token_logprobs(logits, id, logprobs)
+    return Token(text.row, id, found.logprob, found.top)

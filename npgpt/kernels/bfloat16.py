@@ -1,4 +1,4 @@
-"""bfloat16, of which NumPy has no dtype: its 16 bits are a float32's upper half (sign, exponent, 7 bits of mantissa)."""
+"""bfloat16, for which NumPy has no dtype: the upper half of a float32, its sign, exponent and 7 bits of mantissa."""
 
 import numpy as np
 

@@ -123,8 +123,8 @@ class Samples(Periodic):
         """The prompt and what follows, whole characters only; the step is the seed. Raises TrainingDiverged."""
         decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
         try:
-            for (id,) in stream(self.model, [self.prompt], self.tokens, Sampling(), seed=step):
-                text += decoder.decode(int(id))
+            for token in stream(self.model, [self.prompt], self.tokens, Sampling(), seed=step):
+                text += decoder.decode(token.id)
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: a sample's logits are not finite") from None
         self.last_step = step
