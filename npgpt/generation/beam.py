@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,9 +11,6 @@ from numpy.typing import ArrayLike
 from npgpt.errors import ConfigError
 from npgpt.generation.filters import log_softmax, top_k
 from npgpt.generation.sampling import History, Sampling, require_numbers
-
-if TYPE_CHECKING:
-    from npgpt.generation.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class _Rules:
 
 
 def beam_search(
-    decoder: "Decoder",
+    decoder: Any,
     prompt_ids: ArrayLike,
     max_new_tokens: int,
     beams: int,
@@ -92,6 +89,7 @@ def beam_search(
     ``beams``, and the likeliest others run on. The best ``beams`` finished texts are kept. Texts of max_new_tokens are
     finished too.
 
+    decoder         a ``generation.decoder.Decoder``
     prompt_ids      (n,) with at least one id
     length_penalty  a score is the sum of log-probabilities over length ** length_penalty. The sum is negative, so above
                     0 favours long texts; 0 is the sum itself

@@ -58,8 +58,8 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
 def top_p(p: np.ndarray, mass: float) -> np.ndarray:
     """The smallest set of the likeliest tokens that together have probability ``mass``; p (n,) -> their positions.
 
-    The token that crosses the line is in the set, so it is never empty. Of tokens that are equally likely the last ones
-    are kept: that is what sorting upwards and cutting off the beginning gives in transformers. A mass of 1 keeps all.
+    The token that crosses the line is in the set, so it is never empty. Of tokens that are equally likely the first are
+    kept; transformers leaves their order to a sort that isn't stable. A mass of 1 keeps all.
 
     Source: nucleus sampling, Holtzman et al. 2020, "The curious case of neural text degeneration".
 
@@ -101,7 +101,7 @@ def typical_p(p: np.ndarray, mass: float) -> np.ndarray:
 
 
 def _first_with_mass(p, score, mass):
-    """The positions with the highest scores, as few as have probability ``mass``; of equal scores the last first.
+    """The positions with the highest scores, as few as have probability ``mass``; of equal scores the first come first.
 
     Only the highest 256 scores are sorted, and more if their mass is too small: their order, and so every sum, is that
     of sorting all.
@@ -114,7 +114,7 @@ def _first_with_mass(p, score, mass):
         highest = np.arange(n)
         if count < n:
             highest = np.flatnonzero(score >= np.partition(score, -count)[-count])
-        order = highest[np.argsort(score[highest], kind="stable")[::-1]]
+        order = highest[np.argsort(-score[highest], kind="stable")]
         total = np.cumsum(p[order])
         if len(order) == n or total[-1] >= mass:
             return np.sort(order[: 1 + np.searchsorted(total, mass)])

@@ -1,14 +1,22 @@
-"""From logits to the next token: against a plain version, at the edges of each rule, and by counting draws."""
+"""From logits to the next token: what is refused, the order of the rules, and counted draws.
+
+test_filters.py and test_penalties.py test each rule, and test_strategies_against_transformers.py compares all of them.
+"""
 
 import math
+import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from helpers.tolerances import rounding
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.errors import ConfigError
-from npgpt.generation import Sampling
+from npgpt.generation import History, Sampling, filters
+
+INF = math.inf
 
 
 def rng(seed=0):
@@ -16,173 +24,160 @@ def rng(seed=0):
 
 
 def logs(*probabilities):
-    """Logits of a batch of one, with these probabilities."""
+    """Logits with these probabilities."""
     with np.errstate(divide="ignore"):
-        return np.log([probabilities])
+        return np.log(probabilities)
 
 
-def rule(temperature=1.0, top_k=None, top_p=None):
-    """One rule alone, without those that are on by default."""
-    return Sampling(temperature, top_k, top_p)
+def rule(**settings):
+    """These settings alone, without those that are on by default."""
+    return Sampling(**{"temperature": 1.0, "top_k": None, **settings})
+
+
+def text(*ids, prompt_length=0, **more):
+    return History(np.array(ids, np.int64), prompt_length, **more)
+
+
+EMPTY = text()
 
 
 def test_the_defaults():
     assert Sampling() == Sampling(temperature=0.8, top_k=50, top_p=None)
+    assert Sampling() == Sampling(0.8, 50, None, None, None, 1.0, 0.0, 0.0, 0, {}, (), 0)
 
 
 # What is refused
 
+NUMBERS = [math.nan, INF, -INF, "1", None, True, [1.0]]
+WHOLE = [-1, 1.0, 2.5, math.nan, "3", True]
 WRONG = {
-    "temperature": [-0.1, math.nan, math.inf, -math.inf, "1", None, True, [1.0]],
-    "top_k": [-1, 1.0, 2.5, math.nan, "3", True],
-    "top_p": [0, 0.0, -0.1, 1.1, math.nan, math.inf, "0.9", True],
+    "temperature": [-0.1, *NUMBERS],
+    "top_k": WHOLE,
+    "top_p": [0, 0.0, -0.1, 1.1, math.nan, INF, "0.9", True],
+    "min_p": [-0.1, 1.1, math.nan, INF, "0.9", True],
+    "typical_p": [0, 0.0, -0.1, 1.1, math.nan, INF, "0.9", True],
+    "repetition_penalty": [0, -1.0, *NUMBERS],
+    "presence_penalty": NUMBERS,
+    "frequency_penalty": NUMBERS,
+    "no_repeat_ngram_size": [None, *WHOLE],
+    "logit_bias": [None, [1, 2], {-1: 1.0}, {1.5: 1.0}, {"1": 1.0}, {1: INF}, {1: math.nan}, {1: "2"}, {True: 1.0}],
+    "bad_words": [None, [[]], [1], [[1], []], [[-1]], [[1.5]], "word", ["word"], {1: 2}, [[True]]],
+    "min_new_tokens": [None, *WHOLE],
 }
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
 def test_a_wrong_value_is_refused_by_its_name(field, value):
-    with pytest.raises(ConfigError, match=rf"\b{field}\b"):
+    with pytest.raises(ConfigError, match=rf"^{field} must be .*, not"):
         rule(**{field: value})
 
 
+def test_a_long_wrong_value_is_cut_off_in_the_message():
+    with pytest.raises(ConfigError) as caught:
+        rule(bad_words=[[-1]] * 10_000)
+    assert len(str(caught.value)) < 300
+
+
 def test_the_ends_of_what_is_allowed():
-    rule(temperature=0, top_k=1, top_p=1)
-    rule(temperature=1e-300, top_k=10**9, top_p=1e-300)
-    rule(np.float32(0.5), np.int64(3), np.float64(0.5))
+    rule(temperature=0, top_k=1, top_p=1, min_p=0, typical_p=1, repetition_penalty=1e-3)
+    rule(temperature=1e-300, top_k=10**9, top_p=1e-300, min_p=1, typical_p=1e-300, presence_penalty=-2.5)
+    rule(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.5), min_p=np.float32(0.5))
+    rule(logit_bias={0: -INF, np.int64(3): 100}, bad_words=[np.array([1, 2]), (3,)], frequency_penalty=2)
 
 
-# Probabilities
+def test_settings_can_be_compared_hashed_and_stored_and_dont_change_with_what_they_were_made_from():
+    bias, words = {1: 2.0}, [[1, 2]]
+    sampling = rule(logit_bias=bias, bad_words=words)
+    same = rule(logit_bias=dict(bias), bad_words=((1, 2),))
+    bias[3], words[0][0] = 1.0, 5
+    assert sampling == same
+    assert hash(sampling) == hash(same)
+    assert sampling != rule(logit_bias={1: 2.5}, bad_words=[[1, 2]])
+    assert pickle.loads(pickle.dumps(sampling)) == sampling
+    assert Sampling(**asdict(sampling)) == sampling
 
 
-def plain_probabilities(logits, temperature, top_k, top_p):
-    """One row: temperature, then top_k, then top_p of what is left, each token by itself."""
-    weights = [math.exp((x - max(logits)) / temperature) for x in logits]
-    if top_k is not None:
-        kth = sorted(logits, reverse=True)[:top_k][-1]
-        weights = [w if x >= kth else 0.0 for w, x in zip(weights, logits, strict=True)]
-    p = [w / math.fsum(weights) for w in weights]
-    if top_p is not None:
-        kept, total = set(), 0.0
-        for i in sorted(range(len(p)), key=lambda i: (-p[i], i)):
-            # Where the sum is the limit but for rounding, either answer is right: leave such cases out.
-            assume(top_p == 1 or abs(total - top_p) > 1e-12)
-            if total < top_p or top_p == 1:
-                kept.add(i)
-            total += p[i]
-        p = [x if i in kept else 0.0 for i, x in enumerate(p)]
-    return [x / math.fsum(p) for x in p]
+# The distribution
 
 
-# Logits that differ at all differ by more than rounding: 0 and 1e-300 would be alike once 1 is taken from both.
-logits_apart = st.floats(-20, 20).map(lambda x: round(x, 3))
+def test_the_order_of_the_rules():
+    """Each value shows that a rule works on what the ones before it left."""
+    one = logs(0.4, 0.3, 0.2, 0.1)
+    # top_k leaves 4/7 and 3/7, and half of that is the first alone; of all it would be two
+    np.testing.assert_allclose(rule(top_k=2, top_p=0.5).distribution(one, EMPTY), [1, 0, 0, 0])
+    # temperature makes 0.5, 0.3, 0.2 into 0.66, 0.24, 0.10
+    np.testing.assert_allclose(rule(temperature=0.5, top_p=0.6).distribution(logs(0.5, 0.3, 0.2), EMPTY), [1, 0, 0])
+    # the bias is part of what the repetition penalty divides: (1 + 3) / 2, and not 1 / 2 + 3
+    found = rule(logit_bias={0: 3.0}, repetition_penalty=2.0).penalised(np.array([1.0, 1.0]), text(0))
+    np.testing.assert_array_equal(found, [2, 1])
+    # the repetition penalty comes before the presence penalty: 1 / 2 - 1, and not (1 - 1) / 2
+    found = rule(repetition_penalty=2.0, presence_penalty=1.0).penalised(np.array([1.0, 1.0]), text(0))
+    np.testing.assert_array_equal(found, [-0.5, 1])
+    # what is banned leaves room among the k likeliest
+    found = rule(bad_words=[[0]], top_k=2).distribution(one, EMPTY)
+    np.testing.assert_allclose(found, [0, 0.6, 0.4, 0], rtol=1e-12)
+    # top_p leaves 0.4, 0.3, 0.2 of 0.9; typical_p, on all of them, would not take the likeliest
+    assert rule(top_p=0.35, typical_p=0.2).distribution(one, EMPTY)[0] == 1
+    assert rule(typical_p=0.2).distribution(one, EMPTY)[0] == 0
 
 
-@given(
-    st.lists(logits_apart | st.sampled_from([-1.0, 0.0, 2.0]), min_size=1, max_size=12),
-    st.floats(0.05, 20),
-    st.none() | st.integers(1, 15),
-    st.none() | st.floats(1e-6, 1),
-    st.sampled_from([np.float32, np.float64]),
-)
-@example([0.0] * 5, 1.0, 3, 0.5, np.float64)
-@example([0.0, 1.0, 1.0, 1.0, 2.0], 0.7, 2, 1.0, np.float32)
-def test_probabilities(logits, temperature, top_k, top_p, dtype):
-    row = np.array(logits, dtype)
-    expected = plain_probabilities(row.astype(np.float64).tolist(), temperature, top_k, top_p)
-    found = rule(temperature, top_k, top_p).probabilities(np.stack([row, row[::-1]]))
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found[0], expected, rtol=1e-12, atol=1e-300)
-    np.testing.assert_array_equal(found[0] == 0, np.array(expected) == 0)
+def test_what_counts_as_the_text_so_far():
+    """The prompt is 0 1, and 2 2 was generated; the model had 0 for all."""
+    history = text(0, 1, 2, 2, prompt_length=2)
+    penalised = {
+        "repetition_penalty": ([1, 1, 1, 4], {"repetition_penalty": 4.0}),
+        "presence_penalty": ([4, 4, 3, 4], {"presence_penalty": 1.0}),
+        "frequency_penalty": ([4, 4, 2, 4], {"frequency_penalty": 1.0}),
+        "no_repeat_ngram_size": ([4, 4, -INF, 4], {"no_repeat_ngram_size": 2}),
+        "bad_words": ([4, -INF, 4, 4], {"bad_words": [[1, 2, 2, 1], [0, 2, 0]]}),
+    }
+    for expected, settings in penalised.values():
+        np.testing.assert_array_equal(rule(**settings).penalised(np.full(4, 4.0), history), expected)
+    history.stop_ids, history.allowed = frozenset({3}), np.array([True, False, True, True])
+    np.testing.assert_array_equal(rule(min_new_tokens=3).penalised(np.zeros(4), history), [0, -INF, 0, -INF])
+    np.testing.assert_array_equal(rule(min_new_tokens=2).penalised(np.zeros(4), history), [0, -INF, 0, 0])
+    # a word that is a stop id alone isn't banned
+    np.testing.assert_array_equal(rule(bad_words=[[3], [2]]).penalised(np.zeros(4), history), [0, -INF, -INF, 0])
 
 
-def test_a_batchs_rows_are_treated_separately():
-    logits = rng().standard_normal((5, 9))
-    for sampling in (rule(0.5), rule(top_k=3), rule(top_p=0.6), rule(2.0, 5, 0.8)):
-        together = sampling.probabilities(logits)
-        for row, alone in zip(together, logits, strict=True):
-            np.testing.assert_allclose(row, sampling.probabilities(alone[None])[0], rtol=1e-14)
-
-
-def test_temperature_divides_logits():
-    np.testing.assert_allclose(rule(2.0).probabilities(logs(0.64, 0.36)), [[0.8 / 1.4, 0.6 / 1.4]], rtol=1e-14)
-    np.testing.assert_allclose(rule(0.5).probabilities(logs(0.6, 0.4)), [[0.36 / 0.52, 0.16 / 0.52]], rtol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("top_k", "expected"),
-    [
-        (1, [0, 1, 0, 0]),
-        (2, [0, 5 / 8, 3 / 8, 0]),
-        (3, [0, 5 / 9, 3 / 9, 1 / 9]),
-        (4, [0.1, 0.5, 0.3, 0.1]),
-        (5, [0.1, 0.5, 0.3, 0.1]),  # more than there are
-        (0, [0.1, 0.5, 0.3, 0.1]),  # all
-    ],
-)
-def test_top_k(top_k, expected):
-    logits = logs(0.1, 0.5, 0.3, 0.1) - [[1e-9, 0, 0, 0]]  # the first is a little less likely than the last
-    np.testing.assert_allclose(rule(top_k=top_k).probabilities(logits), [expected], rtol=1e-8)
-
-
-def test_top_k_keeps_all_that_are_as_likely_as_the_kth():
-    expected = [[0.1, 0.5, 0.3, 0.1]]
-    np.testing.assert_allclose(rule(top_k=3).probabilities(logs(0.1, 0.5, 0.3, 0.1)), expected, rtol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("top_p", "expected"),
-    [
-        (1e-9, [0, 1, 0, 0]),  # never nothing
-        (0.49, [0, 1, 0, 0]),
-        (0.51, [0, 5 / 8, 3 / 8, 0]),  # the one that crosses the line is in
-        (0.79, [0, 5 / 8, 3 / 8, 0]),
-        (0.81, [1 / 9, 5 / 9, 3 / 9, 0]),  # of two that are equally likely the first
-        (0.91, [0.1, 0.5, 0.3, 0.1]),
-        (1.0, [0.1, 0.5, 0.3, 0.1]),
-    ],
-)
-def test_top_p(top_p, expected):
-    np.testing.assert_allclose(rule(top_p=top_p).probabilities(logs(0.1, 0.5, 0.3, 0.1)), [expected], rtol=1e-14)
-
-
-def test_top_p_takes_no_more_than_it_needs_when_the_sum_is_exact():
-    np.testing.assert_array_equal(rule(top_p=0.5).probabilities(np.zeros((1, 4))), [[0.5, 0.5, 0, 0]])
-
-
-def test_top_p_counts_what_top_k_and_temperature_left():
-    """Of 0.4, 0.3, 0.2, 0.1 top_k leaves 4/7 and 3/7, and 0.5 of those is the first alone; of all it would be two."""
-    np.testing.assert_allclose(rule(top_k=2, top_p=0.5).probabilities(logs(0.4, 0.3, 0.2, 0.1)), [[1, 0, 0, 0]])
-    np.testing.assert_allclose(rule(0.5, top_p=0.6).probabilities(logs(0.5, 0.3, 0.2)), [[1, 0, 0]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_greedy_takes_the_likeliest_and_of_equals_the_first(dtype):
+    generator = rng()
+    state = generator.bit_generator.state
+    greedy = rule(temperature=0, top_k=2, top_p=0.5, min_p=0.1, typical_p=0.2)
+    row = np.array([0, 3, 2, 3], dtype)
+    assert greedy.next_token(row, EMPTY, generator) == 1
+    np.testing.assert_array_equal(greedy.distribution(row, EMPTY), [0, 1, 0, 0])
+    banned = rule(temperature=0, bad_words=[[1]])
+    assert banned.next_token(row, EMPTY, generator) == 3
+    assert type(banned.next_token(row, EMPTY, generator)) is int
+    assert generator.bit_generator.state == state
 
 
 def test_extreme_logits_are_no_trouble():
-    logits = np.array([[-1e30, 0.0, 1e30, 1e30]], np.float32)
-    for sampling in (rule(), rule(1e-3), rule(top_k=2), rule(top_p=0.9)):
-        np.testing.assert_array_equal(sampling.probabilities(logits), [[0, 0, 0.5, 0.5]])
+    row = np.array([-1e30, -INF, 1e30, 1e30], np.float32)
+    for sampling in (rule(), rule(temperature=1e-300), rule(top_k=2), rule(top_p=0.9), rule(min_p=0.1)):
+        np.testing.assert_array_equal(sampling.distribution(row, EMPTY), [0, 0, 0.5, 0.5])
 
 
-# Draws
-
-
-@pytest.mark.parametrize("sampling", [rule(), rule(0.7), rule(top_k=3), rule(top_p=0.7), rule(1.5, 5, 0.9)])
-def test_draws_are_as_frequent_as_their_probabilities(sampling):
-    """Pearson's chi-square: with n outcomes its mean is n - 1 and its variance 2 (n - 1)."""
-    draws, logits = 20_000, np.array([1.0, -0.5, 0.3, 2.0, 0.0, -2.0])
-    p = sampling.probabilities(logits[None])[0]
-    counts = np.bincount(sampling.next_tokens(np.tile(logits, (draws, 1)), rng()), minlength=6)
-    assert (counts[p == 0] == 0).all()
-    expected = draws * p[p > 0]
-    chi_square = ((counts[p > 0] - expected) ** 2 / expected).sum()
-    degrees = len(expected) - 1
-    assert chi_square < degrees + 5 * math.sqrt(2 * degrees)
-
-
-def test_a_batchs_rows_are_drawn_separately():
-    logits = np.zeros((2, 4))
-    generator = rng()
-    pairs = np.array([rule().next_tokens(logits, generator) for _ in range(1600)])
-    counts = np.bincount(pairs @ [4, 1], minlength=16)
-    assert ((counts - 100) ** 2 / 100).sum() < 15 + 5 * math.sqrt(30)
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([1e-3, 0.5, 0.8, 1.0, 3.0]),
+        "top_k": st.none() | st.integers(0, 15),
+        "top_p": st.floats(0.01, 1),
+        "min_p": st.floats(0, 1),
+        "typical_p": st.floats(0.01, 1),
+        "repetition_penalty": st.sampled_from([0.7, 1.3]),
+        "presence_penalty": st.sampled_from([-1.0, 0.5]),
+        "frequency_penalty": st.sampled_from([-1.0, 0.5]),
+        "no_repeat_ngram_size": st.integers(0, 3),
+        "logit_bias": st.dictionaries(st.integers(0, 5), st.sampled_from([-INF, -2.0, 1.0]), max_size=3),
+        "bad_words": st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), max_size=2),
+        "min_new_tokens": st.integers(0, 9),
+    },
+)
+logits = st.lists(st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1.0]), min_size=9, max_size=12)
 
 
 class Always:
@@ -191,38 +186,118 @@ class Always:
     def __init__(self, number):
         self.number = number
 
-    def random(self, n):
-        return np.full(n, self.number)
+    def random(self):
+        return self.number
+
+
+@given(settings, logits, st.lists(st.integers(0, 7), max_size=8), st.floats(0, 1, exclude_max=True))
+@example({}, [0.0] * 9, [], 0.0)
+@example({"top_p": 0.5}, [0.0] * 9, [], float(np.nextafter(1, 0)))
+def test_a_draw_is_the_token_at_which_the_distributions_sum_exceeds_the_random_number(settings, row, ids, number):
+    """The token comes from a few candidates; here from all of V, added up in the plain way."""
+    sampling, row = rule(**settings), np.array(row, np.float32)
+    history = text(*ids, prompt_length=len(ids) // 2, stop_ids=frozenset({1}))
+    p = sampling.distribution(row, history)
+    assert p.shape == row.shape
+    assert p.dtype == np.float64
+    assert abs(p.sum() - 1) < rounding(np.float64, len(p))
+    threshold, total = number * np.cumsum(p)[-1], 0.0
+    for token, probability in enumerate(p):  # noqa: B007
+        total += probability
+        if total > threshold:
+            break
+    assert sampling.next_token(row, history, Always(number)) == token
+    assert p[token] > 0
+
+
+def test_only_what_top_k_leaves_is_converted_to_float64(monkeypatch):
+    """Or a token of 50,257 would take several times as long."""
+    sizes = []
+    softmax = filters.softmax
+    monkeypatch.setattr(filters, "softmax", lambda x, temperature: sizes.append((len(x), x.dtype)) or softmax(x))
+    Sampling().next_token(rng().standard_normal(1000).astype(np.float32), EMPTY, rng())
+    assert sizes == [(50, np.float32)]
+
+
+# Draws
+
+# Of the chi-square distribution, the value that one draw in 1,000 exceeds, by degrees of freedom (NIST/SEMATECH
+# e-Handbook of Statistical Methods, section 1.3.6.7.4). The seed is fixed, so the test gives the same every time.
+CRITICAL = {2: 13.816, 3: 16.266, 4: 18.467, 5: 20.515}
 
 
 @pytest.mark.parametrize(
-    ("sampling", "first", "last"), [(rule(), 0, 4), (rule(top_k=2), 1, 3), (rule(top_p=0.5), 1, 3)]
+    "settings",
+    [
+        {"temperature": 0.7},
+        {"top_k": 3},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"typical_p": 0.9},
+        {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "logit_bias": {5: 2.0}},
+    ],
 )
-def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_that_is_left(sampling, first, last):
-    logits = np.repeat(logs(0.1, 0.3, 0.1, 0.4, 0.1), 2, axis=0)
-    np.testing.assert_array_equal(sampling.next_tokens(logits, Always(0.0)), [first, first])
-    np.testing.assert_array_equal(sampling.next_tokens(logits, Always(np.nextafter(1, 0))), [last, last])
+def test_draws_are_as_frequent_as_their_probabilities(settings):
+    """Pearson's chi-square over 20,000 draws."""
+    draws, row = 20_000, np.array([1.0, -0.5, 0.3, 2.0, 0.0, -2.0], np.float32)
+    sampling, history, generator = rule(**settings), text(0, 3, prompt_length=1), rng(1)
+    p = sampling.distribution(row, history)
+    drawn = [sampling.next_token(row, history, generator) for _ in range(draws)]
+    counts = np.bincount(drawn, minlength=6)
+    assert (counts[p == 0] == 0).all()
+    expected = draws * p[p > 0]
+    chi_square = ((counts[p > 0] - expected) ** 2 / expected).sum()
+    assert chi_square < CRITICAL[len(expected) - 1]
+
+
+@pytest.mark.parametrize(("settings", "first", "last"), [({}, 0, 4), ({"top_k": 2}, 1, 3), ({"top_p": 0.5}, 1, 3)])
+def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_that_is_left(settings, first, last):
+    row = logs(0.1, 0.3, 0.1, 0.4, 0.1)
+    assert rule(**settings).next_token(row, EMPTY, Always(0.0)) == first
+    assert rule(**settings).next_token(row, EMPTY, Always(float(np.nextafter(1, 0)))) == last
 
 
 def test_the_same_generator_draws_the_same():
-    logits = rng(1).standard_normal((50, 20))
-    first = rule().next_tokens(logits, rng(5))
-    np.testing.assert_array_equal(first, rule().next_tokens(logits, rng(5)))
-    assert (first != rule().next_tokens(logits, rng(6))).any()
+    rows = rng(1).standard_normal((50, 20))
+    generators = rng(5), rng(5), rng(6)
+    first, same, other = ([rule().next_token(row, EMPTY, generator) for row in rows] for generator in generators)
+    assert first == same != other
 
 
-def test_greedy_takes_the_likeliest_and_of_equals_the_first():
-    logits = np.array([[0.0, 3.0, 2.0, 3.0], [5.0, -1.0, 4.0, 4.9]])
-    generator = rng()
-    state = generator.bit_generator.state
-    np.testing.assert_array_equal(rule(temperature=0, top_k=2, top_p=0.5).next_tokens(logits, generator), [1, 0])
-    assert generator.bit_generator.state == state
+def test_each_draw_takes_one_number_whatever_is_left():
+    """So one token's filters don't shift the random numbers of those after it."""
+    for settings in ({}, {"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-9}):
+        generator, other = rng(), rng()
+        rule(**settings).next_token(logs(0.5, 0.3, 0.2), EMPTY, generator)
+        other.random()
+        assert generator.bit_generator.state == other.bit_generator.state
+
+
+# What can't be drawn from
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("number", [math.nan, INF])
 def test_logits_that_are_no_numbers_are_refused(temperature, number):
-    logits = np.zeros((2, 5), np.float32)
-    logits[1, 3] = number
-    with pytest.raises(FloatingPointError, match="not finite"):
-        rule(temperature).next_tokens(logits, rng())
+    row = np.zeros(5, np.float32)
+    row[3] = number
+    for sampling in (rule(temperature=temperature), rule(temperature=temperature, bad_words=[[3]])):
+        with pytest.raises(FloatingPointError, match="the model's logits are not finite"):
+            sampling.next_token(row, EMPTY, rng())
+        with pytest.raises(FloatingPointError, match="the model's logits are not finite"):
+            sampling.distribution(row, EMPTY)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_when_nothing_is_left_the_message_says_so(temperature):
+    bans, row = rule(temperature=temperature, bad_words=[[0], [1], [2]]), np.zeros(3)
+    for arguments in ((bans, row, EMPTY), (rule(), row, text(allowed=np.zeros(3, bool))), (rule(), row - INF, EMPTY)):
+        sampling, logits, history = arguments
+        with pytest.raises(FloatingPointError, match="no token is left to choose from"):
+            sampling.next_token(logits, history, rng())
+
+
+def test_a_penalty_that_makes_a_logit_infinite_is_refused():
+    huge = rule(repetition_penalty=1e-300)
+    with pytest.raises(FloatingPointError, match="a penalty or bias is so large"), np.errstate(over="ignore"):
+        huge.next_token(np.array([1e30, 0.0]), text(0), rng())

@@ -1,22 +1,32 @@
-"""A text ends where the stop appears, however the text comes in pieces."""
+"""A text ends where one of the stops appears, however the text comes in pieces."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from npgpt.generation import StopString
+from npgpt.errors import ConfigError
+from npgpt.generation import StopStrings, StopTexts, Token
+from npgpt.text.tokenizers import ByteTokenizer
 
 
-def until(stop, pieces) -> str:
+def until(stops, pieces) -> str:
     """What is printed of a text that comes in pieces, as npgpt.sample prints it."""
-    stop_string, printed = StopString(stop), ""
+    stop_strings, printed = StopStrings(stops), ""
     for piece in pieces:
-        printed += stop_string.push(piece)
-        if stop_string.found:
+        printed += stop_strings.push(piece)
+        if stop_strings.found:
             break
-    return printed + stop_string.finish()
+    return printed + stop_strings.finish()
+
+
+def plainly_until(stops, text) -> str:
+    """Character by character: the text before the longest stop of those that end where the first one ends."""
+    for end in range(1, len(text) + 1):
+        if found := [stop for stop in stops if text[:end].endswith(stop)]:
+            return text[: end - max(map(len, found))]
+    return text
 
 
 def cut(text, places) -> list[str]:
@@ -25,47 +35,93 @@ def cut(text, places) -> list[str]:
     return [text[i:j] for i, j in pairwise(places)]
 
 
-# Few letters, so that a stop appears, nearly appears, and overlaps with itself.
+# Few letters, so that stops appear, nearly appear, and overlap with themselves and each other.
 few_letters = st.text("ab", max_size=12)
-stops = st.text("ab", min_size=1, max_size=5)
+several_stops = st.lists(st.text("ab", min_size=1, max_size=5), max_size=3)
 places = st.lists(st.integers(0, 100), max_size=12)
 
 
-@given(few_letters, stops, places)
-@example("aab", "ab", [1, 2])
-@example("ababb", "abb", [2, 4])
-@example("aaab", "aab", [1, 2, 3])
-def test_any_text_in_any_pieces(text, stop, places):
-    assert until(stop, cut(text, places)) == text.split(stop)[0]
+@given(few_letters, several_stops, places)
+@example("aab", ["ab"], [1, 2])
+@example("ababb", ["abb"], [2, 4])
+@example("aaab", ["aab"], [1, 2, 3])
+@example("aabbb", ["aabbba", "bb"], [3])  # the first to be complete, not the first to begin
+@example("babb", ["abb", "bb", "babb"], [2])  # of those that end together the longest
+def test_any_text_in_any_pieces(text, stops, places):
+    assert until(stops, cut(text, places)) == plainly_until(stops, text)
 
 
-@given(few_letters, stops, places)
-def test_no_more_is_held_back_than_could_be_the_stop(text, stop, places):
-    stop_string, pushed, printed = StopString(stop), "", ""
+@pytest.mark.parametrize(
+    "stops", [["the END", "END."], ["D.", "th", "\n\n"], ["END", "ENDS", " E"], ["D. T", "END. Tx"]]
+)
+def test_every_split(stops):
+    text = "at the END. The\n\nend"
+    expected = plainly_until(stops, text)
+    assert expected != text
+    for n in range(4):
+        for places in combinations(range(1, len(text)), n):
+            assert until(stops, cut(text, places)) == expected
+    assert until(stops, text) == expected
+
+
+@given(few_letters, several_stops, places)
+def test_no_more_is_held_back_than_could_be_a_stop(text, stops, places):
+    stop_strings, pushed, printed = StopStrings(stops), "", ""
     for piece in cut(text, places):
         pushed += piece
-        printed += stop_string.push(piece)
-        assert stop_string.found == (stop in pushed)
-        if stop_string.found:
+        printed += stop_strings.push(piece)
+        assert stop_strings.found == any(stop in pushed for stop in stops)
+        if stop_strings.found:
             break
         held = pushed[len(printed) :]
         assert pushed == printed + held
-        assert stop.startswith(held)
+        assert held == "" or any(stop.startswith(held) for stop in stops)
         # and no less: what is printed is not part of a stop that is still to come
-        assert not any(pushed.endswith(stop[:n]) for n in range(len(held) + 1, len(stop)))
+        longer = range(len(held) + 1, len(pushed) + 1)
+        assert not any(stop.startswith(pushed[-n:]) for stop in stops for n in longer)
 
 
 @given(st.text(), places)
 def test_without_a_stop_everything_passes_at_once(text, places):
-    stop_string = StopString(None)
+    stop_strings = StopStrings()
     for piece in cut(text, places):
-        assert stop_string.push(piece) == piece
-        assert not stop_string.found
-    assert stop_string.finish() == ""
+        assert stop_strings.push(piece) == piece
+        assert not stop_strings.found
+    assert stop_strings.finish() == ""
 
 
 @pytest.mark.parametrize("stop", ["\n\n", "<|endoftext|>", "é字", "THE END"])
 def test_a_stop_that_is_spread_over_tokens(stop):
-    assert until(stop, ["before ", *stop, " after"]) == "before "
-    assert until(stop, ["before ", *stop[:-1]]) == "before " + stop[:-1]  # it didn't come after all
-    assert until(stop, [f"before {stop} after {stop}"]) == "before "
+    assert until([stop], ["before ", *stop, " after"]) == "before "
+    assert until([stop], ["before ", *stop[:-1]]) == "before " + stop[:-1]  # it didn't come after all
+    assert until([stop], [f"before {stop} after {stop}"]) == "before "
+
+
+def test_an_empty_stop_is_refused():
+    for make in (StopStrings, lambda strings: StopTexts(ByteTokenizer(), strings)):
+        with pytest.raises(ConfigError, match="can't be empty"):
+            make(["x", ""])
+
+
+# The texts of several rows
+
+
+def test_each_row_has_its_own_text_and_its_own_end():
+    stops, printed, ended = StopTexts(ByteTokenizer(), ["é!", "."]), {0: "", 1: ""}, {}
+    for place, pair in enumerate(zip("né é".encode(), "aa é!".encode(), strict=True)):
+        for row, id in enumerate(pair):
+            if row not in ended:
+                if stops(Token(row, id)):
+                    ended[row] = place
+                printed[row] += stops.take(row)
+    assert (printed, ended) == ({0: "né ", 1: "aa "}, {1: 5})
+    assert (stops.take(0, finished=True), stops.take(1, finished=True)) == ("é", "")
+    assert stops.take(0, finished=True) == ""
+    assert stops.take(7) == ""  # a row that has made nothing
+
+
+def test_the_end_of_a_text_is_no_text():
+    stops = StopTexts(ByteTokenizer(), ["endof"])
+    assert not stops(Token(0, 97))
+    assert not stops(Token(0, 256))
+    assert stops.take(0, finished=True) == "a"

@@ -1,0 +1,41 @@
+"""A tiny model that makes varied texts, prompts for it, and a record of what it computes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from helpers.models import with_random_parameters
+from npgpt.config import GPTConfig
+from npgpt.gpt import GPT
+
+CONFIG = GPTConfig(vocab_size=23, block_size=8, n_layer=2, n_head=2, n_embd=8)
+
+# Each changes something that a cache, padding or a position could get wrong.
+OPTIONS = {
+    "learned": {},
+    "sinusoidal, own head": {"position": "sinusoidal", "tie_weights": False},
+    "rotary, scaled by layer": {"position": "rotary", "scale_attn_by_inverse_layer_idx": True},
+    "no biases, one head": {"bias": False, "n_head": 1, "activation": "relu"},
+    "biases of qkv alone, exact gelu": {"bias": False, "qkv_bias": True, "activation": "gelu", "n_inner": 12},
+}
+
+
+def random_model(seed=0, dtype=np.float64, **changes) -> GPT:
+    return with_random_parameters(GPT(replace(CONFIG, **changes), seed=0, dtype=dtype), seed)
+
+
+def random_prompts(*lengths) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(CONFIG.vocab_size, size=length) for length in lengths]
+
+
+def record(model, what) -> list:
+    """Call ``what(ids, cache)`` each time that the model computes features, and return the list of what it gave."""
+    results, features = [], model.hidden_states
+
+    def recorded(ids, padding_mask=None, cache=None):
+        results.append(what(ids, cache))
+        return features(ids, padding_mask, cache)
+
+    model.hidden_states = recorded
+    return results
