@@ -36,9 +36,10 @@ ORDER = [
     ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],
     ["generation"],
+    ["scoring"],
     ["checking", "precompile", "commandline", "signals"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
 ]
 LATE = {("gpt", "generation")}  # imported inside a function against the order: GPT.generate, for convenience
 
