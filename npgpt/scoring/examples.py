@@ -12,7 +12,7 @@ from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError, DataError, TokenizerError
 from npgpt.text.tokenizers import Tokenizer
 
-MAX_LINE_BYTES = 2**20  # a line of HellaSwag has two thousand
+MAX_LINE_BYTES = 2**18  # a line of HellaSwag has some two thousand
 MAX_EXAMPLES = 10**6
 
 

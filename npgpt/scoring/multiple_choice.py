@@ -29,6 +29,8 @@ from npgpt.scoring.spans import Spans
 from npgpt.scoring.statistics import Estimate, mean
 from npgpt.text.tokenizers import Tokenizer
 
+MAX_ENDINGS = 100  # of one question, each of which is encoded with the prompt
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -65,6 +67,8 @@ def read_questions(path: str | Path, tokenizer: Tokenizer, context: int, limit: 
     pieces, lengths, starts, labels = [], [], [], []
     for example in read_examples(path, limit):
         prompt, endings = _prompt(example), list(map(without_marks, example.texts("endings")))
+        if not 2 <= len(endings) <= MAX_ENDINGS:
+            raise example.error(f"endings must be 2 to {MAX_ENDINGS}, not {len(endings):,}")
         starts.append(len(pieces))
         labels.append(_label(example, len(endings)))
         pieces += (example.encode(tokenizer, prompt, f" {ending}", context) for ending in endings)
