@@ -71,7 +71,7 @@ def main() -> int:
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.precompile import compile_for_scoring
-    from npgpt.scoring.report import Result, table
+    from npgpt.scoring.report import Result, shortened, table
 
     if settings.json is not None:
         check_can_write(settings.json)  # before the work, not after it
@@ -104,7 +104,7 @@ def main() -> int:
             "results": [result.to_dict() for result in results],
         }
         write_json(settings.json, values)
-    print(f"{names[0]}: context {context:,}, stride {stride:,}")
+    print(f"{shortened(names[0], 48)}: context {context:,}, stride {stride:,}")
     print(table(results))
     return 0
 

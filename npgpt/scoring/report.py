@@ -7,7 +7,7 @@ from typing import Any
 
 from npgpt.scoring.statistics import Estimate
 
-_FILE = 27  # the width of the first column; all five, with a space between, have 80
+_FILE = 27  # the width of the first column; all five, with a space between, have 79
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Result:
 
 
 def table(results: list[Result]) -> str:
-    """A line for each figure, at most 80 characters wide.
+    """A line for each figure, at most 79 characters wide.
 
     >>> from npgpt.scoring.last_words import LastWords
     >>> half, nats = Estimate(0.5, 0.5), Estimate(2.0, 0.25)
@@ -68,8 +68,8 @@ def number(value: float, digits: int = 5) -> str:
     >>> number(0.0123456), number(12.3), number(50257.3), number(1.5e-9), number(1e300)
     ('0.012346', '12.300', '50,257', '1.5000e-09', '1.0000e+300')
     """
-    if 10 ** (digits - 1) <= abs(value) < 1e9:
-        return f"{value:,.0f}"
+    if 1 <= abs(value) < 1e9:
+        return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     return f"{value:#.{digits}g}"
 
 
