@@ -3,7 +3,7 @@
 Which kernels a run needs follows from its options, here; their argument types are in kernels/signatures.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from npgpt import kernels
 from npgpt.config import GPTConfig
@@ -31,6 +31,12 @@ def compile_for_sampling(
     """Compile what continuing texts of ``prompt`` tokens by ``new_tokens`` needs, with such a ``Decoder``."""
     if kernels.BACKEND == "numba":
         compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype))
+
+
+def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]]) -> None:
+    """Compile what batches need in which N of all B * T positions are scored: shapes (B * T, N)."""
+    if kernels.BACKEND == "numba":
+        compile_ahead(scoring_kernels(config, shapes))
 
 
 def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
@@ -77,6 +83,17 @@ def _forward_kernels(config) -> set[str]:
     names = {"layernorm_forward", "attention_forward"}
     if activation := _ACTIVATIONS[config.activation]:
         names.add(f"{activation}_forward")
+    return names
+
+
+def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]]) -> set[str]:
+    """The kernels of losses without gradients, by their names. shapes: see ``compile_for_scoring``."""
+    names = {"layernorm_forward", "attention_forward", "cross_entropy_forward"}
+    if activation := _ACTIVATIONS[config.activation]:
+        names.add(f"{activation}_forward")
+    for rows, scored in shapes:
+        head = [(M, config.n_embd, config.vocab_size) for M in (min(scored, ROWS), scored % ROWS)]
+        names = names.union(*(_matmul(*product) for product in (*_layer_products(config, rows), *head)))
     return names
 
 

@@ -36,11 +36,13 @@ ORDER = [
     ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],
     ["generation"],
+    ["scoring"],
     ["checking", "precompile", "commandline", "signals"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
 ]
-LATE = {("gpt", "generation")}  # imported inside a function against the order: GPT.generate, for convenience
+# Imported inside functions against the order, for convenience: GPT.generate and GPT.stream.
+LATE = {("gpt", "generation"), ("gpt", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}

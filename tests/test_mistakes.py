@@ -69,7 +69,7 @@ def test_a_link_to_itself(folder):
 @pytest.mark.parametrize("threads", ["0", "-3", " 00 "])
 def test_a_number_of_threads_that_numba_refuses(folder, threads, monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
-    for name in ("train", "sample", "info", "convert", "gradcheck"):
+    for name in ("train", "sample", "info", "convert", "gradcheck", "evaluate"):
         refused(name, cwd=folder, words=[f"NUMBA_NUM_THREADS must be at least 1, not {threads!r}"], run=process)
 
 

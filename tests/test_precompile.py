@@ -101,6 +101,26 @@ def test_sampling_calls_exactly_what_is_compiled_before_it(trained, recorded, ar
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ([], ["text.txt"]),
+        ([], ["text.txt", "--limit", 3, "--batch-size", 2, "--stride", 1]),  # the head takes 33 rows, and then 1
+        (["jury", "pig"], ["words.jsonl", "--batch-size", 1]),  # the blocks take a few rows, and so does the head
+        (["a"], ["words.jsonl", "text.txt", "--batch-size", 9]),
+        ([], ["text.txt", "--against", "runs/text", "--matmul-precision", "medium"]),
+    ],
+)
+def test_evaluation_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, words, typed):
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "words.jsonl").write_text("".join(f'{{"text": "{word}"}}\n' for word in words))
+    train(tmp_path, *RUNS["one head"], "--tokenizer", "gpt2", "--max-steps", 1, "--val-fraction", 0)
+    for calls in recorded.values():
+        calls.clear()
+    assert command("evaluate", *typed, cwd=tmp_path).code == 0
+    assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
+
+
 CONFIG = GPTConfig(vocab_size=8192, block_size=64, n_layer=3, n_head=2, n_embd=64)
 
 
@@ -108,6 +128,7 @@ def test_the_plain_versions_need_nothing(recorded, monkeypatch):
     monkeypatch.setattr(kernels, "BACKEND", "numpy")
     precompile.compile_for_training(CONFIG, 8, 64, 3)
     precompile.compile_for_sampling(CONFIG, 3, 5)
+    precompile.compile_for_scoring(CONFIG, {(8, 8)})
     assert recorded["foreseen"] == set()
 
 
