@@ -10,7 +10,8 @@ from math import prod
 import numpy as np
 
 # The dtypes that weights may have, and the bytes of an element.
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q6_K": 210 / 256}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
+BYTES |= {"Q5_0": 22 / 32, "Q5_1": 24 / 32, "Q6_K": 210 / 256}
 CHUNK = 1 << 20  # elements that are converted at a time
 
 
