@@ -98,10 +98,7 @@ def main() -> int:
     found = [peer for peer in peers(settings.peer) if _is_installed(peer)]
 
     with tempfile.TemporaryDirectory() as folder:
-        say("writing the model")
-        run_module("bench.npgpt_decode", "--write", json.dumps(settings.model().to_dict()), folder)
-        rounds, bandwidths = _measure(settings, works, found, Path(folder), threads)
-        read = {name: bytes_read(settings.model(), Path(folder), work) for name, work in works.items()}
+        rounds, bandwidths, read = _measure(settings, works, found, Path(folder), threads)
 
     results = {"benchmark": "decode", "machine": machine, "threads": threads, "bandwidth": bandwidths}
     results["settings"] = {name: value for name, value in vars(settings).items() if name != "json"}
@@ -120,8 +117,10 @@ def _is_installed(peer):
     return not missing
 
 
-def _measure(settings, works, others, folder, threads) -> tuple[dict, list[float]]:
-    """-> {work: {side: what each of its processes reported}}, and GB/s, once a round"""
+def _measure(settings, works, others, folder, threads) -> tuple[dict, list[float], dict]:
+    """-> {work: {side: what each of its processes reported}}, GB/s of each round, {work: {side: bytes read a pass}}"""
+    say("writing the model")
+    run_module("bench.npgpt_decode", "--write", json.dumps(settings.model().to_dict()), str(folder))
     jobs = {
         name: {side: settings.job(work, side, folder) for side in ("npgpt", *others) if side in ("npgpt", *work.peers)}
         for name, work in works.items()
@@ -142,7 +141,7 @@ def _measure(settings, works, others, folder, threads) -> tuple[dict, list[float
                     raise ProcessFailed(f"{side} ran with {report['threads']} threads instead of {threads}")
                 rounds[name][side].append(report)
                 say(f"round {i + 1} of {settings.rounds}: {name}, {side} {median(report['seconds']):.4g} s")
-    return rounds, bandwidths
+    return rounds, bandwidths, {name: bytes_read(settings.model(), folder, work) for name, work in works.items()}
 
 
 def _try(side, job):

@@ -16,13 +16,14 @@ class Side:
         config = GPTConfig.from_dict(job["model"])
         weights = load_file(Path(job["path"]) / "model.safetensors")
         weights = {name.removeprefix("transformer."): w for name, w in weights.items()}
-        dtype = getattr(torch, job["weights"])
-        torch.set_default_dtype(dtype)  # of the cache
-        self.model = from_npgpt(config, weights).to(dtype)
+        self.dtype = getattr(torch, job["weights"])
+        self.model = from_npgpt(config, weights).to(self.dtype)
         self.threads = torch.get_num_threads()
 
     def prefill(self, prompts):
         self.caches = [KeyValueCache(self.model.config, len(prompts)) for _ in self.model.h]
+        for cache in self.caches:
+            cache.keys, cache.values = cache.keys.to(self.dtype), cache.values.to(self.dtype)
         return self._logits(prompts)
 
     def step(self, ids):

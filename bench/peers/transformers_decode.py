@@ -5,6 +5,7 @@ The loop is our own: ``generate`` does the same and a few things more for each t
 
 import torch
 from transformers import DynamicCache, GPT2LMHeadModel
+from transformers.utils.logging import disable_progress_bar
 
 from bench.decode_timing import run
 
@@ -30,4 +31,5 @@ class Side:
 
 
 if __name__ == "__main__":
+    disable_progress_bar()
     run(Side)
