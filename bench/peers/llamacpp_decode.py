@@ -4,13 +4,23 @@ They are used as llama.cpp's own programs use the library. The class Llama of th
 more for each token. Flash attention, and keys and values in float16, are llama.cpp's defaults.
 """
 
+import ctypes
 import os
+import sys
 
 import llama_cpp
 import numpy as np
 
 from bench.decode_timing import run
 from bench.processes import ProcessFailed
+
+ERROR = 4  # enum ggml_log_level
+
+
+@llama_cpp.llama_log_callback
+def _print_errors(level, text, data):
+    if level == ERROR:
+        sys.stderr.write(text.decode(errors="replace"))
 
 
 class Side:
@@ -56,4 +66,5 @@ class Side:
 
 
 if __name__ == "__main__":
+    llama_cpp.llama_log_set(_print_errors, ctypes.c_void_p(0))
     run(Side)
