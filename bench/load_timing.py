@@ -12,16 +12,16 @@ def report(load, logits_of) -> None:
 
     logits_of: a model -> logits (1, T, V) of TOKENS, a NumPy array
     """
-    before, began = _memory("VmRSS"), perf_counter()
+    before, began = memory("VmRSS"), perf_counter()
     model = load()
     loaded = perf_counter()
     logits = logits_of(model)
     seconds = perf_counter() - began
-    result = {"seconds": seconds, "loading": loaded - began, "memory": _memory("VmHWM") - before}
+    result = {"seconds": seconds, "loading": loaded - began, "memory": memory("VmHWM") - before}
     print(json.dumps({**result, "logits": logits[0, -1, :1000].tolist()}))
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     """Resident bytes of this process now (VmRSS) or at most (VmHWM), as Linux counts them."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

@@ -12,10 +12,10 @@ from npgpt.text.tokenizers import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=257, block_size=9, n_layer=2, n_head=2, n_embd=64)
 ENDINGS = {"huggingface": "folder", "safetensors": "a.safetensors", "llm.c": "a.bin", "gguf": "a.gguf"}
-# The largest error of rounding a weight to a dtype, relative to the weight; in Q8_0 relative to the largest of its
-# block: half a step of 127, and the error of rounding the step to float16.
-ERRORS = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 254 + 2**-11}
-SMALLEST = {"F16": 2**-25, "Q8_0": 2**-25}  # below float16's normal numbers, steps are fixed
+# The largest error of rounding a weight to a dtype, relative to the weight; in blocks relative to the largest of
+# its block: half a step of 127 in Q8_0, a step of 8 in Q4_0, and the error of rounding the step to float16.
+ERRORS = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 254 + 2**-11, "Q4_0": 1 / 8 + 2**-11}
+SMALLEST = {"F16": 2**-25, "Q8_0": 2**-25, "Q4_0": 2**-25}  # below float16's normal numbers, steps are fixed
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_convert_to_each_format_and_dtype_and_on_to_the_others(source, model, to
     )
     once = load(source / ENDINGS[to]).state_dict()
     for name, array in model.state_dict().items():
-        largest = np.abs(array).max() if dtype == "Q8_0" else np.abs(array)
+        largest = np.abs(array).max() if dtype[0] == "Q" else np.abs(array)
         assert (np.abs(once[name] - array) <= ERRORS[dtype] * largest + SMALLEST.get(dtype, 0)).all(), name
     for other, ending in ENDINGS.items():
         path = source / "further" / ending

@@ -84,7 +84,7 @@ FORMATS = (
     Format("tensorflow", "tensorflow.model", _is_tensorflow),
     Format("pytorch", "pytorch.model", _is_torch),
     Format("llm.c", "llmc", _is_llmc, ("F32", "BF16"), ".bin"),
-    Format("gguf", "gguf.model", _is_gguf, ("F32", "F16", "Q8_0"), ".gguf"),
+    Format("gguf", "gguf.model", _is_gguf, ("F32", "F16", "Q8_0", "Q4_0"), ".gguf"),
 )
 WRITTEN = {row.name: row for row in FORMATS if row.dtypes}
 DTYPES = tuple(dict.fromkeys(dtype for row in FORMATS for dtype in row.dtypes))

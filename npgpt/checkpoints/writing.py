@@ -19,7 +19,7 @@ def save(
     """Write a model to a new folder or file; ``load`` and others' tools open it.
 
     to          "huggingface" (a folder), "safetensors", "llm.c" or "gguf"
-    dtype       of the weights: "F32" (the default), "F16", "BF16", "Q8_0"; each format has some of them
+    dtype       of the weights: "F32" (the default), "F16", "BF16", "Q8_0", "Q4_0"; each format has some of them
     tokenizer   goes with the weights; without one, it is GPT-2's if the vocabulary has its size
 
     Raises CheckpointError if the format can't hold the model, or nothing can be written there.

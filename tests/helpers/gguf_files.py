@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from npgpt import GPTConfig
-from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS
+from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, quantize
 from npgpt.checkpoints.gguf.file import read_tensors
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ from npgpt.gpt import parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=32, n_inner=64)
 
-TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q6_K": 14, "F64": 28, "BF16": 30}
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q6_K": 14, "F64": 28, "BF16": 30}
 
 
 def string(text: str | bytes, length: int | None = None) -> bytes:
@@ -80,7 +80,8 @@ def all_types() -> bytes:
         if type in BLOCKS:
             blocks = np.zeros(np.prod(shape) // ELEMENTS[type], BLOCKS[type])
             blocks = rng.integers(0, 256, blocks.nbytes, np.uint8).view(BLOCKS[type])
-            blocks["d"] = rng.standard_normal(len(blocks))
+            for field in {"d", "m"} & set(blocks.dtype.names):
+                blocks[field] = rng.standard_normal(len(blocks))
             data += blocks.tobytes()
         elif type == "BF16":
             data += (rng.standard_normal(shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
@@ -132,14 +133,18 @@ def keys_of(config: GPTConfig) -> dict[str, bytes]:
 
 
 def file_of(keys: dict | None = None, tensors: dict | None = None, config: GPTConfig = CONFIG) -> bytes:
-    """A model's file, in which keys are replaced or added, or left out if they are None, and tensors likewise."""
+    """A model's file, in which keys are replaced or added, or left out if they are None, and tensors likewise.
+
+    A tensor is an array, or one with the type of blocks that it is stored in.
+    """
     arrays = {name: lazy_array(array) for name, array in arrays_of(config).items()}
     arrays = {name: tensor.numpy() for name, tensor in to_theirs(NAMES, arrays).items()} | (tensors or {})
     infos, data = [], b""
     for name, array in arrays.items():
         if array is not None:
-            infos.append(info(name, array.shape, {"float32": "F32", "float16": "F16"}[array.dtype.name], len(data)))
-            data += array.tobytes()
+            array, type = array if isinstance(array, tuple) else (array, array.dtype.name.replace("float", "F"))
+            infos.append(info(name, array.shape, type, len(data)))
+            data += (quantize(array, type) if type in BLOCKS else array).tobytes()
             data += bytes(-len(data) % 32)
     return raw([k for k in {**keys_of(config), **(keys or {})}.values() if k is not None], infos, data)
 

@@ -33,12 +33,12 @@ MAX_TENSORS = 10_000  # gpt2-xl has 580
 MAX_NAME_BYTES = 64  # the format's own limit, as is the next
 MAX_AXES = 4
 
-_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 14: "Q6_K", 28: "F64", 30: "BF16"}
+_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 14: "Q6_K", 28: "F64", 30: "BF16"}
 _NUMBERS = {type: number for number, type in _TYPES.items()}
 _DTYPES = {type: np.dtype(word) for type, word in (("F32", "<f4"), ("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2"))}
 _ITEMS = {**_DTYPES, **BLOCKS}  # the elements or blocks that a row consists of
 # Of those that we don't read, the ones that files of language models have.
-_OTHER_TYPES = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 16: "IQ2_XXS"}
+_OTHER_TYPES = {10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 16: "IQ2_XXS"}
 _OTHER_TYPES |= {17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
 
 
@@ -109,10 +109,12 @@ def _blocks(info: _Info, blocks: np.ndarray) -> LazyTensor:
 
 
 def write_gguf_file(path: str | Path, metadata: dict, tensors: dict[str, tuple[LazyTensor, str]]) -> None:
-    """Write the tensors, each as the type with it ("F32", "F16", "Q8_0"), atomically. Metadata: ``packed_metadata``.
+    """Write the tensors, each as the type with it ("F32", "F16", or one that ``quantize`` has), atomically.
+
+    metadata    see ``packed_metadata``
 
     At most one tensor is copied at a time (if it is transposed). The same input gives the same bytes. Raises
-    CheckpointError if an element has no place in Q8_0, or the file can't be written.
+    CheckpointError if an element has no place in its type, or the file can't be written.
     """
     header = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(metadata)), packed_metadata(metadata)]
     offset = 0
@@ -136,7 +138,7 @@ def _converted(rows: np.ndarray, type: str, place: str) -> np.ndarray:
     if type in _DTYPES:
         return np.ascontiguousarray(rows, _ITEMS[type])
     try:
-        return quantize(rows)
+        return quantize(rows, type)
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
 

@@ -53,7 +53,7 @@ _FIELDS = (
     ("layer_norm_epsilon", "gpt2.attention.layer_norm_epsilon", "float32"),
 )
 # dtype -> general.file_type (enum llama_ftype in llama.h)
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_0": 2}
 
 
 def read(file: MappedFile) -> Checkpoint:
@@ -100,8 +100,7 @@ def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPT
 def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Write a GGUF file that llama.cpp runs, and with it the tokenizer, if there is one.
 
-    dtype   of the matrices: "F32", "F16", or "Q8_0", where one whose rows are no whole blocks is F16. Vectors and the
-            position embedding are F32, as llama.cpp has them
+    dtype   of the matrices: "F32", "F16", "Q8_0" or "Q4_0"; ``_type`` tells the exceptions, which are llama-quantize's
 
     Biases that the model doesn't have are written as zeros. Raises CheckpointError, which names the setting, if
     llama.cpp's gpt2 can't compute the model, or the file can't be written.
@@ -132,13 +131,19 @@ def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     }
     tensors = {}
     for name, tensor in by_type["F32"].items():
-        type = _type(name, tensor.shape, dtype)
+        type = _type(name, tensor.shape, dtype, config.tie_weights)
         tensors[name] = (by_type["F16"][name] if type == "F16" else tensor, type)
     write_gguf_file(path, metadata, tensors)
 
 
-def _type(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    """The type that a tensor is stored as, in a file of this dtype."""
+def _type(name: str, shape: tuple[int, ...], dtype: str, tie_weights: bool) -> str:
+    """The type that a tensor is stored as, in a file of this dtype: as llama-quantize chooses.
+
+    Vectors and the position embedding are F32. The vocabulary head of a Q4_0 model is Q6_K, since four bits cost the
+    most there, or Q8_0 if its rows are no whole blocks of 256. What has no whole blocks of 32 either is F16.
+    """
     if len(shape) == 1 or name == "position_embd.weight":
         return "F32"
-    return "F16" if dtype == "Q8_0" and shape[-1] % ELEMENTS["Q8_0"] else dtype
+    if dtype == "Q4_0" and name == ("token_embd.weight" if tie_weights else "output.weight"):
+        dtype = "Q8_0" if shape[-1] % ELEMENTS["Q6_K"] else "Q6_K"
+    return "F16" if shape[-1] % ELEMENTS.get(dtype, 1) else dtype

@@ -12,7 +12,8 @@ import numpy as np
 from npgpt.kernels.bfloat16 import bf16_to_f32
 
 # The dtypes that weights may have, and the bytes of an element.
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q6_K": 210 / 256}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
+BYTES |= {"Q5_0": 22 / 32, "Q5_1": 24 / 32, "Q6_K": 210 / 256}
 CHUNK = 1 << 20  # elements that are converted at a time
 
 

@@ -44,7 +44,7 @@ def test_every_type_of_tensor(tmp_path, gguf):
 def test_what_the_gguf_package_writes(tmp_path, gguf):
     writer = gguf.GGUFWriter(tmp_path / "a", "gpt2")
     rng = np.random.default_rng(0)
-    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0"):
+    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"):
         type = gguf.GGMLQuantizationType[name]
         for shape in ((5, 64), (32,)):
             numbers = gguf.quants.quantize(rng.standard_normal(shape).astype(np.float32), type)
@@ -55,7 +55,7 @@ def test_what_the_gguf_package_writes(tmp_path, gguf):
     writer.write_tensors_to_file()
     writer.close()
     tensors, metadata, _ = open_gguf(tmp_path / "a")
-    assert len(tensors) == 10
+    assert len(tensors) == 16
     assert_reference_agrees(gguf, tmp_path / "a", tensors)
     assert metadata.text("general.architecture") == "gpt2"
     assert metadata.strings("tokenizer.ggml.tokens") == (2, packed_strings(["a", "b"]))
@@ -101,9 +101,9 @@ def test_gaps_and_any_order_are_read(tmp_path):
 # Writing
 
 
-@pytest.mark.parametrize("type", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("type", ["F32", "F16", "Q8_0", "Q4_0"])
 def test_what_we_write_is_read_by_the_gguf_package(tmp_path, gguf, type):
-    found = {name: a for name, a in arrays().items() if type != "Q8_0" or a.shape[-1] % 32 == 0}
+    found = {name: a for name, a in arrays().items() if type[0] != "Q" or a.shape[-1] % 32 == 0}
     metadata = {"general.architecture": "gpt2", "n": 2**32 - 1, "eps": 1e-5, "strings": ["Ġ", ""], "none": []}
     metadata["types"] = np.arange(-2, 3)
     write_gguf_file(tmp_path / "a", metadata, {name: (lazy_array(a), type) for name, a in found.items()})
@@ -137,11 +137,12 @@ def test_large_tensors_are_written_in_pieces(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_q8_0_does_not_hold(tmp_path):
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_0"])
+def test_what_blocks_do_not_hold(tmp_path, type):
     array = np.ones((2, 32))
     array[1, 3] = 1e9
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor a: NaN, infinity, or a number too")):
-        write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(array), "Q8_0")})
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a'}: tensor a: a number too large for {type}")):
+        write_gguf_file(tmp_path / "a", {}, {"a": (lazy_array(array), type)})
     assert list(tmp_path.iterdir()) == []
 
 

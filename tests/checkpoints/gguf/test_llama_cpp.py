@@ -54,7 +54,7 @@ def assert_same_results(path, tolerance):
     return ours, PROMPT + [next(tokens) for _ in range(24)]
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"tie_weights": False, "n_inner": 96, "bias": False}, {"n_embd": 40, "layer_norm_epsilon": 1e-2}],
@@ -64,7 +64,7 @@ def test_llama_cpp_runs_what_we_write(tmp_path, dtype, changes):
     path = tmp_path / "a.gguf"
     write(path, GPTConfig(vocab_size=257, **SIZES | changes), BYTE, dtype)
     ours, theirs = assert_same_results(path, TOLERANCES[dtype])
-    assert dtype == "Q8_0" or ours == theirs
+    assert dtype[0] == "Q" or ours == theirs
 
 
 @pytest.mark.parametrize("rows", [257, 300])
@@ -124,8 +124,10 @@ def test_what_llama_cpp_quantises(tmp_path, dtype, file_type, embedding):
     assert checkpoint.tensors["h.0.mlp.c_fc.weight"].dtype == dtype
     assert checkpoint.tokenizer.to_dict() == BYTE
     assert_same_results(tmp_path / "b", TOLERANCES[dtype])
-    if dtype == "Q8_0":  # and we quantise to the same bits
-        write_gguf(tmp_path / "c", open_checkpoint(tmp_path / "a"), dtype)
-        for name, tensor in open_checkpoint(tmp_path / "c").tensors.items():
-            theirs = checkpoint.tensors[name]
-            assert (tensor.dtype, tensor.numpy().tobytes()) == (theirs.dtype, theirs.numpy().tobytes()), name
+    # and we quantise to the same bits; in Q6_K nearly always, for C compilers may fuse a product with a sum
+    write_gguf(tmp_path / "c", open_checkpoint(tmp_path / "a"), dtype)
+    for name, tensor in open_checkpoint(tmp_path / "c").tensors.items():
+        theirs = checkpoint.tensors[name]
+        assert tensor.dtype == theirs.dtype, name
+        equal = (tensor.numpy() == theirs.numpy()).mean()
+        assert equal == 1 or (tensor.dtype == "Q6_K" and equal > 0.99), name

@@ -61,31 +61,52 @@ def test_written_and_read(tmp_path, changes):
     np.testing.assert_allclose(logits(found), logits(expected), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["F16", "Q8_0"])
-@pytest.mark.parametrize("n_embd", [32, 40])
-def test_smaller_types(tmp_path, dtype, n_embd):
-    config = GPTConfig(**{**CONFIG.to_dict(), "n_embd": n_embd, "tie_weights": False})
+@pytest.mark.parametrize(
+    ("dtype", "n_embd", "tie_weights", "head", "embedding", "inputs"),
+    [
+        ("F16", 40, False, "F16", "F16", "F16"),
+        ("Q8_0", 32, False, "Q8_0", "Q8_0", "Q8_0"),
+        ("Q8_0", 40, True, None, "F16", "F16"),
+        ("Q4_0", 32, False, "Q8_0", "Q4_0", "Q4_0"),
+        ("Q4_0", 32, True, None, "Q8_0", "Q4_0"),
+        ("Q4_0", 256, False, "Q6_K", "Q4_0", "Q4_0"),
+        ("Q4_0", 256, True, None, "Q6_K", "Q4_0"),
+        ("Q4_0", 40, True, None, "F16", "F16"),
+    ],
+)
+def test_smaller_types(tmp_path, dtype, n_embd, tie_weights, head, embedding, inputs):
+    """inputs: of matrices whose rows, in llama.cpp, have n_embd elements. Those of mlp.c_proj have 64."""
+    config = GPTConfig(**{**CONFIG.to_dict(), "n_embd": n_embd, "tie_weights": tie_weights})
     write_gguf(tmp_path / "a", checkpoint_of(config), dtype)
     found = open_checkpoint(tmp_path / "a")
     for name, array in arrays_of(config).items():
         tensor = found.tensors[name]
-        inputs = array.shape[-1] if name in ("wte.weight", "lm_head.weight") else array.shape[0]
         if array.ndim == 1 or name == "wpe.weight":
-            wanted, expected = "F32", array
-        elif dtype == "F16" or inputs % 32:
-            wanted, expected = "F16", array.astype(np.float16)
-        else:  # blocks lie along the inputs
-            turned = array.T if tensor.transposed else array
-            expected = dequantize(quantize(turned), "Q8_0")
-            wanted, expected = "Q8_0", expected.T if tensor.transposed else expected
+            wanted = "F32"
+        elif name in ("wte.weight", "lm_head.weight"):
+            wanted = embedding if name == "wte.weight" else head
+        else:
+            wanted = dtype if "mlp.c_proj" in name else inputs
         assert tensor.dtype == wanted, name
+        expected = array if wanted == "F32" else array.astype(np.float16)
+        if wanted[0] == "Q":  # blocks lie along the inputs
+            expected = dequantize(quantize(array.T if tensor.transposed else array, wanted), wanted)
+            expected = expected.T if tensor.transposed else expected
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
-    assert found.format == ("GGUF (F16, F32, Q8_0)" if (dtype, n_embd) == ("Q8_0", 40) else f"GGUF ({wanted_(dtype)})")
+    assert found.format == f"GGUF ({', '.join(sorted({'F32', dtype, embedding, inputs} | {head} - {None}))})"
     load(tmp_path / "a")
 
 
-def wanted_(dtype):
-    return ", ".join(sorted({"F32", dtype}))
+@pytest.mark.parametrize("embedding", ["Q4_0", "Q8_0"])
+def test_a_q4_0_file_of_others_with_another_embedding(tmp_path, embedding):
+    """llama-quantize --pure, or --token-embedding-type q8_0, makes such."""
+    config = GPTConfig(**{**CONFIG.to_dict(), "n_embd": 256})
+    wte = dequantize(quantize(arrays_of(config)["wte.weight"], embedding), embedding)
+    (tmp_path / "a").write_bytes(file_of(tensors={"token_embd.weight": (wte, embedding)}, config=config))
+    found = open_checkpoint(tmp_path / "a")
+    assert found.tensors["wte.weight"].dtype == embedding
+    np.testing.assert_array_equal(found.tensors["wte.weight"].numpy(), wte)
+    load(tmp_path / "a")
 
 
 def test_the_same_bytes_every_time(tmp_path):
