@@ -23,8 +23,9 @@ from npgpt.errors import ConfigError
 
 CODE_POINTS = 0x110000
 SURROGATES = slice(0xD800, 0xE000)  # code points that are no characters; UTF-8 has none of them
-# Forms of UTF-8 (RFC 3629, section 3): the first byte begins at ``lead`` and counts blocks of ``block`` code points, and
-# each further byte, from 0x80 on, has six bits of the place in the block. Each code point has its shortest form only.
+# The longer forms of UTF-8 (RFC 3629, section 3): the first byte counts blocks of code points, from a number on, and
+# each further byte, from 0x80 on, has six bits of the place in the block. A code point has its shortest form only.
+# (number, size of a block, first code point, end)
 UTF8_FORMS = ((0xC0, 64, 0x80, 0x800), (0xE0, 64**2, 0x800, 0x10000), (0xF0, 64**3, 0x10000, CODE_POINTS))
 
 MAX_PLACES = 10_000
@@ -234,8 +235,8 @@ class ByteAutomaton:
     def _add(self, arcs):
         if len(self._arcs) >= MAX_PLACES:
             raise ConfigError(
-                f"the pattern has more than {MAX_PLACES:,} characters and alternatives once its repetitions are written "
-                "out.\nUse smaller numbers in {m,n}, or * and +."
+                f"the pattern is too large: with its repetitions written out it has more than {MAX_PLACES:,} parts.\n"
+                "Use smaller numbers in {m,n}, or * and +."
             )
         self._arcs.append(arcs)
         return len(self._arcs) - 1

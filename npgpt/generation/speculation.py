@@ -16,8 +16,10 @@ p and q are the distributions after all rules of ``Sampling``, each with the tex
 greedy p has one token only, so the accepted tokens are the plain loop's.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from math import inf
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,139 +27,137 @@ from numpy.typing import ArrayLike
 from npgpt.errors import ConfigError
 from npgpt.generation.constraints import Constraint
 from npgpt.generation.decoder import Decoder
+from npgpt.generation.drafts import DraftModel, PromptLookup, draw
+from npgpt.generation.logprobs import token_logprobs
 from npgpt.generation.sampling import History, Sampling
-
-
-@dataclass(frozen=True)
-class PromptLookup:
-    """A draft that costs nothing: what followed when the text's last ids came before (Saxena 2023, prompt lookup).
-
-    ngram   look for the last so many ids; where they never came before, for fewer, down to one
-
-    It pays where a text repeats parts of itself or of its prompt: summaries, edits, code.
-
-    >>> PromptLookup(ngram=2).propose(np.array([5, 6, 7, 8, 5, 6]), most=3)
-    array([7, 8, 5])
-    """
-
-    ngram: int = 3
-
-    def __post_init__(self):
-        if self.ngram < 1:
-            raise ConfigError(f"ngram must be at least 1, not {self.ngram}")
-
-    def propose(self, ids: np.ndarray, most: int) -> np.ndarray:
-        """ids (T,) of the text -> ids (k,) that may follow: ``most`` of them, or none if nothing is found."""
-        for n in range(min(self.ngram, len(ids) - 1), 0, -1):
-            earlier = np.lib.stride_tricks.sliding_window_view(ids[:-1], n)
-            found = np.flatnonzero((earlier == ids[-n:]).all(axis=1))
-            if len(found):
-                following = ids[found[-1] + n :]
-                return np.resize(following, most)  # at the text's end what follows is what is proposed: it repeats
-        return ids[:0]
+from npgpt.generation.token import Token
+from npgpt.gpt import GPT
 
 
 def speculate(
-    decoder: Decoder,
-    draft: Decoder | PromptLookup,
+    model: GPT | Decoder,
+    draft: GPT | Decoder | PromptLookup,
     ids: ArrayLike,
     max_new_tokens: int,
     sampling: Sampling | None = None,
     seed: int | None = None,
     stop_ids: Iterable[int] = (),
     drafted: int = 4,
+    *,
+    stop_if: Callable[[Token], bool] | None = None,
+    max_seconds: float | None = None,
+    logprobs: int | None = None,
     constraint: Constraint | None = None,
 ) -> "Speculation":
-    """Continue one text, ids (T,) -> an iterator of its next tokens. It counts how many drafted tokens were accepted.
+    """Continue one text, ids (T,) -> an iterator over its tokens. It counts how many drafted tokens are accepted.
 
-    draft           a small model with the same vocabulary, or ``PromptLookup()``
-    max_new_tokens  so many at most; a stop id ends the text earlier, and is its last token
-    sampling, seed  as in ``stream``
-    drafted         the most tokens that are proposed at a time
-    constraint      what the new text must match; it is left as it is
+    draft       a small model with the same vocabulary, or ``PromptLookup()``
+    drafted     so many tokens are proposed at a time, at most
+    The others are those of ``stream``.
 
-    Greedy text is the plain loop's, but for rounding: a pass over several positions may round the last digit otherwise
-    than one over each alone. With ``PromptLookup`` drawn text is the plain loop's too, with the same seed, as one
-    number is drawn for each token. With a draft model it is another text from the same distribution.
+    Greedy text is that of ``stream``, but for rounding: a pass over several positions may round otherwise than one
+    over each. With ``PromptLookup`` text that is drawn is that of ``stream`` too, with the same seed, as each token
+    takes one random number. With a draft model it is another text from the same distribution.
 
-    A text that outgrows the model's block_size goes on in plain steps, one token a pass, since each token then moves
-    all others to new positions. A draft model with a smaller block_size begins again with the last half of it.
+    A text that outgrows the model's block_size goes on in plain steps, one token a pass, because each token then moves
+    all others to new positions. A draft model whose block_size is full begins again with the last half of it.
 
-    Raises ConfigError if the vocabularies differ or ``drafted`` is below 1, ValueError if there is no id to begin with.
+    Raises ConfigError if the vocabularies differ or ``drafted`` is below 1, and what ``stream`` raises.
 
     >>> from npgpt import GPT, GPTConfig
-    >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=16, n_layer=1, n_head=1, n_embd=2), seed=0))
-    >>> text = speculate(decoder, decoder, [1, 2], max_new_tokens=6, sampling=Sampling(temperature=0))
-    >>> len(list(text)), text.passes, text.acceptance_rate
-    (6, 2, 1.0)
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=16, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> tokens = speculate(model, model, [1, 2], max_new_tokens=10, sampling=Sampling(temperature=0))
+    >>> len(list(tokens)), tokens.passes, tokens.acceptance_rate
+    (10, 2, 1.0)
     """
-    return Speculation(decoder, draft, ids, max_new_tokens, sampling, seed, stop_ids, drafted, constraint)
+    return Speculation(
+        model, draft, ids, max_new_tokens, sampling or Sampling(), seed, stop_ids, drafted,
+        stop_if, inf if max_seconds is None else max_seconds, logprobs, constraint,
+    )  # fmt: skip
 
 
-class Speculation(Iterator[int]):
+class Speculation(Iterator[Token]):
     """The tokens of ``speculate``, one after the other, and what the draft was good for.
 
     ===========  =====================================================================================
-    proposed     tokens that the draft has proposed so far
+    tokens       so many have been made
+    proposed     tokens that the draft has proposed
     accepted     of which so many became part of the text
     passes       of the model, after the prompt's: with a draft that pays, far fewer than there are tokens
     plain_steps  those of the passes that were made since the text has outgrown the block_size
     ===========  =====================================================================================
     """
 
-    def __init__(self, decoder, draft, ids, max_new_tokens, sampling, seed, stop_ids, drafted, constraint):
-        ids = np.asarray(ids)
-        if ids.ndim != 1 or len(ids) == 0:
-            raise ValueError(f"ids must have shape (T,) with at least one token, not {ids.shape}")
-        if drafted < 1:
-            raise ConfigError(f"drafted must be at least 1, not {drafted}")
-        looks_up = isinstance(draft, PromptLookup)
-        if not looks_up and draft.config.vocab_size != decoder.config.vocab_size:
+    def __init__(
+        self, model, draft, ids, max_new_tokens, sampling, seed, stop_ids, drafted,
+        stop_if, max_seconds, logprobs, constraint,
+    ):  # fmt: skip
+        self._decoder = Decoder(model) if isinstance(model, GPT) else model
+        self._draft = draft if isinstance(draft, PromptLookup) else DraftModel(draft)
+        self._ids = np.asarray(ids)
+        if self._ids.ndim != 1 or self._ids.size == 0:
+            raise ValueError(f"ids must have shape (T,) with at least one token, not {self._ids.shape}")
+        for name, value, low in (("max_new_tokens", max_new_tokens, 0), ("drafted", drafted, 1)):
+            if value < low:
+                raise ConfigError(f"{name} must be at least {low}, not {value}")
+        V = self._decoder.config.vocab_size
+        if isinstance(self._draft, DraftModel) and self._draft.vocab_size != V:
             raise ConfigError(
-                f"the draft has a vocabulary of {draft.config.vocab_size:,} tokens and the model one of "
-                f"{decoder.config.vocab_size:,}: a draft needs the same tokenizer as the model"
+                f"the draft has a vocabulary of {self._draft.vocab_size:,} tokens, and the model one of {V:,}:\n"
+                "a draft model needs the same tokenizer as the model"
             )
-        self.proposed = self.accepted = self.passes = self.plain_steps = 0
-        self._decoder, self._cache = decoder, decoder.new_cache()
-        self._draft = draft if looks_up else _DraftModel(draft)
-        self._ids, self._prompt_length = ids, len(ids)
-        self._sampling, self._rng = sampling or Sampling(), np.random.default_rng(seed)
-        self._stop_ids = frozenset(stop_ids)
+        self.tokens = self.proposed = self.accepted = self.passes = self.plain_steps = 0
+        self._cache, self._prompt_length = self._decoder.new_cache(), len(self._ids)
+        self._sampling, self._rng = sampling, np.random.default_rng(seed)
+        self._stop_ids = frozenset(map(int, stop_ids))
         self._constraint = constraint and constraint.copy()
+        if self._constraint and self._constraint.finished:
+            raise ConfigError("the constraint allows no token")
         self._drafted = self._most = drafted
-        self._tokens = self._run(max_new_tokens)
+        self._run = self._generate(max_new_tokens, stop_if, max_seconds, logprobs)
 
-    def __next__(self) -> int:
-        return next(self._tokens)
+    def __next__(self) -> Token:
+        return next(self._run)
 
     @property
     def acceptance_rate(self) -> float:
         """The share of the proposed tokens that were accepted; 0 if there were none."""
         return self.accepted / self.proposed if self.proposed else 0.0
 
-    def _run(self, max_new_tokens):
-        end = self._prompt_length + max_new_tokens
-        while len(self._ids) < end and not self._ended():
-            room = min(end - 1, self._decoder.config.block_size) - len(self._ids)  # the model adds a token itself
+    def summary(self) -> str:
+        """One line that says whether the draft pays."""
+        line = f"{self.accepted:,} of {self.proposed:,} drafted tokens accepted ({self.acceptance_rate:.0%})"
+        line += f"; {self.tokens / max(self.passes, 1):.2f} tokens a pass"
+        past = f"; {self.plain_steps:,} tokens past the context of {self._decoder.config.block_size:,} without a draft"
+        return line + past if self.plain_steps else line
+
+    def _generate(self, max_new_tokens, stop_if, max_seconds, logprobs):
+        deadline = time.monotonic() + max_seconds
+        ended = "length" if max_new_tokens == 0 else None
+        while not ended:
+            # The model adds a token to those that are proposed, and all have to fit.
+            room = min(max_new_tokens - self.tokens - 1, self._decoder.config.block_size - len(self._ids))
             proposal, q = self._propose(min(self._most, room))
             logits = self._logits(proposal)
+            late = time.monotonic() >= deadline
             for i in range(len(proposal) + 1):
-                history = self._history(self._ids, self._constraint)
-                if i < len(q):
-                    p = self._sampling.distribution(logits[i], history)
-                    id = accept_or_redraw(int(proposal[i]), p, q[i], self._rng)
-                else:
-                    id = self._sampling.next_token(logits[i], history, self._rng)
+                id = self._choose(logits[i], proposal[i : i + 1], q[i : i + 1])
                 agrees = i < len(proposal) and id == proposal[i]
                 self.accepted += agrees
-                self._append(id)
-                yield id
-                if not agrees or self._ended():
+                token = _token(id, logits[i], logprobs)
+                if (stop_if is not None and stop_if(token)) or self._ends_with(id):
+                    ended = "stop"
+                elif self.tokens == max_new_tokens:
+                    ended = "length"
+                elif late:
+                    ended = "time"
+                yield replace(token, ended=ended)
+                if ended or not agrees:
                     break
             self._adapt(len(proposal), i)
 
     def _propose(self, most):
-        """-> ids (k,), their distributions (k, V): none if the draft doesn't draw its tokens"""
+        """-> ids (k,), and k distributions (V,) that they were drawn from: none if they are not drawn"""
         if most < 1:
             return self._ids[:0], []
         if isinstance(self._draft, PromptLookup):
@@ -185,32 +185,41 @@ class Speculation(Iterator[int]):
         block_size = self._decoder.config.block_size
         if len(self._ids) > block_size:  # the window slides, and nothing that was computed is of use
             self.plain_steps += 1
-            return self._decoder.prefill([self._ids[-block_size:]])
+            self._cache.lengths[0] = 0
+            return self._decoder.prefill([self._ids[-block_size:]], self._cache, [0])
         if self.passes == 1 and len(self._ids) > 1:
             self._decoder.prefill([self._ids[:-1]], self._cache, [0])
-        self._cache.lengths[0] = len(self._ids) - 1
+        self._cache.lengths[0] = len(self._ids) - 1  # those that were not accepted are forgotten
+        if len(proposal) == 0:
+            return self._decoder.step(self._ids[-1:], self._cache, [0])
         return self._decoder.extend(np.append(self._ids[-1:], proposal), self._cache, 0)
 
-    def _history(self, ids, constraint):
-        allowed = constraint.allowed() if constraint else None
-        return History(ids, self._prompt_length, self._stop_ids, allowed)
-
-    def _append(self, id):
+    def _choose(self, logits, proposed, q):
+        """The text's next id. proposed (1,) and q: what the draft drew and from what; q is empty if it didn't draw."""
+        history = self._history(self._ids, self._constraint)
+        if q:
+            p = self._sampling.distribution(logits, history)
+            id = accept_or_redraw(int(proposed[0]), p, q[0], self._rng)
+        else:  # what wasn't drawn is accepted if it is what comes out anyway
+            id = self._sampling.next_token(logits, history, self._rng)
+        self.tokens += 1
         self._ids = np.append(self._ids, id)
         if self._constraint:
             self._constraint.push(id)
+        return id
 
-    def _ended(self):
-        if self._constraint and self._constraint.finished:
-            return True
-        return len(self._ids) > self._prompt_length and int(self._ids[-1]) in self._stop_ids
+    def _history(self, ids, constraint):
+        return History(ids, self._prompt_length, self._stop_ids, constraint.allowed() if constraint else None)
+
+    def _ends_with(self, id):
+        return id in self._stop_ids or (self._constraint is not None and self._constraint.finished)
 
     def _adapt(self, proposed, accepted):
         """Let a draft model propose two tokens more where all were accepted, else one fewer.
 
         Source: transformers' schedule "heuristic" of ``num_assistant_tokens``. Looking up costs nothing either way.
         """
-        if proposed and isinstance(self._draft, _DraftModel):
+        if proposed and isinstance(self._draft, DraftModel):
             self._draft.go_back(len(self._ids) - 1)
             change = 2 if accepted == proposed else -1
             self._most = min(max(self._most + change, 1), self._drafted)
@@ -229,27 +238,8 @@ def accept_or_redraw(id: int, p: np.ndarray, q: np.ndarray, rng: np.random.Gener
     return draw(more if more.any() else p, rng)  # p = q but for rounding leaves nothing
 
 
-def draw(weights: np.ndarray, rng: np.random.Generator) -> int:
-    """One index of weights (V,), as likely as its weight is large."""
-    cumulative = np.cumsum(weights)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-
-
-class _DraftModel:
-    """A model that proposes tokens. Its cache holds the text from ``first`` on, as far as it has seen it."""
-
-    def __init__(self, decoder):
-        self._decoder, self._cache, self._first = decoder, decoder.new_cache(), 0
-
-    def logits(self, ids):
-        """ids (T,) of a text, those that the cache holds included -> logits (V,) after the last"""
-        block_size = self._decoder.config.block_size
-        if len(ids) - self._first > block_size:
-            self._first, self._cache.lengths[0] = len(ids) - max(block_size // 2, 1), 0
-        new = ids[self._first + self._cache.lengths[0] :]
-        return self._decoder.prefill([new], self._cache, [0])[0]
-
-    def go_back(self, length):
-        """Forget what comes after the text's first ``length`` ids."""
-        self._first = min(self._first, length)
-        self._cache.lengths[0] = min(self._cache.lengths[0], length - self._first)
+def _token(id, logits, logprobs):
+    if logprobs is None:
+        return Token(0, id)
+    found = token_logprobs(logits, id, logprobs)
+    return Token(0, id, found.logprob, found.top)

@@ -1,10 +1,10 @@
 """The loop that generates text, one token at a time, for any number of texts at once."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from operator import index
+from time import monotonic
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -219,12 +219,12 @@ class _Computation:
 
 
 def _tokens(computation, texts, sampling, max_new_tokens, stop_if, max_seconds, logprobs):
-    deadline = time.monotonic() + max_seconds
+    deadline = monotonic() + max_seconds
     if max_new_tokens == 0:
         return
     logits = computation.first_logits(texts)
     while True:
-        late, unfinished = time.monotonic() >= deadline, []
+        late, unfinished = monotonic() >= deadline, []
         for text, row in zip(texts, logits, strict=True):
             token = _next_token(text, row, sampling, logprobs)
             stopped = stop_if is not None and stop_if(token)

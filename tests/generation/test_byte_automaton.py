@@ -15,7 +15,19 @@ from npgpt.generation.regular_expression import parse
 CHARACTERS = "ab09_ -]^\\\n\u00e9\u0663\u2003字😀"
 ATOMS = [*map(re.escape, CHARACTERS), ".", r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"\x61", r"\u00e9", r"\U0001F600"]
 ATOMS += [r"\N{LATIN SMALL LETTER A}", r"\101", r"\0", r"\t", "{", "{}", "{a}", "{,b}", "}", "]"]
-CLASSES = ["[ab]", "[^ab]", "[a-c0-9]", "[]a]", "[^]a]", "[a-]", r"[\w-]", r"[^\W_]", r"[\]\\]", r"[\x61-\u00ff]", "[字-龥]"]
+CLASSES = [
+    "[ab]",
+    "[^ab]",
+    "[a-c0-9]",
+    "[]a]",
+    "[^]a]",
+    "[a-]",
+    r"[\w-]",
+    r"[^\W_]",
+    r"[\]\\]",
+    r"[\x61-\u00ff]",
+    "[字-龥]",
+]
 
 
 def joined(parts):
@@ -28,9 +40,12 @@ def larger(patterns):
         st.sampled_from(ATOMS[: len(CHARACTERS)] + CLASSES) | joined(group),
         st.sampled_from(["*", "+", "?", "{2}", "{,2}", "{1,}", "{1,3}", "{0}"]),
     )
-    return joined(st.lists(patterns, max_size=3)) | joined(group) | joined(repeated) | st.lists(
-        patterns, min_size=2, max_size=3
-    ).map("|".join)
+    return (
+        joined(st.lists(patterns, max_size=3))
+        | joined(group)
+        | joined(repeated)
+        | st.lists(patterns, min_size=2, max_size=3).map("|".join)
+    )
 
 
 expressions = st.recursive(st.sampled_from(ATOMS + CLASSES), larger, max_leaves=6).filter(
@@ -93,7 +108,9 @@ def test_every_character_of_unicode(expression):
     assert found == [bool(re.fullmatch(expression, character)) for character in characters]
 
 
-@pytest.mark.parametrize("string", [b"\xed\xa0\x80", b"\xc0\x80", b"\xe0\x80\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xff"])
+@pytest.mark.parametrize(
+    "string", [b"\xed\xa0\x80", b"\xc0\x80", b"\xe0\x80\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xff"]
+)
 def test_bytes_that_are_no_utf8_are_dead(string):
     """A surrogate, forms that are too long, a number beyond Unicode, and bytes that begin nothing."""
     read = automaton(r"[\s\S]*")
@@ -137,7 +154,7 @@ def test_repetitions_of_nothing_take_no_time(expression):
 
 @pytest.mark.parametrize("expression", [f"a{{{MAX_PLACES}}}", "((a{100}){100}){100}", "(ab?){0,5000}"])
 def test_patterns_that_are_too_large_are_refused(expression):
-    with pytest.raises(ConfigError, match=r"more than 10,000 .*\n.*smaller numbers"):
+    with pytest.raises(ConfigError, match=r"more than 10,000 parts.\n.*smaller numbers"):
         automaton(expression)
 
 
@@ -147,7 +164,9 @@ def test_patterns_that_nothing_matches_are_refused(expression):
         automaton(expression)
 
 
-@pytest.mark.parametrize("expression", [r"(?:[^\s\S]|a)b", r"[^\s\S]?ab", r"[^\s\S]*ab", r"[^\s\S]{0,3}ab", "ab|\ud800"])
+@pytest.mark.parametrize(
+    "expression", [r"(?:[^\s\S]|a)b", r"[^\s\S]?ab", r"[^\s\S]*ab", r"[^\s\S]{0,3}ab", "ab|\ud800"]
+)
 def test_a_part_that_nothing_matches_is_left_out(expression):
     read = automaton(expression)
     assert read.accepts(read.read(read.start, b"ab"))
@@ -182,7 +201,9 @@ def test_what_cannot_be_used_is_refused_by_name(expression, name):
         parse(expression)
 
 
-@pytest.mark.parametrize("expression", ["(", "a)", "[a", "*a", "a**", "a{2,1}", r"\q", "(?P<n>a)(?P<n>b)", "[b-a]", "\\"])
+@pytest.mark.parametrize(
+    "expression", ["(", "a)", "[a", "*a", "a**", "a{2,1}", r"\q", "(?P<n>a)(?P<n>b)", "[b-a]", "\\"]
+)
 def test_what_is_no_regular_expression_is_refused_as_by_re(expression):
     with pytest.raises(re.error) as found:
         re.compile(expression)

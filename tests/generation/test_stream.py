@@ -1,14 +1,16 @@
 """The loop that makes text: the same tokens with and without the cache, and what it leaves as it was."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.models import with_random_parameters
+from helpers.texts import record
 
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.errors import ConfigError
-from npgpt.generation import Sampling, generate, stream
+from npgpt.generation import Decoder, Sampling, generate, stream
 from npgpt.gpt import GPT
 from npgpt.tensor import is_grad_enabled
 
@@ -52,18 +54,6 @@ def test_greedy_texts_are_not_all_the_same_token():
     """Or the test above would say little."""
     model = random_model()
     assert len(np.unique(model.generate(random_ids(3, 5), 10, temperature=0)[:, 5:])) > 4
-
-
-def record(model, what):
-    """Call ``what(ids, cache)`` each time that the model computes features, and return the list of what it gave."""
-    results, features = [], model.hidden_states
-
-    def recorded(ids, cache=None):
-        results.append(what(ids, cache))
-        return features(ids, cache=cache)
-
-    model.hidden_states = recorded
-    return results
 
 
 def test_the_cache_saves_work_until_the_window_slides():
@@ -168,6 +158,173 @@ def test_nothing_is_recorded_for_gradients_but_between_tokens_all_is():
     assert recording == [False] * 3
 
 
+# Where texts end
+
+
+def tokens_of(model, *arguments, **options):
+    """{row: its tokens}"""
+    rows = {}
+    for token in stream(model, *arguments, **options):
+        rows.setdefault(token.row, []).append(token)
+    return rows
+
+
+def ids_of(tokens):
+    return [token.id for token in tokens]
+
+
+def test_stop_ids_end_a_text_and_are_its_last():
+    model, ids = random_model(), random_ids(3, 3)
+    whole = tokens_of(model, ids, 12, seed=0, temperature=2.0)
+    stops = {whole[0][2].id, whole[1][5].id}
+    found = tokens_of(model, ids, 12, seed=0, temperature=2.0, stop_ids=stops)
+    for row, tokens in found.items():
+        first = next((n for n, token in enumerate(whole[row]) if token.id in stops), 11)
+        assert ids_of(tokens) == ids_of(whole[row][: first + 1])
+        assert [token.ended for token in tokens] == [None] * first + ["stop" if tokens[-1].id in stops else "length"]
+    assert len({len(tokens) for tokens in found.values()}) > 1
+
+
+def test_a_text_has_a_minimum_length_before_stop_ids():
+    model = random_model()
+    (tokens,) = tokens_of(model, [[1]], 12, seed=0, stop_ids=range(11), min_new_tokens=5).values()
+    assert (tokens[-1].ended, len(tokens) > 5) == ("stop", True)
+    assert not set(ids_of(tokens[:-1])) & set(range(11))
+    (tokens,) = tokens_of(model, [[1]], 12, seed=0, stop_ids=range(11)).values()
+    assert (tokens[-1].ended, len(tokens) < 5) == ("stop", True)
+
+
+def test_what_is_asked_whether_a_text_ends():
+    asked = []
+
+    def stop_if(token):
+        asked.append(token)
+        return len(asked) == 4
+
+    tokens = list(stream(random_model(), [[1, 2], [3]], 3, seed=0, stop_if=stop_if))
+    assert [token.ended for token in tokens] == [None, None, None, "stop", "length"]
+    assert [(token.row, token.id) for token in asked] == [(token.row, token.id) for token in tokens]
+    assert [token.ended for token in asked] == [None] * 5
+
+
+def test_texts_end_in_time(monkeypatch):
+    """All of them after the same number of tokens, with the first step that ends too late."""
+    clock = iter([0.0, 1.0, 2.9, 3.0, 99.0])
+    monkeypatch.setattr(sys.modules[stream.__module__], "monotonic", lambda: next(clock))
+    tokens = list(stream(random_model(), [[1, 2], [3]], 9, seed=0, max_seconds=3))
+    assert [token.ended for token in tokens] == [None] * 4 + ["time"] * 2
+
+
+def test_however_little_time_there_is_there_is_a_token():
+    (token,) = stream(random_model(), [[1, 2]], 9, max_seconds=1e-9)
+    assert token.ended == "time"
+    assert [token.ended for token in stream(random_model(), [[1, 2]], 1, max_seconds=1e-9)] == ["length"]
+
+
+class OneOf:
+    """A constraint: the new text is one of some texts, all of the same length."""
+
+    def __init__(self, *texts):
+        self.texts, self.n = texts, 0
+
+    @property
+    def finished(self):
+        return self.n == len(self.texts[0])
+
+    def allowed(self):
+        allowed = np.zeros(CONFIG.vocab_size, bool)
+        allowed[[text[self.n] for text in self.texts]] = True
+        return allowed
+
+    def push(self, id):
+        self.texts, self.n = [text for text in self.texts if text[self.n] == id], self.n + 1
+
+    def copy(self):
+        copy = OneOf(*self.texts)
+        copy.n = self.n
+        return copy
+
+
+def test_a_constraint_says_what_may_follow_in_each_text():
+    texts = [[4, 5, 6], [4, 6, 5], [9, 1, 1], [10, 10, 10]]
+    constraint = OneOf(*texts)
+    found = tokens_of(random_model(), random_ids(20, 3), 12, seed=0, temperature=5.0, constraint=constraint)
+    assert {tuple(ids_of(tokens)) for tokens in found.values()} == set(map(tuple, texts))
+    assert {tuple(token.ended for token in tokens) for tokens in found.values()} == {(None, None, "stop")}
+    assert (constraint.n, len(constraint.texts)) == (0, 4)  # each text has a copy
+    (cut_off,) = tokens_of(random_model(), [[1]], 2, constraint=constraint).values()
+    assert [token.ended for token in cut_off] == [None, "length"]
+    with pytest.raises(ConfigError, match="the constraint allows no token"):
+        stream(random_model(), [[1]], 3, constraint=OneOf([]))
+
+
+# What the model thinks of the tokens
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 99])
+def test_log_probabilities_are_the_models_own(n):
+    """Whatever temperature and filters do; and within and past the context."""
+    model, prompts = random_model(), [random_ids(1, 3)[0], random_ids(1, 5)[0]]
+    how = {"temperature": 0.5, "top_k": 3, "repetition_penalty": 2.0, "seed": 0}
+    for row, tokens in tokens_of(model, prompts, 7, logprobs=n, **how).items():
+        text = prompts[row]
+        for token in tokens:
+            logits = model([text[-CONFIG.block_size :]]).data[0, -1]
+            expected = logits - np.log(np.exp(logits).sum())
+            np.testing.assert_allclose(token.logprob, expected[token.id], atol=1e-12)
+            ids = np.argsort(-expected, kind="stable")[:n]
+            assert [id for id, _ in token.likeliest] == ids.tolist()
+            np.testing.assert_allclose([logprob for _, logprob in token.likeliest], expected[ids], atol=1e-12)
+            text = np.append(text, token.id)
+    assert ids_of(tokens) == ids_of(tokens_of(model, prompts, 7, **how)[1])
+
+
+def test_they_are_not_computed_unless_asked_for():
+    (token,) = stream(random_model(), [[1]], 1)
+    assert (token.logprob, token.likeliest) == (None, ())
+
+
+# What generate makes of them
+
+
+def test_the_callback_sees_each_token_as_it_is_made():
+    model, seen = random_model(), []
+    calls = record(model, lambda ids, cache: len(seen))
+    text = model.generate(random_ids(2, 3), 4, seed=0, callback=seen.append)
+    assert text.shape == (2, 7)  # it changes nothing
+    assert seen == list(model.stream(random_ids(2, 3), 4, seed=0))
+    assert calls[:4] == [0, 2, 4, 6]
+
+
+def test_what_comes_out_is_an_array_unless_texts_may_have_different_lengths():
+    model = random_model()
+    assert model.generate([[1, 2], [3, 4]], 3, num_samples=2).shape == (4, 5)
+    assert model.generate(np.array([[1, 2]], np.uint16), 3).dtype == np.int64
+    for ids, options in [
+        ([[1, 2], [3]], {}),
+        ([[1, 2]], {"stop_ids": [3]}),
+        ([[1, 2]], {"stop_ids": ()}),
+        ([[1, 2]], {"stop_if": lambda token: False}),
+        ([[1, 2]], {"max_seconds": 1e9}),
+        ([[1, 2]], {"constraint": OneOf([1, 2, 3])}),
+    ]:
+        texts = model.generate(ids, 3, seed=0, **options)
+        assert isinstance(texts, list)
+        assert [len(text) <= len(prompt) + 3 for text, prompt in zip(texts, ids, strict=True)] == [True] * len(ids)
+        assert all(text[: len(prompt)].tolist() == prompt for text, prompt in zip(texts, ids, strict=True))
+
+
+def test_settings_of_sampling_by_name_or_as_one():
+    model = random_model()
+    expected = model.generate([[1, 2]], 9, seed=0, temperature=2.0, min_p=0.1)
+    for options in (
+        {"sampling": Sampling(temperature=2.0, min_p=0.1)},
+        {"sampling": Sampling(temperature=0.1, min_p=0.1), "temperature": 2.0},
+    ):
+        np.testing.assert_array_equal(model.generate([[1, 2]], 9, seed=0, **options), expected)
+    np.testing.assert_array_equal(generate(Decoder(model), [[1, 2]], 9, seed=0, temperature=2.0, min_p=0.1), expected)
+
+
 # What is refused
 
 
@@ -180,12 +337,36 @@ def test_damaged_weights_show(name, temperature):
         model.generate([[1, 2]], 3, temperature=temperature)
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [[]], [[[1]]], 1])
+@pytest.mark.parametrize("ids", [[1, 2], [[]], [[[1]]], 1, [], [[1], []], [[1], 2], [[1], [[2]]]])
 def test_prompts_that_are_refused(ids):
+    if ids in ([1, 2], [[]], [[[1]]], 1):
+        with pytest.raises(ValueError, match=r"\(B, T\) with at least one token"):
+            random_model().generate(np.array(ids, int), 3)
     with pytest.raises(ValueError, match=r"\(B, T\) with at least one token"):
-        random_model().generate(np.array(ids, int), 3)
+        random_model().generate(ids, 3)
 
 
-def test_wrong_sampling_is_refused():
-    with pytest.raises(ConfigError, match="top_p"):
-        random_model().generate([[1, 2]], 3, top_p=2.0)
+@pytest.mark.parametrize(("ids", "error"), [([[1, 13]], IndexError), ([[-1]], IndexError), ([[1.0]], TypeError)])
+def test_ids_that_are_refused_before_anything_is_computed(ids, error):
+    with pytest.raises(error, match=r"token ids? "):
+        stream(random_model(), [[1], *ids], 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens"), ({"num_samples": 0}, "num_samples"), ({"logprobs": -1}, "logprobs"),
+        ({"max_seconds": 0}, "max_seconds"), ({"max_seconds": float("nan")}, "max_seconds"), ({"top_p": 2.0}, "top_p"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_at_once(options, name):
+    with pytest.raises(ConfigError, match=name):
+        stream(random_model(), [[1, 2]], **{"max_new_tokens": 3, **options})
+
+
+def test_a_setting_that_there_is_not():
+    with pytest.raises(TypeError, match="temprature"):
+        random_model().generate([[1, 2]], 3, temprature=1.0)
+    for options in ({"max_new_tokens": 1.5}, {"num_samples": 1.5}, {"logprobs": 1.5}, {"stop_ids": [1.5]}):
+        with pytest.raises(TypeError):
+            stream(random_model(), [[1, 2]], **{"max_new_tokens": 3, **options})
