@@ -178,6 +178,19 @@ class GPT(Module):
 
         return stream(self, ids, max_new_tokens, **options)
 
+    def quantize(self, weights: str, cache_dtype: str = "f32") -> Any:
+        """A ``generation.Decoder`` with copies of the matrices as "bf16", "int8" or "int4" ("f32": packed, not rounded).
+
+        It has ``generate`` and ``stream`` too. It doesn't need this model any more; what is trained later isn't in it.
+
+        >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+        >>> model.quantize("int8").generate([[1, 2]], max_new_tokens=2, temperature=0).shape
+        (1, 4)
+        """
+        from npgpt.generation import Decoder
+
+        return Decoder(self, weights, cache_dtype)
+
     def num_parameters(self) -> int:
         return sum(p.size for p in self.parameters())
 

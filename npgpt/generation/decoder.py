@@ -1,6 +1,7 @@
 """The decoder: a model prepared for generating. It computes the logits of the next token for many texts at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -102,6 +103,20 @@ class Decoder:
         logits = kernels.decode_step(self._step_weights, x, cache.keys, cache.values, index, lengths, angles)
         cache.lengths[index] += 1
         return logits
+
+    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Any]:
+        """Continue texts, as ``generation.stream``."""
+        from npgpt.generation.stream import stream  # which imports this file
+
+        return stream(self, ids, max_new_tokens, **options)
+
+    def generate(
+        self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any
+    ) -> np.ndarray | list[np.ndarray]:
+        """Continue texts, as ``generation.generate``."""
+        from npgpt.generation.stream import generate
+
+        return generate(self, ids, max_new_tokens, **options)
 
     def _logits_behind(self, ids, cache):
         lengths = np.array([len(prompt) for prompt in ids])
