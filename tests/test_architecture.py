@@ -41,8 +41,8 @@ ORDER = [
     ["training"],
     ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
 ]
-# Imported inside functions against the order, for convenience: GPT.generate and GPT.stream.
-LATE = {("gpt", "generation"), ("gpt", "generation.stream")}
+# Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
+LATE = {("gpt", "generation"), ("gpt", "generation.stream"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
