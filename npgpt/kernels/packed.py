@@ -38,7 +38,7 @@ from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.cpu import HAS_INT8_DOT, UNIT
 from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, pack_b, pack_transposed_a, pack_transposed_b
-from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_panel
+from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_panel, widen_panel
 
 FORMATS = ("f32", "bf16", "int8", "int4")
 PANEL = UNIT.vectors * UNIT.bytes // 4  # columns
@@ -325,15 +325,6 @@ def _as_float32(panel, K, wide, tag):
     """The address of the panel [K][W] in float32: itself, or ``wide`` with the bf16 panel written out."""
     if bits_of(tag) == 32:
         return panel
-    pairs = array_at(panel, (K + 1) // 2 * PANEL, np.uint32(0))
-    bits = wide.view(np.uint32)
-    for pair in range((K + 1) // 2):
-        row, low, high = (
-            pairs[pair * PANEL : pair * PANEL + PANEL],
-            bits[2 * pair * PANEL :],
-            bits[(2 * pair + 1) * PANEL :],
-        )
-        for w in range(PANEL):
-            low[w] = row[w] << np.uint32(16)
-            high[w] = row[w] & np.uint32(0xFFFF0000)
-    return np.int64(wide.ctypes.data)
+    address = np.int64(wide.ctypes.data)
+    widen_panel(K, panel, address)
+    return address

@@ -106,6 +106,30 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
     return signature, codegen
 
 
+@intrinsic
+def widen_panel(context, K, panel, wide):
+    """Write a panel of bf16 [K / 2][W][2] out as float32 [K][W]; for an odd K one row more."""
+
+    def codegen(context, builder, signature, arguments):
+        K, panel, wide = arguments
+        v = Vectors(builder, types.float32)
+        weights, out = builder.inttoptr(panel, _I32.as_pointer()), builder.inttoptr(wide, _I32.as_pointer())
+        columns = v.lanes * UNIT.vectors
+        for pair, _ in v.loop(v.half(K), 1, []):
+            row = v.at(weights, builder.mul(pair, whole(columns)))
+            first = v.at(out, builder.mul(pair, whole(2 * columns)))
+            for j in range(UNIT.vectors):
+                both = _load_words(v, v.at(row, j * v.lanes))
+                low, high = builder.shl(both, _words(v, 16)), builder.and_(both, _words(v, 0xFFFF0000))
+                for place, words in ((j * v.lanes, low), (columns + j * v.lanes, high)):
+                    to = builder.bitcast(v.at(first, place), words.type.as_pointer())
+                    builder.store(words, to, align=4)
+            v.next([])
+        return context.get_dummy_value()
+
+    return types.void(K, panel, wide), codegen
+
+
 _HALF = ir.HalfType()
 
 
