@@ -4,10 +4,11 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
-from npgpt.config import MATMUL_PRECISIONS
+from npgpt.config import MATMUL_PRECISIONS, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.scoring import TASKS
 from npgpt.signals import StopRequest
@@ -25,6 +26,7 @@ class EvaluateSettings:
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
+    weights: str = flag("f32", choice(*WEIGHTS), "of that model's matrices, rounded as npgpt.sample does", MODEL)
     against: str | None = flag(
         None, pathname, "another model with the same tokens: how far the first is from it, on texts", MODEL
     )
@@ -69,6 +71,7 @@ def main() -> int:
     from npgpt.checkpoints import check_can_write, make_model, open_checkpoint
     from npgpt.checkpoints.runs import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
+    from npgpt.generation.packed_model import PackedGPT
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.precompile import compile_for_scoring
     from npgpt.scoring.report import Result, shortened, table
@@ -83,9 +86,11 @@ def main() -> int:
     # All files are read and checked before the first one is measured.
     work = [_prepare(settings, file, tokenizer, context, stride) for file in settings.files]
     shapes = {shape for _, spans, _ in work for shape in spans.shapes(settings.batch_size)}
-    for config in {checkpoint.config for checkpoint in checkpoints}:
-        compile_for_scoring(config, shapes)
+    for config, weights in {(checkpoints[0].config, settings.weights), *((c.config, "f32") for c in checkpoints[1:])}:
+        compile_for_scoring(config, shapes, weights)
     models = [make_model(checkpoint) for checkpoint in checkpoints]
+    if settings.weights != "f32":
+        models[0] = PackedGPT(models[0], settings.weights, few_rows=inf)
     results = []
     with StopRequest() as stop:
         for file, (task, spans, measure) in zip(settings.files, work, strict=True):
@@ -104,7 +109,8 @@ def main() -> int:
             "results": [result.to_dict() for result in results],
         }
         write_json(settings.json, values)
-    print(f"{shortened(names[0], 48)}: context {context:,}, stride {stride:,}")
+    rounded = "" if settings.weights == "f32" else f" in {settings.weights}"
+    print(f"{shortened(names[0], 40)}{rounded}: context {context:,}, stride {stride:,}")
     print(table(results))
     return 0
 

@@ -33,10 +33,13 @@ def compile_for_sampling(
         compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype))
 
 
-def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]]) -> None:
-    """Compile what batches need in which N of all B * T positions are scored: shapes (B * T, N)."""
+def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]], weights: str = "f32") -> None:
+    """Compile what batches need in which N of all B * T positions are scored: shapes (B * T, N).
+
+    weights     "f32", or what the model's matrices are rounded to
+    """
     if kernels.BACKEND == "numba":
-        compile_ahead(scoring_kernels(config, shapes))
+        compile_ahead(scoring_kernels(config, shapes, weights))
 
 
 def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
@@ -86,11 +89,11 @@ def _forward_kernels(config) -> set[str]:
     return names
 
 
-def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]]) -> set[str]:
-    """The kernels of losses without gradients, by their names. shapes: see ``compile_for_scoring``."""
-    names = {"layernorm_forward", "attention_forward", "cross_entropy_forward"}
-    if activation := _ACTIVATIONS[config.activation]:
-        names.add(f"{activation}_forward")
+def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]], weights: str = "f32") -> set[str]:
+    """The kernels of losses without gradients, by their names. See ``compile_for_scoring``."""
+    names = _forward_kernels(config) | {"cross_entropy_forward"}
+    if weights != "f32":
+        return names | {f"packed_matmul_{weights}"}
     for rows, scored in shapes:
         head = [(M, config.n_embd, config.vocab_size) for M in (min(scored, ROWS), scored % ROWS)]
         names = names.union(*(_matmul(*product) for product in (*_layer_products(config, rows), *head)))

@@ -9,7 +9,7 @@ from npgpt import kernels
 from npgpt.gpt import GPT
 from npgpt.ops.linear_cross_entropy import ROWS
 from npgpt.scoring.spans import Spans
-from npgpt.tensor import no_grad
+from npgpt.tensor import Tensor, no_grad
 
 Progress = Callable[[int], object]  # is told how many more tokens are done
 
@@ -60,7 +60,9 @@ def logit_blocks(model: GPT, ids: np.ndarray, positions: np.ndarray) -> Iterator
     """
     rows = _hidden_rows(model, ids, positions)
     for begin in range(0, len(rows), ROWS):
-        yield kernels.matmul(rows[begin : begin + ROWS], model.lm_head_weight.data.T)
+        with no_grad():
+            logits = model.logits(Tensor(rows[begin : begin + ROWS])).data
+        yield logits
 
 
 @no_grad()
