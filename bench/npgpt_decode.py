@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import numba
-from npgpt.generation.decoder import Decoder
 
 import npgpt
 from bench.decode_timing import run
 from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import save
+from npgpt.generation.decoder import Decoder
 
 
 class Side:

@@ -110,7 +110,7 @@ def main() -> int:
         }
         write_json(settings.json, values)
     rounded = "" if settings.weights == "f32" else f" in {settings.weights}"
-    print(f"{shortened(names[0], 40)}{rounded}: context {context:,}, stride {stride:,}")
+    print(f"{shortened(names[0], 48)}{rounded}: context {context:,}, stride {stride:,}")
     print(table(results))
     return 0
 
