@@ -49,8 +49,9 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
     >>> top_k(np.array([0.5, 3.0, 1.0, 1.0]), 2)
     array([1, 2, 3])
     """
-    if logits.min() == -np.inf:  # they are left out first: NumPy's partition is slow where many are equal
-        possible = np.flatnonzero(logits > -np.inf)
+    is_possible = logits > -np.inf
+    if not is_possible.all():  # the others are left out first: NumPy's partition is slow where many are equal
+        possible = np.flatnonzero(is_possible)
         return possible[top_k(logits[possible], k)]
     if k >= len(logits):
         return np.arange(len(logits))
