@@ -32,6 +32,7 @@ from npgpt.generation.logprobs import token_logprobs
 from npgpt.generation.sampling import History, Sampling
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
+from npgpt.ops.embedding import check_ids
 
 
 def speculate(
@@ -97,6 +98,7 @@ class Speculation(Iterator[Token]):
         self._ids = np.asarray(ids)
         if self._ids.ndim != 1 or self._ids.size == 0:
             raise ValueError(f"ids must have shape (T,) with at least one token, not {self._ids.shape}")
+        check_ids(self._ids, self._decoder.config.vocab_size)
         for name, value, low in (("max_new_tokens", max_new_tokens, 0), ("drafted", drafted, 1)):
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, not {value}")
