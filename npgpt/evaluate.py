@@ -69,9 +69,10 @@ def main() -> int:
     from npgpt.checkpoints import check_can_write, make_model, open_checkpoint
     from npgpt.checkpoints.runs import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
+    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.precompile import compile_for_scoring
-    from npgpt.scoring.report import Result, shortened, table
+    from npgpt.scoring.report import heading, rows, shortened
 
     if settings.json is not None:
         check_can_write(settings.json)  # before the work, not after it
@@ -86,26 +87,17 @@ def main() -> int:
     for config in {checkpoint.config for checkpoint in checkpoints}:
         compile_for_scoring(config, shapes)
     models = [make_model(checkpoint) for checkpoint in checkpoints]
+    keep_freed_memory()
     results = []
-    with StopRequest() as stop:
-        for file, (task, spans, measure) in zip(settings.files, work, strict=True):
-            with _progress(file, spans.count, stop) as advance:
-                try:
-                    figures = measure(*models, batch_size=settings.batch_size, progress=advance)
-                except FloatingPointError as error:
-                    raise CheckpointError(f"{' or '.join(names)}: {error}") from None
-            pair = figures if settings.against else (figures,)
-            results.append(Result(file, task, *pair, *names[1:]))
+    for result in _measure(settings, names, models, work):
+        if not results:
+            print(f"{shortened(names[0], 48)}: context {context:,}, stride {stride:,}", heading(), sep="\n")
+        print(*rows(result), sep="\n", flush=True)
+        results.append(result.to_dict())
     if settings.json is not None:
-        values = {
-            "model": names[0],
-            "format": checkpoints[0].format,
-            "settings": {**asdict(settings), "model": names[0], "context": context, "stride": stride},
-            "results": [result.to_dict() for result in results],
-        }
-        write_json(settings.json, values)
-    print(f"{shortened(names[0], 48)}: context {context:,}, stride {stride:,}")
-    print(table(results))
+        used = {"model": names[0], "context": context, "stride": stride}
+        values = {"model": names[0], "format": checkpoints[0].format, "settings": {**asdict(settings), **used}}
+        write_json(settings.json, {**values, "results": results})
     return 0
 
 
@@ -154,6 +146,21 @@ def _prepare(settings, file, tokenizer, context, stride) -> tuple[str, Any, Call
         raise DataError(f"{file}: there is no token in it that others precede")
     measure = compare if settings.against else perplexity
     return task, windows, partial(measure, windows=windows, token_bytes=token_sizes(tokenizer))
+
+
+def _measure(settings, names, models, work):
+    """Yield the Result of each file."""
+    from npgpt.scoring.report import Result
+
+    with StopRequest() as stop:
+        for file, (task, spans, measure) in zip(settings.files, work, strict=True):
+            with _progress(file, spans.count, stop) as advance:
+                try:
+                    figures = measure(*models, batch_size=settings.batch_size, progress=advance)
+                except FloatingPointError as error:
+                    raise CheckpointError(f"{' or '.join(names)}: {error}") from None
+            pair = figures if settings.against else (figures,)
+            yield Result(file, task, *pair, *names[1:])
 
 
 @contextmanager
