@@ -72,9 +72,10 @@ def main() -> int:
     from npgpt.checkpoints.runs import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.generation.packed_model import PackedGPT
+    from npgpt.kernels.machine.malloc import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.precompile import compile_for_scoring
-    from npgpt.scoring.report import Result, shortened, table
+    from npgpt.scoring.report import heading, rows, shortened
 
     if settings.json is not None:
         check_can_write(settings.json)  # before the work, not after it
@@ -91,27 +92,17 @@ def main() -> int:
     models = [make_model(checkpoint) for checkpoint in checkpoints]
     if settings.weights != "f32":
         models[0] = PackedGPT(models[0], settings.weights, few_rows=inf)
-    results = []
-    with StopRequest() as stop:
-        for file, (task, spans, measure) in zip(settings.files, work, strict=True):
-            with _progress(file, spans.count, stop) as advance:
-                try:
-                    figures = measure(*models, batch_size=settings.batch_size, progress=advance)
-                except FloatingPointError as error:
-                    raise CheckpointError(f"{' or '.join(names)}: {error}") from None
-            pair = figures if settings.against else (figures,)
-            results.append(Result(file, task, *pair, *names[1:]))
+    keep_freed_memory()
+    results, rounded = [], "" if settings.weights == "f32" else f" in {settings.weights}"
+    for result in _measure(settings, names, models, work):
+        if not results:
+            print(f"{shortened(names[0], 48)}{rounded}: context {context:,}, stride {stride:,}", heading(), sep="\n")
+        print(*rows(result), sep="\n", flush=True)
+        results.append(result.to_dict())
     if settings.json is not None:
-        values = {
-            "model": names[0],
-            "format": checkpoints[0].format,
-            "settings": {**asdict(settings), "model": names[0], "context": context, "stride": stride},
-            "results": [result.to_dict() for result in results],
-        }
-        write_json(settings.json, values)
-    rounded = "" if settings.weights == "f32" else f" in {settings.weights}"
-    print(f"{shortened(names[0], 48)}{rounded}: context {context:,}, stride {stride:,}")
-    print(table(results))
+        used = {"model": names[0], "context": context, "stride": stride}
+        values = {"model": names[0], "format": checkpoints[0].format, "settings": {**asdict(settings), **used}}
+        write_json(settings.json, {**values, "results": results})
     return 0
 
 
@@ -160,6 +151,21 @@ def _prepare(settings, file, tokenizer, context, stride) -> tuple[str, Any, Call
         raise DataError(f"{file}: there is no token in it that others precede")
     measure = compare if settings.against else perplexity
     return task, windows, partial(measure, windows=windows, token_bytes=token_sizes(tokenizer))
+
+
+def _measure(settings, names, models, work):
+    """Yield the Result of each file."""
+    from npgpt.scoring.report import Result
+
+    with StopRequest() as stop:
+        for file, (task, spans, measure) in zip(settings.files, work, strict=True):
+            with _progress(file, spans.count, stop) as advance:
+                try:
+                    figures = measure(*models, batch_size=settings.batch_size, progress=advance)
+                except FloatingPointError as error:
+                    raise CheckpointError(f"{' or '.join(names)}: {error}") from None
+            pair = figures if settings.against else (figures,)
+            yield Result(file, task, *pair, *names[1:])
 
 
 @contextmanager

@@ -248,10 +248,11 @@ def test_ctrl_c(work, monkeypatch):
         pytest.fail("it went on")
 
     before = signal.getsignal(signal.SIGINT)
+    words = command("evaluate", "words.jsonl", cwd=work).out
     for measure in (interrupted, losing_it):
         monkeypatch.setattr("npgpt.scoring.perplexity.perplexity", measure)
-        ended = command("evaluate", "text.txt", "--json", "out.json", cwd=work)
-        assert (ended.code, ended.out, ended.err) == (130, "", "stopped\n")
+        ended = command("evaluate", "words.jsonl", "text.txt", "--json", "out.json", cwd=work)
+        assert (ended.code, ended.out, ended.err) == (130, words, "stopped\n")  # what was measured is shown
         assert not (work / "out.json").exists()
         assert signal.getsignal(signal.SIGINT) is before
 

@@ -108,11 +108,13 @@ def test_sampling_calls_exactly_what_is_compiled_before_it(trained, recorded, ar
         ([], ["text.txt", "--limit", 3, "--batch-size", 2, "--stride", 1]),  # the head takes 33 rows, and then 1
         (["jury", "pig"], ["words.jsonl", "--batch-size", 1]),  # the blocks take a few rows, and so does the head
         (["a"], ["words.jsonl", "text.txt", "--batch-size", 9]),
+        ([], ["385.txt", "--batch-size", 99]),  # the head takes 384 rows, and then 1
         ([], ["text.txt", "--against", "runs/text", "--matmul-precision", "medium"]),
     ],
 )
 def test_evaluation_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, words, typed):
     (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "385.txt").write_text(" a" * 385)
     (tmp_path / "words.jsonl").write_text("".join(f'{{"text": "{word}"}}\n' for word in words))
     train(tmp_path, *RUNS["one head"], "--tokenizer", "gpt2", "--max-steps", 1, "--val-fraction", 0)
     for calls in recorded.values():

@@ -5,6 +5,7 @@
     perplexity.py        of a text           last_words.py        as in LAMBADA
     multiple_choice.py   as in HellaSwag     divergence.py        between two models
     examples.py          JSON Lines from strangers                statistics.py        means and their standard errors
+    report.py            results as a table and as JSON
 
 The names of what can be chosen stand here, where a command can read them without importing NumPy.
 """

@@ -98,8 +98,8 @@ def _is_right(questions: Questions, scores: np.ndarray) -> Iterator[bool]:
 def without_marks(text: str) -> str:
     """A text without what WikiHow's pages left in it: [header], [title], [step] ...
 
-    >>> without_marks(" Tie it. [title] Pull the ends [substeps] gently.")
-    'Tie it. . Pull the ends gently.'
+    >>> without_marks(" Tie it [title] Pull the ends [substeps] gently.")
+    'Tie it. Pull the ends gently.'
     """
     text = text.strip().replace(" [title]", ". ")
     # In one pass, however many brackets nobody closes: from one of these on, a line stays as it is.

@@ -1,4 +1,4 @@
-"""Results for people, as one table, and for programs, as what JSON holds."""
+"""Results for people, as rows of a table, and for programs, as what JSON holds."""
 
 import math
 from collections.abc import Iterator
@@ -32,24 +32,27 @@ class Result:
         return values
 
 
-def table(results: list[Result]) -> str:
-    """A line for each figure, at most 79 characters wide.
+def heading() -> str:
+    """The table's first line; the others are ``rows`` of one result after another. None has more than 79 characters."""
+    return _line("file", "task", "figure", "value", "std. error")
+
+
+def rows(result: Result) -> list[str]:
+    """A line for each figure.
 
     >>> from npgpt.scoring.last_words import LastWords
     >>> half, nats = Estimate(0.5, 0.5), Estimate(2.0, 0.25)
-    >>> print(table([Result("words.jsonl", "lambada", LastWords(half, nats.exp(), nats, 2))]))
+    >>> print(heading(), *rows(Result("words.jsonl", "lambada", LastWords(half, nats.exp(), nats, 2))), sep="\\n")
     file                        task       figure                value   std. error
-    words.jsonl                 lambada    accuracy             0.5000         0.50
+    words.jsonl                 lambada    accuracy            0.50000         0.50
                                            perplexity           7.3891          1.8
                                            nats per word        2.0000         0.25
                                            examples                  2
     """
-    lines = [_line("file", "task", "figure", "value", "std. error")]
-    for result in results:
-        lines += _lines([result.file], result.task, result.figures)
-        if result.against is not None:
-            lines += _lines(["against", result.reference], "", result.against)
-    return "\n".join(lines)
+    lines = [*_lines([result.file], result.task, result.figures)]
+    if result.against is not None:
+        lines += _lines(["against", result.reference], "", result.against)
+    return lines
 
 
 def shortened(text: str, width: int) -> str:

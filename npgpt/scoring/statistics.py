@@ -35,7 +35,7 @@ def mean(sums: ArrayLike, counts: ArrayLike = 1) -> Estimate:
         error = sqrt(W / (W - 1) sum_g (sums_g - m counts_g)^2) / sum_g counts_g
 
     Observations of one group may depend on each other, as neighbouring tokens do, and only groups are taken for
-    independent: a clustered standard error (Miller 2024, "Adding Error Bars to Evals", section 2.2; with W / (W - 1)).
+    independent: a clustered standard error (Miller 2024, "Adding Error Bars to Evals", with the factor W / (W - 1)).
     For groups of one it is s / sqrt(W), with s the standard deviation over W - 1: lm-evaluation-harness's error of an
     accuracy.
 

@@ -67,7 +67,8 @@ def test_the_figures_are_those_of_their_definitions(model, log_probabilities, pa
 
 def test_a_word_is_right_if_all_its_tokens_are_the_likeliest(model, log_probabilities):
     ids = greedy_word(log_probabilities, b"sat", 4)
-    wrong_last, wrong_first = [*ids[:-1], (ids[-1] + 1) % 256], [*ids[:-2], (ids[-2] + 1) % 256, ids[-1]]
+    wrong_last, wrong_first = [*ids[:-1], (ids[-1] + 1) % 256], [*ids[:-2], (ids[-2] + 1) % 256]
+    wrong_first.append(int(log_probabilities(wrong_first).argmax()))
     pieces = [(np.array(x), 2) for x in (ids, wrong_last, wrong_first)]
     found = last_words(model, Spans.join([*pieces, (np.array(ids), 3)]))
     assert isinstance(found, LastWords)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from npgpt.scoring.report import Result, number, shortened, table
+from npgpt.scoring.report import Result, heading, number, rows, shortened
 from npgpt.scoring.statistics import Estimate
 
 
@@ -22,7 +22,7 @@ VALUES = [0.0, 1e-300, 1.23456789e-9, 0.99999999, 9999.99, 99999.4, 123456789.0,
 @pytest.mark.parametrize("value", VALUES)
 def test_a_line_has_79_characters_at_most(value):
     figures = Figures(Estimate(value, abs(value)), 10**10)
-    lines = table([Result("x" * 90, "perplexity", figures, figures, "runs/" + "y" * 90)]).splitlines()
+    lines = [heading(), *rows(Result("x" * 90, "perplexity", figures, figures, "runs/" + "y" * 90))]
     assert max(map(len, lines)) == 79
     assert lines[1].startswith("..." + "x" * 24 + " perplexity nats per token ")
     assert [line[:27].strip() for line in lines[2:]] == ["", "against", "..." + "y" * 24]
@@ -34,7 +34,7 @@ def test_a_line_has_79_characters_at_most(value):
 
 
 def test_a_value_without_an_error():
-    (_, line, _) = table([Result("f", "lambada", Figures(Estimate(1.5, None), 1))]).splitlines()
+    line, _ = rows(Result("f", "lambada", Figures(Estimate(1.5, None), 1)))
     assert line.split() == ["f", "lambada", "nats", "per", "token", "1.5000"]
 
 
