@@ -322,6 +322,7 @@ BAD = (
     + [("checkpoint", v) for v in ("", "x")]
     + [("task", v) for v in ("", "Lambada", "bits")]
     + [("matmul-precision", v) for v in ("", "low")]
+    + [("weights", v) for v in ("", "int2")]
     + [("end-of-text", v) for v in ("", "1")]
     + [(f, "") for f in ("model", "against", "json")]
 )

@@ -118,6 +118,12 @@ class Decoder:
 
         return generate(self, ids, max_new_tokens, **options)
 
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of all weights, as this decoder keeps them."""
+        if isinstance(self.model, PackedGPT):
+            yield from self.model.named_matrices()
+        yield from ((name, p.data) for name, p in self.model.named_parameters())
+
     def _logits_behind(self, ids, cache):
         lengths = np.array([len(prompt) for prompt in ids])
         padded = np.zeros((len(ids), lengths.max()), np.result_type(*ids))

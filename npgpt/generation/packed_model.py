@@ -1,5 +1,7 @@
 """A model whose matrices are packed for generating (kernels/packed.py): float32, or in 16, 8 or 4 bits."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -80,6 +82,18 @@ class PackedGPT(GPT):
         """hidden (..., C) -> (..., V)"""
         rows = hidden.data.reshape(-1, self.head.K)
         return Tensor(kernels.packed_matmul(rows, self.head).reshape(*hidden.shape[:-1], -1))
+
+    def named_matrices(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of what is packed: the matrices' weights and scales."""
+        matrices = {"head": self.head}
+        for i, block in enumerate(self.h):
+            parts = {"attn.c_attn": block.attn.c_attn, "attn.c_proj": block.attn.c_proj}
+            parts |= {"mlp.c_fc": block.mlp.c_fc, "mlp.c_proj": block.mlp.c_proj}
+            matrices |= {f"h.{i}.{name}": linear.matrix for name, linear in parts.items()}
+        for name, matrix in matrices.items():
+            yield f"{name}.packed", matrix.weights
+            if matrix.scales is not None:
+                yield f"{name}.scales", matrix.scales
 
     def decode_weights(self) -> DecodeWeights:
         """The same weights as ``kernels.decode_step`` reads them."""

@@ -111,7 +111,7 @@ def _read(tensor, out, is_bfloat16, place):
 def _made_with(decoder):
     """What keys and values depend on: the model's configuration, its weights (a checksum), how both are computed."""
     checksum = 0
-    for name, p in decoder.model.named_parameters():
-        checksum = zlib.crc32(np.ascontiguousarray(p.data), zlib.crc32(name.encode(), checksum))
+    for name, array in decoder.named_arrays():
+        checksum = zlib.crc32(np.ascontiguousarray(array), zlib.crc32(name.encode(), checksum))
     config = {name: value for name, value in asdict(decoder.config).items() if name != "dropout"}
     return {"model": config, "checksum": checksum, "weights": decoder.weights, "cache_dtype": decoder.cache_dtype}

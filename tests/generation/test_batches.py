@@ -112,7 +112,7 @@ def test_samples_without_a_cache_share_their_prompt_too():
 @pytest.mark.parametrize("cache_dtype", ["f32", "bf16"])
 def test_a_prompt_that_begins_like_a_prefix_computes_only_the_rest(cache_dtype):
     model = random_model(dtype=np.float32)
-    decoder = Decoder(model, cache_dtype=cache_dtype)
+    decoder = Decoder(model, weights=None, cache_dtype=cache_dtype)  # single ids go through the model, too
     (begin,) = random_prompts(5)
     prefix = Prefix.compute(decoder, begin)
     other = (begin + 1) % CONFIG.vocab_size

@@ -89,13 +89,14 @@ def test_another_model_is_noticed(tmp_path, other):
         Prefix.load(tmp_path / "a", decoder_of(**other))
 
 
-def test_one_weight_is_noticed(tmp_path):
-    Prefix.compute(decoder_of(), BEGIN).save(tmp_path / "a", decoder_of())
-    decoder = decoder_of()
-    weight = decoder.model.h[1].mlp.c_proj.weight.data
-    weight[3, 5] = np.nextafter(weight[3, 5], 9)
+@pytest.mark.parametrize("weights", [None, "f32", "int8"])
+def test_one_weight_is_noticed(tmp_path, weights):
+    model = random_model(0, np.float32)
+    decoder = Decoder(model, weights)
+    Prefix.compute(decoder, BEGIN).save(tmp_path / "a", decoder)
+    model.h[1].mlp.c_proj.weight.data[3, 5] *= 3
     with pytest.raises(CheckpointError, match="was made with another model"):
-        Prefix.load(tmp_path / "a", decoder)
+        Prefix.load(tmp_path / "a", Decoder(model, weights))
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_the_cache_saves_work_until_the_window_slides():
 def test_the_cache_has_the_models_precision(dtype):
     model = random_model(dtype=dtype)
     dtypes = record(model, lambda ids, rows: {rows.cache.keys.dtype, rows.cache.values.dtype})
-    model.generate([[1, 2]], 2)
+    generate(Decoder(model, weights=None), [[1, 2]], 2)
     assert dtypes == [{np.dtype(dtype)}] * 2
 
 
