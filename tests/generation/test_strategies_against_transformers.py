@@ -151,6 +151,7 @@ def test_a_constraint():
 
 TOGETHER = [
     {"temperature": 0.7, "top_k": 9, "top_p": 0.8765, "min_p": 0.0234, "typical_p": 0.9123},
+    {"temperature": 2.3, "top_p": 0.8765, "min_p": 0.2345},
     {"temperature": 1.3, "top_p": 0.7654, "repetition_penalty": 1.3},
     {"top_k": 5, "typical_p": 0.4567, "no_repeat_ngram_size": 2},
     {"min_p": 0.1234, "bad_words": [[7], [3, 11], [9]], "min_new_tokens": 6, "logit_bias": {3: 2.5, 9: 4.0}},
@@ -192,7 +193,7 @@ def test_the_rules_together_in_their_order(theirs, settings):
     assert steps >= 10
 
 
-@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, *TOGETHER[3:]])
+@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, *TOGETHER[4:]])
 def test_greedy(model, theirs, settings):
     settings = {name: value for name, value in settings.items() if name not in ("temperature", "min_p")}
     expected = generate(theirs, max_new_tokens=19, do_sample=False, **for_generate(settings)).sequences[0].numpy()
@@ -244,7 +245,7 @@ def test_the_three_meanings_of_early_stopping_differ(model, theirs):
     assert one == [texts[0] for texts in found]
 
 
-@pytest.mark.parametrize("settings", TOGETHER[1:])
+@pytest.mark.parametrize("settings", TOGETHER[2:])
 def test_beams_with_penalties(model, theirs, settings):
     filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     settings = {name: value for name, value in settings.items() if name not in filters}
