@@ -320,6 +320,17 @@ def test_time(work):
     assert sample(work, *DRAWN, "--max-seconds", 1e9) == sample(work, *DRAWN)
 
 
+def test_the_time_is_that_of_all_texts(work, monkeypatch):
+    """Also of those that are made after others: here one at a time, each of which takes ten seconds."""
+    given, clock = [], iter(range(0, 1000, 10))
+    stream = npgpt.generation.stream
+    monkeypatch.setattr(npgpt.generation, "stream", lambda *a, **k: given.append(k["max_seconds"]) or stream(*a, **k))
+    monkeypatch.setattr(npgpt.sample, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(npgpt.sample, "SAMPLES_AT_ONCE", 1)
+    sample(work, *DRAWN, "--max-seconds", 25, "--num-samples", 4)
+    assert given == [15, 5, 1e-9, 1e-9]
+
+
 def test_how_fast(work):
     ended = command("sample", *DRAWN, "--num-samples", 2, cwd=work)
     assert ended.err.startswith("24 new; prefill: 4 tokens in ")

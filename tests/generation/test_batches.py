@@ -5,6 +5,7 @@ import pytest
 from helpers.texts import CONFIG, OPTIONS, random_model, random_prompts, record
 
 from npgpt.generation import Decoder, Prefix, generate, stream
+from npgpt.optim import AdamW
 
 NEW = 14  # more than the context of 8
 LENGTHS = 3, 1, 8, 6, 11, 3
@@ -53,7 +54,31 @@ def test_float32_too():
     assert_equal(generate(model, prompts, NEW, seed=5), alone(model, prompts))
 
 
-def test_bfloat16_too():
+@pytest.fixture(scope="module")
+def trained():
+    """A model that knows a text of 40 ids by heart, and the text."""
+    text = np.random.default_rng(7).permutation(np.repeat(np.arange(20), 2))
+    model = random_model(dtype=np.float32, block_size=16)
+    optimizer = AdamW(model.named_parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    windows = np.lib.stride_tricks.sliding_window_view(text, 17)
+    for _ in range(150):
+        model.loss(windows[:, :-1], windows[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, text
+
+
+def test_bfloat16_makes_the_same_text_with_a_trained_model(trained):
+    model, text = trained
+    for cache_dtype in ("f32", "bf16"):
+        decoder = Decoder(model, cache_dtype=cache_dtype)
+        (found,) = generate(decoder, [text[:6]], 34, temperature=0)
+        assert found.tolist() == text.tolist()
+    drawn = [generate(Decoder(model, cache_dtype=dtype), [text[:6]] * 4, 10, seed=0) for dtype in ("f32", "bf16")]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_batch_in_bfloat16_equals_its_texts_alone():
     decoder = Decoder(random_model(dtype=np.float32), cache_dtype="bf16")
     prompts = random_prompts(*LENGTHS)
     assert_equal(generate(decoder, prompts, NEW, seed=5), alone(decoder, prompts))
@@ -91,10 +116,11 @@ def test_only_rows_past_the_context_are_computed_again():
 def test_samples_share_their_prompt_and_equal_separate_ones(changes):
     model, prompts = random_model(**changes), random_prompts(5, 11)
     expected = alone(model, [prompts[0]] * 3 + [prompts[1]] * 3)
-    passes = record(model, lambda ids, cache: ids.size)
+    passes = record(model, lambda ids, cache: ids.shape)
     found = generate(model, prompts, NEW, seed=5, num_samples=3)
     assert_equal(found, expected)
-    assert passes[0] == 2 * 8
+    # both prompts once; then one id of each of three texts, and the windows of those past the context
+    assert passes[:3] == [(2, 8), (3, 1), (3, 8)]
     assert len({tuple(text) for text in found}) == 6
 
 
