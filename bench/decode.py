@@ -222,8 +222,8 @@ def _print(settings, works, results):
             rows.append(
                 [
                     f"{name}: {side} {weights}",
-                    f"{1e3 * s['seconds']:,.4g}",
-                    f"{s['tokens_per_second']:,.4g}" if s["tokens_per_second"] else "",
+                    _four_digits(1e3 * s["seconds"]),
+                    _four_digits(s["tokens_per_second"]) if s["tokens_per_second"] else "",
                     f"{gbytes:.1f}" if gbytes else "",
                     f"{gbytes / peak:.0%}" if gbytes else "",
                     f"{s['resident'] / 1e6:,.0f}" if "resident" in s else "",
@@ -237,6 +237,10 @@ def _print(settings, works, results):
     if {"float32", "batch"} <= works.keys():
         one, many = (results["works"][name]["npgpt"]["tokens_per_second"] for name in ("float32", "batch"))
         print(f"\n{settings.batch_size} texts at once give {many / one:.2f} times the tokens/s of one")
+
+
+def _four_digits(x):
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.4g}"
 
 
 if __name__ == "__main__":
