@@ -42,7 +42,7 @@ ORDER = [
     ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
-LATE = {("gpt", "generation"), ("gpt", "generation.stream"), ("generation.decoder", "generation.stream")}
+LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
