@@ -230,13 +230,12 @@ def _search(decoder, tokenizer, prompt, ids, sampling, settings) -> None:
     from npgpt.generation.stop import StopStrings
 
     end = tokenizer.end_of_text
-    begin = perf_counter()
+    page, begin = Page(prompt), perf_counter()
     found = beam_search(
         decoder, ids, settings.max_new_tokens, settings.beams, settings.length_penalty,
         EARLY_STOPPING[settings.early_stopping], settings.num_samples, () if end is None else (end,), sampling,
     )  # fmt: skip
     seconds = perf_counter() - begin
-    page = Page(prompt)
     for row, beam in enumerate(found):
         stops = StopStrings(settings.stop)
         text = stops.push(tokenizer.decode(id for id in beam.ids[len(ids) :] if id != end))
