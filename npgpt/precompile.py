@@ -26,11 +26,14 @@ def compile_for_training(
 
 
 def compile_for_sampling(
-    config: GPTConfig, prompt: int, new_tokens: int, weights: str = "f32", cache_dtype: str = "f32"
+    config: GPTConfig, prompt: int, new_tokens: int, weights: str = "f32", cache_dtype: str = "f32", drafted: int = 0
 ) -> None:
-    """Compile what continuing texts of ``prompt`` tokens by ``new_tokens`` needs, with such a ``Decoder``."""
+    """Compile what continuing texts of ``prompt`` tokens by ``new_tokens`` needs, with such a ``Decoder``.
+
+    drafted     so many tokens are proposed at a time by a draft, and checked at once
+    """
     if kernels.BACKEND == "numba":
-        compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype))
+        compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype, drafted))
 
 
 def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]], weights: str = "f32") -> None:
@@ -66,12 +69,16 @@ def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
     return _forward_kernels(config).union(*(_matmul(*product) for product in products))
 
 
-def decoding_kernels(config: GPTConfig, prompt: int, new_tokens: int, weights: str, cache_dtype: str) -> set[str]:
-    """The kernels of a prompt's tokens and of one token after another, with packed weights."""
+def decoding_kernels(
+    config: GPTConfig, prompt: int, new_tokens: int, weights: str, cache_dtype: str, drafted: int
+) -> set[str]:
+    """The kernels of a prompt's tokens, of one token after another and of drafted ones, with packed weights."""
     names = {"pack"} if weights == "f32" else set()
     if prompt < config.block_size:
         names.add(f"decode_step_{weights}" + ("_bf16" if cache_dtype == "bf16" else ""))
     several = {min(prompt, config.block_size)} if prompt > 1 else set()
+    if drafted:
+        several.add(drafted + 1)
     if prompt + new_tokens > config.block_size + 1:
         several.add(config.block_size)  # the window slides
     if several:

@@ -2,11 +2,10 @@
 
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from math import inf, isnan, nan
 from pathlib import Path
-from time import perf_counter
 
 from npgpt.commandline import FlagType, Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
@@ -14,9 +13,8 @@ from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.signals import StopRequest
 
 MODEL, TEXT, CHOICE, SEARCH = "model", "text", "choice of the next token", "beam search"
+DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"
 PROMPT_LIMIT = 16 * 2**20  # bytes; a model sees a few thousand at once
-SAMPLES_AT_ONCE = 16  # a step costs little more for so many texts than for one, and the cache takes memory for each
-OTHERS = 5  # tokens that --show-probs looks for
 EARLY_STOPPING: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
 
 
@@ -102,7 +100,21 @@ class SampleSettings:
         "false", choice(*EARLY_STOPPING), "true: end with N finished texts; never: when no better one can come", SEARCH
     )
 
+    regex: str | None = flag(None, _some_text, "matches this regular expression as a whole", FORM)
+    choices: Sequence[str] = flag(
+        (), _some_text, "one of the texts that are given so, at least two", FORM, repeatable=True
+    )
+
+    draft: str | None = flag(
+        None, pathname, "a smaller model with the same tokens; or lookup: what followed the last words before", DRAFT
+    )
+    draft_tokens: int = flag(4, number("N", 1, 32, whole=True), "tokens that are proposed at a time, at most", DRAFT)
+
     def __post_init__(self):
+        if self.regex is not None and self.choices:
+            raise ConfigError("--regex and --choices both say what the text may be: give one")
+        if len(self.choices) == 1:
+            raise ConfigError("--choices needs at least two texts: give it once for each")
         if self.prompt is not None and self.prompt_file is not None:
             raise ConfigError("--prompt and --prompt-file both say what to continue: give one")
         if self.min_new_tokens > self.max_new_tokens:
@@ -110,7 +122,7 @@ class SampleSettings:
         if self.beams is not None:
             if self.num_samples > self.beams:
                 raise ConfigError(f"--num-samples {self.num_samples}: a search finds no more texts than --beams")
-            for name in ("show_probs", "max_seconds"):
+            for name in ("show_probs", "max_seconds", "regex", "choices", "draft"):
                 if getattr(self, name):
                     raise ConfigError(f"--{name.replace('_', '-')} goes with drawing, not with --beams: leave one out")
 
@@ -125,6 +137,8 @@ def main() -> int:
     from npgpt.checkpoints import make_model, open_checkpoint
     from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Decoder
+    from npgpt.generation.drafts import PromptLookup
+    from npgpt.generation.samples import Samples
     from npgpt.precompile import compile_for_sampling
 
     path = settings.model or newest_run()
@@ -134,12 +148,28 @@ def main() -> int:
         prompt = _prompt_of_training(Path(path))
     ids = tokenizer.encode_prompt(prompt)
     sampling = _sampling(settings, tokenizer, checkpoint.config.vocab_size)
-    new_tokens, weights, cache_dtype = settings.max_new_tokens, settings.weights, settings.cache_dtype
-    compile_for_sampling(checkpoint.config, len(ids), new_tokens, weights, cache_dtype)
-    decoder = Decoder(make_model(checkpoint), weights, cache_dtype)
-    show = _search if settings.beams else _draw
+    constraint = _constraint(settings, tokenizer, checkpoint.config.vocab_size)
+    draft = None if settings.draft in (None, "lookup") else _open_draft(settings.draft, tokenizer, checkpoint.config)
+    for config in (checkpoint.config, *([draft.config] if draft else [])):
+        drafted = settings.draft_tokens if settings.draft else 0
+        compile_for_sampling(
+            config, len(ids), settings.max_new_tokens, settings.weights, settings.cache_dtype, drafted
+        )
+
+    def decoder_of(checkpoint):
+        return Decoder(make_model(checkpoint), settings.weights, settings.cache_dtype)
+
+    samples = Samples(
+        decoder_of(checkpoint), tokenizer, prompt, ids, sampling, settings.num_samples, settings.max_new_tokens,
+        tuple(settings.stop), settings.seed, settings.max_seconds, constraint,
+        PromptLookup() if settings.draft == "lookup" else draft and decoder_of(draft), settings.draft_tokens,
+        settings.show_probs,
+    )  # fmt: skip
     try:
-        show(decoder, tokenizer, prompt, ids, sampling, settings)
+        if settings.beams:
+            samples.print_likeliest(settings.beams, settings.length_penalty, EARLY_STOPPING[settings.early_stopping])
+        else:
+            samples.print()
     except FloatingPointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return 0
@@ -161,6 +191,25 @@ def _sampling(settings, tokenizer, vocab_size):
     return Sampling(**values)
 
 
+def _constraint(settings, tokenizer, vocab_size):
+    """What --regex or --choices says of the new text; None if neither was given."""
+    from npgpt.generation.constraints import Choices, Regex
+
+    if settings.regex is not None:
+        return Regex(settings.regex, tokenizer, vocab_size)
+    return Choices(settings.choices, tokenizer, vocab_size) if settings.choices else None
+
+
+def _open_draft(name, tokenizer, config):
+    """The checkpoint of --draft. Raises ConfigError if its tokens are others."""
+    from npgpt.checkpoints import open_checkpoint
+
+    draft = open_checkpoint(name)
+    if draft.config.vocab_size != config.vocab_size or draft.require_tokenizer().to_dict() != tokenizer.to_dict():
+        raise ConfigError(f"--draft {name}: it has other tokens than the model: a draft needs the same tokenizer")
+    return draft
+
+
 def _one_token(text, tokenizer) -> int:
     from npgpt.text.tokenizers import END_OF_TEXT
 
@@ -171,79 +220,6 @@ def _one_token(text, tokenizer) -> int:
         pieces = ", ".join(repr(tokenizer.decode([id])) for id in ids[:5])
         raise ConfigError(f"--logit-bias is for one token, and {text!r} is {len(ids)}: {pieces}")
     return int(ids[0])
-
-
-def _draw(decoder, tokenizer, prompt, ids, sampling, settings) -> None:
-    """Draw the samples, several at a time, and print them one after the other, as they are made."""
-    from npgpt.generation.output import Page, Stopwatch
-    from npgpt.generation.stop import StopTexts
-    from npgpt.generation.token_lines import HEADER, token_line
-
-    texts = StopTexts(tokenizer, settings.stop)
-    page = Page(f"{prompt}\n{HEADER}\n" if settings.show_probs else prompt)
-    tokens = Stopwatch(_tokens(decoder, ids, sampling, settings, texts))
-    with StopRequest() as stop:
-        for token in tokens:
-            if stop.requested:
-                raise KeyboardInterrupt
-            text, ended = texts.take(token.row, token.ended is not None), token.ended is not None
-            if settings.show_probs:
-                text = token_line(token, tokenizer) + "\n" * (not ended)
-            page.add(token.row, text, ended)
-    print(tokens.summary(min(len(ids), decoder.config.block_size)), file=sys.stderr)
-
-
-def _tokens(decoder, ids, sampling, settings, texts) -> Iterator:
-    """The tokens of all samples, whose numbers are their rows. The prompt goes through the model once for all."""
-    from npgpt.generation import Prefix
-
-    again = settings.num_samples > SAMPLES_AT_ONCE and len(ids) <= decoder.config.block_size
-    begin = perf_counter()
-    prefix = Prefix.compute(decoder, ids) if again else None
-    for first in range(0, settings.num_samples, SAMPLES_AT_ONCE):
-        left = settings.max_seconds and max(settings.max_seconds - (perf_counter() - begin), 1e-9)
-        yield from _tokens_from(first, decoder, ids, sampling, settings, texts, prefix, left)
-
-
-def _tokens_from(first, decoder, ids, sampling, settings, texts, prefix, max_seconds) -> Iterator:
-    """Those of the samples ``first`` and following. Sample i has the seed --seed + i, and is the same alone."""
-    from npgpt.generation import stream
-
-    def numbered(token):
-        return replace(token, row=first + token.row)
-
-    end = texts.tokenizer.end_of_text
-    tokens = stream(
-        decoder, [ids], settings.max_new_tokens, sampling,
-        seed=None if settings.seed is None else settings.seed + first,
-        num_samples=min(SAMPLES_AT_ONCE, settings.num_samples - first),
-        stop_ids=() if end is None else (end,),
-        stop_if=lambda token: texts(numbered(token)),
-        max_seconds=max_seconds, logprobs=OTHERS if settings.show_probs else None, prefix=prefix,
-    )  # fmt: skip
-    return map(numbered, tokens)
-
-
-def _search(decoder, tokenizer, prompt, ids, sampling, settings) -> None:
-    """Look for the likeliest texts, and print them, the best first."""
-    from npgpt.generation.beam import beam_search
-    from npgpt.generation.output import Page
-    from npgpt.generation.stop import StopStrings
-
-    end = tokenizer.end_of_text
-    begin = perf_counter()
-    found = beam_search(
-        decoder, ids, settings.max_new_tokens, settings.beams, settings.length_penalty,
-        EARLY_STOPPING[settings.early_stopping], settings.num_samples, () if end is None else (end,), sampling,
-    )  # fmt: skip
-    seconds = perf_counter() - begin
-    page = Page(prompt)
-    for row, beam in enumerate(found):
-        stops = StopStrings(settings.stop)
-        text = stops.push(tokenizer.decode(id for id in beam.ids[len(ids) :] if id != end))
-        page.add(row, text + stops.finish(), ended=True)
-    longest = max(len(beam.ids) - len(ids) for beam in found)
-    print(f"{settings.beams} beams of up to {longest} new tokens in {seconds:.2f} s", file=sys.stderr)
 
 
 def _read_prompt(settings) -> str | None:

@@ -42,6 +42,8 @@ class Decoder:
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
         self.config, self.dtype = model.config, model.ln_f.weight.dtype
+        if cache_dtype == "bf16" and self.dtype != np.float32:
+            raise ConfigError(f"cache_dtype bf16 goes with a model in float32, not in {self.dtype}")
         self.weights, self.cache_dtype = weights, cache_dtype
         self.model, self._step_weights = model, None
         if weights is None or (weights == "f32" and (self.dtype != np.float32 or kernels.BACKEND == "numpy")):
@@ -65,7 +67,9 @@ class Decoder:
         the padding: a position sees only those before it, so no id sees the padding behind it. The padding's own keys
         and values lie beyond the row's length, where nobody reads them, until the next ids overwrite them.
 
-        Without a cache nothing is kept. Raises ValueError on an empty prompt, or if there is no room.
+        rows: 0 to n - 1 unless told. Without a cache nothing is kept, and the prompts begin at position 0.
+
+        Raises ValueError on an empty prompt, or if there is no room for one.
         """
         ids = [np.asarray(prompt) for prompt in prompts]
         if any(prompt.ndim != 1 or prompt.size == 0 for prompt in ids):

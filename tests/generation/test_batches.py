@@ -54,6 +54,30 @@ def test_float32_too():
     assert_equal(generate(model, prompts, NEW, seed=5), alone(model, prompts))
 
 
+def test_a_batch_equals_that_of_transformers():
+    """Which pads on the left, and hides the padding with a mask."""
+    torch = pytest.importorskip("torch", reason="compares with transformers, which is not installed")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
+    model, prompts = random_model(dtype=np.float32, block_size=32), random_prompts(*LENGTHS)
+    config = transformers.GPT2Config(vocab_size=23, n_positions=32, n_embd=8, n_layer=2, n_head=2, eos_token_id=2)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    state = {f"transformer.{name}": torch.from_numpy(array) for name, array in model.state_dict().items()}
+    assert theirs.load_state_dict(state, strict=False) == (["lm_head.weight"], [])  # which is wte.weight
+    ids, mask = np.zeros((2, len(prompts), max(LENGTHS)), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
+    expected = theirs.generate(
+        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=NEW, do_sample=False,
+        repetition_penalty=1.3, no_repeat_ngram_size=3, pad_token_id=0,
+    ).numpy()  # fmt: skip
+    how = {"temperature": 0, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "stop_ids": [2]}
+    found = generate(model, prompts, NEW, **how)
+    for row, prompt in enumerate(prompts):
+        new = found[row][len(prompt) :]
+        assert new.tolist() == expected[row, max(LENGTHS) :][: len(new)].tolist()
+        assert len(new) == NEW or new[-1] == 2
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A model that knows a text of 40 ids by heart, and the text."""

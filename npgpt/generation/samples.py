@@ -1,0 +1,125 @@
+"""What ``python -m npgpt.sample`` makes and prints: drawn texts, or the likeliest ones."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from npgpt.generation.beam import beam_search
+from npgpt.generation.constraints import Constraint
+from npgpt.generation.decoder import Decoder
+from npgpt.generation.drafts import PromptLookup
+from npgpt.generation.output import Page, Stopwatch
+from npgpt.generation.prefix import Prefix
+from npgpt.generation.sampling import Sampling
+from npgpt.generation.speculation import Speculation, speculate
+from npgpt.generation.stop import StopStrings, StopTexts
+from npgpt.generation.stream import stream
+from npgpt.generation.token import Token
+from npgpt.generation.token_lines import HEADER, token_line
+from npgpt.signals import StopRequest
+from npgpt.text.tokenizers import Tokenizer
+
+AT_ONCE = 16  # a step costs little more for so many texts than for one, and the cache takes memory for each
+OTHERS = 5  # tokens that are looked for beside the one that was drawn
+
+
+@dataclass
+class Samples:
+    """Texts that continue one prompt.
+
+    prompt, ids     as text, and as ids with which the model begins
+    seed            of the first sample; sample i has ``seed + i``, and is the same alone. None: random
+    draft           proposes tokens, at most ``draft_tokens`` at a time; samples are then made one after the other
+    """
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    prompt: str
+    ids: list[int] | np.ndarray
+    sampling: Sampling
+    count: int
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    seed: int | None = None
+    max_seconds: float | None = None
+    constraint: Constraint | None = None
+    draft: Decoder | PromptLookup | None = None
+    draft_tokens: int = 4
+    show_probs: bool = False
+
+    def __post_init__(self):
+        self.texts = StopTexts(self.tokenizer, self.stop)
+        end = self.tokenizer.end_of_text
+        self.stop_ids = () if end is None else (end,)
+        self.speculations: list[Speculation] = []
+
+    def print(self) -> None:
+        """Print each text as it is made, one after the other; at last on stderr how long that took."""
+        page = Page(f"{self.prompt}\n{HEADER}\n" if self.show_probs else self.prompt)
+        tokens = Stopwatch(self._speculated() if self.draft else self._drawn())
+        with StopRequest() as stop:
+            for token in tokens:
+                if stop.requested:
+                    raise KeyboardInterrupt
+                text, ended = self.texts.take(token.row, token.ended is not None), token.ended is not None
+                if self.show_probs:
+                    text = token_line(token, self.tokenizer) + "\n" * (not ended)
+                page.add(token.row, text, ended)
+        print(tokens.summary(min(len(self.ids), self.decoder.config.block_size)), file=sys.stderr)
+        for speculation in self.speculations:
+            print(speculation.summary(), file=sys.stderr)
+
+    def _drawn(self) -> Iterator[Token]:
+        """The tokens of all samples, whose numbers are their rows. The prompt goes through the model once for all."""
+        again = self.count > AT_ONCE and len(self.ids) <= self.decoder.config.block_size
+        begin = perf_counter()
+        prefix = Prefix.compute(self.decoder, self.ids) if again else None
+        for first in range(0, self.count, AT_ONCE):
+            left = self.max_seconds and max(self.max_seconds - (perf_counter() - begin), 1e-9)
+            tokens = stream(
+                self.decoder, [self.ids], self.max_new_tokens, self.sampling, self._seed(first),
+                num_samples=min(AT_ONCE, self.count - first), prefix=prefix, **self._options(first, left),
+            )  # fmt: skip
+            yield from (replace(token, row=first + token.row) for token in tokens)
+
+    def _speculated(self) -> Iterator[Token]:
+        begin = perf_counter()
+        for row in range(self.count):
+            left = self.max_seconds and max(self.max_seconds - (perf_counter() - begin), 1e-9)
+            speculation = speculate(
+                self.decoder, self.draft, self.ids, self.max_new_tokens, self.sampling, self._seed(row),
+                drafted=self.draft_tokens, **self._options(row, left),
+            )  # fmt: skip
+            self.speculations.append(speculation)
+            yield from (replace(token, row=row) for token in speculation)
+
+    def _options(self, first, max_seconds):
+        return {
+            "stop_ids": self.stop_ids,
+            "stop_if": lambda token: self.texts(replace(token, row=first + token.row)),
+            "max_seconds": max_seconds,
+            "logprobs": OTHERS if self.show_probs else None,
+            "constraint": self.constraint,
+        }
+
+    def _seed(self, row):
+        return None if self.seed is None else self.seed + row
+
+    def print_likeliest(self, beams: int, length_penalty: float, early_stopping: bool | str) -> None:
+        """Look for the likeliest texts, and print them, the best first."""
+        begin = perf_counter()
+        found = beam_search(
+            self.decoder, self.ids, self.max_new_tokens, beams, length_penalty, early_stopping, self.count,
+            self.stop_ids, self.sampling,
+        )  # fmt: skip
+        seconds = perf_counter() - begin
+        page = Page(self.prompt)
+        for row, beam in enumerate(found):
+            stops = StopStrings(self.stop)
+            text = stops.push(self.tokenizer.decode(id for id in beam.ids[len(self.ids) :] if id not in self.stop_ids))
+            page.add(row, text + stops.finish(), ended=True)
+        longest = max(len(beam.ids) - len(self.ids) for beam in found)
+        print(f"{beams} beams of up to {longest} new tokens in {seconds:.2f} s", file=sys.stderr)
