@@ -10,7 +10,6 @@ from pathlib import Path
 from npgpt.commandline import FlagType, Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
-from npgpt.signals import StopRequest
 
 MODEL, TEXT, CHOICE, SEARCH = "model", "text", "choice of the next token", "beam search"
 DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"
@@ -152,9 +151,7 @@ def main() -> int:
     draft = None if settings.draft in (None, "lookup") else _open_draft(settings.draft, tokenizer, checkpoint.config)
     for config in (checkpoint.config, *([draft.config] if draft else [])):
         drafted = settings.draft_tokens if settings.draft else 0
-        compile_for_sampling(
-            config, len(ids), settings.max_new_tokens, settings.weights, settings.cache_dtype, drafted
-        )
+        compile_for_sampling(config, len(ids), settings.max_new_tokens, settings.weights, settings.cache_dtype, drafted)
 
     def decoder_of(checkpoint):
         return Decoder(make_model(checkpoint), settings.weights, settings.cache_dtype)

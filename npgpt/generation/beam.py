@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
+from npgpt.generation.decoder import Decoder
 from npgpt.generation.filters import log_softmax, top_k
 from npgpt.generation.sampling import History, Sampling, require_numbers
 
@@ -72,7 +72,7 @@ class _Rules:
 
 
 def beam_search(
-    decoder: Any,
+    decoder: Decoder,
     prompt_ids: ArrayLike,
     max_new_tokens: int,
     beams: int,

@@ -59,7 +59,7 @@ class Samples:
     def print(self) -> None:
         """Print each text as it is made, one after the other; at last on stderr how long that took."""
         page = Page(f"{self.prompt}\n{HEADER}\n" if self.show_probs else self.prompt)
-        tokens = Stopwatch(self._speculated() if self.draft else self._drawn())
+        tokens = Stopwatch(self._drawn() if self.draft is None else self._speculated(self.draft))
         with StopRequest() as stop:
             for token in tokens:
                 if stop.requested:
@@ -85,12 +85,12 @@ class Samples:
             )  # fmt: skip
             yield from (replace(token, row=first + token.row) for token in tokens)
 
-    def _speculated(self) -> Iterator[Token]:
+    def _speculated(self, draft) -> Iterator[Token]:
         begin = perf_counter()
         for row in range(self.count):
             left = self.max_seconds and max(self.max_seconds - (perf_counter() - begin), 1e-9)
             speculation = speculate(
-                self.decoder, self.draft, self.ids, self.max_new_tokens, self.sampling, self._seed(row),
+                self.decoder, draft, self.ids, self.max_new_tokens, self.sampling, self._seed(row),
                 drafted=self.draft_tokens, **self._options(row, left),
             )  # fmt: skip
             self.speculations.append(speculation)
