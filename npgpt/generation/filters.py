@@ -76,7 +76,7 @@ def top_p(p: np.ndarray, mass: float) -> np.ndarray:
         total = np.cumsum(descending)
         if total[-1] >= mass:
             break
-    count = min(1 + np.searchsorted(total, mass), len(total))
+    count = min(1 + int(np.searchsorted(total, mass)), len(total))
     last = descending[count - 1]
     kept = p > last
     kept[np.flatnonzero(p == last)[: count - np.count_nonzero(kept)]] = True
@@ -117,7 +117,7 @@ def typical_p(p: np.ndarray, mass: float) -> np.ndarray:
         total = np.cumsum(p[nearest])
         if total[-1] >= mass:
             break
-    last = nearest[min(np.searchsorted(total, mass), len(total) - 1)]
+    last = nearest[min(int(np.searchsorted(total, mass)), len(total) - 1)]
     return np.flatnonzero(distance <= distance[last])
 
 
