@@ -157,9 +157,9 @@ class GPT(Module):
         >>> model.generate([[1, 2]], max_new_tokens=3, temperature=0).shape
         (1, 5)
         """
-        from npgpt.generation import generate  # which imports this file
+        from npgpt import generation  # which imports this file
 
-        return generate(self, ids, max_new_tokens, **options)
+        return generation.generate(self, ids, max_new_tokens, **options)
 
     def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Any]:
         """Continue texts: their new tokens (``generation.Token``), each as it is made. See ``generation.stream``.
@@ -168,9 +168,9 @@ class GPT(Module):
         >>> len([token.id for token in model.stream([[1, 2]], max_new_tokens=3)])
         3
         """
-        from npgpt.generation import stream
+        from npgpt import generation
 
-        return stream(self, ids, max_new_tokens, **options)
+        return generation.stream(self, ids, max_new_tokens, **options)
 
     def num_parameters(self) -> int:
         return sum(p.size for p in self.parameters())

@@ -47,12 +47,16 @@ def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[st
 
 
 def sampling_kernels(config: GPTConfig, prompt: int, rows: int = 1) -> set[str]:
-    """The kernels of a prompt's ``prompt`` tokens and of one token of ``rows`` texts after another, by their names."""
+    """The kernels of a prompt's ``prompt`` tokens and of one token after another of ``rows`` texts, by their names.
+
+    Texts end one by one, so the last tokens are those of a single one.
+    """
     names = {"layernorm_forward", "attention_forward"}
     if activation := _ACTIVATIONS[config.activation]:
         names.add(f"{activation}_forward")
-    heads = [(M, config.n_embd, config.vocab_size) for M in (1, rows)]
-    products = *_layer_products(config, prompt), *_layer_products(config, rows), *heads
+    products = [*_layer_products(config, prompt)]
+    for M in (1, rows):
+        products += [*_layer_products(config, M), (M, config.n_embd, config.vocab_size)]
     return names.union(*(_matmul(*product) for product in products))
 
 

@@ -197,12 +197,14 @@ def _tokens(decoder, ids, sampling, settings, texts) -> Iterator:
     from npgpt.generation import Prefix
 
     again = settings.num_samples > SAMPLES_AT_ONCE and len(ids) <= decoder.config.block_size
+    begin = perf_counter()
     prefix = Prefix.compute(decoder, ids) if again else None
     for first in range(0, settings.num_samples, SAMPLES_AT_ONCE):
-        yield from _tokens_from(first, decoder, ids, sampling, settings, texts, prefix)
+        left = settings.max_seconds and max(settings.max_seconds - (perf_counter() - begin), 1e-9)
+        yield from _tokens_from(first, decoder, ids, sampling, settings, texts, prefix, left)
 
 
-def _tokens_from(first, decoder, ids, sampling, settings, texts, prefix) -> Iterator:
+def _tokens_from(first, decoder, ids, sampling, settings, texts, prefix, max_seconds) -> Iterator:
     """Those of the samples ``first`` and following. Sample i has the seed --seed + i, and is the same alone."""
     from npgpt.generation import stream
 
@@ -216,7 +218,7 @@ def _tokens_from(first, decoder, ids, sampling, settings, texts, prefix) -> Iter
         num_samples=min(SAMPLES_AT_ONCE, settings.num_samples - first),
         stop_ids=() if end is None else (end,),
         stop_if=lambda token: texts(numbered(token)),
-        max_seconds=settings.max_seconds, logprobs=OTHERS if settings.show_probs else None, prefix=prefix,
+        max_seconds=max_seconds, logprobs=OTHERS if settings.show_probs else None, prefix=prefix,
     )  # fmt: skip
     return map(numbered, tokens)
 
@@ -228,13 +230,12 @@ def _search(decoder, tokenizer, prompt, ids, sampling, settings) -> None:
     from npgpt.generation.stop import StopStrings
 
     end = tokenizer.end_of_text
-    begin = perf_counter()
+    page, begin = Page(prompt), perf_counter()
     found = beam_search(
         decoder, ids, settings.max_new_tokens, settings.beams, settings.length_penalty,
         EARLY_STOPPING[settings.early_stopping], settings.num_samples, () if end is None else (end,), sampling,
     )  # fmt: skip
     seconds = perf_counter() - begin
-    page = Page(prompt)
     for row, beam in enumerate(found):
         stops = StopStrings(settings.stop)
         text = stops.push(tokenizer.decode(id for id in beam.ids[len(ids) :] if id != end))

@@ -44,7 +44,10 @@ SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]
 TEXTS = ["sample-prompt"]
 
-NOT_NUMBERS = ["", " ", "x", "nan", "inf", "-inf", "-1", "-0.5", "0x10", "1,5", "1e999", "9" * 5000, "True"]
+FROM_0_OF_SAMPLE = ["min-new-tokens", "no-repeat-ngram-size"]
+
+NO_NUMBERS = ["", " ", "x", "nan", "inf", "-inf", "0x10", "1,5", "1e999", "9" * 5000, "True"]
+NOT_NUMBERS = [*NO_NUMBERS, "-1", "-0.5"]  # nor negative ones
 BAD = (
     [("train", f, v) for f in WHOLE_FROM_1 for v in [*NOT_NUMBERS, "0", "1.5", "1e3", "2147483648"]]
     + [("train", f, v) for f in WHOLE_FROM_0 for v in [*NOT_NUMBERS, "1.5", "1e3", str(2**63)]]
@@ -54,13 +57,18 @@ BAD = (
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
-    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads") for v in [*NOT_NUMBERS, "0"]]
-    + [("sample", f, v) for f in ("seed", "top-k") for v in [*NOT_NUMBERS, "1.5"]]
+    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads", "beams") for v in [*NOT_NUMBERS, "0"]]
+    + [("sample", f, v) for f in ("seed", "top-k", *FROM_0_OF_SAMPLE) for v in [*NOT_NUMBERS, "1.5"]]
     + [("sample", "temperature", v) for v in NOT_NUMBERS]
-    + [("sample", "top-p", v) for v in [*NOT_NUMBERS, "0", "1.01"]]
-    + [("sample", "checkpoint", v) for v in ("", "x", "0")]
-    + [("sample", "greedy", v) for v in ("", "1")]
-    + [("sample", f, "") for f in ("model", "prompt-file", "stop")]
+    + [("sample", f, v) for f in ("top-p", "typical-p") for v in [*NOT_NUMBERS, "0", "1.01"]]
+    + [("sample", "min-p", v) for v in [*NOT_NUMBERS, "1.01"]]
+    + [("sample", f, v) for f in ("repetition-penalty", "max-seconds") for v in [*NOT_NUMBERS, "0"]]
+    + [("sample", f, v) for f in ("presence-penalty", "frequency-penalty") for v in [*NO_NUMBERS, "1001", "-1001"]]
+    + [("sample", "length-penalty", v) for v in [*NO_NUMBERS, "20.5", "-21"]]
+    + [("sample", f, v) for f in ("checkpoint", "cache-dtype", "early-stopping") for v in ("", "x", "0")]
+    + [("sample", f, v) for f in ("greedy", "show-probs") for v in ("", "1")]
+    + [("sample", f, "") for f in ("model", "prompt-file", "stop", "bad-words")]
+    + [("sample", "logit-bias", v) for v in ("", "a", "a:", ":1", "a:b", "a:nan", "a:inf", "a=1")]
 )
 
 
@@ -153,7 +161,31 @@ def test_flags_that_contradict_each_other(folder):
         (["--position", "rotary", "--n-embd", 6, "--n-head", 2], "n_embd / n_head must be even"),
     ]:
         refused("train", "text.txt", *typed, cwd=folder, words=[words])
-    refused("sample", "--prompt", "a", "--prompt-file", "text.txt", cwd=folder, words=["give one"])
+    for typed, words in [
+        (["--prompt", "a", "--prompt-file", "text.txt"], "give one"),
+        (["--min-new-tokens", 5, "--max-new-tokens", 4], "--min-new-tokens 5 is above --max-new-tokens 4"),
+        (["--beams", 2, "--num-samples", 3], "--num-samples 3: a search finds no more texts than --beams"),
+        (["--beams", 2, "--show-probs"], "--show-probs goes with drawing, not with --beams"),
+        (["--beams", 2, "--max-seconds", 1], "--max-seconds goes with drawing, not with --beams"),
+    ]:
+        refused("sample", *typed, cwd=folder, words=[words])
+
+
+def test_flags_that_can_be_given_several_times():
+    typed = [
+        "--stop",
+        "a",
+        "--stop=b c",
+        "--bad-words",
+        "x",
+        "--bad_words=x",
+        "--logit-bias",
+        "a:1",
+        "--logit_bias=:::-inf",
+    ]
+    assert parse(SampleSettings, *typed) == {
+        "stop": ["a", "b c"], "bad_words": ["x", "x"], "logit_bias": [("a", 1.0), ("::", float("-inf"))],
+    }  # fmt: skip
 
 
 # Flags: how they may be written

@@ -77,13 +77,16 @@ def test_a_run_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, argu
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 
-@pytest.mark.parametrize("prompt", ["T", "The jury sat four days"])
-def test_sampling_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, prompt):
+@pytest.mark.parametrize(
+    ("prompt", "more"),
+    [("T", ()), ("The jury sat four days", ()), ("T", ("--num-samples", 5)), ("T", ("--beams", 4))],
+)
+def test_sampling_calls_exactly_what_is_compiled_before_it(recorded, tmp_path, prompt, more):
     (tmp_path / "text.txt").write_text(TEXT)
     train(tmp_path, *RUNS["wide, one window at a time"], "--max-steps", 1, "--sample-every", 0)
     for calls in recorded.values():
         calls.clear()
-    assert command("sample", "--prompt", prompt, "--max-new-tokens", 3, cwd=tmp_path).code == 0
+    assert command("sample", "--prompt", prompt, "--max-new-tokens", 3, *more, cwd=tmp_path).code == 0
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 

@@ -7,58 +7,23 @@ import subprocess
 import sys
 
 import pytest
-from helpers.commands import Ended, command
-from helpers.models import with_random_parameters
+from helpers.commands import command
+from helpers.sample_runs import DRAWN, GREEDY, SPEED, make_run, make_runs, sample, saved, scripted
 
 import npgpt.generation
-from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import runs
-from npgpt.checkpoints.shared.atomic import write_json
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
-from npgpt.training.folder import write_run_config
-from npgpt.training.settings import TrainSettings
-
-CONFIG = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=2, n_embd=8)
-LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
-
-
-def make_run(folder, seed=0, tokenizer=None, prompt=""):
-    """A run with a model that was never trained, but makes another text for each seed; of letters, if not told.
-
-    -> model, tokenizer
-    """
-    tokenizer = tokenizer or CharTokenizer("".join(sorted(LETTERS)))
-    config = GPTConfig(**{**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
-    folder.mkdir(parents=True)
-    write_run_config(folder, config, {}, TrainSettings().resolve(1, 16, prompt))
-    write_json(folder / "tokenizer.json", tokenizer.to_dict())
-    model = with_random_parameters(GPT(config), seed)
-    model.wte.weight.data[tokenizer.end_of_text] = 0  # a logit of 0, well below the largest
-    runs.save_weights(folder / "last.safetensors", model.state_dict(), config)
-    return model, tokenizer
-
-
-def saved(run, hour):
-    os.utime(run / "last.safetensors", (hour * 3600, hour * 3600))
+from npgpt.generation import Token
+from npgpt.text.tokenizers import ByteTokenizer
 
 
 @pytest.fixture
 def work(tmp_path):
-    """A working folder with runs/a, the newer one, and runs/b."""
-    for name, seed, hour in (("a", 1, 11), ("b", 2, 10)):
-        make_run(tmp_path / "runs" / name, seed)
-        saved(tmp_path / "runs" / name, hour)
-    return tmp_path
+    return make_runs(tmp_path)
 
 
-def sample(work, *arguments, **options) -> str:
-    ended = command("sample", *arguments, cwd=work, **options)
-    assert (ended.code, ended.err) == (0, ""), ended
-    return ended.out
-
-
-GREEDY = ("--greedy", "--max-new-tokens", 12, "--prompt", "the ")
-DRAWN = ("--max-new-tokens", 12, "--prompt", "the ", "--seed", 1)
+@pytest.fixture
+def tokens(monkeypatch):
+    """tokens(ids, ...) lets the model make these, one text for each."""
+    return lambda *rows: monkeypatch.setattr(npgpt.generation, "stream", scripted(*rows))
 
 
 # Which model
@@ -157,22 +122,14 @@ def test_the_settings_of_sampling_arrive(work):
 # How it comes out
 
 
-@pytest.fixture
-def tokens(monkeypatch):
-    """tokens(ids) lets the model make these, whatever it is asked."""
-
-    def script(ids):
-        monkeypatch.setattr(npgpt.generation, "stream", lambda *a, **k: ([id] for id in ids))
-
-    return script
-
-
 @pytest.mark.parametrize("stop", ["THE END", "END", "é", "D", "\n"])
 def test_a_stop_is_not_printed_however_many_tokens_it_takes(tmp_path, tokens, stop):
     make_run(tmp_path / "runs" / "a", tokenizer=ByteTokenizer())
     tokens([*b"TH TEND THE E", *f"{stop} and more".encode()])
     written = f"a TH TEND THE E{stop}".replace(stop, "\0")
     assert sample(tmp_path, "--prompt", "a ", "--stop", stop) == written[: written.index("\0")] + "\n"
+    several = ("--stop", "never", "--stop", stop, "--stop", "END of")
+    assert sample(tmp_path, "--prompt", "a ", *several) == written[: written.index("\0")] + "\n"
 
 
 def test_a_text_ends_where_the_model_ends_it(tmp_path, tokens):
@@ -189,7 +146,7 @@ def start(work, *arguments, **options):
 ENDLESS = ("--prompt", "the ", "--max-new-tokens", 10**6, "--greedy")
 
 
-def test_each_token_is_flushed(work, monkeypatch):
+def test_each_token_is_flushed(work, monkeypatch, tokens):
     """One at a time, also those that complete no character or may be a stop: then there is nothing to write."""
     written = []
 
@@ -202,11 +159,11 @@ def test_each_token_is_flushed(work, monkeypatch):
 
     make_run(work / "runs" / "c", tokenizer=ByteTokenizer())
     monkeypatch.chdir(work)
-    monkeypatch.setattr(npgpt.generation, "stream", lambda *a, **k: ([id] for id in "aé!.".encode()))
+    tokens("aé!.".encode())
     monkeypatch.setattr(sys, "argv", ["sample", "--model", "runs/c", "--prompt=the ", "--stop", "!!"])
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert npgpt.sample.main() == 0
-    assert "".join(written).replace("||", "|").replace("||", "|") == "the |a|é|!.|\n|"
+    assert "".join(written).replace("||", "|").replace("||", "|") == "the |a|é|!.\n|"
 
 
 def test_output_into_head(work):
@@ -229,11 +186,11 @@ def test_ctrl_c(work):
 def test_ctrl_c_where_its_exception_is_lost(work, monkeypatch):
     """As in a callback of LLVM's: it ends the text after the token."""
 
-    def stream_that_loses_it(*arguments):
+    def stream_that_loses_it(*arguments, **options):
         for _ in range(3):
             with contextlib.suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-            yield [ord("x")]
+            yield Token(0, 3)
 
     monkeypatch.setattr("npgpt.generation.stream", stream_that_loses_it)
     before = signal.getsignal(signal.SIGINT)
@@ -248,7 +205,8 @@ def test_a_terminal_that_has_not_all_characters(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with start(tmp_path, "--prompt", "née", "--max-new-tokens", 1, "--stop", "x", env=environment) as sampling:
         out, err = sampling.communicate(timeout=60)
-    assert (sampling.returncode, err) == (0, b"")
+    assert sampling.returncode == 0
+    assert SPEED.fullmatch(err.decode())
     assert out.startswith(b"n?e")
 
 
@@ -256,4 +214,5 @@ def test_threads(work):
     code = "from npgpt.sample import main; main(); import numba; print(numba.get_num_threads())"
     typed = [sys.executable, "-c", code, *map(str, GREEDY), "--threads", "1"]
     ended = subprocess.run(typed, cwd=work, capture_output=True, text=True)
-    assert Ended(ended.returncode, ended.stdout, ended.stderr) == (0, sample(work, *GREEDY) + "1\n", "")
+    assert (ended.returncode, ended.stdout) == (0, sample(work, *GREEDY) + "1\n")
+    assert SPEED.fullmatch(ended.stderr)

@@ -37,6 +37,8 @@ class Decoder:
             raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
+        if cache_dtype == "bf16" and model.lm_head_weight.dtype != np.float32:
+            raise ConfigError(f"cache_dtype bf16 goes with a model in float32, not in {model.lm_head_weight.dtype}")
         self.model, self.config = model, model.config
         self.weights, self.cache_dtype = weights, cache_dtype
 
@@ -54,7 +56,9 @@ class Decoder:
         the padding: a position sees only those before it, so no id sees the padding behind it. The padding's own keys
         and values lie beyond the row's length, where nobody reads them, until the next ids overwrite them.
 
-        Without a cache nothing is kept. Raises ValueError on an empty prompt, or if there is no room.
+        rows: 0 to n - 1 unless told. Without a cache nothing is kept, and the prompts begin at position 0.
+
+        Raises ValueError on an empty prompt, or if there is no room for one.
         """
         ids = [np.asarray(prompt) for prompt in prompts]
         if any(prompt.ndim != 1 or prompt.size == 0 for prompt in ids):

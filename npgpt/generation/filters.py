@@ -49,10 +49,13 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
     >>> top_k(np.array([0.5, 3.0, 1.0, 1.0]), 2)
     array([1, 2, 3])
     """
-    smallest = np.finfo(logits.dtype).min
-    if k < len(logits):
-        smallest = max(smallest, np.partition(logits, -k)[-k])
-    return np.flatnonzero(logits >= smallest)
+    is_possible = logits > -np.inf
+    if not is_possible.all():  # the others are left out first: NumPy's partition is slow where many are equal
+        possible = np.flatnonzero(is_possible)
+        return possible[top_k(logits[possible], k)]
+    if k >= len(logits):
+        return np.arange(len(logits))
+    return np.flatnonzero(logits >= np.partition(logits, -k)[-k])
 
 
 def top_p(p: np.ndarray, mass: float) -> np.ndarray:
@@ -66,7 +69,18 @@ def top_p(p: np.ndarray, mass: float) -> np.ndarray:
     >>> top_p(np.array([0.1, 0.5, 0.3, 0.1]), 0.7)
     array([1, 2])
     """
-    return _first_with_mass(p, p, mass)
+    if mass >= 1:
+        return np.arange(len(p))
+    for likeliest in (_largest(p), p):
+        descending = np.sort(likeliest)[::-1]
+        total = np.cumsum(descending)
+        if total[-1] >= mass:
+            break
+    count = min(1 + int(np.searchsorted(total, mass)), len(total))
+    last = descending[count - 1]
+    kept = p > last
+    kept[np.flatnonzero(p == last)[: count - np.count_nonzero(kept)]] = True
+    return np.flatnonzero(kept)
 
 
 def min_p(p: np.ndarray, fraction: float) -> np.ndarray:
@@ -94,28 +108,19 @@ def typical_p(p: np.ndarray, mass: float) -> np.ndarray:
     >>> typical_p(np.array([0.6, 0.3, 0.1]), 0.3)  # H is 0.90; the surprises are 0.51, 1.20, 2.30
     array([1])
     """
-    surprise = -np.log(np.maximum(p, np.finfo(p.dtype).tiny))  # what has probability 0 is far from every entropy
-    distance = np.abs(surprise - p @ surprise)
-    last = distance[_first_with_mass(p, -distance, mass)].max()
-    return np.flatnonzero(distance <= last)
-
-
-def _first_with_mass(p, score, mass):
-    """The positions with the highest scores, as few as have probability ``mass``; of equal scores the first come first.
-
-    Only the highest 256 scores are sorted, and more if their mass is too small: their order, and so every sum, is that
-    of sorting all.
-    """
-    n = len(p)
     if mass >= 1:
-        return np.arange(n)
-    count = _FIRST_SORTED
-    while True:
-        highest = np.arange(n)
-        if count < n:
-            highest = np.flatnonzero(score >= np.partition(score, -count)[-count])
-        order = highest[np.argsort(-score[highest], kind="stable")]
-        total = np.cumsum(p[order])
-        if len(order) == n or total[-1] >= mass:
-            return np.sort(order[: 1 + np.searchsorted(total, mass)])
-        count *= 8
+        return np.arange(len(p))
+    surprise = -np.log(np.maximum(p, np.finfo(p.dtype).tiny))  # what has probability 0 is far from every entropy
+    distance = np.abs(surprise - (p * surprise).sum())
+    for nearest in (np.flatnonzero(distance <= -_largest(-distance).min()), np.arange(len(p))):
+        nearest = nearest[np.argsort(distance[nearest])]  # equals are kept or left out together, so any order will do
+        total = np.cumsum(p[nearest])
+        if total[-1] >= mass:
+            break
+    last = nearest[min(int(np.searchsorted(total, mass)), len(total) - 1)]
+    return np.flatnonzero(distance <= distance[last])
+
+
+def _largest(x):
+    """The 256 largest of x (n,), in any order; all if there are no more. Sorting them alone is quick."""
+    return x if len(x) <= _FIRST_SORTED else np.partition(x, -_FIRST_SORTED)[-_FIRST_SORTED:]

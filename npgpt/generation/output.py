@@ -70,13 +70,9 @@ class Stopwatch:
         Each text's first token comes of its prompt, so one token less of each text is decoded.
         """
         decoded, seconds = self.tokens - len(self.rows), self.seconds - self.seconds_to_first
-        line = f"{_counted(self.tokens)}; prefill: {_rate(prompt, self.seconds_to_first)}"
-        return line + f"; decoding: {_rate(decoded, seconds)}" if decoded else line
-
-
-def _counted(n):
-    return f"{n:,} new token{'s' * (n != 1)}"
+        line = f"{self.tokens:,} new; prefill: {_rate(prompt, self.seconds_to_first)}"
+        return f"{line}; decoding: {_rate(decoded, seconds)}" if decoded else line
 
 
 def _rate(n, seconds):
-    return f"{n:,} in {seconds:.2f} s, {n / max(seconds, 1e-9):.1f}/s"
+    return f"{n:,} token{'s' * (n != 1)} in {seconds:.2f} s ({n / max(seconds, 1e-9):.1f}/s)"

@@ -127,13 +127,13 @@ def generate(
     [6, 4]
     """
     tokens = stream(model, ids, max_new_tokens, **options)
-    prompts = [np.asarray(prompt) for prompt in ids for _ in range(options.get("num_samples", 1))]
+    prompts = [np.asarray(prompt, np.int64) for prompt in ids for _ in range(options.get("num_samples", 1))]
     new = [[] for _ in prompts]
     for token in tokens:
         if callback is not None:
             callback(token)
         new[token.row].append(token.id)
-    texts = [np.concatenate([prompt, np.array(row, np.int64)]) for prompt, row in zip(prompts, new, strict=True)]
+    texts = [np.append(prompt, np.array(row, np.int64)) for prompt, row in zip(prompts, new, strict=True)]
     may_end_early = any(options.get(name) is not None for name in _MAY_END_EARLY)
     return texts if may_end_early or len(set(map(len, prompts))) > 1 else np.stack(texts)
 

@@ -7,7 +7,7 @@ from npgpt.generation.token import Token
 from npgpt.text.tokenizers import Tokenizer
 
 COLUMNS = 79
-_TOKEN_COLUMNS, _OTHER_COLUMNS = 24, 16
+_TOKEN_COLUMNS, _OTHER_COLUMNS = 22, 16
 HEADER = f"{'token':{_TOKEN_COLUMNS}} {'probability':>11}  others"
 
 
@@ -16,14 +16,14 @@ def token_line(token: Token, tokenizer: Tokenizer) -> str:
 
     >>> from npgpt.text.tokenizers import ByteTokenizer
     >>> token_line(Token(0, 10, math.log(0.25), ((97, math.log(0.5)), (10, math.log(0.25)))), ByteTokenizer())
-    '"\\\\n"                          25.00%  "a" 50.0%'
+    '"\\\\n"                           25%  "a" 50%'
     """
     assert token.logprob is not None
     shown = _fitted(visible(_bytes(token.id, tokenizer)), _TOKEN_COLUMNS)
-    line = f"{shown} {math.exp(token.logprob):11.2%}"
+    line = f"{shown} {_percent(token.logprob):>11}"
     for id, logprob in token.likeliest:
         if id != token.id:
-            other = f"  {_fitted(visible(_bytes(id, tokenizer)), _OTHER_COLUMNS).rstrip()} {math.exp(logprob):.1%}"
+            other = f"  {_fitted(visible(_bytes(id, tokenizer)), _OTHER_COLUMNS).rstrip()} {_percent(logprob)}"
             if columns(line) + columns(other) > COLUMNS:
                 break
             line += other
@@ -45,13 +45,20 @@ def _visible(character):
     if character in '"\\':
         return "\\" + character
     if not character.isprintable() or unicodedata.category(character).startswith("M"):  # a mark sits on its neighbour
-        return character.encode("unicode_escape").decode()
+        code = ord(character)
+        if code < 128:
+            return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code, f"\\x{code:02x}")
+        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return character
 
 
 def columns(text: str) -> int:
     """The columns that a terminal needs: two for a wide character, as Chinese has them."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _percent(logprob):
+    return f"{100 * math.exp(logprob):.3g}%"
 
 
 def _fitted(text, width):

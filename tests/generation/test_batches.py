@@ -5,6 +5,7 @@ import pytest
 from helpers.texts import CONFIG, OPTIONS, random_model, random_prompts, record
 
 from npgpt.generation import Decoder, Prefix, generate, stream
+from npgpt.optim import AdamW
 
 NEW = 14  # more than the context of 8
 LENGTHS = 3, 1, 8, 6, 11, 3
@@ -53,7 +54,55 @@ def test_float32_too():
     assert_equal(generate(model, prompts, NEW, seed=5), alone(model, prompts))
 
 
-def test_bfloat16_too():
+def test_a_batch_equals_that_of_transformers():
+    """Which pads on the left, and hides the padding with a mask."""
+    torch = pytest.importorskip("torch", reason="compares with transformers, which is not installed")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
+    model, prompts = random_model(dtype=np.float32, block_size=32), random_prompts(*LENGTHS)
+    config = transformers.GPT2Config(vocab_size=23, n_positions=32, n_embd=8, n_layer=2, n_head=2, eos_token_id=2)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    state = {f"transformer.{name}": torch.from_numpy(array) for name, array in model.state_dict().items()}
+    assert theirs.load_state_dict(state, strict=False) == (["lm_head.weight"], [])  # which is wte.weight
+    ids, mask = np.zeros((2, len(prompts), max(LENGTHS)), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
+    expected = theirs.generate(
+        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=NEW, do_sample=False,
+        repetition_penalty=1.3, no_repeat_ngram_size=3, pad_token_id=0,
+    ).numpy()  # fmt: skip
+    how = {"temperature": 0, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "stop_ids": [2]}
+    found = generate(model, prompts, NEW, **how)
+    for row, prompt in enumerate(prompts):
+        new = found[row][len(prompt) :]
+        assert new.tolist() == expected[row, max(LENGTHS) :][: len(new)].tolist()
+        assert len(new) == NEW or new[-1] == 2
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that knows a text of 40 ids by heart, and the text."""
+    text = np.random.default_rng(7).permutation(np.repeat(np.arange(20), 2))
+    model = random_model(dtype=np.float32, block_size=16)
+    optimizer = AdamW(model.named_parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    windows = np.lib.stride_tricks.sliding_window_view(text, 17)
+    for _ in range(150):
+        model.loss(windows[:, :-1], windows[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, text
+
+
+def test_bfloat16_makes_the_same_text_with_a_trained_model(trained):
+    model, text = trained
+    for cache_dtype in ("f32", "bf16"):
+        decoder = Decoder(model, cache_dtype=cache_dtype)
+        (found,) = generate(decoder, [text[:6]], 34, temperature=0)
+        assert found.tolist() == text.tolist()
+    drawn = [generate(Decoder(model, cache_dtype=dtype), [text[:6]] * 4, 10, seed=0) for dtype in ("f32", "bf16")]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_batch_in_bfloat16_equals_its_texts_alone():
     decoder = Decoder(random_model(dtype=np.float32), cache_dtype="bf16")
     prompts = random_prompts(*LENGTHS)
     assert_equal(generate(decoder, prompts, NEW, seed=5), alone(decoder, prompts))
@@ -91,10 +140,11 @@ def test_only_rows_past_the_context_are_computed_again():
 def test_samples_share_their_prompt_and_equal_separate_ones(changes):
     model, prompts = random_model(**changes), random_prompts(5, 11)
     expected = alone(model, [prompts[0]] * 3 + [prompts[1]] * 3)
-    passes = record(model, lambda ids, cache: ids.size)
+    passes = record(model, lambda ids, cache: ids.shape)
     found = generate(model, prompts, NEW, seed=5, num_samples=3)
     assert_equal(found, expected)
-    assert passes[0] == 2 * 8
+    # both prompts once; then one id of each of three texts, and the windows of those past the context
+    assert passes[:3] == [(2, 8), (3, 1), (3, 8)]
     assert len({tuple(text) for text in found}) == 6
 
 

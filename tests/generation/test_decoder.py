@@ -147,6 +147,8 @@ def test_what_is_refused():
     for setting in ("weights", "cache_dtype"):
         with pytest.raises(ConfigError, match=f"^{setting} must be one of f32"):
             Decoder(random_model(), **{setting: "f16"})
+    with pytest.raises(ConfigError, match="cache_dtype bf16 goes with a model in float32, not in float64"):
+        Decoder(random_model(), cache_dtype="bf16")
 
 
 def test_the_memory_of_new_caches():
