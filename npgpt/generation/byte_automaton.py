@@ -279,11 +279,11 @@ class ByteAutomaton:
         """Fill in a state's row of the table."""
         if self._expanded[number]:
             return
-        moves: dict[int, list[Arc]] = {}
+        moves = {}  # the arcs behind each byte
         for trie, after in self._states[number]:
             for byte, rest in trie.edges.items():
                 moves.setdefault(byte, []).append((rest, after))
-        known: dict[tuple[Arc, ...], int] = {}  # most bytes lead to the same state as others
+        known = {}  # most bytes lead to the same state as others
         for byte, arcs in moves.items():
             key = tuple(arcs)
             if key not in known:

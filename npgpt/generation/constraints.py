@@ -16,17 +16,17 @@ from typing import Self
 import numpy as np
 
 from npgpt.errors import ConfigError
-from npgpt.generation.byte_automaton import AT_END, DEAD, Arc, ByteAutomaton, Pattern, State, Strings, Trie
+from npgpt.generation.byte_automaton import AT_END, DEAD, Arc, ByteAutomaton, Pattern, Strings, Trie
 from npgpt.generation.regular_expression import parse
 from npgpt.text.tokenizers import Tokenizer
 
 MAX_MASKS = 1000  # kept at a time, V bytes each
 
 
-class Constraint:
+class PatternConstraint:
     """What may follow in ONE text. ``copy`` makes another text's, which shares all that has been computed.
 
-    pattern     what the new text must be; the prompt is no part of it
+    pattern     what the text must be; a prompt is no part of it
     tokenizer   gives the bytes of each id
     vocab_size  V, the model's, which may be larger than the tokenizer's: further ids are never allowed
     stop_ids    ids that end a text, and are never part of it; None: the tokenizer's <|endoftext|>, if it has one
@@ -71,7 +71,7 @@ class Constraint:
         return copy.copy(self)
 
 
-class Regex(Constraint):
+class Regex(PatternConstraint):
     """A text that matches a regular expression as a whole. ``regular_expression`` says which notation can be used.
 
     >>> from npgpt.text.tokenizers import ByteTokenizer
@@ -93,7 +93,7 @@ class Regex(Constraint):
         super().__init__(parse(expression), tokenizer, vocab_size, stop_ids)
 
 
-class Choices(Constraint):
+class Choices(PatternConstraint):
     """A text that is one of several. Raises TokenizerError if the tokenizer can't encode one of them.
 
     >>> from npgpt.text.tokenizers import ByteTokenizer
@@ -135,7 +135,7 @@ class _Masks:
         self._data = np.frombuffer(b"".join(self.strings), np.uint8)
         self._ends = np.cumsum([len(string) for string in self.strings])
         self._starts = self._ends - [len(string) for string in self.strings]
-        self._allowed: dict[State, tuple[np.ndarray, bool]] = {}
+        self._allowed = {}  # {state: what ``allowed`` gives}
         single = {string[0] for string in self.strings if len(string) == 1}
         # With a token for each byte that is needed there is a way to the end from everywhere.
         self._leads_to_end = None if automaton.bytes_in_use() <= single else self._arcs_to_end()
@@ -173,7 +173,7 @@ class _Masks:
         What can be read from a state is what can be read from any of its arcs. So it is enough to look at each arc
         alone, and of them there are few, whatever the number of states is.
         """
-        before: dict[Arc, set[Arc]] = {}  # {an arc: those from which one token leads there}
+        before: dict[Arc, set[Arc]] = {}  # the arcs from which one token leads to an arc
         new = list(self.automaton.start)
         seen = set(new)
         while new:

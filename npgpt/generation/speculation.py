@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
-from npgpt.generation.constraints import Constraint
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import DraftModel, PromptLookup, draw
 from npgpt.generation.logprobs import token_logprobs
 from npgpt.generation.sampling import History, Sampling
+from npgpt.generation.stream import Constraint
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
@@ -144,7 +144,7 @@ class Speculation(Iterator[Token]):
             late = time.monotonic() >= deadline
             for i in range(len(proposal) + 1):
                 id = self._choose(logits[i], proposal[i : i + 1], q[i : i + 1])
-                agrees = i < len(proposal) and id == proposal[i]
+                agrees = i < len(proposal) and id == int(proposal[i])
                 self.accepted += agrees
                 token = _token(id, logits[i], logprobs)
                 if (stop_if is not None and stop_if(token)) or self._ends_with(id):

@@ -6,10 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+from helpers.texts import random_model
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.errors import ConfigError, TokenizerError
+from npgpt.generation import History, Sampling, stream
 from npgpt.generation.constraints import Choices, Regex
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 
@@ -274,6 +276,63 @@ def test_a_choice_that_the_tokenizer_does_not_know_is_refused():
 def test_choices_that_are_none_are_refused(texts):
     with pytest.raises(ConfigError, match=r"must be several texts|no text matches"):
         Choices(texts, ByteTokenizer())
+
+
+# In the loop
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(vocab_size=23, block_size=12)
+
+
+LETTERS = CharTokenizer("abcdefghijklmnopqrstuv")
+
+
+def test_streamed_texts_of_prompts_of_unequal_length_match(model):
+    """The window slides meanwhile. The constraint that was given is as it was, and serves each text."""
+    constraint = Regex("([aeiou][^aeiou]{1,2}){2,4}", LETTERS)
+    before = constraint.allowed()
+    tokens = list(
+        stream(
+            model, [[0, 1, 2], [3], np.arange(15)], 40, Sampling(temperature=1.5), seed=0, num_samples=4,
+            stop_ids=[LETTERS.end_of_text], constraint=constraint,
+        )
+    )  # fmt: skip
+    texts = ["".join(LETTERS.decode([t.id]) for t in tokens if t.row == row and t.id != 22) for row in range(12)]
+    assert all(re.fullmatch("([aeiou][^aeiou]{1,2}){2,4}", text) for text in texts)
+    assert len(set(texts)) > 8
+    assert [token.row for token in tokens if token.ended] != []
+    assert {token.ended for token in tokens} == {None, "stop"}
+    assert constraint.allowed() is before
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1.0, "top_k": None}, {"temperature": 0.5, "top_k": 3}])
+def test_the_distribution_under_a_constraint_is_the_renormalised_one(model, settings):
+    """Filters act on what is allowed: the 3 likeliest are the 3 likeliest of those."""
+    constraint = Choices(["ab", "ba", "cab", "dab"], LETTERS)
+    logits = model([[5, 6]]).data[0, -1]
+    found = Sampling(**settings).distribution(logits, History(np.array([5, 6]), 2, allowed=constraint.allowed()))
+    p = np.exp(logits / settings["temperature"])
+    p[~constraint.allowed()] = 0
+    if settings["top_k"]:
+        p[p < np.sort(p)[-settings["top_k"]]] = 0
+    np.testing.assert_allclose(found, p / p.sum(), rtol=1e-12)
+    assert np.count_nonzero(found) == (settings["top_k"] or 4)
+
+
+def test_greedy_text_takes_the_likeliest_of_what_is_allowed(model):
+    constraint, text, expected = Regex("([ab]|c[d-v])*", LETTERS), [7, 8], []
+    state = constraint.copy()
+    for _ in range(10):
+        logits = model([text[-12:]]).data[0, -1]
+        text.append(int(np.where(state.allowed(), logits, -np.inf).argmax()))
+        state.push(text[-1])
+        expected.append(text[-1])
+        if text[-1] == LETTERS.end_of_text:
+            break
+    tokens = stream(model, [[7, 8]], 10, Sampling(temperature=0), stop_ids=[LETTERS.end_of_text], constraint=constraint)
+    assert [token.id for token in tokens] == expected
 
 
 # What is shared, kept and refused

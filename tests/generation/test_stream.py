@@ -1,12 +1,11 @@
 """The loop that makes text: the same tokens with and without the cache, and what it leaves as it was."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.models import with_random_parameters
-from helpers.texts import record
+from helpers.texts import OneOf, ids_of, record, tokens_of
 
 from npgpt.config import POSITIONS, GPTConfig
 from npgpt.errors import ConfigError
@@ -158,106 +157,6 @@ def test_nothing_is_recorded_for_gradients_but_between_tokens_all_is():
     assert recording == [False] * 3
 
 
-# Where texts end
-
-
-def tokens_of(model, *arguments, **options):
-    """{row: its tokens}"""
-    rows = {}
-    for token in stream(model, *arguments, **options):
-        rows.setdefault(token.row, []).append(token)
-    return rows
-
-
-def ids_of(tokens):
-    return [token.id for token in tokens]
-
-
-def test_stop_ids_end_a_text_and_are_its_last():
-    model, ids = random_model(), random_ids(3, 3)
-    whole = tokens_of(model, ids, 12, seed=0, temperature=2.0)
-    stops = {whole[0][2].id, whole[1][5].id}
-    found = tokens_of(model, ids, 12, seed=0, temperature=2.0, stop_ids=stops)
-    for row, tokens in found.items():
-        first = next((n for n, token in enumerate(whole[row]) if token.id in stops), 11)
-        assert ids_of(tokens) == ids_of(whole[row][: first + 1])
-        assert [token.ended for token in tokens] == [None] * first + ["stop" if tokens[-1].id in stops else "length"]
-    assert len({len(tokens) for tokens in found.values()}) > 1
-
-
-def test_a_text_has_a_minimum_length_before_stop_ids():
-    model = random_model()
-    (tokens,) = tokens_of(model, [[1]], 12, seed=0, stop_ids=range(11), min_new_tokens=5).values()
-    assert (tokens[-1].ended, len(tokens) > 5) == ("stop", True)
-    assert not set(ids_of(tokens[:-1])) & set(range(11))
-    (tokens,) = tokens_of(model, [[1]], 12, seed=0, stop_ids=range(11)).values()
-    assert (tokens[-1].ended, len(tokens) < 5) == ("stop", True)
-
-
-def test_what_is_asked_whether_a_text_ends():
-    asked = []
-
-    def stop_if(token):
-        asked.append(token)
-        return len(asked) == 4
-
-    tokens = list(stream(random_model(), [[1, 2], [3]], 3, seed=0, stop_if=stop_if))
-    assert [token.ended for token in tokens] == [None, None, None, "stop", "length"]
-    assert [(token.row, token.id) for token in asked] == [(token.row, token.id) for token in tokens]
-    assert [token.ended for token in asked] == [None] * 5
-
-
-def test_texts_end_in_time(monkeypatch):
-    """All of them after the same number of tokens, with the first step that ends too late."""
-    clock = iter([0.0, 1.0, 2.9, 3.0, 99.0])
-    monkeypatch.setattr(sys.modules[stream.__module__], "monotonic", lambda: next(clock))
-    tokens = list(stream(random_model(), [[1, 2], [3]], 9, seed=0, max_seconds=3))
-    assert [token.ended for token in tokens] == [None] * 4 + ["time"] * 2
-
-
-def test_however_little_time_there_is_there_is_a_token():
-    (token,) = stream(random_model(), [[1, 2]], 9, max_seconds=1e-9)
-    assert token.ended == "time"
-    assert [token.ended for token in stream(random_model(), [[1, 2]], 1, max_seconds=1e-9)] == ["length"]
-
-
-class OneOf:
-    """A constraint: the new text is one of some texts, all of the same length."""
-
-    def __init__(self, *texts):
-        self.texts, self.n = texts, 0
-
-    @property
-    def finished(self):
-        return self.n == len(self.texts[0])
-
-    def allowed(self):
-        allowed = np.zeros(CONFIG.vocab_size, bool)
-        allowed[[text[self.n] for text in self.texts]] = True
-        return allowed
-
-    def push(self, id):
-        self.texts, self.n = [text for text in self.texts if text[self.n] == id], self.n + 1
-
-    def copy(self):
-        copy = OneOf(*self.texts)
-        copy.n = self.n
-        return copy
-
-
-def test_a_constraint_says_what_may_follow_in_each_text():
-    texts = [[4, 5, 6], [4, 6, 5], [9, 1, 1], [10, 10, 10]]
-    constraint = OneOf(*texts)
-    found = tokens_of(random_model(), random_ids(20, 3), 12, seed=0, temperature=5.0, constraint=constraint)
-    assert {tuple(ids_of(tokens)) for tokens in found.values()} == set(map(tuple, texts))
-    assert {tuple(token.ended for token in tokens) for tokens in found.values()} == {(None, None, "stop")}
-    assert (constraint.n, len(constraint.texts)) == (0, 4)  # each text has a copy
-    (cut_off,) = tokens_of(random_model(), [[1]], 2, constraint=constraint).values()
-    assert [token.ended for token in cut_off] == [None, "length"]
-    with pytest.raises(ConfigError, match="the constraint allows no token"):
-        stream(random_model(), [[1]], 3, constraint=OneOf([]))
-
-
 # What the model thinks of the tokens
 
 
@@ -306,7 +205,7 @@ def test_what_comes_out_is_an_array_unless_texts_may_have_different_lengths():
         ([[1, 2]], {"stop_ids": ()}),
         ([[1, 2]], {"stop_if": lambda token: False}),
         ([[1, 2]], {"max_seconds": 1e9}),
-        ([[1, 2]], {"constraint": OneOf([1, 2, 3])}),
+        ([[1, 2]], {"constraint": OneOf(CONFIG.vocab_size, [1, 2, 3])}),
     ]:
         texts = model.generate(ids, 3, seed=0, **options)
         assert isinstance(texts, list)

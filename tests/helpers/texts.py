@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.models import with_random_parameters
+from npgpt import generation
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
 
@@ -39,3 +40,39 @@ def record(model, what) -> list:
 
     model.hidden_states = recorded
     return results
+
+
+def tokens_of(model, *arguments, **options):
+    """{row: its tokens}"""
+    rows = {}
+    for token in generation.stream(model, *arguments, **options):
+        rows.setdefault(token.row, []).append(token)
+    return rows
+
+
+def ids_of(tokens):
+    return [token.id for token in tokens]
+
+
+class OneOf:
+    """A constraint: the new text is one of some texts, all of the same length."""
+
+    def __init__(self, vocab_size, *texts):
+        self.vocab_size, self.texts, self.n = vocab_size, texts, 0
+
+    @property
+    def finished(self):
+        return self.n == len(self.texts[0])
+
+    def allowed(self):
+        allowed = np.zeros(self.vocab_size, bool)
+        allowed[[text[self.n] for text in self.texts]] = True
+        return allowed
+
+    def push(self, id):
+        self.texts, self.n = [text for text in self.texts if text[self.n] == id], self.n + 1
+
+    def copy(self):
+        copy = OneOf(self.vocab_size, *self.texts)
+        copy.n = self.n
+        return copy
