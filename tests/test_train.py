@@ -16,6 +16,7 @@ import npgpt
 from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.generation import Token
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import BatchSampler, TokenDataset
@@ -373,7 +374,7 @@ def test_the_first_document_may_be_shorter_than_the_prompt(folder):
 
 
 def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "stream", lambda *a, **k: ([byte] for byte in "né€".encode()[:-1]))
+    monkeypatch.setattr(evaluation, "stream", lambda *a, **k: (Token(0, byte) for byte in "né€".encode()[:-1]))
     run, ended = train(folder, *RUN, "--sample-every", 4, "--sample-prompt", "a")
     assert [sample["text"] for sample in metrics(run, "sample")] == ["ané", "ané"]
     assert "    | ané\n" in ended.err
