@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config"],
+    ["config", "signals"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -37,7 +37,7 @@ ORDER = [
     ["checkpoints"],
     ["generation"],
     ["scoring"],
-    ["checking", "precompile", "commandline", "signals"],
+    ["checking", "precompile", "commandline"],
     ["training"],
     ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
 ]

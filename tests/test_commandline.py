@@ -57,7 +57,8 @@ BAD = (
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
-    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads", "beams") for v in [*NOT_NUMBERS, "0"]]
+    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads") for v in [*NOT_NUMBERS, "0"]]
+    + [("sample", f, v) for f in ("beams", "draft-tokens") for v in [*NOT_NUMBERS, "0"]]
     + [("sample", f, v) for f in ("seed", "top-k", *FROM_0_OF_SAMPLE) for v in [*NOT_NUMBERS, "1.5"]]
     + [("sample", "temperature", v) for v in NOT_NUMBERS]
     + [("sample", f, v) for f in ("top-p", "typical-p") for v in [*NOT_NUMBERS, "0", "1.01"]]
@@ -67,7 +68,8 @@ BAD = (
     + [("sample", "length-penalty", v) for v in [*NO_NUMBERS, "20.5", "-21"]]
     + [("sample", f, v) for f in ("checkpoint", "cache-dtype", "early-stopping") for v in ("", "x", "0")]
     + [("sample", f, v) for f in ("greedy", "show-probs") for v in ("", "1")]
-    + [("sample", f, "") for f in ("model", "prompt-file", "stop", "bad-words")]
+    + [("sample", f, "") for f in ("model", "prompt-file", "stop", "bad-words", "regex", "choices", "draft")]
+    + [("sample", "weights", v) for v in ("", "int2")]
     + [("sample", "logit-bias", v) for v in ("", "a", "a:", ":1", "a:b", "a:nan", "a:inf", "a=1")]
 )
 

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from npgpt.generation.beam import beam_search
-from npgpt.generation.constraints import Constraint
+from npgpt.generation.constraints import PatternConstraint
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import PromptLookup
 from npgpt.generation.output import Page, Stopwatch
@@ -45,7 +45,7 @@ class Samples:
     stop: tuple[str, ...]
     seed: int | None = None
     max_seconds: float | None = None
-    constraint: Constraint | None = None
+    constraint: PatternConstraint | None = None
     draft: Decoder | PromptLookup | None = None
     draft_tokens: int = 4
     show_probs: bool = False

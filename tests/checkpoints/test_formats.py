@@ -200,7 +200,7 @@ def test_what_is_written_is_told_to_be_that(tmp_path, row):
     if row.matches:
         assert MappedFile(tmp_path / f"a{row.suffix}").format() is row
     assert command("info", f"a{row.suffix}", cwd=tmp_path).code == 0
-    with pytest.raises(CheckpointError, match=r"is written with dtype F32, .*, not Q4_0"):
-        save(GPT(CONFIG), tmp_path / "b", row.name, "Q4_0")
+    with pytest.raises(CheckpointError, match=r"is written with dtype F32, .*, not Q2_K"):
+        save(GPT(CONFIG), tmp_path / "b", row.name, "Q2_K")
     with pytest.raises(CheckpointError, match="there is no format 'onnx' to write; there are safetensors, huggingface"):
         save(GPT(CONFIG), tmp_path / "b", "onnx")

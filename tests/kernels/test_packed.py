@@ -46,7 +46,7 @@ def test_what_is_packed_comes_out_as_the_format_holds_it(format, shape):
 
 def test_int8_is_q8_0_of_ggml():
     W = normal(96, 40)
-    q8 = dequantize(gguf_quantize(np.ascontiguousarray(W.T)), "Q8_0")
+    q8 = dequantize(gguf_quantize(np.ascontiguousarray(W.T), "Q8_0"), "Q8_0")
     np.testing.assert_array_equal(unpack(pack(W, "int8")), q8.T)
 
 
