@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import inf
 from typing import Any
 
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
@@ -91,7 +90,7 @@ def main() -> int:
         compile_for_scoring(config, shapes, weights)
     models = [make_model(checkpoint) for checkpoint in checkpoints]
     if settings.weights != "f32":
-        models[0] = PackedGPT(models[0], settings.weights, few_rows=inf)
+        models[0] = PackedGPT(models[0], settings.weights)
     keep_freed_memory()
     results, rounded = [], "" if settings.weights == "f32" else f" in {settings.weights}"
     for result in _measure(settings, names, models, work):

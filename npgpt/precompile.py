@@ -84,7 +84,7 @@ def decoding_kernels(
     if several:
         names |= _forward_kernels(config) | {f"packed_matmul_{weights}"}
     for rows in several:
-        if rows > MAX_FEW_ROWS:
+        if rows > MAX_FEW_ROWS and weights in ("f32", "bf16"):
             names = names.union(*(_matmul(*product) for product in _layer_products(config, rows)))
     return names
 

@@ -16,17 +16,20 @@ MAX_FEW_ROWS = 48  # beyond, unpacking a matrix for a product of its own takes l
 
 
 class PackedLinear(Module):
-    """y = x W + b without a backward pass.   W packed; in float32 the matrix itself stays beside it, for many rows"""
+    """y = x W + b without a backward pass.   W packed; in float32 the matrix itself stays beside it, for many rows
 
-    def __init__(self, linear: Linear, format: str, few_rows: float = MAX_FEW_ROWS):
+    A row gives the same beside others as alone. So int8 and int4, which round x, do it for any number of rows.
+    """
+
+    def __init__(self, linear: Linear, format: str):
         self.matrix = pack(linear.weight.data, format)
         self.plain = linear.weight.data if format == "f32" else None
-        self.bias, self.few_rows = linear.bias, few_rows
+        self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.data.reshape(-1, self.matrix.K)
         bias = None if self.bias is None else self.bias.data
-        if len(rows) <= self.few_rows:
+        if len(rows) <= MAX_FEW_ROWS or self.matrix.scales is not None:
             y = kernels.packed_matmul(rows, self.matrix, bias)
         else:
             y = kernels.matmul(rows, unpack(self.matrix) if self.plain is None else self.plain, bias)
@@ -50,20 +53,18 @@ class PackedGPT(GPT):
     """A GPT with packed matrices: it computes hidden states and logits, and can't be trained or saved.
 
     format      of the matrices, one of ``kernels.packed.FORMATS``. Layer norms, biases and positions stay float32
-    few_rows    products of more rows unpack the matrix, and then int8 and int4 don't round x as they do for fewer rows.
-                Infinity: none do, so that a whole text gives what its tokens give one by one
     """
 
-    def __init__(self, model: GPT, format: str, few_rows: float = MAX_FEW_ROWS):
+    def __init__(self, model: GPT, format: str):
         self._declare(model.config, np.dtype(np.float32))
         self.format = format
         self.head = pack(model.lm_head_weight.data.T, format)
         for block, packed in zip(model.h, self.h, strict=True):
             packed.ln_1, packed.ln_2 = block.ln_1, block.ln_2
-            packed.attn.c_attn = PackedLinear(block.attn.c_attn, format, few_rows)
-            packed.attn.c_proj = PackedLinear(block.attn.c_proj, format, few_rows)
-            packed.mlp.c_fc = PackedLinear(block.mlp.c_fc, format, few_rows)
-            packed.mlp.c_proj = PackedLinear(block.mlp.c_proj, format, few_rows)
+            packed.attn.c_attn = PackedLinear(block.attn.c_attn, format)
+            packed.attn.c_proj = PackedLinear(block.attn.c_proj, format)
+            packed.mlp.c_fc = PackedLinear(block.mlp.c_fc, format)
+            packed.mlp.c_proj = PackedLinear(block.mlp.c_proj, format)
         self.ln_f = model.ln_f
         if format == "f32":
             self.wte = model.wte

@@ -39,6 +39,7 @@ from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.cpu import HAS_INT8_DOT, UNIT
 from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, pack_b, pack_transposed_a, pack_transposed_b
 from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_panel, widen_panel
+from npgpt.kernels.machine.product import K_BLOCK
 
 FORMATS = ("f32", "bf16", "int8", "int4")
 PANEL = UNIT.vectors * UNIT.bytes // 4  # columns
@@ -221,7 +222,10 @@ def _multiply(x, weights, scales, bias, y, parts, tag):
 
 @jit
 def multiply_panels(x, weights, scales, bias, y, begin, end, tag):
-    """The columns of y = x W + bias in the panels from ``begin`` to ``end``, on one thread; addresses but x and y."""
+    """The columns of y = x W + bias in the panels from ``begin`` to ``end``, on one thread; addresses but x and y.
+
+    f32 and bf16 add up in the order of ``gemm``, so a row has the same bits as in a large product of many.
+    """
     M, K = x.shape
     N = y.shape[1]
     padded = (K + BLOCK - 1) // BLOCK * BLOCK
@@ -250,10 +254,14 @@ def multiply_panels(x, weights, scales, bias, y, begin, end, tag):
         row[K] = np.float32(0)
         for panel in range(begin, end):
             column = panel * PANEL
-            multiply_panel(
-                K, np.int64(row.ctypes.data), 0, 0, weights + panel * _panel_bytes(K, tag), 0,
-                bias + column * 4 if bias else 0, N - column, y_address + column * 4, tag
-            )  # fmt: skip
+            at, out = weights + panel * _panel_bytes(K, tag), y_address + column * 4
+            start = bias + column * 4 if bias else 0
+            for k in range(0, K, K_BLOCK):
+                multiply_panel(
+                    min(K_BLOCK, K - k), np.int64(row.ctypes.data) + k * 4, 0, 0, at + k * PANEL * bits_of(tag) // 8, 0,
+                    start, N - column, out, tag
+                )  # fmt: skip
+                start = out
         row[0] = 0
     else:
         groups = (M + TILE_ROWS - 1) // TILE_ROWS
@@ -267,10 +275,14 @@ def multiply_panels(x, weights, scales, bias, y, begin, end, tag):
             at = _as_float32(weights + panel * _panel_bytes(K, tag), K, wide, tag)
             for i in range(groups):
                 first = i * TILE_ROWS
-                microkernel(
-                    K, tiles_address + first * K * 4, at, M - first, N - column, bias + column * 4 if bias else 0, 0,
-                    y_address + (first * N + column) * 4, N, zero
-                )  # fmt: skip
+                out = y_address + (first * N + column) * 4
+                start, start_row = bias + column * 4 if bias else 0, 0
+                for k in range(0, K, K_BLOCK):
+                    microkernel(
+                        min(K_BLOCK, K - k), tiles_address + (first * K + k * TILE_ROWS) * 4, at + k * PANEL * 4,
+                        M - first, N - column, start, start_row, out, N, zero
+                    )  # fmt: skip
+                    start, start_row = out, N
         tiles[0] = np.float32(0)
         wide[0] = np.float32(0)
 

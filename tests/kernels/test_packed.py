@@ -12,6 +12,8 @@ from npgpt.checkpoints.gguf.blocks import dequantize
 from npgpt.checkpoints.gguf.blocks import quantize as gguf_quantize
 from npgpt.kernels import packed
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
+from npgpt.kernels.machine.product import K_BLOCK
+from npgpt.kernels.matmul import matmul_numba
 from npgpt.kernels.packed import BLOCK, FORMATS, PANEL, pack, packed_matmul_numba, packed_matmul_numpy, unpack
 
 each_format = pytest.mark.parametrize("format", FORMATS)
@@ -113,6 +115,16 @@ def test_a_row_has_the_same_bits_alone_and_beside_others_on_any_number_of_thread
             np.testing.assert_array_equal(packed_matmul_numba(x[i : i + 1], matrix, bias), whole[i : i + 1])
     finally:
         numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("format", ["f32", "bf16"])
+def test_a_row_has_the_bits_that_it_has_in_a_large_product(format):
+    """Of many rows, by the kernel of training: sums of more than one of its blocks."""
+    x, W, bias = normal(60, 2 * K_BLOCK + 33), normal(2 * K_BLOCK + 33, 40), normal(40)
+    matrix = pack(W, format)
+    whole = matmul_numba(x, np.ascontiguousarray(unpack(matrix)), bias)
+    for rows in (slice(0, 1), slice(3, 20)):
+        np.testing.assert_array_equal(packed_matmul_numba(x[rows], matrix, bias), whole[rows])
 
 
 @each_format
