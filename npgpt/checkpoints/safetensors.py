@@ -125,11 +125,9 @@ def write_safetensors(
             raise CheckpointError(f"{path}: tensor {name!r}: {tensor.dtype} can't be written as safetensors")
     stored = {name: _stored_as(tensor.dtype, tensor.shape) for name, tensor in found.items()}
     blocks = {name: [tensor.dtype, tensor.shape] for name, tensor in found.items() if tensor.dtype in BLOCK_TYPES}
-    texts = {
-        "format": "pt",
-        **(metadata or {}),
-        **({_BLOCKS_KEY: json.dumps(blocks, sort_keys=True)} if blocks else {}),
-    }
+    texts = {"format": "pt", **(metadata or {})}
+    if blocks:
+        texts[_BLOCKS_KEY] = json.dumps(blocks, sort_keys=True)
     header: dict[str, dict] = {"__metadata__": dict(sorted(texts.items()))}
     ordered = sorted(found, key=lambda name: (_ORDER[stored[name][0]], name))
     end = 0
