@@ -44,10 +44,11 @@ def test_what_is_packed_comes_out_as_the_format_holds_it(format, shape):
     np.testing.assert_array_equal(unpack(pack(held, format)), held, err_msg="packing twice changes something")
 
 
-def test_int8_is_q8_0_of_ggml():
+@pytest.mark.parametrize(("format", "dtype"), [("int8", "Q8_0"), ("int4", "Q4_0")])
+def test_integers_are_blocks_of_ggml(format, dtype):
     W = normal(96, 40)
-    q8 = dequantize(quantize_blocks(np.ascontiguousarray(W.T)), "Q8_0")
-    np.testing.assert_array_equal(unpack(pack(W, "int8")), q8.T)
+    blocks = quantize_blocks(np.ascontiguousarray(W.T), dtype)
+    np.testing.assert_array_equal(unpack(pack(W, format)), dequantize(blocks, dtype).T)
 
 
 @each_format
