@@ -79,7 +79,7 @@ class Format:
 
 _FLOATS = ("F32", "F16", "BF16")
 FORMATS = (
-    Format("safetensors", "runs", _is_safetensors, _FLOATS, ".safetensors"),
+    Format("safetensors", "runs", _is_safetensors, (*_FLOATS, "Q8_0", "Q4_0"), ".safetensors"),
     Format("huggingface", "huggingface.write", None, _FLOATS),
     Format("tensorflow", "tensorflow.model", _is_tensorflow),
     Format("pytorch", "pytorch.model", _is_torch),

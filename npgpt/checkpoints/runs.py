@@ -8,7 +8,8 @@
     best.safetensors    the weights alone, from the best evaluation so far
     .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
-A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside.
+A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside. Its
+matrices may be in blocks (safetensors.py), as kernels/packed.py packs them for generating.
 
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
@@ -17,12 +18,13 @@ holds the model's configuration and the state as JSON. Both files are ordinary s
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from npgpt.checkpoints.huggingface.read import read_weights_file
-from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
+from npgpt.checkpoints.safetensors import BLOCK_TYPES, open_safetensors, read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.cast import rounded
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
@@ -86,13 +88,31 @@ def save_weights(
 
 
 def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
-    """Write any checkpoint as one file of ours, weights in ``dtype`` ("F32", "F16", "BF16"), with its tokenizer inside.
+    """Write any checkpoint as one file of ours, weights in ``dtype``, with its tokenizer inside.
+
+    dtype   "F32", "F16" or "BF16"; or "Q8_0" or "Q4_0": then all matrices but the positions are in blocks of it, and
+            the rest is F32. The vocabulary head is no exception, as it is in llama-quantize's Q4_0. So ``Decoder``
+            makes the same int8 weights of a "Q8_0" file, and int4 of a "Q4_0" one, as of the original
 
     Raises CheckpointError, also if the checkpoint's tokenizer is damaged.
     """
     tokenizer = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_dict()
-    weights = rounded(checkpoint, dtype, path)
+    if dtype in BLOCK_TYPES:
+        weights = rounded(checkpoint, "F32", path)
+        matrices = [name for name, tensor in weights.items() if len(tensor.shape) == 2 and name != "wpe.weight"]
+        weights = _turned(weights | {name: replace(weights[name], dtype=dtype) for name in matrices})
+    else:
+        weights = rounded(checkpoint, dtype, path)
     save_weights(path, weights, checkpoint.config, {_TOKENIZER_KEY: json.dumps(tokenizer)})
+
+
+def _turned(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Turn the matrices that are in blocks and (in, out), or turn them back: a block holds 32 inputs of one output.
+
+    The embedding and the head, (V, C), have such rows as they are.
+    """
+    turned = (n for n, t in weights.items() if t.dtype in BLOCK_TYPES and n not in ("wte.weight", "lm_head.weight"))
+    return weights | {name: weights[name].T for name in turned}
 
 
 def save_checkpoint(
@@ -128,7 +148,7 @@ def read(file: MappedFile) -> Checkpoint:
         return read_weights_file(file, tensors, "safetensors")
     config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
     ignored_keys = tuple(name for name in tensors if name.startswith(_OPTIMIZER))
-    weights = {name: tensor for name, tensor in tensors.items() if name not in ignored_keys}
+    weights = _turned({name: tensor for name, tensor in tensors.items() if name not in ignored_keys})
     tokenizer = _find_tokenizer(file.path, metadata, config)
     return Checkpoint("run of npgpt", config, weights, file.path, (file,), ignored_keys, tokenizer)
 

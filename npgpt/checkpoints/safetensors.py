@@ -9,6 +9,13 @@ Nothing in a file is believed: each number in the header is checked against the 
 whatever is wrong is one CheckpointError that names the file and the place. A key given twice or an unknown field is
 refused, so every file that is read here means the same to the reference reader.
 
+The format has no type for blocks (shared/blocks.py). Ours are the bytes of a U8 matrix, and one string of the metadata
+says what is in them, which other readers leave alone:
+
+    "npgpt_blocks": '{"wte.weight": ["Q8_0", [50257, 768]], ...}'       type and shape of the matrix
+
+Each row of the matrix is filled up with zeros to whole blocks, so wte.weight above is a U8 of shape (50257, 24 * 34).
+
 Source: https://github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
 """
 
@@ -23,6 +30,7 @@ import numpy as np
 
 from npgpt.checkpoints.formats import MAX_HEADER_BYTES
 from npgpt.checkpoints.shared.atomic import checkpoint_file
+from npgpt.checkpoints.shared.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
@@ -30,6 +38,8 @@ from npgpt.errors import CheckpointError
 from npgpt.kernels.bfloat16 import f32_to_bf16
 
 MAX_DIMENSIONS = 32
+BLOCK_TYPES = ("Q8_0", "Q4_0")
+_BLOCKS_KEY = "npgpt_blocks"
 
 # In the order in which the reference writer lays arrays out: wide types first, so that every array is aligned.
 _DTYPES: dict[str, np.dtype] = {
@@ -78,14 +88,14 @@ def open_safetensors(file: MappedFile) -> tuple[dict[str, LazyTensor], dict[str,
     for name, dtype, shape, begin, _ in entries:
         array = file.array(8 + length + begin, _DTYPES[dtype], prod(shape), f"tensor {name[:200]!r}")
         tensors[name] = lazy_array(array.reshape(shape), dtype)
-    return tensors, metadata
+    return tensors | _tensors_in_blocks(tensors, metadata.pop(_BLOCKS_KEY, "{}"), path), metadata
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays by name, and the file's metadata.
 
     An array is a read-only view of the mapped file. Its values stay when ``write_safetensors`` replaces the file (not
-    when another program changes it in place). BF16 is converted to float32 in memory. Raises CheckpointError.
+    when another program changes it in place). BF16 and blocks are made float32 in memory. Raises CheckpointError.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -100,23 +110,31 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, np.ndarray | LazyTensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the tensors, atomically, each in its dtype; BF16 only from a ``LazyTensor``, since NumPy has none.
+    """Write the tensors, atomically, each in its dtype; BF16 and BLOCK_TYPES only from a ``LazyTensor``.
 
-    At most one of them is copied at a time (if it is transposed). The same tensors and metadata give the same bytes,
+    NumPy has none of these, so such a tensor gives float32, which is rounded here. Only matrices can be in blocks.
+
+    At most one tensor is copied at a time (if it is transposed). The same tensors and metadata give the same bytes,
     those of the reference writer (metadata keys, whose order is random there, are sorted). ``"format": "pt"`` is added,
-    because some readers insist on it. Raises CheckpointError if the file can't be written.
+    because some readers insist on it. Raises CheckpointError if an element has no place in blocks, or the file can't be
+    written.
     """
-    header: dict[str, dict] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     found = {name: t if isinstance(t, LazyTensor) else lazy_array(np.asarray(t)) for name, t in tensors.items()}
     for name, tensor in found.items():
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in (*_DTYPES, *BLOCK_TYPES):
             raise CheckpointError(f"{path}: tensor {name!r}: {tensor.dtype} can't be written as safetensors")
-    ordered = sorted(found, key=lambda name: (_ORDER[found[name].dtype], name))
+    stored = {name: _stored_as(tensor.dtype, tensor.shape) for name, tensor in found.items()}
+    blocks = {name: [tensor.dtype, tensor.shape] for name, tensor in found.items() if tensor.dtype in BLOCK_TYPES}
+    texts = {"format": "pt", **(metadata or {})}
+    if blocks:
+        texts[_BLOCKS_KEY] = json.dumps(blocks, sort_keys=True)
+    header: dict[str, dict] = {"__metadata__": dict(sorted(texts.items()))}
+    ordered = sorted(found, key=lambda name: (_ORDER[stored[name][0]], name))
     end = 0
     for name in ordered:
-        tensor = found[name]
-        begin, end = end, end + tensor.size * _DTYPES[tensor.dtype].itemsize
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        dtype, shape = stored[name]
+        begin, end = end, end + prod(shape) * _DTYPES[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     _check_header_length(len(encoded), 8 + len(encoded) + end, path)
@@ -124,10 +142,59 @@ def write_safetensors(
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in ordered:
-            dtype = found[name].dtype
             for elements in found[name].iter_flat():
-                bits = f32_to_bf16(elements) if dtype == "BF16" else elements
-                file.write(np.ascontiguousarray(bits, _DTYPES[dtype]).data)
+                file.write(_bits(elements, found[name].dtype, f"{path}: tensor {name}").data)
+
+
+def _stored_as(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape of a tensor as the header has them."""
+    if dtype not in BLOCK_TYPES:
+        return dtype, shape
+    rows, columns = shape
+    return "U8", (rows, -(-columns // ELEMENTS[dtype]) * BLOCKS[dtype].itemsize)
+
+
+def _bits(elements: np.ndarray, dtype: str, place: str) -> np.ndarray:
+    """Elements, or whole rows for blocks, as the file has them."""
+    if dtype not in BLOCK_TYPES:
+        return np.ascontiguousarray(f32_to_bf16(elements) if dtype == "BF16" else elements, _DTYPES[dtype])
+    try:
+        return quantize(np.pad(elements, ((0, 0), (0, -elements.shape[1] % ELEMENTS[dtype]))), dtype)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: {error}") from None
+
+
+def _tensors_in_blocks(tensors: dict[str, LazyTensor], text: str, path) -> dict[str, LazyTensor]:
+    """Those of the tensors that are matrices in blocks, as such. ``text`` is the metadata's, and a stranger's."""
+    source = f"{path}: __metadata__ {_BLOCKS_KEY}"
+    matrices = parse_json(text, source)
+    if not isinstance(matrices, dict):
+        raise CheckpointError(f"{source}: a JSON object was expected, not {reprlib.repr(matrices)}")
+    found = {}
+    for name, matrix in matrices.items():
+        place = f"{source}: tensor {name[:200]!r}"
+        match matrix:
+            case [str(dtype), [rows, columns]] if type(rows) is type(columns) is int and min(rows, columns) > 0:
+                pass
+            case _:
+                raise CheckpointError(f"{place}: a type and a matrix's shape were expected, not {reprlib.repr(matrix)}")
+        if dtype not in BLOCK_TYPES:
+            raise CheckpointError(f"{place}: type {reprlib.repr(dtype)} is not one of {', '.join(BLOCK_TYPES)}")
+        if name not in tensors:
+            raise CheckpointError(f"{place} is not there")
+        stored = tensors[name]
+        if (stored.dtype, stored.shape) != _stored_as(dtype, (rows, columns)):
+            shape = reprlib.repr(stored.shape)
+            raise CheckpointError(f"{place}: {reprlib.repr(matrix)} doesn't fit its {stored.dtype} of shape {shape}")
+        found[name] = _in_blocks(stored, dtype, (rows, columns))
+    return found
+
+
+def _in_blocks(stored: LazyTensor, dtype: str, shape: tuple[int, int]) -> LazyTensor:
+    def read_rows(first, last):
+        return dequantize(stored.read_rows(first, last).view(BLOCKS[dtype]), dtype)[:, : shape[1]]
+
+    return LazyTensor(shape, dtype, read_rows)
 
 
 def _check_header_length(length: int, file_bytes: int, path) -> None:

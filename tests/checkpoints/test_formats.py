@@ -19,6 +19,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import formats, load, open_checkpoint, save
 from npgpt.checkpoints.gguf.model import _FILE_TYPES
 from npgpt.checkpoints.llmc import _VERSIONS
+from npgpt.checkpoints.safetensors import BLOCK_TYPES
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
 
@@ -191,6 +192,7 @@ def test_readme_has_the_formats_and_dtypes_that_are_written():
 def test_writers_have_the_dtypes_of_the_table():
     assert formats.WRITTEN["gguf"].dtypes == tuple(_FILE_TYPES)
     assert formats.WRITTEN["llm.c"].dtypes == tuple(name for name, _ in _VERSIONS.values())
+    assert formats.WRITTEN["safetensors"].dtypes == (*formats.WRITTEN["huggingface"].dtypes, *BLOCK_TYPES)
     assert all(row.dtypes[0] == "F32" for row in formats.WRITTEN.values())
 
 
@@ -200,7 +202,7 @@ def test_what_is_written_is_told_to_be_that(tmp_path, row):
     if row.matches:
         assert MappedFile(tmp_path / f"a{row.suffix}").format() is row
     assert command("info", f"a{row.suffix}", cwd=tmp_path).code == 0
-    with pytest.raises(CheckpointError, match=r"is written with dtype F32, .*, not Q2_K"):
-        save(GPT(CONFIG), tmp_path / "b", row.name, "Q2_K")
+    with pytest.raises(CheckpointError, match=r"is written with dtype F32, .*, not Q6_K"):
+        save(GPT(CONFIG), tmp_path / "b", row.name, "Q6_K")
     with pytest.raises(CheckpointError, match="there is no format 'onnx' to write; there are safetensors, huggingface"):
         save(GPT(CONFIG), tmp_path / "b", "onnx")

@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from helpers.mutations import COUNT, mutated
+from helpers.mutations import COUNT, memory_at_most, mutated
 
 from npgpt.checkpoints import safetensors as ours
-from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.checkpoints.safetensors import open_safetensors, read_safetensors, write_safetensors
+from npgpt.checkpoints.shared.blocks import BLOCKS, dequantize, quantize
+from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor, lazy_array
+from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError
 from npgpt.kernels.bfloat16 import bf16_to_f32
 
@@ -42,6 +45,13 @@ def raw(header, data: bytes = b"", length: int | None = None) -> bytes:
     """A file of any header: an object to be written as JSON, or the bytes themselves."""
     header = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+def in_blocks(matrices, stored=None, data=bytes(68)) -> bytes:
+    """A file with an U8 matrix "a" of two blocks of Q8_0, and what the metadata says of it."""
+    text = matrices if isinstance(matrices, str) else json.dumps(matrices)
+    stored = stored or entry("U8", [2, 34], [0, 68])
+    return raw({"__metadata__": {"npgpt_blocks": text}, "a": stored}, data)
 
 
 def entry(dtype="F32", shape=(1,), offsets=(0, 4)) -> dict:
@@ -127,6 +137,50 @@ def test_bf16_is_widened_exactly(tmp_path):
     assert array[0xC0, 0x49] == -3.140625
 
 
+@pytest.mark.parametrize("dtype", ours.BLOCK_TYPES)
+@pytest.mark.parametrize("shape", [(5, 64), (3, 70), (2, 1)], ids=str)
+def test_blocks_are_those_of_each_row_filled_up_with_zeros(tmp_path, dtype, shape):
+    array = np.random.default_rng(0).standard_normal(shape, np.float32)
+    rows = np.zeros((shape[0], -(-shape[1] // 32) * 32), np.float32)
+    rows[:, : shape[1]] = array
+    blocks = quantize(rows, dtype)
+    for tensor in (lazy_array(array, dtype), lazy_array(array.T.copy(), dtype).T):
+        write_safetensors(tmp_path / "a", {"w": tensor, "v": array[0]}, {"note": "b"})
+        tensors, metadata = open_safetensors(MappedFile(tmp_path / "a"))
+        assert metadata == {"format": "pt", "note": "b"}
+        assert (tensors["w"].dtype, tensors["w"].shape, tensors["v"].dtype) == (dtype, shape, "F32")
+        np.testing.assert_array_equal(tensors["w"].numpy(), dequantize(blocks, dtype)[:, : shape[1]])
+        assert (tmp_path / "a").read_bytes().endswith(blocks.tobytes())
+
+
+def test_others_see_bytes_where_blocks_are(tmp_path, reference):
+    from safetensors.numpy import load_file, save_file
+
+    blocks = {"w": lazy_array(np.ones((3, 40), np.float32), "Q4_0")}
+    write_safetensors(tmp_path / "a", blocks | {"b": np.ones(3, np.uint8)})
+    found = load_file(tmp_path / "a")
+    assert (found["w"].dtype, found["w"].shape) == (np.uint8, (3, 2 * 18))
+    save_file(found, tmp_path / "b", metadata={"format": "pt", "npgpt_blocks": '{"w": ["Q4_0", [3, 40]]}'})
+    assert read_safetensors(tmp_path / "b")[0]["w"].shape == (3, 40)
+
+
+def test_blocks_are_read_and_written_a_piece_at_a_time(tmp_path):
+    shape = (8 * CHUNK // 1024, 1024)
+    ones = LazyTensor(shape, "Q8_0", lambda first, last: np.ones((last - first, 1024), np.float32))
+    out = np.empty(shape, np.float32)
+    with memory_at_most(-12 << 20):  # 28 MB, less than the matrix; a piece is one of 4, and a few are in between
+        write_safetensors(tmp_path / "a", {"w": ones})
+        open_safetensors(MappedFile(tmp_path / "a"))[0]["w"].copy_to(out)
+    assert (out == out[0, 0]).all()
+
+
+@pytest.mark.parametrize(("number", "message"), [(np.nan, "NaN or infinity, which Q8_0"), (1e38, "a number too large")])
+def test_what_has_no_place_in_blocks(tmp_path, number, message):
+    with pytest.raises(CheckpointError, match=f"a: tensor w: {message}"):
+        write_safetensors(tmp_path / "a", {"w": lazy_array(np.full((2, 3), number, np.float32), "Q8_0")})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -186,6 +240,28 @@ BAD_FILES = {
         "__metadata__: an object of strings",
     ),
     "a list": (raw([]), "header: a JSON object was expected, not \\[\\]"),
+    "blocks not JSON": (in_blocks("{"), "__metadata__ npgpt_blocks: not JSON at character 1"),
+    "blocks a list": (in_blocks([]), "__metadata__ npgpt_blocks: a JSON object was expected, not \\[\\]"),
+    "blocks of another type": (
+        in_blocks({"a": ["Q6_K", [2, 32]]}),
+        "npgpt_blocks: tensor 'a': type 'Q6_K' is not one of Q8_0, Q4_0",
+    ),
+    "blocks of no tensor": (in_blocks({"b": ["Q8_0", [2, 32]]}), "npgpt_blocks: tensor 'b' is not there"),
+    "blocks of a vector": (in_blocks({"a": ["Q8_0", [64]]}), "tensor 'a': a type and a matrix's shape were expected"),
+    "blocks without rows": (
+        in_blocks({"a": ["Q8_0", [0, 32]]}, entry("U8", [0, 34], [0, 0]), b""),
+        "tensor 'a': a type and a matrix's shape were expected",
+    ),
+    "blocks' sizes no numbers": (in_blocks({"a": ["Q8_0", [2, True]]}), "'a': a type and a matrix's shape were"),
+    "another number of blocks": (
+        in_blocks({"a": ["Q8_0", [2, 33]]}),
+        "'a': \\['Q8_0', \\[2, 33\\]\\] doesn't fit its U8 of shape \\(2, 34\\)",
+    ),
+    "a giant's blocks": (in_blocks({"a": ["Q8_0", [2, 10**4299]]}), "'a': .* doesn't fit its U8 of shape"),
+    "blocks in floats": (
+        in_blocks({"a": ["Q8_0", [2, 32]]}, entry("F16", [2, 17], [0, 68])),
+        "doesn't fit its F16 of shape \\(2, 17\\)",
+    ),
 }
 
 
@@ -210,11 +286,13 @@ def test_mutations_load_or_are_refused(tmp_path):
     except ImportError:
         deserialize = None  # then it is only checked that nothing else happens
     header = {
-        "__metadata__": {"format": "pt"},
+        "__metadata__": {"format": "pt", "npgpt_blocks": '{"f": ["Q8_0", [2, 30]], "g": ["Q4_0", [1, 64]]}'},
         "a": entry("F32", [2, 3], [0, 24]),
         "b": entry("BF16", [4], [24, 32]),
         "c": entry("BOOL", [2, 1], [32, 34]),
         "e": entry("U8", [0, 7], [34, 34]),
+        "f": entry("U8", [2, 34], [34, 102]),
+        "g": entry("U8", [1, 36], [102, 138]),
     }
     good = json.dumps(header).encode()
     path = tmp_path / "a.safetensors"
@@ -222,10 +300,11 @@ def test_mutations_load_or_are_refused(tmp_path):
     for seed in range(COUNT):
         changed = mutated(good, seed)
         length = None if seed % 4 else len(good)  # in every fourth, the length stays as it was
-        data = raw(changed, bytes(range(32)) + b"\0\1", length)
+        data = raw(changed, bytes(range(32)) + b"\0\1" + bytes(range(104)), length)
         path.write_bytes(data)
         try:
-            arrays = read_safetensors(path)[0]
+            tensors = open_safetensors(MappedFile(path))[0]
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         except CheckpointError as error:
             refused += 1
             message = str(error)
@@ -236,6 +315,9 @@ def test_mutations_load_or_are_refused(tmp_path):
             values = np.frombuffer(bytes(found["data"]), ours._DTYPES[found["dtype"]]).reshape(found["shape"])
             if found["dtype"] == "BF16":
                 values = bf16_to_f32(values)
+            if tensors[name].dtype in BLOCKS:
+                blocks, dtype = values.view(BLOCKS[tensors[name].dtype]), tensors[name].dtype
+                values = dequantize(blocks, dtype)[:, : tensors[name].shape[1]]
             assert (arrays[name].shape, arrays[name].tobytes()) == (values.shape, values.tobytes()), seed
         assert not theirs or theirs.keys() == arrays.keys(), seed
     assert 0.2 * COUNT < refused < COUNT  # else the mutations are too gentle, or too crude

@@ -5,9 +5,9 @@ import struct
 import numpy as np
 
 from npgpt import GPTConfig
-from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, quantize
 from npgpt.checkpoints.gguf.file import read_tensors
 from npgpt.checkpoints.gguf.model import NAMES
+from npgpt.checkpoints.shared.blocks import BLOCKS, ELEMENTS, quantize
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.checkpoints.shared.mmap_file import MappedFile

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import config
-from npgpt.checkpoints.gguf.blocks import dequantize
-from npgpt.checkpoints.gguf.blocks import quantize as gguf_quantize
+from npgpt.checkpoints.shared.blocks import dequantize
+from npgpt.checkpoints.shared.blocks import quantize as quantize_blocks
 from npgpt.kernels import packed
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.machine.product import K_BLOCK
@@ -46,10 +46,11 @@ def test_what_is_packed_comes_out_as_the_format_holds_it(format, shape):
     np.testing.assert_array_equal(unpack(pack(held, format)), held, err_msg="packing twice changes something")
 
 
-def test_int8_is_q8_0_of_ggml():
+@pytest.mark.parametrize(("format", "dtype"), [("int8", "Q8_0"), ("int4", "Q4_0")])
+def test_integers_are_blocks_of_ggml(format, dtype):
     W = normal(96, 40)
-    q8 = dequantize(gguf_quantize(np.ascontiguousarray(W.T), "Q8_0"), "Q8_0")
-    np.testing.assert_array_equal(unpack(pack(W, "int8")), q8.T)
+    blocks = quantize_blocks(np.ascontiguousarray(W.T), dtype)
+    np.testing.assert_array_equal(unpack(pack(W, format)), dequantize(blocks, dtype).T)
 
 
 @each_format

@@ -5,7 +5,7 @@
     each tensor     string name, u32 number of axes, u64 size of each axis (the fastest first: NumPy's shape backwards),
                     u32 type, u64 offset
     padding         to a multiple of the key general.alignment, or 32; the offsets count from there
-    the tensors     each at such a multiple too, C order; blocks (blocks.py) lie along the last axis of NumPy's
+    the tensors     each at such a multiple too, C order; blocks (shared/blocks.py) lie along the last axis of NumPy's
 
 All numbers are little-endian. (Version 2 differs from 3 only in that it is never big-endian.)
 
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.checkpoints.formats import GGUF_MAGIC as MAGIC
-from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_metadata, packed_strings, read_metadata, read_name
 from npgpt.checkpoints.shared.atomic import checkpoint_file
+from npgpt.checkpoints.shared.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
 from npgpt.checkpoints.shared.validate import check_shares_nothing

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checkpoints.gguf.blocks import ELEMENTS
 from npgpt.checkpoints.gguf.file import read_tensors, write_gguf_file
 from npgpt.checkpoints.gguf.metadata import Metadata
 from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
+from npgpt.checkpoints.shared.blocks import ELEMENTS
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal

@@ -10,9 +10,9 @@ from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of
 import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
-from npgpt.checkpoints.gguf.blocks import dequantize, quantize
 from npgpt.checkpoints.gguf.model import NAMES
 from npgpt.checkpoints.gguf.model import write as write_gguf
+from npgpt.checkpoints.shared.blocks import dequantize, quantize
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import CHUNK, LazyTensor, lazy_array
 from npgpt.checkpoints.shared.names import to_theirs

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from npgpt.checkpoints.gguf.blocks import BLOCKS, ELEMENTS, dequantize, quantize
+from npgpt.checkpoints.shared.blocks import BLOCKS, ELEMENTS, dequantize, quantize
 
 WRITTEN = ("Q8_0", "Q4_0", "Q6_K")
 
