@@ -73,19 +73,29 @@ def decoding_kernels(
     config: GPTConfig, prompt: int, new_tokens: int, weights: str, cache_dtype: str, drafted: int
 ) -> set[str]:
     """The kernels of a prompt's tokens, of one token after another and of drafted ones, with packed weights."""
-    names = {"pack"} if weights == "f32" else set()
-    if prompt < config.block_size:
+    steps = (prompt < config.block_size and new_tokens > 1) or prompt == 1
+    names, several = set(), set()  # (rows that go through the model together, whether the matrices are packed)
+    if steps:
         names.add(f"decode_step_{weights}" + ("_bf16" if cache_dtype == "bf16" else ""))
-    several = {min(prompt, config.block_size)} if prompt > 1 else set()
+    is_packed = weights != "f32"
+    if prompt > 1:
+        several.add((min(prompt, config.block_size), is_packed))
+    if (steps or drafted) and not is_packed:
+        names.add("pack")
+        is_packed = True
     if drafted:
-        several.add(drafted + 1)
+        several.add((drafted + 1, True))
     if prompt + new_tokens > config.block_size + 1:
-        several.add(config.block_size)  # the window slides
-    if several:
-        names |= _forward_kernels(config) | {f"packed_matmul_{weights}"}
-    for rows in several:
-        if rows > MAX_FEW_ROWS and weights in ("f32", "bf16"):
-            names = names.union(*(_matmul(*product) for product in _layer_products(config, rows)))
+        several.add((config.block_size, is_packed))  # the window slides
+    for rows, packed in several:
+        names |= _forward_kernels(config)
+        head, layers = (1, config.n_embd, config.vocab_size), list(_layer_products(config, rows))
+        if packed:
+            names.add(f"packed_matmul_{weights}")
+        unpacked = [] if packed else [head]
+        if not packed or (rows > MAX_FEW_ROWS and weights in ("f32", "bf16")):
+            unpacked += layers
+        names = names.union(*(_matmul(max(M, MAX_UNPACKED_ROWS + 1), K, N) for M, K, N in unpacked))
     return names
 
 

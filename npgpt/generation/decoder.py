@@ -1,6 +1,7 @@
 """The decoder: a model prepared for generating. It computes the logits of the next token for many texts at once."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.packed_model import PackedGPT
 from npgpt.gpt import GPT
+from npgpt.kernels.decode import DecodeWeights
+from npgpt.kernels.machine.malloc import keep_freed_memory
 from npgpt.ops.rotary import rotary_angles
 from npgpt.tensor import Tensor, no_grad
 
@@ -45,13 +48,18 @@ class Decoder:
         if cache_dtype == "bf16" and self.dtype != np.float32:
             raise ConfigError(f"cache_dtype bf16 goes with a model in float32, not in {self.dtype}")
         self.weights, self.cache_dtype = weights, cache_dtype
-        self.model, self._step_weights = model, None
+        self.model = model
         if weights is None or (weights == "f32" and (self.dtype != np.float32 or kernels.BACKEND == "numpy")):
             return
         if self.dtype != np.float32:
             raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
         self.model = PackedGPT(model, weights)
-        self._step_weights = self.model.decode_weights()
+        keep_freed_memory()  # what a prompt takes, the next one takes again
+
+    @cached_property
+    def _step_weights(self) -> DecodeWeights | None:
+        """What a step reads. In float32 the matrices are packed when the first step needs it: a first token doesn't."""
+        return self.model.decode_weights() if isinstance(self.model, PackedGPT) else None
 
     def new_cache(self, rows: int = 1, capacity: int | None = None) -> KeyValueCache:
         """An empty cache for ``rows`` texts of up to ``capacity`` positions; None: the model's block_size."""
@@ -88,6 +96,7 @@ class Decoder:
 
     def extend(self, ids: ArrayLike, cache: KeyValueCache, row: int) -> np.ndarray:
         """T ids behind what one row holds -> logits (T, V), those after each of the ids."""
+        self._step_weights  # noqa: B018 - a few rows are quicker with packed weights, which are made now
         hidden = self._hidden_states(np.asarray(ids)[None], cache.rows([row]))
         return self._logits(hidden[0])
 

@@ -1,6 +1,7 @@
 """A model whose matrices are packed for generating (kernels/packed.py): float32, or in 16, 8 or 4 bits."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,32 +9,54 @@ from numpy.typing import ArrayLike
 from npgpt import kernels
 from npgpt.gpt import GPT
 from npgpt.kernels.decode import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
+from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
 from npgpt.kernels.packed import PackedMatrix, columns, pack, unpack
-from npgpt.layers import LayerNorm, Linear, Module
+from npgpt.layers import LayerNorm, Module
 from npgpt.tensor import Tensor
 
 MAX_FEW_ROWS = 48  # beyond, unpacking a matrix for a product of its own takes less time than working on packed panels
 
 
 class PackedLinear(Module):
-    """y = x W + b without a backward pass.   W packed; in float32 the matrix itself stays beside it, for many rows
+    """y = x W + b without a backward pass.   W packed
 
+    In float32, W itself stays beside it, for products of many rows; it is packed when ``matrix`` is first asked for.
     A row gives the same beside others as alone. So int8 and int4, which round x, do it for any number of rows.
     """
 
-    def __init__(self, linear: Linear, format: str):
-        self.matrix = pack(linear.weight.data, format)
-        self.plain = linear.weight.data if format == "f32" else None
-        self.bias = linear.bias
+    def __init__(self, W: np.ndarray, bias: Tensor | None, format: str):
+        self.plain = W if format == "f32" else None
+        if self.plain is None:
+            self.matrix = pack(W, format)
+        self.bias = bias
+
+    @cached_property
+    def matrix(self) -> PackedMatrix:
+        return pack(self.plain, "f32")
+
+    def kept(self) -> list[np.ndarray]:
+        """The arrays that hold W: the plain one, or weights and scales."""
+        if self.plain is not None:
+            return [self.plain]
+        return [self.matrix.weights, *([] if self.matrix.scales is None else [self.matrix.scales])]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.data.reshape(-1, self.matrix.K)
+        rows = x.data.reshape(-1, x.shape[-1])
         bias = None if self.bias is None else self.bias.data
-        if len(rows) <= MAX_FEW_ROWS or self.matrix.scales is not None:
-            y = kernels.packed_matmul(rows, self.matrix, bias)
+        if self.plain is not None and ("matrix" not in vars(self) or len(rows) > MAX_FEW_ROWS):
+            y = _matmul(rows, self.plain, bias)
+        elif self.matrix.format == "bf16" and len(rows) > MAX_FEW_ROWS:
+            y = kernels.matmul(rows, unpack(self.matrix), bias)
         else:
-            y = kernels.matmul(rows, unpack(self.matrix) if self.plain is None else self.plain, bias)
+            y = kernels.packed_matmul(rows, self.matrix, bias)
         return Tensor(y.reshape(*x.shape[:-1], -1))
+
+
+def _matmul(x, W, bias=None):
+    """x W + bias with the bits of the packed product: ``matmul`` adds up in another order for up to 3 rows."""
+    rows = np.zeros((max(len(x), MAX_UNPACKED_ROWS + 1), x.shape[1]), x.dtype)
+    rows[: len(x)] = x
+    return kernels.matmul(rows if len(x) < len(rows) else x, W, bias)[: len(x)]
 
 
 class PackedEmbedding(Module):
@@ -58,46 +81,40 @@ class PackedGPT(GPT):
     def __init__(self, model: GPT, format: str):
         self._declare(model.config, np.dtype(np.float32))
         self.format = format
-        self.head = pack(model.lm_head_weight.data.T, format)
+        self.head = PackedLinear(model.lm_head_weight.data.T, None, format)
         for block, packed in zip(model.h, self.h, strict=True):
             packed.ln_1, packed.ln_2 = block.ln_1, block.ln_2
-            packed.attn.c_attn = PackedLinear(block.attn.c_attn, format)
-            packed.attn.c_proj = PackedLinear(block.attn.c_proj, format)
-            packed.mlp.c_fc = PackedLinear(block.mlp.c_fc, format)
-            packed.mlp.c_proj = PackedLinear(block.mlp.c_proj, format)
+            for part, linear in (("attn", "c_attn"), ("attn", "c_proj"), ("mlp", "c_fc"), ("mlp", "c_proj")):
+                plain = getattr(getattr(block, part), linear)
+                setattr(getattr(packed, part), linear, PackedLinear(plain.weight.data, plain.bias, format))
         self.ln_f = model.ln_f
         if format == "f32":
             self.wte = model.wte
         else:
             tied = model.config.tie_weights
-            self.wte = PackedEmbedding(self.head if tied else pack(model.wte.weight.data.T, format))
+            self.wte = PackedEmbedding(self.head.matrix if tied else pack(model.wte.weight.data.T, format))
         if model.config.position == "learned":
             self.wpe = model.wpe
 
     @property
     def lm_head_weight(self) -> Tensor:
-        """(V, C), unpacked anew each time."""
-        return Tensor(unpack(self.head).T)
+        """(V, C); if it isn't float32, unpacked anew each time."""
+        return Tensor((unpack(self.head.matrix) if self.head.plain is None else self.head.plain).T)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> (..., V)"""
-        rows = hidden.data.reshape(-1, self.head.K)
-        return Tensor(kernels.packed_matmul(rows, self.head).reshape(*hidden.shape[:-1], -1))
+        return self.head(hidden)
 
     def named_matrices(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, array) of what is packed: the matrices' weights and scales."""
-        matrices = {"head": self.head}
+        """(name, array) of the matrices as they are kept."""
+        linears = [("head", self.head)]
         for i, block in enumerate(self.h):
-            parts = {"attn.c_attn": block.attn.c_attn, "attn.c_proj": block.attn.c_proj}
-            parts |= {"mlp.c_fc": block.mlp.c_fc, "mlp.c_proj": block.mlp.c_proj}
-            matrices |= {f"h.{i}.{name}": linear.matrix for name, linear in parts.items()}
-        for name, matrix in matrices.items():
-            yield f"{name}.packed", matrix.weights
-            if matrix.scales is not None:
-                yield f"{name}.scales", matrix.scales
+            for name, part in (("attn", block.attn), ("mlp", block.mlp)):
+                linears += [(f"h.{i}.{name}.{n}", x) for n, x in part.children() if isinstance(x, PackedLinear)]
+        yield from ((name, array) for name, linear in linears for array in linear.kept())
 
     def decode_weights(self) -> DecodeWeights:
-        """The same weights as ``kernels.decode_step`` reads them."""
+        """The same weights as ``kernels.decode_step`` reads them; float32 is packed now."""
         layers = [
             LayerWeights(
                 _norm(block.ln_1), _linear(block.attn.c_attn), _linear(block.attn.c_proj),
@@ -107,7 +124,7 @@ class PackedGPT(GPT):
         ]  # fmt: skip
         config = self.config
         return DecodeWeights(
-            layers, _norm(self.ln_f), self.head, config.n_head, config.activation, config.layer_norm_epsilon
+            layers, _norm(self.ln_f), self.head.matrix, config.n_head, config.activation, config.layer_norm_epsilon
         )
 
 
