@@ -76,7 +76,7 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
 
         for r in range(TILE_ROWS):  # C comes from memory while the sums are computed
             for j in range(UNIT.vectors):
-                v.prefetch_to_write(v.at(v.at(C, builder.mul(C_row, whole(r))), j * v.lanes))
+                v.prefetch(v.at(v.at(C, builder.mul(C_row, whole(r))), j * v.lanes), to_write=True)
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
