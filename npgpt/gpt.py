@@ -181,7 +181,7 @@ class GPT(Module):
     def quantize(self, weights: str, cache_dtype: str = "f32") -> Any:
         """A ``generation.Decoder`` with copies of the matrices in "bf16", "int8" or "int4"; "f32" rounds nothing.
 
-        It has ``generate`` and ``stream`` too, and doesn't need this model any more.
+        It has ``generate`` and ``stream`` too. Except with "f32", it doesn't need this model any more.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
         >>> model.quantize("int8").generate([[1, 2]], max_new_tokens=2, temperature=0).shape

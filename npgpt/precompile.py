@@ -109,11 +109,13 @@ def _forward_kernels(config) -> set[str]:
 def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]], weights: str = "f32") -> set[str]:
     """The kernels of losses without gradients, by their names. See ``compile_for_scoring``."""
     names = _forward_kernels(config) | {"cross_entropy_forward"}
-    if weights != "f32":
+    if weights in ("int8", "int4"):
         return names | {f"packed_matmul_{weights}"}
     for rows, scored in shapes:
         head = [(M, config.n_embd, config.vocab_size) for M in (min(scored, ROWS), scored % ROWS)]
-        names = names.union(*(_matmul(*product) for product in (*_layer_products(config, rows), *head)))
+        for M, K, N in (*_layer_products(config, rows), *head):
+            is_packed = weights == "bf16" and 0 < M <= MAX_FEW_ROWS
+            names = names | ({"packed_matmul_bf16"} if is_packed else _matmul(M, K, N))
     return names
 
 

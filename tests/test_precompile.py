@@ -105,6 +105,8 @@ def test_sampling_calls_exactly_what_is_compiled_before_it(trained, recorded, ar
     ("words", "typed"),
     [
         ([], ["text.txt"]),
+        ([], ["text.txt", "--weights", "bf16", "--limit", 3, "--batch-size", 2, "--stride", 1]),
+        ([], ["text.txt", "--weights", "int8"]),
         ([], ["text.txt", "--limit", 3, "--batch-size", 2, "--stride", 1]),  # the head takes 33 rows, and then 1
         (["jury", "pig"], ["words.jsonl", "--batch-size", 1]),  # the blocks take a few rows, and so does the head
         (["a"], ["words.jsonl", "text.txt", "--batch-size", 9]),

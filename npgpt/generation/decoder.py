@@ -22,13 +22,14 @@ from npgpt.tensor import Tensor, no_grad
 class Decoder:
     """Computes logits of texts whose keys and values are in the rows of a cache. It holds no text itself.
 
-    weights         "f32", "bf16", "int8" or "int4": how its copies of the model's matrices are kept. Fewer bits make a
-                    token cheaper (kernels/packed.py), and only "f32" needs the model any longer. None: no copies are
-                    made, so nothing is prepared, and each token takes longer
+    weights         "f32", "bf16", "int8" or "int4": the decoder has copies of the matrices in this form, and fewer bits
+                    make a token cheaper (kernels/packed.py). With "f32" they are made at the first step; don't change
+                    the model before. None: no copies, so nothing is prepared, and each token takes longer
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
-    Dropout is off, and the model's mode is afterwards as before. Nothing is recorded for gradients.
+    Dropout is off, and the model's mode is afterwards as before. Nothing is recorded for gradients. Making a decoder
+    keeps freed memory in this process (kernels/machine/malloc.py), as training does.
 
     >>> from npgpt import GPT, GPTConfig
     >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0))
@@ -55,6 +56,10 @@ class Decoder:
             raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
         self.model = PackedGPT(model, weights)
         keep_freed_memory()  # what a prompt takes, the next one takes again
+
+    def _pack(self):
+        """A few rows are quicker with packed weights."""
+        return self._step_weights
 
     @cached_property
     def _step_weights(self) -> DecodeWeights | None:
@@ -96,7 +101,7 @@ class Decoder:
 
     def extend(self, ids: ArrayLike, cache: KeyValueCache, row: int) -> np.ndarray:
         """T ids behind what one row holds -> logits (T, V), those after each of the ids."""
-        self._step_weights  # noqa: B018 - a few rows are quicker with packed weights, which are made now
+        self._pack()
         hidden = self._hidden_states(np.asarray(ids)[None], cache.rows([row]))
         return self._logits(hidden[0])
 
@@ -107,8 +112,9 @@ class Decoder:
             return self.prefill(list(ids[:, None]), cache, rows)
         index = np.asarray(rows, np.int64)
         lengths = cache.lengths[index]
-        if (lengths >= cache.capacity).any():
-            raise ValueError(f"rows that hold {lengths.tolist()} of {cache.capacity} positions can't take one more")
+        room = min(cache.capacity, self.config.block_size)
+        if (lengths >= room).any():
+            raise ValueError(f"rows that hold {lengths.tolist()} of {room} positions can't take one more")
         with no_grad():
             x = self.model.embed(ids, lengths).data
         rotary = self.config.position == "rotary"

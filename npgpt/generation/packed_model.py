@@ -1,12 +1,15 @@
 """A model whose matrices are packed for generating (kernels/packed.py): float32, or in 16, 8 or 4 bits."""
 
+import copy
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt import kernels
+from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
 from npgpt.kernels.decode import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
 from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
@@ -21,7 +24,8 @@ class PackedLinear(Module):
     """y = x W + b without a backward pass.   W packed
 
     In float32, W itself stays beside it, for products of many rows; it is packed when ``matrix`` is first asked for.
-    A row gives the same beside others as alone. So int8 and int4, which round x, do it for any number of rows.
+    A row gives the same beside others as alone, unless large products are to be less exact (``set_matmul_precision``)
+    or so small that NumPy computes them. So int8 and int4, which round x, do it for any number of rows.
     """
 
     def __init__(self, W: np.ndarray, bias: Tensor | None, format: str):
@@ -53,7 +57,7 @@ class PackedLinear(Module):
 
 
 def _matmul(x, W, bias=None):
-    """x W + bias with the bits of the packed product: ``matmul`` adds up in another order for up to 3 rows."""
+    """x W + bias, added up in the order of the packed product: ``matmul`` has another one for up to 3 rows."""
     rows = np.zeros((max(len(x), MAX_UNPACKED_ROWS + 1), x.shape[1]), x.dtype)
     rows[: len(x)] = x
     return kernels.matmul(rows if len(x) < len(rows) else x, W, bias)[: len(x)]
@@ -75,26 +79,41 @@ class PackedEmbedding(Module):
 class PackedGPT(GPT):
     """A GPT with packed matrices: it computes hidden states and logits, and can't be trained or saved.
 
-    format      of the matrices, one of ``kernels.packed.FORMATS``. Layer norms, biases and positions stay float32
+    format      of the matrices, one of ``kernels.packed.FORMATS``. Layer norms, biases and positions stay float32. With
+                "f32" the matrices are the model's own until they are packed: it must not be trained meanwhile
+
+    Raises ConfigError if a matrix has a number that the format can't hold.
     """
 
     def __init__(self, model: GPT, format: str):
         self._declare(model.config, np.dtype(np.float32))
         self.format = format
-        self.head = PackedLinear(model.lm_head_weight.data.T, None, format)
-        for block, packed in zip(model.h, self.h, strict=True):
-            packed.ln_1, packed.ln_2 = block.ln_1, block.ln_2
+        self.head = _packed("lm_head", model.lm_head_weight.data.T, None, format)
+        for i, (block, packed) in enumerate(zip(model.h, self.h, strict=True)):
+            packed.ln_1, packed.ln_2 = copy.deepcopy(block.ln_1), copy.deepcopy(block.ln_2)
             for part, linear in (("attn", "c_attn"), ("attn", "c_proj"), ("mlp", "c_fc"), ("mlp", "c_proj")):
                 plain = getattr(getattr(block, part), linear)
-                setattr(getattr(packed, part), linear, PackedLinear(plain.weight.data, plain.bias, format))
-        self.ln_f = model.ln_f
+                matrix = _packed(f"h.{i}.{part}.{linear}", plain.weight.data, copy.deepcopy(plain.bias), format)
+                setattr(getattr(packed, part), linear, matrix)
+        self.ln_f = copy.deepcopy(model.ln_f)
+        if not model.config.tie_weights:
+            del self.lm_head  # it is ``head``
         if format == "f32":
             self.wte = model.wte
+        elif model.config.tie_weights:
+            self.wte = PackedEmbedding(self.head.matrix)
         else:
-            tied = model.config.tie_weights
-            self.wte = PackedEmbedding(self.head.matrix if tied else pack(model.wte.weight.data.T, format))
+            self.wte = PackedEmbedding(_packed("wte", model.wte.weight.data.T, None, format).matrix)
         if model.config.position == "learned":
-            self.wpe = model.wpe
+            self.wpe = copy.deepcopy(model.wpe)
+
+    def loss(self, *inputs: Any, **named: Any) -> Tensor:
+        """Raises RuntimeError: packed weights have no gradients."""
+        raise RuntimeError("packed weights have no gradients: compute the loss with the model that they were made of")
+
+    def quantize(self, weights: str, cache_dtype: str = "f32") -> Any:
+        """Raises RuntimeError: they are packed."""
+        raise RuntimeError("these weights are packed: quantize the model that they were made of")
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -111,7 +130,10 @@ class PackedGPT(GPT):
         for i, block in enumerate(self.h):
             for name, part in (("attn", block.attn), ("mlp", block.mlp)):
                 linears += [(f"h.{i}.{name}.{n}", x) for n, x in part.children() if isinstance(x, PackedLinear)]
-        yield from ((name, array) for name, linear in linears for array in linear.kept())
+        if isinstance(self.wte, PackedEmbedding) and not self.config.tie_weights:
+            yield "wte", self.wte.head.weights
+        for name, linear in linears:
+            yield from ((f"{name}.{i}", array) for i, array in enumerate(linear.kept()))
 
     def decode_weights(self) -> DecodeWeights:
         """The same weights as ``kernels.decode_step`` reads them; float32 is packed now."""
@@ -126,6 +148,13 @@ class PackedGPT(GPT):
         return DecodeWeights(
             layers, _norm(self.ln_f), self.head.matrix, config.n_head, config.activation, config.layer_norm_epsilon
         )
+
+
+def _packed(name, W, bias, format) -> PackedLinear:
+    try:
+        return PackedLinear(W, bias, format)
+    except ValueError as error:
+        raise ConfigError(f"{name}'s weights can't be in {format}: {error}") from None
 
 
 def _norm(norm: LayerNorm) -> LayerNormWeights:

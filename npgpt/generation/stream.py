@@ -62,7 +62,8 @@ def stream(
     sampling        how tokens are chosen; None is ``Sampling()``. Any of its fields can be given by name as well
     seed            text i draws from ``default_rng(seed + i)``, so it is the same alone with the seed ``seed + i`` as
                     among others. None: another text each time
-    use_cache       False computes everything again for each token. It gives the same text
+    use_cache       False computes everything again for each token. The text is the same, but for rounding; a cache in
+                    bfloat16 rounds what it holds
     num_samples     texts of each prompt, which goes through the model once for all of them. Prompt p's are the texts
                     from p * num_samples on
     stop_ids        ids that end a text. The one that does is yielded

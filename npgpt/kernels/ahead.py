@@ -21,6 +21,7 @@ from npgpt.kernels import progress
 from npgpt.kernels.precision import gemm_dtype_tag
 from npgpt.kernels.signatures import signatures
 
+LONGEST = ("attention_backward", "decode_step")  # half of what training and sampling compile, in seconds
 MAX_PROCESSES = 4  # of half a gigabyte each
 _ROOT = str(Path(__file__).resolve().parents[2])  # where this very package is
 
@@ -35,10 +36,9 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     missing = _missing({name: table[name] for name in table if name in names})
     if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
         return
-    # The longest first, or it would be waited for. The others in the table's order: products, which attention calls,
-    # too, come long before attention, so that one process finds in the cache what another has compiled.
-    longest = max(missing, key=lambda name: len(missing[name][0].py_func.__code__.co_code))
-    order = [longest, *(name for name in missing if name != longest)]
+    # What takes longest first, or it would be waited for. The others in the table's order: products, which attention
+    # calls, too, come long before attention, so that one process finds in the cache what another has compiled.
+    order = sorted(missing, key=lambda name: not name.startswith(LONGEST))
     total, began = len(missing), perf_counter()
     shown = progress.Progress(total)
     processes = []

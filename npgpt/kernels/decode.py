@@ -27,7 +27,8 @@ from npgpt.kernels.packed import PANEL, PackedMatrix, multiply_panels, packed_ma
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 _WORTH_THREADS = 1 << 18  # bytes of weights
-_threads_meet = True  # False once they didn't: the threading layer runs them one after the other
+MOST_MISSES = 3  # in a row, until the threading layer is taken to run threads one after the other
+_misses = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class DecodeWeights:
     addresses: np.ndarray = field(init=False)  # (layers + 1, 16): for compiled code; the last row is of ln_f and head
 
     def __post_init__(self):
+        self._check()
         rows = [
             [
                 *_norm(layer.ln_1), *_linear(layer.c_attn), *_linear(layer.c_proj),
@@ -84,6 +86,27 @@ class DecodeWeights:
         ]  # fmt: skip
         rows.append([*_norm(self.ln_f), *self.head.addresses(), *[0] * 12])
         object.__setattr__(self, "addresses", np.array(rows, np.int64))
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "addresses"}
+
+    def __setstate__(self, state):  # a copy has arrays of its own
+        vars(self).update(state)
+        self.__post_init__()
+
+    def _check(self):
+        """Compiled code checks nothing. Raises ValueError if a shape, dtype or format isn't the others'."""
+        C, inner = self.head.K, self.layers[0].c_fc.matrix.N if self.layers else 0
+        norms, linears = [self.ln_f], []
+        for x in self.layers:
+            norms += [x.ln_1, x.ln_2]
+            linears += [(x.c_attn, C, 3 * C), (x.c_proj, C, C), (x.c_fc, C, inner), (x.mlp_c_proj, inner, C)]
+        vectors = [(y, C) for x in norms for y in (x.weight, x.bias)]
+        vectors += [(x.bias, N) for x, _, N in linears if x.bias is not None]
+        right = all((x.matrix.K, x.matrix.N, x.matrix.format) == (K, N, self.head.format) for x, K, N in linears)
+        right = right and all(x.shape == (n,) and x.dtype == np.float32 and x.flags.c_contiguous for x, n in vectors)
+        if not right:
+            raise ValueError("the weights' shapes, dtypes or formats don't fit each other")
 
     @property
     def nbytes(self) -> int:
@@ -150,37 +173,43 @@ def decode_step_numba(
     angles: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:  # fmt: skip
     """All threads go through all layers together and divide each product's columns, and the heads of all texts."""
-    global _threads_meet
+    global _misses
     R, C = x.shape
     H, _D = weights.n_head, C // weights.n_head
     L, _, _, _S, _ = keys.shape
-    _check(weights, x, keys, values, rows, lengths)
+    _check(weights, x, keys, values, rows, lengths, angles)
     rows, lengths = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(lengths, np.int64)
     none = np.empty((R, 0), np.float32)
     cos, sin = (none, none) if angles is None else (np.ascontiguousarray(y, np.float32) for y in angles)
     inner = weights.layers[0].c_fc.matrix.N if L else 0
     scales = np.array([layer.scale for layer in weights.layers], np.float32)
     logits = np.empty((R, weights.head.N), np.float32)
-    while True:
-        parts = _parts(weights)
-        barrier = np.zeros(2, np.int64)
+
+    def run(parts):
         buffers = [np.empty((R, n), np.float32) for n in (3 * C, C, inner, C)]
-        ok = np.ones(1, np.int64)
+        barrier, ok = np.zeros(2, np.int64), np.ones(1, np.int64)
         _step(
             weights.addresses, np.array(x, np.float32, order="C"), *buffers, logits, keys, values, rows, lengths,
             cos, sin, scales, np.float32(weights.epsilon), H, ACTIVATIONS.index(weights.activation), barrier, ok, parts,
             weights.head.tag, work=1 << 20 if parts > 1 else 0
         )  # fmt: skip
-        if ok[0]:
-            return logits
-        _threads_meet = False  # nothing has been written so far
+        return ok[0] == 1
+
+    if R:
+        parts = _parts(weights)
+        if run(parts):
+            _misses = 0 if parts > 1 else _misses
+        else:  # the threads have not met, and nothing has been written
+            _misses += 1
+            run(1)
+    return logits
 
 
 def _parts(weights):
-    return numba.get_num_threads() if _threads_meet and weights.nbytes >= _WORTH_THREADS else 1
+    return numba.get_num_threads() if _misses < MOST_MISSES and weights.nbytes >= _WORTH_THREADS else 1
 
 
-def _check(weights, x, keys, values, rows, lengths):
+def _check(weights, x, keys, values, rows, lengths, angles):
     """Compiled code checks no bounds."""
     R, C = x.shape
     L, texts, H, S, D = keys.shape
@@ -190,6 +219,8 @@ def _check(weights, x, keys, values, rows, lengths):
         raise TypeError(f"keys and values must be float32 or uint16, not {keys.dtype} and {values.dtype}")
     if not (keys.flags.c_contiguous and values.flags.c_contiguous):
         raise ValueError("keys and values must be contiguous")
+    if angles is not None and any(y.shape != (R, D // 2) for y in angles):
+        raise ValueError(f"angles must be two arrays of {(R, D // 2)}, not {[y.shape for y in angles]}")
     rows, lengths = np.asarray(rows), np.asarray(lengths)
     if rows.shape != (R,) or lengths.shape != (R,) or len(set(rows.tolist())) < R:
         raise ValueError(f"{R} texts need as many different rows and lengths, not {rows} and {lengths}")
@@ -222,7 +253,7 @@ def _one_thread(
     normed, scores = np.empty((R, C), np.float32), np.empty(keys.shape[3], np.float32)
     first, last = R * H * part // parts, R * H * (part + 1) // parts
     for layer in range(keys.shape[0]):
-        at = addresses[layer]
+        at = addresses[layer]  # of ln_1 0 1, c_attn 2 3 4, c_proj 5 6 7, ln_2 8 9, c_fc 10 11 12, c_proj 13 14 15
         _layernorm(x, at[0], at[1], epsilon, normed)
         _linear_part(normed, at[2], at[3], at[4], qkv, part, parts, tag)
         wait(barrier, parts)
@@ -353,6 +384,8 @@ def _as_stored_of(x, like):
 
         def rounded(x, like):
             bits = np.float32(x).view(np.uint32)
+            if x != x:
+                return np.uint16((bits >> np.uint32(16)) | np.uint32(0x40))  # rounding could carry NaN into the sign
             return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
         return rounded

@@ -27,6 +27,7 @@ In memory W lies in panels of as many columns as two registers have lanes (``til
 so that a panel is read from its beginning to its end, and a lane of a register works on one column (machine/panels.py).
 """
 
+import math
 from dataclasses import dataclass
 
 import numba
@@ -84,22 +85,30 @@ def pack(W: np.ndarray, format: str) -> PackedMatrix:
     panels = -(-N // PANEL)
     scales = None
     if format == "f32":
-        weights = np.empty((panels, K, PANEL), np.float32)
-        if W.strides[1] != 4 and W.strides[0] != 4:
+        weights = _aligned((panels, K, PANEL), np.float32)
+        if (W.strides[1] != 4 or W.strides[0] % 4) and (W.strides[0] != 4 or W.strides[1] % 4):
             W = np.ascontiguousarray(W)
         row, column = (stride // 4 for stride in W.strides)
         _copy_to_panels(W.ctypes.data, row, column, N, weights)
         return PackedMatrix(format, K, N, weights, None)
     if format == "bf16":
-        weights = np.empty((panels, -(-K // 2), PANEL, 2), np.uint16)
+        weights = _aligned((panels, -(-K // 2), PANEL, 2), np.uint16)
     else:
         blocks = -(-K // BLOCK)
-        weights = np.empty((panels, blocks * (8 if format == "int8" else 4), PANEL, 4), np.uint8)
+        weights = _aligned((panels, blocks * (8 if format == "int8" else 4), PANEL, 4), np.uint8)
         scales = np.empty((panels, blocks, PANEL), np.float16)
     for first in range(0, panels, 16):  # a part at a time: the whole in float32 and padded would be another copy of W
         part = _columns_of_panels(W, first, min(first + 16, panels))
         _pack_part(part, format, weights[first : first + 16], None if scales is None else scales[first : first + 16])
     return PackedMatrix(format, K, N, weights, scales)
+
+
+def _aligned(shape, dtype):
+    """An empty array that begins at a multiple of 64, so that no register is loaded from two cache lines."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 63, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 @parallel_jit
@@ -191,7 +200,9 @@ def _rounded_to_int8(x):
     blocks = np.zeros((len(x), -(-x.shape[1] // BLOCK), BLOCK), np.float32)
     blocks.reshape(len(x), -1)[:, : x.shape[1]] = x
     d = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
-    inverse = np.where(d == 0, np.float32(0), 1 / np.where(d == 0, 1, d))
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / d
+    inverse[inverse == np.inf] = 0  # of 0, and of what is nearly 0
     return (np.rint(blocks * inverse) * d).reshape(len(x), -1)[:, : x.shape[1]]
 
 
@@ -204,6 +215,8 @@ def packed_matmul_numba(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | 
     x = np.ascontiguousarray(x)
     bias = None if bias is None else np.ascontiguousarray(bias)
     y = np.empty((len(x), matrix.N), np.float32)
+    if not y.size:
+        return y
     _multiply(
         x, *matrix.addresses(), 0 if bias is None else bias.ctypes.data, y, numba.get_num_threads(), matrix.tag,
         work=matrix.K * matrix.N // 4
@@ -298,8 +311,8 @@ def _prepare_row(x, address, padded, tag):
     """Write a row of x as ``multiply_panel`` reads it: its elements, the blocks' scales and the sums' starts."""
     K, blocks = x.size, padded // BLOCK
     scales = array_at(address + padded * 4, blocks, np.float32(0))
-    offset = 1 << (bits_of(tag) - 1)
     if HAS_INT8_DOT:
+        offset = 1 << (bits_of(tag) - 1)
         whole = array_at(address, padded, np.int8(0))
         starts = array_at(address + padded * 4 + blocks * 4, blocks, np.int32(0))
         for b in range(blocks):
@@ -310,7 +323,9 @@ def _prepare_row(x, address, padded, tag):
                 largest = max(largest, abs(block[i]))
                 nothing += block[i] * np.float32(0)  # NaN if an element isn't finite, and then so is the result
             scales[b] = largest / np.float32(127) + nothing
-            inverse = np.float32(1) / scales[b] if largest > 0 else np.float32(0)
+            inverse = np.float32(1) / scales[b]
+            if not inverse < np.float32(np.inf):  # of 0, of what is nearly 0, and of NaN
+                inverse = np.float32(0)
             total = np.int32(0)
             for i in range(block.size, BLOCK):
                 out[i] = 0
@@ -320,16 +335,11 @@ def _prepare_row(x, address, padded, tag):
                 total += q
             starts[b] = -offset * total
     else:
-        same = array_at(address, padded, np.float32(0))
-        sums = array_at(address + padded * 4 + blocks * 4, blocks, np.float32(0))
+        floats = array_at(address, padded, np.float32(0))
         for k in range(padded):
-            same[k] = x[k] if k < K else np.float32(0)
+            floats[k] = x[k] if k < K else np.float32(0)
         for b in range(blocks):
-            total = np.float32(0)
-            for i in range(BLOCK):
-                total += same[b * BLOCK + i]
             scales[b] = np.float32(1)
-            sums[b] = -np.float32(offset) * total
 
 
 @jit

@@ -89,12 +89,12 @@ def test_another_model_is_noticed(tmp_path, other):
         Prefix.load(tmp_path / "a", decoder_of(**other))
 
 
-@pytest.mark.parametrize("weights", [None, "f32", "int8"])
-def test_one_weight_is_noticed(tmp_path, weights):
-    model = random_model(0, np.float32)
+@pytest.mark.parametrize(("weights", "tied"), [(None, True), ("f32", True), ("int8", True), ("int8", False)])
+def test_one_weight_is_noticed(tmp_path, weights, tied):
+    model = random_model(0, np.float32, tie_weights=tied)
     decoder = Decoder(model, weights)
     Prefix.compute(decoder, BEGIN).save(tmp_path / "a", decoder)
-    model.h[1].mlp.c_proj.weight.data[3, 5] *= 3
+    (model.h[1].mlp.c_proj if tied else model.wte).weight.data[3, 5] *= 3
     with pytest.raises(CheckpointError, match="was made with another model"):
         Prefix.load(tmp_path / "a", Decoder(model, weights))
 

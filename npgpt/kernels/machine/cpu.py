@@ -62,7 +62,7 @@ UNIT = _chosen()
 
 
 def _has_int8_dot() -> bool:
-    features = dict(binding.get_host_cpu_features())
+    features = dict(binding.get_host_cpu_features())  # those of this machine, whatever UNIT is
     if UNIT.bytes == 64:
         return bool(features.get("avx512vnni"))
     return UNIT.bytes == 32 and bool(
@@ -71,3 +71,5 @@ def _has_int8_dot() -> bool:
 
 
 HAS_INT8_DOT = _has_int8_dot()  # an instruction that adds up four products of 8 bits in each lane of 32
+# An instruction that turns float16 into float32. Without it LLVM calls a function that isn't everywhere.
+HAS_HALF = "neon" in available() or bool(dict(binding.get_host_cpu_features()).get("f16c"))

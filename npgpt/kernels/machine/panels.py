@@ -11,14 +11,14 @@ multiplied with x in 8 bits too if the CPU has an instruction for it, which adds
     sum of x q = xs sum of xq (q + offset) - xs offset sum of xq        x[k] = xs xq[k] in a block of 32
 
 The instruction takes one factor without a sign, hence the offset, 128 or 8. The last term is known beforehand: the sum
-starts from it. Other CPUs turn each q into a float32, and x stays as it is.
+starts from it. Other CPUs turn each q into a float32, and x stays as it is: their sums would lose digits to the offset.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from npgpt.kernels.machine.cpu import HAS_INT8_DOT, UNIT
+from npgpt.kernels.machine.cpu import HAS_HALF, HAS_INT8_DOT, UNIT
 from npgpt.kernels.machine.vectors import Vectors, whole
 
 BLOCK = 32  # elements along K that share a scale
@@ -47,7 +47,7 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
     x           K elements, float32, and a zero behind them; for int8 and int4 whole blocks of 32, in int8 if there is
                 an instruction for it (``HAS_INT8_DOT``), else in float32
     x_scales    float32 for each block, xs
-    x_starts    for each block -offset times the sum of its x, int32 or float32 as x
+    x_starts    if x is in int8, for each block -offset times the sum of its x, int32
     scales      of the panel, float16 [block][W]
     begin       0, or W elements to begin with, a bias
     """
@@ -61,14 +61,14 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
         zeros = [ir.Constant(v.vector, None)] * UNIT.vectors
         if _BITS[tag] <= 8:
             whole_x = v.pointer(x) if not HAS_INT8_DOT else builder.inttoptr(x, _I32.as_pointer())
-            starts = v.pointer(x_starts) if not HAS_INT8_DOT else builder.inttoptr(x_starts, _I32.as_pointer())
+            starts = builder.inttoptr(x_starts, _I32.as_pointer())
             blocks = builder.sdiv(builder.add(K, whole(BLOCK - 1)), whole(BLOCK))
             words = BLOCK // 4 if tag == types.int8 else BLOCK // 8
             weights, scales = builder.inttoptr(panel, _I32.as_pointer()), builder.inttoptr(scales, _HALF.as_pointer())
             for block, sums in v.loop(blocks, 1, zeros):
                 row = v.at(weights, builder.mul(block, whole(words * v.lanes * UNIT.vectors)))
                 part = v.at(whole_x, builder.mul(block, whole(BLOCK // 4 if HAS_INT8_DOT else BLOCK)))
-                start = builder.load(v.at(starts, block))
+                start = builder.load(v.at(starts, block)) if HAS_INT8_DOT else None
                 scale = v.splat(builder.load(v.at(v.pointer(x_scales), block)))
                 of_row = v.at(scales, builder.mul(block, whole(v.lanes * UNIT.vectors)))
                 totals = _sums_of_block(v, tag, words, row, part, start)
@@ -143,14 +143,14 @@ def _fetch_ahead(v, row):
 
 
 def _sums_of_block(v, tag, words, row, x, start):
-    """start + sum of x (q + offset) over a block, for each column, as float32."""
+    """The sum of x q over a block, for each column, as float32; in integers start + sum of x (q + offset)."""
     builder = v.builder
-    totals = [_everywhere(v, start)] * UNIT.vectors
-    bits, masks = (8, (0,)) if tag == types.int8 else (4, (0, 4))
+    bits, halves = (8, 1) if tag == types.int8 else (4, 2)
+    totals = [_everywhere(v, start) if HAS_INT8_DOT else ir.Constant(v.vector, None)] * UNIT.vectors
     for word in range(words):
         packed = [_load_words(v, v.at(row, (word * UNIT.vectors + j) * v.lanes)) for j in range(UNIT.vectors)]
-        for half in range(len(masks)):  # int4: the low halves of bytes, then the high ones
-            group = word * len(masks) + half
+        for half in range(halves):  # int4: the low halves of bytes, then the high ones
+            group = word * halves + half
             if HAS_INT8_DOT:
                 four = _everywhere(v, builder.load(v.at(x, group)))
                 for j in range(UNIT.vectors):
@@ -158,13 +158,14 @@ def _sums_of_block(v, tag, words, row, x, start):
                     if bits == 4:
                         q = builder.and_(builder.lshr(q, _words(v, 4 * half)) if half else q, _words(v, 0x0F0F0F0F))
                     totals[j] = _dot(v, totals[j], q, four)
-            else:
-                for byte in range(4):
-                    a = v.splat(builder.load(v.at(x, 4 * group + byte)))
-                    for j in range(UNIT.vectors):
-                        q = builder.lshr(packed[j], _words(v, 8 * byte + 4 * half))
-                        q = builder.uitofp(builder.and_(q, _words(v, 2**bits - 1)), v.vector)
-                        totals[j] = v.multiply_add(a, q, totals[j])
+                continue
+            for byte in range(4):
+                a = v.splat(builder.load(v.at(x, 4 * group + byte)))
+                for j in range(UNIT.vectors):
+                    signed = builder.xor(packed[j], _words(v, 0x80808080 if bits == 8 else 0x88888888))
+                    to_the_left = builder.shl(signed, _words(v, 32 - 8 * byte - 4 * half - bits))
+                    q = builder.sitofp(builder.ashr(to_the_left, _words(v, 32 - bits)), v.vector)
+                    totals[j] = v.multiply_add(a, q, totals[j])
     return [builder.sitofp(total, v.vector) for total in totals] if HAS_INT8_DOT else totals
 
 
@@ -187,5 +188,14 @@ def _load_words(v, pointer):
 
 
 def _load_half(v, pointer):
-    halves = ir.VectorType(_HALF, v.lanes)
-    return v.builder.fpext(v.builder.load(v.builder.bitcast(pointer, halves.as_pointer()), align=2), v.vector)
+    """Numbers of float16, all finite, as float32."""
+    if HAS_HALF:
+        halves = ir.VectorType(_HALF, v.lanes)
+        return v.builder.fpext(v.builder.load(v.builder.bitcast(pointer, halves.as_pointer()), align=2), v.vector)
+    shorts = ir.VectorType(ir.IntType(16), v.lanes)
+    bits = v.builder.load(v.builder.bitcast(pointer, shorts.as_pointer()), align=2)
+    bits = v.builder.zext(bits, ir.VectorType(_I32, v.lanes))
+    size = v.builder.shl(v.builder.and_(bits, _words(v, 0x7FFF)), _words(v, 13))  # the exponent is 112 too small
+    sign = v.builder.shl(v.builder.and_(bits, _words(v, 0x8000)), _words(v, 16))
+    number = v.builder.fmul(v.builder.bitcast(size, v.vector), ir.Constant(v.vector, [2.0**112] * v.lanes))
+    return v.builder.bitcast(v.builder.or_(v.builder.bitcast(number, sign.type), sign), v.vector)

@@ -1,0 +1,94 @@
+"""A model with packed matrices, and the decoder that uses one."""
+
+import numpy as np
+import pytest
+from helpers.models import with_random_parameters
+
+from npgpt import GPT, GPTConfig, no_grad
+from npgpt.config import WEIGHTS
+from npgpt.errors import ConfigError
+from npgpt.generation import Decoder
+from npgpt.generation.packed_model import PackedGPT
+
+CONFIG = GPTConfig(vocab_size=40, block_size=64, n_layer=2, n_head=2, n_embd=32)
+IDS = np.random.default_rng(0).integers(0, 40, 60)
+
+
+@pytest.fixture
+def model():
+    return with_random_parameters(GPT(CONFIG))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_prompt_gives_the_same_before_and_after_steps(model, weights):
+    """Before the first step float32 isn't packed; many rows and few take different kernels."""
+    decoder = Decoder(model, weights)
+    cache = decoder.new_cache(2)
+    few, many = decoder.prefill([IDS[:5]], cache, [0]), decoder.prefill([IDS], cache, [1])
+    decoder.step([1], cache, [0])
+    cache.lengths[:] = 0
+    np.testing.assert_allclose(decoder.prefill([IDS[:5]], cache, [0]), few, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(decoder.prefill([IDS], cache, [1]), many, rtol=0, atol=1e-5)
+    cache.lengths[:] = 0
+    extended = decoder.extend(IDS[:5], cache, 0)
+    np.testing.assert_allclose(extended[-1:], few, rtol=0, atol=1e-5)
+    assert np.abs(few - many).max() > 0.1
+
+
+def test_rounding_is_what_the_bits_say(model):
+    """The more bits, the nearer are the logits to the model's own."""
+    with no_grad():
+        expected = model(IDS[None]).data[0, -1]
+    far = []
+    for weights in WEIGHTS:
+        decoder = Decoder(model, weights)
+        cache = decoder.new_cache()
+        decoder.prefill([IDS[:-1]], cache, [0])
+        far.append(np.abs(decoder.step(IDS[-1:], cache, [0])[0] - expected).max() / np.abs(expected).max())
+    assert far == sorted(far)
+    assert far[0] < 1e-5 < far[1] < 2e-2
+    assert far[2] < 5e-2 < far[3] < 0.7
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_the_model_is_not_needed_any_more(model, weights):
+    decoder, cache = Decoder(model, weights), None
+    found = []
+    for _ in range(2):
+        cache = decoder.new_cache()
+        decoder.prefill([IDS[:5]], cache, [0])
+        found.append(decoder.step([7], cache, [0]))
+        for p in model.parameters():
+            p.data[...] = np.nan
+    np.testing.assert_array_equal(*found)
+
+
+def test_packed_weights_are_neither_trained_nor_packed_again(model):
+    packed = PackedGPT(model, "int8")
+    with pytest.raises(RuntimeError, match="have no gradients"):
+        packed.loss(IDS[None, :-1], IDS[None, 1:])
+    with pytest.raises(RuntimeError, match="are packed"):
+        packed.quantize("int4")
+
+
+def test_a_weight_that_is_too_large_is_named(model):
+    model.h[1].attn.c_proj.weight.data[3, 4] = 1e30
+    for weights in ("int8", "int4"):
+        with pytest.raises(ConfigError, match=rf"h.1.attn.c_proj's weights can't be in {weights}: .* too large"):
+            Decoder(model, weights)
+
+
+def test_an_id_outside_the_vocabulary_is_refused(model):
+    decoder = Decoder(model, "int8")
+    for id in (-1, 40):
+        with pytest.raises(IndexError, match="the vocabulary has 40"):
+            decoder.step([id], decoder.new_cache(), [0])
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary", "sinusoidal"])
+def test_no_step_goes_beyond_the_block_size(position):
+    decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, position=position)))
+    cache = decoder.new_cache(capacity=8)
+    decoder.prefill([[1, 2, 3, 4]], cache, [0])
+    with pytest.raises(ValueError, match=r"hold \[4\] of 4 positions"):
+        decoder.step([1], cache, [0])
