@@ -13,7 +13,7 @@ from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.packed_model import PackedGPT
 from npgpt.gpt import GPT
-from npgpt.kernels.decode import DecodeWeights
+from npgpt.kernels.decode_weights import DecodeWeights
 from npgpt.kernels.machine.malloc import keep_freed_memory
 from npgpt.ops.rotary import rotary_angles
 from npgpt.tensor import Tensor, no_grad

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
-from npgpt.kernels.decode import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
+from npgpt.kernels.decode_weights import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
 from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
 from npgpt.kernels.packed import PackedMatrix, columns, pack, unpack
 from npgpt.layers import LayerNorm, Module

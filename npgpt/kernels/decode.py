@@ -8,119 +8,27 @@ It is GPT.hidden_states for one position, written out, because what costs nothin
 work for one token takes some tens of microseconds, and each call of a kernel and each Tensor takes several.
 """
 
-from dataclasses import dataclass, field
-
 import numba
 import numpy as np
-from numba import prange, types
-from numba.extending import overload
+from numba import prange
 
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
+from npgpt.kernels.cached_attention import attend, store, turn
+from npgpt.kernels.decode_weights import DecodeWeights
 from npgpt.kernels.exp import exp
 from npgpt.kernels.gelu import gelu_forward_numpy, gelu_tanh_forward_numpy
-from npgpt.kernels.jit import INLINED, jit, parallel_jit
+from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.layernorm import forward_row, layernorm_forward_numpy
 from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.barrier import meet, wait
 from npgpt.kernels.normal_cdf import normal_cdf
-from npgpt.kernels.packed import PANEL, PackedMatrix, multiply_panels, packed_matmul_numpy
+from npgpt.kernels.packed import PANEL
+from npgpt.kernels.packed_matmul import multiply_panels, packed_matmul_numpy
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 _WORTH_THREADS = 1 << 18  # bytes of weights
 MOST_MISSES = 3  # in a row, until the threading layer is taken to run threads one after the other
 _misses = 0
-
-
-@dataclass(frozen=True)
-class LayerNormWeights:
-    """weight and bias (C,) of float32; zeros stand for no bias."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-@dataclass(frozen=True)
-class LinearWeights:
-    """A packed matrix, and a bias of float32 or None."""
-
-    matrix: PackedMatrix
-    bias: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """What one block of the model needs. ``scale`` multiplies attention's scores."""
-
-    ln_1: LayerNormWeights
-    c_attn: LinearWeights
-    c_proj: LinearWeights
-    ln_2: LayerNormWeights
-    c_fc: LinearWeights
-    mlp_c_proj: LinearWeights
-    scale: float
-
-
-@dataclass(frozen=True)
-class DecodeWeights:
-    """A model's weights as a step reads them. All matrices have one format.
-
-    head    (C, V), the vocabulary head
-    """
-
-    layers: list[LayerWeights]
-    ln_f: LayerNormWeights
-    head: PackedMatrix
-    n_head: int
-    activation: str
-    epsilon: float
-    addresses: np.ndarray = field(init=False)  # (layers + 1, 16): for compiled code; the last row is of ln_f and head
-
-    def __post_init__(self):
-        self._check()
-        rows = [
-            [
-                *_norm(layer.ln_1), *_linear(layer.c_attn), *_linear(layer.c_proj),
-                *_norm(layer.ln_2), *_linear(layer.c_fc), *_linear(layer.mlp_c_proj),
-            ]
-            for layer in self.layers
-        ]  # fmt: skip
-        rows.append([*_norm(self.ln_f), *self.head.addresses(), *[0] * 12])
-        object.__setattr__(self, "addresses", np.array(rows, np.int64))
-
-    def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "addresses"}
-
-    def __setstate__(self, state):  # a copy has arrays of its own
-        vars(self).update(state)
-        self.__post_init__()
-
-    def _check(self):
-        """Compiled code checks nothing. Raises ValueError if a shape, dtype or format isn't the others'."""
-        C, inner = self.head.K, self.layers[0].c_fc.matrix.N if self.layers else 0
-        norms, linears = [self.ln_f], []
-        for x in self.layers:
-            norms += [x.ln_1, x.ln_2]
-            linears += [(x.c_attn, C, 3 * C), (x.c_proj, C, C), (x.c_fc, C, inner), (x.mlp_c_proj, inner, C)]
-        vectors = [(y, C) for x in norms for y in (x.weight, x.bias)]
-        vectors += [(x.bias, N) for x, _, N in linears if x.bias is not None]
-        right = all((x.matrix.K, x.matrix.N, x.matrix.format) == (K, N, self.head.format) for x, K, N in linears)
-        right = right and all(x.shape == (n,) and x.dtype == np.float32 and x.flags.c_contiguous for x, n in vectors)
-        if not right:
-            raise ValueError("the weights' shapes, dtypes or formats don't fit each other")
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of all matrices: what one step reads."""
-        linear = ((x.c_attn, x.c_proj, x.c_fc, x.mlp_c_proj) for x in self.layers)
-        return self.head.nbytes + sum(y.matrix.nbytes for group in linear for y in group)
-
-
-def _norm(norm):
-    return norm.weight.ctypes.data, norm.bias.ctypes.data
-
-
-def _linear(linear):
-    return *linear.matrix.addresses(), 0 if linear.bias is None else linear.bias.ctypes.data
 
 
 def decode_step_numpy(
@@ -262,12 +170,12 @@ def _one_thread(
             row, n = rows[r], lengths[r]
             q, k = qkv[r, h * D : h * D + D], qkv[r, C + h * D : C + h * D + D]
             if cos.shape[1]:
-                _turn(q, cos[r], sin[r])
-                _turn(k, cos[r], sin[r])
+                turn(q, cos[r], sin[r])
+                turn(k, cos[r], sin[r])
             head_keys, head_values = keys[layer, row, h], values[layer, row, h]
-            _store(k, head_keys[n])
-            _store(qkv[r, 2 * C + h * D : 2 * C + h * D + D], head_values[n])
-            _attend(q, head_keys, head_values, n + 1, scales[layer], scores, mixed[r, h * D : h * D + D])
+            store(k, head_keys[n])
+            store(qkv[r, 2 * C + h * D : 2 * C + h * D + D], head_values[n])
+            attend(q, head_keys, head_values, n + 1, scales[layer], scores, mixed[r, h * D : h * D + D])
         wait(barrier, parts)
         _add_linear_part(mixed, at[5], at[6], at[7], delta, x, part, parts, tag)
         wait(barrier, parts)
@@ -324,69 +232,3 @@ def _activate(x, activation):
     else:
         for i in range(x.size):
             x[i] = max(x[i], np.float32(0))
-
-
-@jit
-def _turn(x, cos, sin):
-    half = cos.size
-    for j in range(half):
-        a, b = x[j], x[half + j]
-        x[j] = a * cos[j] - b * sin[j]
-        x[half + j] = a * sin[j] + b * cos[j]
-
-
-@jit
-def _store(x, out):
-    for d in range(out.size):
-        out[d] = _as_stored(x[d], out[d])
-
-
-@jit
-def _attend(q, keys, values, n, scale, scores, y):
-    """y = softmax(scale q keys^T) values over the first ``n`` positions."""
-    largest = np.float32(-np.inf)
-    for j in range(n):
-        key, total = keys[j], np.float32(0)
-        for d in range(q.size):
-            total += q[d] * _as_float32(key[d])
-        scores[j] = total * scale
-        largest = max(largest, scores[j])
-    total = np.float32(0)
-    for j in range(n):
-        scores[j] = exp(scores[j] - largest)
-        total += scores[j]
-    for d in range(y.size):
-        y[d] = np.float32(0)
-    for j in range(n):
-        value, p = values[j], scores[j] / total
-        for d in range(y.size):
-            y[d] += p * _as_float32(value[d])
-
-
-def _as_float32(x):
-    """An element of the cache as float32."""
-
-
-@overload(_as_float32, jit_options=INLINED)
-def _as_float32_of(x):
-    if x == types.uint16:
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    return lambda x: x
-
-
-def _as_stored(x, like):
-    """A float32 as an element of the cache: of float32, or bfloat16 rounded to the nearest, halves to even."""
-
-
-@overload(_as_stored, jit_options=INLINED)
-def _as_stored_of(x, like):
-    if like == types.uint16:
-
-        def rounded(x, like):
-            bits = np.float32(x).view(np.uint32)
-            if x != x:
-                return np.uint16((bits >> np.uint32(16)) | np.uint32(0x40))  # rounding could carry NaN into the sign
-            return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-        return rounded
-    return lambda x, like: x

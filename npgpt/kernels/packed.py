@@ -14,15 +14,13 @@ The 32 elements k = 32 b ... 32 b + 31 of a column share a scale d, in float16.
 
 int8 and int4 are Q8_0 and Q4_0 of llama.cpp, along W's columns (ggml/src/ggml-quants.c, quantize_row_q8_0_ref and
 quantize_row_q4_0_ref).
-Their x is rounded in the same way to int8, with a float32 scale, where the CPU has an instruction for products of
-8 bits (``HAS_INT8_DOT``); the sums are exact.
 
-In memory W lies in panels of as many columns as two registers have lanes (``tile_columns``; W below stands for that):
+In memory W lies in panels of P columns, as many as the registers of a product's tile have lanes (``PANEL``):
 
-    f32     [N / W][K][W]               bf16    [N / W][K / 2][W][2]
-    int8    [N / W][K / 4][W][4], a byte holds q + 128
-    int4    [N / W][K / 8][W][4], a byte holds q of k and, in its upper half, of k + 4
-    scales  [N / W][K / 32][W]
+    f32     [N / P][K][P]               bf16    [N / P][K / 2][P][2]
+    int8    [N / P][K / 4][P][4], a byte holds q + 128
+    int4    [N / P][K / 8][P][4], a byte holds q of k and, in its upper half, of k + 4
+    scales  [N / P][K / 32][P]
 
 so that a panel is read from its beginning to its end, and a lane of a register works on one column (machine/panels.py).
 """
@@ -30,22 +28,19 @@ so that a panel is read from its beginning to its end, and a lane of a register 
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
-from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.machine.addresses import array_at
-from npgpt.kernels.machine.cpu import HAS_INT8_DOT, UNIT
-from npgpt.kernels.machine.microkernel import TILE_ROWS, microkernel, pack_b, pack_transposed_a, pack_transposed_b
-from npgpt.kernels.machine.panels import BLOCK, bits_of, is_quantized, multiply_panel, widen_panel
-from npgpt.kernels.machine.product import K_BLOCK
+from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.machine.cpu import UNIT
+from npgpt.kernels.machine.microkernel import pack_b, pack_transposed_b
+from npgpt.kernels.machine.panels import BLOCK
 
 FORMATS = ("f32", "bf16", "int8", "int4")
 PANEL = UNIT.vectors * UNIT.bytes // 4  # columns
 TAGS = {"f32": np.float32(0), "bf16": np.uint16(0), "int8": np.int8(0), "int4": np.uint8(0)}
-_OFFSET = {"int8": 128, "int4": 8}
+OFFSET = {"int8": 128, "int4": 8}
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def _pack_part(W, format, weights, scales):
     else:
         q, d = quantize(W.reshape(-1, BLOCK, *W.shape[1:]), format)  # (blocks, BLOCK, panels, PANEL)
         scales[...] = d.transpose(1, 0, 2)
-        q = (q + np.int16(_OFFSET["int8"] if format == "int8" else 0)).astype(np.uint8)
+        q = (q + np.int16(OFFSET["int8"] if format == "int8" else 0)).astype(np.uint8)
         if format == "int8":
             weights[...] = q.reshape(K // 4, 4, *q.shape[2:]).transpose(2, 0, 3, 1)
         else:
@@ -183,170 +178,6 @@ def columns(matrix: PackedMatrix, ids: np.ndarray) -> np.ndarray:
         return bf16_to_f32(values.reshape(len(values), -1)[:, : matrix.K])
     if matrix.format == "int4":
         values = np.stack([values & 15, values >> 4], axis=2)
-    q = values.reshape(len(values), -1, BLOCK).astype(np.float32) - _OFFSET[matrix.format]
+    q = values.reshape(len(values), -1, BLOCK).astype(np.float32) - OFFSET[matrix.format]
     d = matrix.scales[panel, :, lane].astype(np.float32)[..., None]
     return (d * q).reshape(len(values), -1)[:, : matrix.K]
-
-
-def packed_matmul_numpy(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | None = None) -> np.ndarray:
-    """x (M, K), bias (N,) -> (M, N)"""
-    if matrix.format in _OFFSET and HAS_INT8_DOT:
-        x = _rounded_to_int8(x)
-    y = x @ unpack(matrix)
-    return y if bias is None else y + bias
-
-
-def _rounded_to_int8(x):
-    blocks = np.zeros((len(x), -(-x.shape[1] // BLOCK), BLOCK), np.float32)
-    blocks.reshape(len(x), -1)[:, : x.shape[1]] = x
-    d = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = 1 / d
-    inverse[inverse == np.inf] = 0  # of 0, and of what is nearly 0
-    return (np.rint(blocks * inverse) * d).reshape(len(x), -1)[:, : x.shape[1]]
-
-
-def packed_matmul_numba(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | None = None) -> np.ndarray:
-    """Panels in parallel. A row's result has the same bits whatever rows are beside it."""
-    if x.ndim != 2 or x.shape[1] != matrix.K or x.dtype != np.float32:
-        raise ValueError(f"x must be float32 (M, {matrix.K}), not {x.dtype} {x.shape}")
-    if bias is not None and (bias.shape != (matrix.N,) or bias.dtype != np.float32):
-        raise ValueError(f"the bias must be float32 ({matrix.N},), not {bias.dtype} {bias.shape}")
-    x = np.ascontiguousarray(x)
-    bias = None if bias is None else np.ascontiguousarray(bias)
-    y = np.empty((len(x), matrix.N), np.float32)
-    if not y.size:
-        return y
-    _multiply(
-        x, *matrix.addresses(), 0 if bias is None else bias.ctypes.data, y, numba.get_num_threads(), matrix.tag,
-        work=matrix.K * matrix.N // 4
-    )  # fmt: skip
-    return y
-
-
-@parallel_jit
-def _multiply(x, weights, scales, bias, y, parts, tag):
-    _M, N = y.shape
-    panels = (N + PANEL - 1) // PANEL
-    for part in prange(parts):
-        begin, end = panels * part // parts, panels * (part + 1) // parts
-        multiply_panels(x, weights, scales, bias, y, begin, end, tag)
-
-
-@jit
-def multiply_panels(x, weights, scales, bias, y, begin, end, tag):
-    """The columns of y = x W + bias in the panels from ``begin`` to ``end``, on one thread; addresses but x and y.
-
-    f32 and bf16 add up in the order of ``gemm``, so a row has the same bits as in a large product of many.
-    """
-    M, K = x.shape
-    N = y.shape[1]
-    padded = (K + BLOCK - 1) // BLOCK * BLOCK
-    x_address, y_address = np.int64(x.ctypes.data), np.int64(y.ctypes.data)
-    if is_quantized(tag):
-        row_bytes = padded * 4 + padded // BLOCK * 8
-        rows = np.empty(M * row_bytes, np.uint8)
-        address = np.int64(rows.ctypes.data)
-        for m in range(M):
-            _prepare_row(x[m], address + m * row_bytes, padded, tag)
-        panel_bytes, scale_bytes = _panel_bytes(padded, tag), padded // BLOCK * PANEL * 2
-        for panel in range(begin, end):
-            column = panel * PANEL
-            for m in range(M):
-                row = address + m * row_bytes
-                multiply_panel(
-                    K, row, row + padded * 4, row + padded * 4 + padded // BLOCK * 4, weights + panel * panel_bytes,
-                    scales + panel * scale_bytes, bias + column * 4 if bias else 0, N - column,
-                    y_address + (m * N + column) * 4, tag
-                )  # fmt: skip
-        rows[0] = 0  # keep it alive, see machine/product.py
-    elif M == 1:
-        row = np.empty(K + 1, np.float32)
-        for k in range(K):
-            row[k] = x[0, k]
-        row[K] = np.float32(0)
-        for panel in range(begin, end):
-            column = panel * PANEL
-            at, out = weights + panel * _panel_bytes(K, tag), y_address + column * 4
-            start = bias + column * 4 if bias else 0
-            for k in range(0, K, K_BLOCK):
-                multiply_panel(
-                    min(K_BLOCK, K - k), np.int64(row.ctypes.data) + k * 4, 0, 0, at + k * PANEL * bits_of(tag) // 8, 0,
-                    start, N - column, out, tag
-                )  # fmt: skip
-                start = out
-        row[0] = 0
-    else:
-        groups = (M + TILE_ROWS - 1) // TILE_ROWS
-        tiles, wide = np.empty(groups * TILE_ROWS * K, np.float32), np.empty((K + 1) * PANEL, np.float32)
-        tiles_address, zero = np.int64(tiles.ctypes.data), np.float32(0)
-        for i in range(groups):
-            first = i * TILE_ROWS
-            pack_transposed_a(x_address + first * K * 4, K, M - first, K, tiles_address + first * K * 4, zero)
-        for panel in range(begin, end):
-            column = panel * PANEL
-            at = _as_float32(weights + panel * _panel_bytes(K, tag), K, wide, tag)
-            for i in range(groups):
-                first = i * TILE_ROWS
-                out = y_address + (first * N + column) * 4
-                start, start_row = bias + column * 4 if bias else 0, 0
-                for k in range(0, K, K_BLOCK):
-                    microkernel(
-                        min(K_BLOCK, K - k), tiles_address + (first * K + k * TILE_ROWS) * 4, at + k * PANEL * 4,
-                        M - first, N - column, start, start_row, out, N, zero
-                    )  # fmt: skip
-                    start, start_row = out, N
-        tiles[0] = np.float32(0)
-        wide[0] = np.float32(0)
-
-
-@jit
-def _panel_bytes(K, tag):
-    """The size of a panel; K is a multiple of 32 for int8 and int4."""
-    return (K + 1) // 2 * PANEL * 4 if bits_of(tag) == 16 else K * PANEL * bits_of(tag) // 8
-
-
-@jit
-def _prepare_row(x, address, padded, tag):
-    """Write a row of x as ``multiply_panel`` reads it: its elements, the blocks' scales and the sums' starts."""
-    K, blocks = x.size, padded // BLOCK
-    scales = array_at(address + padded * 4, blocks, np.float32(0))
-    if HAS_INT8_DOT:
-        offset = 1 << (bits_of(tag) - 1)
-        whole = array_at(address, padded, np.int8(0))
-        starts = array_at(address + padded * 4 + blocks * 4, blocks, np.int32(0))
-        for b in range(blocks):
-            first = b * BLOCK
-            block, out = x[first : min(K, first + BLOCK)], whole[first : first + BLOCK]
-            largest, nothing = np.float32(0), np.float32(0)
-            for i in range(block.size):
-                largest = max(largest, abs(block[i]))
-                nothing += block[i] * np.float32(0)  # NaN if an element isn't finite, and then so is the result
-            scales[b] = largest / np.float32(127) + nothing
-            inverse = np.float32(1) / scales[b]
-            if not inverse < np.float32(np.inf):  # of 0, of what is nearly 0, and of NaN
-                inverse = np.float32(0)
-            total = np.int32(0)
-            for i in range(block.size, BLOCK):
-                out[i] = 0
-            for i in range(block.size):
-                q = np.int32(np.rint(block[i] * inverse))
-                out[i] = q
-                total += q
-            starts[b] = -offset * total
-    else:
-        floats = array_at(address, padded, np.float32(0))
-        for k in range(padded):
-            floats[k] = x[k] if k < K else np.float32(0)
-        for b in range(blocks):
-            scales[b] = np.float32(1)
-
-
-@jit
-def _as_float32(panel, K, wide, tag):
-    """The address of the panel [K][W] in float32: itself, or ``wide`` with the bf16 panel written out."""
-    if bits_of(tag) == 32:
-        return panel
-    address = np.int64(wide.ctypes.data)
-    widen_panel(K, panel, address)
-    return address

@@ -6,7 +6,18 @@ tests/test_precompile.py holds that real runs compile exactly these.
 import numpy as np
 from numba import from_dtype, types
 
-from npgpt.kernels import adamw, attention, cross_entropy, decode, embedding, gelu, layernorm, packed, reductions
+from npgpt.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    decode,
+    embedding,
+    gelu,
+    layernorm,
+    packed,
+    packed_matmul,
+    reductions,
+)
 from npgpt.kernels.dropout import _drop
 from npgpt.kernels.matmul import _add_few_rows, _multiply_parts
 
@@ -63,7 +74,7 @@ def _of_decoding() -> dict[str, tuple]:
     table = {"pack": (packed._copy_to_panels, (*[i64] * 4, f[:, :, ::1]))}
     for name, tag in packed.TAGS.items():
         tag = from_dtype(tag.dtype)
-        table[f"packed_matmul_{name}"] = packed._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
+        table[f"packed_matmul_{name}"] = packed_matmul._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
         for suffix, element in (("", f), ("_bf16", types.uint16)):
             cache = element[:, :, :, :, ::1]
             table[f"decode_step_{name}{suffix}"] = (
