@@ -20,7 +20,7 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
-    "kernels/packed_matmul.py": "kernels/test_packed.py",
+    "kernels/packed_product.py": "kernels/test_packed.py",
     "kernels/cached_attention.py": "kernels/test_decode.py",
     "kernels/decode_weights.py": "kernels/test_decode.py",
     "kernels/machine/barrier.py": "kernels/test_decode.py",
@@ -317,7 +317,7 @@ MUTANTS = [
     Mutant("decode.decode_step_numba", "run(1)", "pass", "threads that have not met leave no result"),
     Mutant("barrier.wait", "arrival // threads + 1", "arrival // threads", "nobody waits"),
     Mutant("packed.quantize", "np.trunc(x + np.float32(8.5))", "np.trunc(x + np.float32(8))", "4 bits: cut instead of rounded"),
-    Mutant("packed_matmul._prepare_row", "-offset * total", "offset * total", "the offset of whole numbers added twice"),
+    Mutant("packed_product._prepare_row", "-offset * total", "offset * total", "the offset of whole numbers added twice"),
     Mutant("Decoder.step", "cache.lengths[index] += 1", "pass", "the cache doesn't know of the new position"),
     Mutant("Prefix.shared_with", "len(prompt) - 1", "len(prompt)", "the last id of a prompt taken from the prefix", tests="generation/test_prefix.py"),
     Mutant("Decoder._logits_behind", "hidden[np.arange(len(ids)), lengths - 1]", "hidden[:, -1]", "logits after the padding"),

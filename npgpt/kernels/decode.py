@@ -23,7 +23,7 @@ from npgpt.kernels.machine.addresses import array_at
 from npgpt.kernels.machine.barrier import meet, wait
 from npgpt.kernels.normal_cdf import normal_cdf
 from npgpt.kernels.packed import PANEL
-from npgpt.kernels.packed_matmul import multiply_panels, packed_matmul_numpy
+from npgpt.kernels.packed_product import multiply_panels, packed_matmul_numpy
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 _WORTH_THREADS = 1 << 18  # bytes of weights

@@ -15,7 +15,7 @@ from npgpt.kernels import (
     gelu,
     layernorm,
     packed,
-    packed_matmul,
+    packed_product,
     reductions,
 )
 from npgpt.kernels.dropout import _drop
@@ -74,7 +74,7 @@ def _of_decoding() -> dict[str, tuple]:
     table = {"pack": (packed._copy_to_panels, (*[i64] * 4, f[:, :, ::1]))}
     for name, tag in packed.TAGS.items():
         tag = from_dtype(tag.dtype)
-        table[f"packed_matmul_{name}"] = packed_matmul._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
+        table[f"packed_matmul_{name}"] = packed_product._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
         for suffix, element in (("", f), ("_bf16", types.uint16)):
             cache = element[:, :, :, :, ::1]
             table[f"decode_step_{name}{suffix}"] = (

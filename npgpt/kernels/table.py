@@ -15,7 +15,7 @@ from npgpt.kernels import (
     gelu,
     layernorm,
     matmul,
-    packed_matmul,
+    packed_product,
     reductions,
     softmax,
 )
@@ -51,6 +51,6 @@ KERNELS: dict[str, dict[str, Callable]] = {
 # Those that take packed weights (packed.py) and are of float32 alone. What tests and benchmarks do with every kernel of
 # the table above doesn't fit them; they have tests and benchmarks of their own.
 DECODING: dict[str, dict[str, Callable]] = {
-    "packed_matmul": {"numpy": packed_matmul.packed_matmul_numpy, "numba": packed_matmul.packed_matmul_numba},
+    "packed_matmul": {"numpy": packed_product.packed_matmul_numpy, "numba": packed_product.packed_matmul_numba},
     "decode_step": {"numpy": decode.decode_step_numpy, "numba": decode.decode_step_numba},
 }

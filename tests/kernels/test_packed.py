@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from npgpt import config
 from npgpt.checkpoints.shared.blocks import dequantize
 from npgpt.checkpoints.shared.blocks import quantize as quantize_blocks
-from npgpt.kernels import packed, packed_matmul
+from npgpt.kernels import packed, packed_product
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.machine.cpu import HAS_INT8_DOT
 from npgpt.kernels.machine.product import K_BLOCK
 from npgpt.kernels.matmul import matmul_numba
 from npgpt.kernels.packed import BLOCK, FORMATS, PANEL, pack, unpack
-from npgpt.kernels.packed_matmul import packed_matmul_numba, packed_matmul_numpy
+from npgpt.kernels.packed_product import packed_matmul_numba, packed_matmul_numpy
 
 each_format = pytest.mark.parametrize("format", FORMATS)
 SHAPES = [(1, 1), (31, 5), (32, PANEL), (33, PANEL + 1), (96, 3 * PANEL), (70, 50)]
@@ -117,7 +117,7 @@ def test_an_outlier_whose_weights_are_zero_costs_no_digits(format):
     x[0, 7], W[7] = 3000, 0
     matrix = pack(W, format)
     found, expected = packed_matmul_numba(x, matrix), packed_matmul_numpy(x, matrix)
-    others = np.delete(packed_matmul._rounded_to_int8(x) if HAS_INT8_DOT else x, 7, axis=1)
+    others = np.delete(packed_product._rounded_to_int8(x) if HAS_INT8_DOT else x, 7, axis=1)
     allowed = rounding(np.float32, 64) * (abs(others) @ abs(np.delete(unpack(matrix), 7, axis=0)))
     assert (abs(found - expected) <= allowed).all()
 
@@ -151,7 +151,7 @@ def test_nothing_beyond_the_last_column_is_written(format):
     """The product's memory is a part of a larger array."""
     x, matrix = normal(3, 40), pack(normal(40, PANEL + 5), format)
     y = np.full((5, PANEL + 5), 7, np.float32)
-    packed_matmul._multiply(x, *matrix.addresses(), 0, y[1:4], 1, matrix.tag)
+    packed_product._multiply(x, *matrix.addresses(), 0, y[1:4], 1, matrix.tag)
     np.testing.assert_array_equal(y[1:4], packed_matmul_numba(x, matrix))
     assert (y[[0, 4]] == 7).all()
 

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from npgpt.kernels import stamps
 
-USE_EXP = {"attention", "cross_entropy", "decode", "exp", "gelu", "normal_cdf", "softmax"}
+USE_EXP = {"attention", "cached_attention", "cross_entropy", "decode", "exp", "gelu", "normal_cdf", "softmax"}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def packed_matmul_numba(x: np.ndarray, matrix: PackedMatrix, bias: np.ndarray | 
 
 @parallel_jit
 def _multiply(x, weights, scales, bias, y, parts, tag):
-    _M, N = y.shape
+    N = y.shape[1]
     panels = (N + PANEL - 1) // PANEL
     for part in prange(parts):
         begin, end = panels * part // parts, panels * (part + 1) // parts
