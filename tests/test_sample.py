@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,12 +167,17 @@ def test_each_token_is_flushed(work, monkeypatch, tokens):
     assert "".join(written).replace("||", "|").replace("||", "|") == "the |a|é|!.\n|"
 
 
+def without_compiling(err: bytes) -> bytes:
+    """What a process says on stderr, but for the line that kernels are compiled: it may be the first to need them."""
+    return re.sub(rb"npgpt: compiling kernels[^\n]*\n", b"", err)
+
+
 def test_output_into_head(work):
     """The reader goes away; that is not an error."""
     with start(work, *ENDLESS) as sampling:
         sampling.stdout.read(10)
         sampling.stdout.close()
-        assert sampling.stderr.read() == b""
+        assert without_compiling(sampling.stderr.read()) == b""
         assert sampling.wait(timeout=60) == 0
 
 
@@ -180,7 +186,7 @@ def test_ctrl_c(work):
         sampling.stdout.read(10)
         sampling.send_signal(signal.SIGINT)
         _, err = sampling.communicate(timeout=60)
-        assert (sampling.returncode, err) == (130, b"stopped\n")
+        assert (sampling.returncode, without_compiling(err)) == (130, b"stopped\n")
 
 
 def test_ctrl_c_where_its_exception_is_lost(work, monkeypatch):
