@@ -24,7 +24,7 @@ TESTS = {
     "kernels/cached_attention.py": "kernels/test_decode.py",
     "kernels/decode_weights.py": "kernels/test_decode.py",
     "kernels/machine/barrier.py": "kernels/test_decode.py",
-    "generation/decoder.py": "kernels/test_decode.py generation/test_decoder.py generation/test_batches.py",
+    "generation/decoder.py": "generation/test_packed_model.py generation/test_decoder.py generation/test_batches.py",
     "generation/stream.py": "generation/test_batches.py generation/test_ends.py",
     "checkpoints/runs.py": "checkpoints/test_runs_in_blocks.py",
     "checkpoints/safetensors.py": "checkpoints/test_runs_in_blocks.py",

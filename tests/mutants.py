@@ -1,6 +1,6 @@
 """Do the tests notice when the code is wrong? Changes it in one place at a time, in a copy, and runs them.
 
-    python tests/mutants.py                 all changes, two at a time: some 20 minutes on two idle cores
+    python tests/mutants.py                 all changes, two at a time: some 25 minutes on two idle cores
     python tests/mutants.py gelu optim      those with one of these words in their place or description
     python tests/mutants.py --list          only print them
     python tests/mutants.py --check         only print those that no longer fit the code; exit code 1 if there are any

@@ -26,6 +26,7 @@ def test_a_prompt_gives_the_same_before_and_after_steps(model, weights):
     cache = decoder.new_cache(2)
     few, many = decoder.prefill([IDS[:5]], cache, [0]), decoder.prefill([IDS], cache, [1])
     decoder.step([1], cache, [0])
+    assert cache.lengths.tolist() == [6, 60]
     cache.lengths[:] = 0
     np.testing.assert_allclose(decoder.prefill([IDS[:5]], cache, [0]), few, rtol=0, atol=1e-5)
     np.testing.assert_allclose(decoder.prefill([IDS], cache, [1]), many, rtol=0, atol=1e-5)
