@@ -159,7 +159,9 @@ def test_threads_that_do_not_meet_leave_it_to_one(monkeypatch):
     monkeypatch.setattr(decode, "_misses", decode.MOST_MISSES - 1)
     too_many = numba.config.NUMBA_NUM_THREADS + 1
     monkeypatch.setattr(decode, "_parts", lambda weights: too_many)
-    found = steps(decode_step_numba, packed, ids, *empty_cache(packed.config), np.zeros(3, np.int64))
+    keys, values = empty_cache(packed.config)
+    found = steps(decode_step_numba, packed, ids, keys, values, np.zeros(3, np.int64))
+    assert (keys[:, ROWS, :, 0] != 99).all(), "nothing was computed"
     monkeypatch.undo()
     monkeypatch.setattr(decode, "_misses", decode.MOST_MISSES)
     assert decode._parts(packed.decode_weights()) == 1, "tried again for each token"
