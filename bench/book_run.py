@@ -15,7 +15,7 @@ from statistics import median
 from bench.commandline import Parser, check_json_path, check_peer, peer_names, peers, run, table, write_json
 from bench.machine import ROOT, describe, summary
 from bench.peers.table import FLOAT32, PEERS, Peer
-from bench.processes import ProcessFailed, prepare, run_module, say
+from bench.processes import ProcessFailed, prepare, run_module, say, speedup
 from npgpt.commandline import choice, count, flag, number
 from npgpt.config import MATMUL_PRECISIONS, PRESETS
 from npgpt.errors import ConfigError
@@ -153,9 +153,7 @@ def compare(ours: list[dict], theirs: list[dict], tolerances: dict[str, float] =
                 void.append(f"{name}: {a[name]:.4f} and {b[name]:.4f}, which differ by more than {tolerance:.1%}")
     if void:
         return {"void": void}
-    ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True)]
-    ratio = median(b["seconds"] for b in theirs) / median(a["seconds"] for a in ours)
-    return {"void": [], "ratio": ratio, "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}
+    return {"void": [], **speedup(*([[run["seconds"]] for run in runs] for runs in (ours, theirs)))}
 
 
 def _print(results, training):

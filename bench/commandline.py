@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -41,15 +42,19 @@ def run(main) -> None:
     commandline.run(guarded)
 
 
-def peer_names(text: str) -> str:
-    """A flag's type: names of PEERS with commas between them, or "none". ``peers`` makes a list of it."""
-    for name in peers(text):
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}, none")
-    return text
+def names_of(known: Iterable[str]) -> commandline.FlagType:
+    """A flag's type: some of these names with commas between them, or "none". ``peers`` makes a list of it."""
+
+    def read(text):
+        for name in peers(text):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}, none")
+        return text
+
+    return commandline.FlagType("NAME,...", read)
 
 
-peer_names.metavar = "NAME,..."
+peer_names = names_of(PEERS)
 
 
 def peers(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 Each token needs all weights once, so at batch 1 the memory's bandwidth is the limit. It is measured in the same run.
 Each side runs in a process of its own, one after the other, several rounds. All read the same random weights and are
-fed the same ids. A peer whose logits differ has not done the same work, and its timing is void.
+fed the same ids. A peer whose logits differ has not done the same work, and its timing is void. Only the first token is
+of npgpt's own prompt, a text, and of as many random ids for the others.
 """
 
 import json
@@ -15,44 +16,32 @@ from statistics import median
 
 import numpy as np
 
-from bench.commandline import Parser, check_json_path, peers, run, table, write_json
-from bench.decode_works import MODULES, PEERS, WORKS, Work, bytes_read
+from bench.commandline import Parser, check_json_path, names_of, peers, run, table, write_json
+from bench.decode_works import MODULES, PACKAGES, WORKS, Work, bytes_read
 from bench.machine import describe, summary
-from bench.processes import ProcessFailed, prepare, run_module, say
-from npgpt.commandline import FlagType, choice, count, flag
+from bench.processes import ProcessFailed, prepare, run_module, say, speedup
+from npgpt.commandline import choice, count, flag
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import ConfigError
 
 SEED = 0
-PROMPT = "The old man looked at the sea, and he thought of all the fish."  # 16 of GPT-2's tokens
-
-
-def _some_of(names) -> FlagType:
-    """A flag's type: some of these names with commas between them, or "none"; ``peers`` makes a list of it."""
-
-    def parse(text):
-        for name in peers(text):
-            choice(*names)(name)
-        return text
-
-    return FlagType("NAME,...", parse)
-
-
-WORK_NAMES, PEER_NAMES = _some_of(WORKS), _some_of(PEERS)
+PROMPT = "The old man looked at the sea, and he thought of all the fish."
+PROMPT_IDS = 16  # GPT-2's tokens of it: the peers get as many ids for their first token
+WORK_NAMES, PEER_NAMES = names_of(WORKS), names_of(PACKAGES)
 
 
 @dataclass(frozen=True)
 class Settings:
     preset: str = flag("gpt2", choice(*PRESETS), "a model's size", "work")
-    work: str = flag(",".join(WORKS), WORK_NAMES, "what to measure: some of these", "work")
+    work: str = flag(",".join(WORKS), WORK_NAMES, "what to measure: which of these", "work")
     prompt: int = flag(16, count(), "ids before the decoded ones", "work")
     tokens: int = flag(128, count(), "counted tokens a process", "work")
     warmup: int = flag(8, count(), "tokens before them, which compile and are not counted", "work")
     batch_size: int = flag(16, count(2), "texts at once in the work called batch", "work")
     prefill: int = flag(1000, count(), "ids of a prompt to prefill", "work")
-    prefills: int = flag(5, count(), "counted times a process that it is", "work")
+    prefills: int = flag(5, count(), "counted prefills a process", "work")
     rounds: int = flag(3, count(), "processes a side and work", "work")
-    peer: str = flag(",".join(PEERS), PEER_NAMES, "whom to compare with: some of these, or none", "work")
+    peer: str = flag(",".join(PACKAGES), PEER_NAMES, "whom to compare with: which of these, or none", "work")
     threads: int | None = flag(None, count(), "threads a process (default: one a core)", "work")
     json: str | None = flag(None, str, "write all that was measured to this file", "work", metavar="PATH")
 
@@ -80,7 +69,7 @@ class Settings:
             "matmul_precision": work.precision if side == "npgpt" else None,
             "repack": True,
             "batch_size": self.batch_size if work.many else 1,
-            "prompt": self.prefill if work.kind == "prefill" else self.prompt,
+            "prompt": {"prefill": self.prefill, "first": PROMPT_IDS}.get(work.kind, self.prompt),
             "warmup": times[0],
             "times": times[1],
             "seed": SEED,
@@ -111,7 +100,7 @@ def main() -> int:
 
 
 def _is_installed(peer):
-    missing = [package for package in PEERS[peer] if not find_spec(package)]
+    missing = [package for package in PACKAGES[peer] if not find_spec(package)]
     if missing:
         say(f"{peer} is left out: {' and '.join(missing)} is not installed")
     return not missing
@@ -189,8 +178,8 @@ def _summary(settings, work, sides, read, rounds) -> dict:
         if work.kind == "decode":
             found[side]["gbytes_per_second"] = read[side] / seconds / 1e9
         if side != "npgpt":
-            ratios = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(sides["npgpt"], runs, strict=True)]
-            found[side] |= {"ratio": seconds / found["npgpt"]["seconds"], "ratios": [min(ratios), max(ratios)]}
+            found[side] |= speedup(*([run["seconds"] for run in of] for of in (sides["npgpt"], runs)))
+        # The logits of npgpt's first work of this kind are the exact ones.
         exact = next((n for n, w in WORKS.items() if (w.kind, w.many) == (work.kind, work.many) and n in rounds), None)
         if exact and work.kind != "first":
             expected = rounds[exact]["npgpt"][0]["logits"]
@@ -217,7 +206,7 @@ def _print(settings, works, results):
                     f"of their norm, and may by {works[name].tolerance:g}"
                 )
                 continue
-            ratio = f"{s['ratio']:.2f} ({s['ratios'][0]:.2f} to {s['ratios'][1]:.2f})" if "ratio" in s else ""
+            ratio = f"{s['ratio']:.2f} ({s['lowest_ratio']:.2f} to {s['highest_ratio']:.2f})" if "ratio" in s else ""
             gbytes = s.get("gbytes_per_second")
             rows.append(
                 [
@@ -231,7 +220,7 @@ def _print(settings, works, results):
                     ratio,
                 ]
             )
-    header = ["", "ms", "tokens/s", "GB/s", "of peak", "resident MB", "peak MB", "npgpt's tokens/s by theirs"]
+    header = ["", "ms", "tokens/s", "GB/s", "of peak", "resident MB", "peak MB", "npgpt's speedup"]
     print(table(header, rows))
     print("\n".join(void), end="\n" if void else "")
     if {"float32", "batch"} <= works.keys():

@@ -31,8 +31,8 @@ def run(load) -> None:
     few are nearly equal, and one rounding would send a side another way. Each looks for its likeliest all the same, as
     that is part of decoding; and at the end the logits must agree, which shows that all positions are right.
 
-    seconds     of each counted step; or, if the work is to prefill, of each counted time that all prompts are
-    resident    bytes resident at the end (VmRSS), peak those at most (VmHWM)
+    seconds     of each counted step, or of each counted prefill of all prompts
+    resident    VmRSS at the end, in bytes; peak: VmHWM
     logits      of each text some after the prompt and after the last id
     """
     job = json.loads(sys.argv[1])

@@ -12,7 +12,7 @@ MODULES = {
     "torch": "bench.peers.torch_decode",
     "llama.cpp": "bench.peers.llamacpp_decode",
 }
-PEERS = {  # and the packages that they need
+PACKAGES = {  # that each peer needs
     "transformers": ("torch", "transformers"),
     "torch": ("torch", "safetensors"),
     "llama.cpp": ("llama_cpp",),
@@ -26,8 +26,8 @@ BYTES = {"f32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "int8": 34 / 32, "int
 class Work:
     """A row of the measurement: what npgpt does, and which of the peers do the same.
 
-    kind        "decode": a token after the other. "prefill": one pass over a prompt. "first": a whole process, from its
-                start to the first token
+    kind        "decode": one token after the other. "prefill": one pass over a prompt. "first": a whole process,
+                from its start to the first token
     weights     npgpt's
     peers       {peer: its weights}
     tolerance   how far logits may be from npgpt's in float32, as a share of their norm. Those of GPT-2 124M are 7e-4

@@ -16,6 +16,8 @@ FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", 
 # Environment variables with these prefixes change what is measured, so they are recorded.
 PREFIXES = "NPGPT_ NUMBA_ OPENBLAS_ OMP_ KMP_ GOMP_ MKL_ DNNL_ ONEDNN_ MALLOC_ LD_PRELOAD"
 
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "transformers", "llama_cpp_python")
+
 
 def describe() -> dict:
     """Describe this machine and its software, for the JSON files."""
@@ -30,7 +32,7 @@ def describe() -> dict:
         "load_average": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "torch")},
+        **{name: _version(name) for name in PACKAGES},
         "blas": _blas(),
         "commit": _commit(),
         "environment": {

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import chain
+from statistics import median
 from time import perf_counter
 
 from bench.machine import ROOT, cores
@@ -64,6 +66,13 @@ def run_module(module: str, *arguments: str, **where) -> Finished:
         raise ProcessFailed(f"python -m {module} ended with exit code {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Finished(output, seconds, usage.ru_maxrss * unit)
+
+
+def speedup(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, float]:
+    """Seconds of two sides, a list for each round -> how many times as fast ours is: in all, and in single rounds."""
+    ratios = [median(b) / median(a) for a, b in zip(ours, theirs, strict=True)]
+    ratio = median(chain(*theirs)) / median(chain(*ours))
+    return {"ratio": ratio, "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}
 
 
 def say(line: str) -> None:

@@ -17,7 +17,7 @@ from statistics import median
 from bench.commandline import Parser, check_json_path, check_peer, peer_names, peers, run, table, write_json
 from bench.machine import describe, summary
 from bench.peers.table import BFLOAT16, PEERS
-from bench.processes import ProcessFailed, prepare, run_module, say
+from bench.processes import ProcessFailed, prepare, run_module, say, speedup
 from npgpt import config
 from npgpt.commandline import choice, count, flag
 from npgpt.config import MATMUL_PRECISIONS, GPTConfig
@@ -217,15 +217,12 @@ def compare(ours: list[dict], theirs: list[dict], tolerance: float) -> dict:
     difference = max(largest_difference(a["losses"], b["losses"]) for a, b in zip(ours, theirs, strict=True))
     if difference > tolerance:
         return {"void": True, "largest_loss_difference": difference, "tolerance": tolerance}
-    ratios = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(ours, theirs, strict=True)]
-    all_ours, all_theirs = ([s for run in runs for s in run["seconds"]] for runs in (ours, theirs))
+    seconds = ([run["seconds"] for run in runs] for runs in (ours, theirs))
     return {
         "void": False,
         "largest_loss_difference": difference,
         "tolerance": tolerance,
-        "ratio": median(all_theirs) / median(all_ours),
-        "lowest_ratio": min(ratios),
-        "highest_ratio": max(ratios),
+        **speedup(*seconds),
     }
 
 

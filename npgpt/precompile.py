@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from npgpt import kernels
 from npgpt.config import GPTConfig
-from npgpt.generation.packed_model import MAX_FEW_ROWS
+from npgpt.generation.packed_model import MAX_PACKED_ROWS
 from npgpt.kernels.ahead import compile_ahead
-from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
-from npgpt.kernels.matmul import MAX_SMALL_PRODUCT
+from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
 from npgpt.ops.linear_cross_entropy import ROWS
 
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": None}  # relu is made of NumPy's operations
@@ -93,9 +92,9 @@ def decoding_kernels(
         if packed:
             names.add(f"packed_matmul_{weights}")
         unpacked = [] if packed else [head]
-        if not packed or (rows > MAX_FEW_ROWS and weights in ("f32", "bf16")):
+        if not packed or (rows > MAX_PACKED_ROWS and weights in ("f32", "bf16")):
             unpacked += layers
-        names = names.union(*(_matmul(max(M, MAX_UNPACKED_ROWS + 1), K, N) for M, K, N in unpacked))
+        names = names.union(*(_matmul(max(M, MAX_FEW_ROWS + 1), K, N) for M, K, N in unpacked))
     return names
 
 
@@ -114,7 +113,7 @@ def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]], weight
     for rows, scored in shapes:
         head = [(M, config.n_embd, config.vocab_size) for M in (min(scored, ROWS), scored % ROWS)]
         for M, K, N in (*_layer_products(config, rows), *head):
-            is_packed = weights == "bf16" and 0 < M <= MAX_FEW_ROWS
+            is_packed = weights == "bf16" and 0 < M <= MAX_PACKED_ROWS
             names = names | ({"packed_matmul_bf16"} if is_packed else _matmul(M, K, N))
     return names
 
@@ -130,4 +129,4 @@ def _matmul(M, K, N) -> set[str]:
     """The kernel of a product, if any: NumPy computes the small ones."""
     if M * K * N <= MAX_SMALL_PRODUCT:
         return set()
-    return {"matmul_few_rows" if M <= MAX_UNPACKED_ROWS else "matmul"}
+    return {"matmul_few_rows" if M <= MAX_FEW_ROWS else "matmul"}

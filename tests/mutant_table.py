@@ -20,6 +20,7 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
+    "kernels/packed.py": "checkpoints/shared/test_blocks.py",
     "kernels/packed_product.py": "kernels/test_packed.py",
     "kernels/cached_attention.py": "kernels/test_decode.py",
     "kernels/decode_weights.py": "kernels/test_decode.py",
@@ -285,7 +286,7 @@ MUTANTS = [
     Mutant("_Remote.download", "not _COMMIT.fullmatch(self.revision or '')", "self.revision is None", "the server's commit not checked"),
     Mutant("_Remote._get_blob", "found == sha256", "True", "the sha256 not compared"),
     # Checkpoints: GGUF
-    Mutant("blocks._to_q8_0", "whole + np.trunc(2 * (x - whole))", "np.rint(x)", "ties to the even value"),
+    Mutant("packed.quantize", "whole + np.trunc(2 * (x - whole))", "np.rint(x)", "ties to the even value"),
     Mutant("blocks._fields", "np.arange(0, 8, bits, dtype=np.uint8)", "np.arange(8 - bits, -1, -bits)", "Q4_0: halves in the wrong order"),
     Mutant("gguf.file._read_info", "shape[-1] % ELEMENTS.get(type, 1)", "False", "half blocks let through"),
     Mutant("gguf.file._stored", "check_shares_nothing(found, (file,), file.path)", "pass", "tensors that share their elements let through"),
@@ -341,7 +342,7 @@ MUTANTS = [
     Mutant("safetensors._tensors_in_blocks", "(stored.dtype, stored.shape) != _stored_as(dtype, (rows, columns))", "stored.dtype != 'U8'", "sizes of blocks unchecked"),
     Mutant("runs._turned", "n not in ('wte.weight', 'lm_head.weight')", "n != 'wte.weight'", "the head's blocks along the vocabulary"),
     Mutant("runs.write", "len(tensor.shape) == 2 and name != 'wpe.weight'", "len(tensor.shape) == 2", "positions in blocks"),
-    Mutant("blocks._to_q4_0", "np.float32(8.5)", "np.float32(8)", "numbers cut instead of rounded"),
+    Mutant("blocks._to_q4_0", "q[..., :16] | q[..., 16:] << 4", "q[..., ::2] | q[..., 1::2] << 4", "neighbours in a byte"),
     Mutant("blocks._fitted_scales", "xq * xq > best * qq", "best == 0", "the first scale taken for the best"),
     Mutant("blocks._five_bits", "'little'", "'big'", "fifth bits reversed in each byte"),
     Mutant("gguf.model._type", "'Q8_0' if shape[-1] % ELEMENTS['Q6_K'] else 'Q6_K'", "'Q6_K'", "no fallback for the head"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +9,7 @@ from numpy.typing import ArrayLike
 from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.filters import log_softmax, top_k
-from npgpt.generation.sampling import History, Sampling, require_numbers
+from npgpt.generation.sampling import History, Sampling, is_number, is_whole, require_numbers
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,14 @@ class _Rules:
 
     def __post_init__(self):
         for name in ("max_new_tokens", "beams", "returned"):
-            n = getattr(self, name)
-            self._check(_is(Integral, n) and n >= 1, name, "a whole number of at least 1")
+            self._check(is_whole(getattr(self, name), 1), name, "a whole number of at least 1")
         self._check(self.returned <= self.beams, "returned", f"at most the number of beams, {self.beams}")
         penalty = self.length_penalty
-        self._check(_is(Real, penalty) and -20 <= penalty <= 20, "length_penalty", "a number from -20 to 20")
+        self._check(is_number(penalty) and -20 <= penalty <= 20, "length_penalty", "a number from -20 to 20")
         early = self.early_stopping
         self._check(isinstance(early, bool) or early == "never", "early_stopping", 'False, True or "never"')
         ids = self.stop_ids
-        self._check(all(_is(Integral, id) and id >= 0 for id in ids), "stop_ids", "whole numbers of at least 0")
+        self._check(all(map(is_whole, ids)), "stop_ids", "whole numbers of at least 0")
 
     @property
     def candidates(self) -> int:
@@ -171,7 +169,3 @@ def _in_rows(run_on, running, cache, beams):
             cache.copy_rows(parent, [row])
         placed[row] = (total, np.append(running[parent][1], id))
     return placed
-
-
-def _is(kind, value) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

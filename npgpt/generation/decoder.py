@@ -58,7 +58,7 @@ class Decoder:
         keep_freed_memory()  # what a prompt takes, the next one takes again
 
     def _pack(self):
-        """A few rows are quicker with packed weights."""
+        """Pack the matrices now, if no step has done so: products of a few rows are then quicker."""
         return self._step_weights
 
     @cached_property

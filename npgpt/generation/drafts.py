@@ -61,9 +61,3 @@ class DraftModel:
         """Forget all but the first ``length`` ids of the text."""
         self._first = min(self._first, length)
         self._cache.lengths[0] = min(self._cache.lengths[0], length - self._first)
-
-
-def draw(weights: np.ndarray, rng: np.random.Generator) -> int:
-    """weights (V,) -> an index, each as likely as its weight is large. It takes one number of ``rng``."""
-    cumulative = np.cumsum(weights)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))

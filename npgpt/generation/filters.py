@@ -32,10 +32,10 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """logits (V,) -> log-probabilities (V,) in float64:   x_i - log sum_j exp(x_j)"""
+    """logits (..., V) -> log-probabilities (..., V) in float64:   x_i - log sum_j exp(x_j)"""
     x = logits.astype(np.float64)
-    x -= x.max()
-    x -= np.log(np.exp(x).sum())
+    x -= x.max(axis=-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
     return x
 
 

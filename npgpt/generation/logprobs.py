@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npgpt.generation.filters import log_softmax, top_k
+from npgpt.generation.token import Token
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,11 @@ def token_logprobs(logits: np.ndarray, id: int, top: int = 0) -> TokenLogprobs:
         kept = top_k(logprobs, top)
         likeliest = kept[np.argsort(-logprobs[kept], kind="stable")[:top]]
     return TokenLogprobs(int(id), float(logprobs[id]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+
+
+def new_token(row: int, id: int, logits: np.ndarray, logprobs: int | None) -> Token:
+    """The token ``id`` of the text ``row``, drawn from logits (V,), with what is to be told of it (``Token``)."""
+    if logprobs is None:
+        return Token(row, id)
+    found = token_logprobs(logits, id, logprobs)
+    return Token(row, id, found.logprob, found.top)

@@ -12,12 +12,13 @@ from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
-from npgpt.kernels.matmul import MAX_FEW_ROWS as MAX_UNPACKED_ROWS
+from npgpt.kernels.matmul import MAX_FEW_ROWS
 from npgpt.kernels.packed import PackedMatrix, columns, pack, unpack
 from npgpt.layers import LayerNorm, Module
+from npgpt.ops.embedding import check_ids
 from npgpt.tensor import Tensor
 
-MAX_FEW_ROWS = 48  # beyond, unpacking a matrix for a product of its own takes less time than working on packed panels
+MAX_PACKED_ROWS = 48  # for more it takes less time to unpack a matrix for the product than to work on packed panels
 
 
 class PackedLinear(Module):
@@ -47,9 +48,9 @@ class PackedLinear(Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.data.reshape(-1, x.shape[-1])
         bias = None if self.bias is None else self.bias.data
-        if self.plain is not None and ("matrix" not in vars(self) or len(rows) > MAX_FEW_ROWS):
+        if self.plain is not None and ("matrix" not in vars(self) or len(rows) > MAX_PACKED_ROWS):
             y = _matmul(rows, self.plain, bias)
-        elif self.matrix.format == "bf16" and len(rows) > MAX_FEW_ROWS:
+        elif self.matrix.format == "bf16" and len(rows) > MAX_PACKED_ROWS:
             y = kernels.matmul(rows, unpack(self.matrix), bias)
         else:
             y = kernels.packed_matmul(rows, self.matrix, bias)
@@ -58,9 +59,11 @@ class PackedLinear(Module):
 
 def _matmul(x, W, bias=None):
     """x W + bias, added up in the order of the packed product: ``matmul`` has another one for up to 3 rows."""
-    rows = np.zeros((max(len(x), MAX_UNPACKED_ROWS + 1), x.shape[1]), x.dtype)
-    rows[: len(x)] = x
-    return kernels.matmul(rows if len(x) < len(rows) else x, W, bias)[: len(x)]
+    if len(x) > MAX_FEW_ROWS:
+        return kernels.matmul(x, W, bias)
+    padded = np.zeros((MAX_FEW_ROWS + 1, x.shape[1]), x.dtype)
+    padded[: len(x)] = x
+    return kernels.matmul(padded, W, bias)[: len(x)]
 
 
 class PackedEmbedding(Module):
@@ -71,8 +74,7 @@ class PackedEmbedding(Module):
 
     def forward(self, ids: ArrayLike) -> Tensor:
         ids = np.asarray(ids)
-        if ids.size and not (ids.min() >= 0 and ids.max() < self.head.N):
-            raise IndexError(f"ids from {ids.min()} to {ids.max()}, and the vocabulary has {self.head.N}")
+        check_ids(ids, self.head.N)
         return Tensor(columns(self.head, ids.ravel()).reshape(*ids.shape, self.head.K))
 
 

@@ -78,29 +78,29 @@ class Samples:
         begin = perf_counter()
         prefix = Prefix.compute(self.decoder, self.ids) if again else None
         for first in range(0, self.count, AT_ONCE):
-            left = self.max_seconds and max(self.max_seconds - (perf_counter() - begin), 1e-9)
             tokens = stream(
                 self.decoder, [self.ids], self.max_new_tokens, self.sampling, self._seed(first),
-                num_samples=min(AT_ONCE, self.count - first), prefix=prefix, **self._options(first, left),
+                num_samples=min(AT_ONCE, self.count - first), prefix=prefix, **self._options(first, begin),
             )  # fmt: skip
             yield from (replace(token, row=first + token.row) for token in tokens)
 
     def _speculated(self, draft) -> Iterator[Token]:
         begin = perf_counter()
         for row in range(self.count):
-            left = self.max_seconds and max(self.max_seconds - (perf_counter() - begin), 1e-9)
             speculation = speculate(
                 self.decoder, draft, self.ids, self.max_new_tokens, self.sampling, self._seed(row),
-                drafted=self.draft_tokens, **self._options(row, left),
+                drafted=self.draft_tokens, **self._options(row, begin),
             )  # fmt: skip
             self.speculations.append(speculation)
             yield from (replace(token, row=row) for token in speculation)
 
-    def _options(self, first, max_seconds):
+    def _options(self, first, begin):
+        """Of ``stream`` and ``speculate``, for the samples from ``first`` on; all of them began at ``begin``."""
+        left = None if self.max_seconds is None else max(self.max_seconds - (perf_counter() - begin), 1e-9)
         return {
             "stop_ids": self.stop_ids,
             "stop_if": lambda token: self.texts(replace(token, row=first + token.row)),
-            "max_seconds": max_seconds,
+            "max_seconds": left,
             "logprobs": OTHERS if self.show_probs else None,
             "constraint": self.constraint,
         }

@@ -77,16 +77,16 @@ class Sampling:
     min_new_tokens: int = 0
 
     def __post_init__(self):
-        self._check("temperature", lambda x: _is_number(x) and x >= 0, "a number of at least 0")
-        self._check("top_k", lambda k: k is None or _is_whole(k), "a whole number of at least 0")
+        self._check("temperature", lambda x: is_number(x) and x >= 0, "a number of at least 0")
+        self._check("top_k", lambda k: k is None or is_whole(k), "a whole number of at least 0")
         for name in ("top_p", "typical_p"):
-            self._check(name, lambda p: p is None or (_is_number(p) and 0 < p <= 1), "a number above 0 and at most 1")
-        self._check("min_p", lambda p: p is None or (_is_number(p) and 0 <= p <= 1), "a number from 0 to 1")
-        self._check("repetition_penalty", lambda x: _is_number(x) and x > 0, "a number above 0")
+            self._check(name, lambda p: p is None or (is_number(p) and 0 < p <= 1), "a number above 0 and at most 1")
+        self._check("min_p", lambda p: p is None or (is_number(p) and 0 <= p <= 1), "a number from 0 to 1")
+        self._check("repetition_penalty", lambda x: is_number(x) and x > 0, "a number above 0")
         for name in ("presence_penalty", "frequency_penalty"):
-            self._check(name, _is_number, "a number")
+            self._check(name, is_number, "a number")
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
-            self._check(name, _is_whole, "a whole number of at least 0")
+            self._check(name, is_whole, "a whole number of at least 0")
         self._check("logit_bias", _is_bias, "a mapping from ids, of at least 0, to numbers or -inf")
         self._check("bad_words", _are_words, "sequences of ids, of at least 0, with at least one id each")
         object.__setattr__(self, "logit_bias", {int(id): float(x) for id, x in self.logit_bias.items()})
@@ -100,10 +100,7 @@ class Sampling:
         ids, p = self._candidates(logits, history)
         if self.temperature == 0:
             return int(ids[0])
-        cumulative = np.cumsum(p)
-        # a random threshold below the total picks the first token whose cumulative probability exceeds it
-        threshold = rng.random() * cumulative[-1]
-        return int(ids[np.searchsorted(cumulative, threshold, side="right")])
+        return int(ids[draw(p, rng)])
 
     def distribution(self, logits: np.ndarray, history: History) -> np.ndarray:
         """logits (V,) -> the probabilities (V,) in float64 with which ``next_token`` draws; greedy: 1 at its choice."""
@@ -132,11 +129,6 @@ class Sampling:
         if history.allowed is not None:
             logits = penalties.only_allowed(logits, history.allowed)
         return logits
-
-    def next_tokens(self, logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """logits (B, V) of B texts, whose ids don't matter -> ids (B,), drawn one after the other."""
-        nothing = History(np.empty(0, np.int64), 0)
-        return np.array([self.next_token(row, nothing, rng) for row in logits])
 
     def _candidates(self, logits, history):
         """-> the ids that are left, ascending, and their probabilities, which add up to 1.
@@ -167,30 +159,35 @@ class Sampling:
             raise ConfigError(f"{name} must be {wanted}, not {repr(value)[:100]}")
 
 
+def draw(weights: np.ndarray, rng: np.random.Generator) -> int:
+    """weights (n,) -> an index, each as likely as its weight is large. It takes one number of ``rng``."""
+    cumulative = np.cumsum(weights)
+    threshold = rng.random() * cumulative[-1]  # below the sum: the first element that brings the sum above it is drawn
+    return int(np.searchsorted(cumulative, threshold, side="right"))
+
+
 def require_numbers(logits: np.ndarray) -> None:
     """Raises FloatingPointError if a logit is NaN or +inf. One of -inf is a token that can't come."""
     if not logits.max() < inf:  # NaN is the largest of all to ``max``, and not less than anything
         raise FloatingPointError("the model's logits are not finite: its weights are damaged or have diverged")
 
 
-def _is_number(x) -> bool:
-    return _is(Real, x) and isfinite(x)
+def is_number(x: object) -> bool:
+    """Whether x is a finite number, NumPy's included; True and False are none."""
+    return isinstance(x, Real) and not isinstance(x, bool) and isfinite(x)
 
 
-def _is_whole(n) -> bool:
-    return _is(Integral, n) and n >= 0
-
-
-def _is(kind, value) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def is_whole(n: object, low: int = 0) -> bool:
+    """Whether n is a whole number of at least ``low``, NumPy's included; True and False are none."""
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= low
 
 
 def _is_bias(bias) -> bool:
-    return isinstance(bias, Mapping) and all(_is_whole(id) and (_is_number(x) or x == -inf) for id, x in bias.items())
+    return isinstance(bias, Mapping) and all(is_whole(id) and (is_number(x) or x == -inf) for id, x in bias.items())
 
 
 def _are_words(words) -> bool:
     lists = (Sequence, np.ndarray)
     return isinstance(words, lists) and all(
-        isinstance(word, lists) and len(word) > 0 and all(map(_is_whole, word)) for word in words
+        isinstance(word, lists) and len(word) > 0 and all(map(is_whole, word)) for word in words
     )

@@ -26,9 +26,9 @@ from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
-from npgpt.generation.drafts import DraftModel, PromptLookup, draw
-from npgpt.generation.logprobs import token_logprobs
-from npgpt.generation.sampling import History, Sampling
+from npgpt.generation.drafts import DraftModel, PromptLookup
+from npgpt.generation.logprobs import new_token
+from npgpt.generation.sampling import History, Sampling, draw
 from npgpt.generation.stream import Constraint
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
@@ -146,7 +146,7 @@ class Speculation(Iterator[Token]):
                 id = self._choose(logits[i], proposal[i : i + 1], q[i : i + 1])
                 agrees = i < len(proposal) and id == int(proposal[i])
                 self.accepted += agrees
-                token = _token(id, logits[i], logprobs)
+                token = new_token(0, id, logits[i], logprobs)
                 if (stop_if is not None and stop_if(token)) or self._ends_with(id):
                     ended = "stop"
                 elif self.tokens == max_new_tokens:
@@ -238,10 +238,3 @@ def accept_or_redraw(id: int, p: np.ndarray, q: np.ndarray, rng: np.random.Gener
         return id
     more = np.maximum(p - q, 0)
     return draw(more if more.any() else p, rng)  # p = q but for rounding leaves nothing
-
-
-def _token(id, logits, logprobs):
-    if logprobs is None:
-        return Token(0, id)
-    found = token_logprobs(logits, id, logprobs)
-    return Token(0, id, found.logprob, found.top)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
-from npgpt.generation.logprobs import token_logprobs
+from npgpt.generation.logprobs import new_token
 from npgpt.generation.prefix import Prefix
 from npgpt.generation.sampling import History, Sampling
 from npgpt.generation.token import Token
@@ -248,7 +248,4 @@ def _next_token(text, logits, sampling, logprobs):
     allowed = None if text.constraint is None else text.constraint.allowed()
     id = sampling.next_token(logits, History(text.ids, text.prompt_length, text.stop_ids, allowed), text.rng)
     text.push(id)
-    if logprobs is None:
-        return Token(text.row, id)
-    found = token_logprobs(logits, id, logprobs)
-    return Token(text.row, id, found.logprob, found.top)
+    return new_token(text.row, id, logits, logprobs)

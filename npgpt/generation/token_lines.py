@@ -1,4 +1,4 @@
-"""Tokens as lines for a terminal: each with its probability and what the model would rather, or next, have said."""
+"""Tokens as lines for a terminal: each with its probability, and the likeliest others in its place."""
 
 import math
 import unicodedata

@@ -14,6 +14,7 @@ from npgpt.kernels.jit import INLINED, jit
 
 @jit
 def turn(x, cos, sin):
+    """Rotate x (D,) in place; cos, sin (D / 2,) of its position. ops/rotary.py says what this is."""
     half = cos.size
     for j in range(half):
         a, b = x[j], x[half + j]
@@ -23,13 +24,17 @@ def turn(x, cos, sin):
 
 @jit
 def store(x, out):
+    """Write x (D,) of float32 into the cache, out (D,)."""
     for d in range(out.size):
         out[d] = _as_stored(x[d], out[d])
 
 
 @jit
 def attend(q, keys, values, n, scale, scores, y):
-    """y = softmax(scale q keys^T) values over the first ``n`` positions."""
+    """y = softmax(scale q keys^T) values over the first ``n`` positions.
+
+    q, y (D,), keys and values (S, D), and ``scores`` (S,) is room for the softmax.
+    """
     largest = np.float32(-np.inf)
     for j in range(n):
         key, total = keys[j], np.float32(0)

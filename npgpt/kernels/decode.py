@@ -15,8 +15,7 @@ from numba import prange
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.cached_attention import attend, store, turn
 from npgpt.kernels.decode_weights import DecodeWeights
-from npgpt.kernels.exp import exp
-from npgpt.kernels.gelu import gelu_forward_numpy, gelu_tanh_forward_numpy
+from npgpt.kernels.gelu import gelu_forward_numpy, gelu_tanh, gelu_tanh_forward_numpy
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.layernorm import forward_row, layernorm_forward_numpy
 from npgpt.kernels.machine.addresses import array_at
@@ -83,8 +82,7 @@ def decode_step_numba(
     """All threads go through all layers together and divide each product's columns, and the heads of all texts."""
     global _misses
     R, C = x.shape
-    H, _D = weights.n_head, C // weights.n_head
-    L, _, _, _S, _ = keys.shape
+    H, L = weights.n_head, len(weights.layers)
     _check(weights, x, keys, values, rows, lengths, angles)
     rows, lengths = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(lengths, np.int64)
     none = np.empty((R, 0), np.float32)
@@ -220,12 +218,9 @@ def _add_linear_part(x, weights, scales, bias, delta, stream, part, parts, tag):
 
 @jit
 def _activate(x, activation):
-    one = np.float32(1)
-    a, b = np.float32(-1.5957691216057308), np.float32(-1.5957691216057308 * 0.044715)  # see gelu.py: -2 sqrt(2 / pi)
     if activation == 0:
         for i in range(x.size):
-            v = x[i]
-            x[i] = v / (one + exp(v * (a + b * v * v)))
+            x[i] = gelu_tanh(x[i])
     elif activation == 1:
         for i in range(x.size):
             x[i] = x[i] * normal_cdf(x[i])

@@ -12,11 +12,12 @@ GPT-2's:    y = x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)
 import math
 
 import numpy as np
-from numba import prange
+from numba import prange, types
+from numba.extending import overload
 
 from npgpt.kernels.chunks import chunk_view, elementwise, n_chunks
 from npgpt.kernels.exp import exp
-from npgpt.kernels.jit import parallel_jit
+from npgpt.kernels.jit import FASTMATH, INLINED, parallel_jit
 from npgpt.kernels.normal_cdf import normal_cdf
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
@@ -50,6 +51,18 @@ def gelu_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     return dy * (Phi + x * np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi)))
 
 
+def gelu_tanh(x: float) -> float:
+    """GPT-2's GELU of a scalar, for use inside jitted kernels: x s(2u) with one exponential."""
+    return x / (1 + math.exp(-_TWICE_ROOT * x * (1 + _CUBIC * x * x)))
+
+
+@overload(gelu_tanh, jit_options={"fastmath": FASTMATH, **INLINED})
+def _gelu_tanh(x):
+    scalar = np.float32 if x == types.float32 else np.float64
+    a, b, one = scalar(-_TWICE_ROOT), scalar(-_TWICE_ROOT * _CUBIC), scalar(1)
+    return lambda x: x / (one + exp(x * (a + b * x * x)))
+
+
 def gelu_tanh_forward_numba(x: np.ndarray) -> np.ndarray:
     """One pass, chunks in parallel, by the form with one exponential."""
     return elementwise(_tanh_forward, x)
@@ -57,13 +70,10 @@ def gelu_tanh_forward_numba(x: np.ndarray) -> np.ndarray:
 
 @parallel_jit
 def _tanh_forward(x, y):
-    scalar = x.dtype.type
-    a, b, one = scalar(-_TWICE_ROOT), scalar(-_TWICE_ROOT * _CUBIC), scalar(1)
     for chunk in prange(n_chunks(x.size)):
         x_part, y_part = chunk_view(x, chunk), chunk_view(y, chunk)
         for i in range(x_part.size):
-            v = x_part[i]
-            y_part[i] = v / (one + exp(v * (a + b * v * v)))
+            y_part[i] = gelu_tanh(x_part[i])
 
 
 def gelu_tanh_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:

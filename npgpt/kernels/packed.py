@@ -120,7 +120,7 @@ def _copy_to_panels(W, row, column, N, panels):
 
 def _columns_of_panels(W, first, end):
     """-> (K rounded up to whole blocks, panels, PANEL), zeros where W ends."""
-    K, _N = W.shape
+    K = len(W)
     part = np.zeros((-(-K // BLOCK) * BLOCK, (end - first) * PANEL), np.float32)
     columns = W[:, first * PANEL : end * PANEL]
     part[:K, : columns.shape[1]] = columns

@@ -174,7 +174,7 @@ def _prepare_row(x, address, padded, tag):
 
 @jit
 def _as_float32(panel, K, wide, tag):
-    """The address of the panel [K][W] in float32: itself, or ``wide`` with the bf16 panel written out."""
+    """The address of the panel [K][P] in float32: itself, or ``wide`` with the bf16 panel written out."""
     if bits_of(tag) == 32:
         return panel
     address = np.int64(wide.ctypes.data)

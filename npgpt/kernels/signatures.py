@@ -76,26 +76,7 @@ def _of_decoding() -> dict[str, tuple]:
         tag = from_dtype(tag.dtype)
         table[f"packed_matmul_{name}"] = packed_product._multiply, (matrix, *[i64] * 3, matrix, i64, tag)
         for suffix, element in (("", f), ("_bf16", types.uint16)):
-            cache = element[:, :, :, :, ::1]
-            table[f"decode_step_{name}{suffix}"] = (
-                decode._step,
-                (
-                    i64[:, ::1],
-                    *[matrix] * 6,
-                    cache,
-                    cache,
-                    ids,
-                    ids,
-                    matrix,
-                    matrix,
-                    vector,
-                    f,
-                    i64,
-                    i64,
-                    ids,
-                    ids,
-                    i64,
-                    tag,
-                ),
-            )
+            arrays = [matrix] * 6 + [element[:, :, :, :, ::1]] * 2 + [ids] * 2 + [matrix] * 2 + [vector]
+            arguments = (i64[:, ::1], *arrays, f, i64, i64, ids, ids, i64, tag)
+            table[f"decode_step_{name}{suffix}"] = decode._step, arguments
     return table

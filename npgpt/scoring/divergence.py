@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from npgpt.generation.filters import log_softmax
 from npgpt.gpt import GPT
 from npgpt.scoring.losses import Progress, ignore, logit_blocks, token_losses
 from npgpt.scoring.perplexity import Perplexity
@@ -81,17 +82,10 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     result = np.empty(len(p))
     for begin in range(0, len(p), _ROWS):
         block = slice(begin, begin + _ROWS)
-        log_p, log_q = _log_softmax(p[block]), _log_softmax(q[block])
+        log_p, log_q = log_softmax(p[block]), log_softmax(q[block])
         probabilities = np.exp(log_p)
         with np.errstate(invalid="ignore"):  # 0 times infinity
             terms = probabilities * (log_p - log_q)
         terms[probabilities == 0] = 0
         result[block] = terms.sum(axis=-1)
     return result
-
-
-def _log_softmax(x):
-    x = x.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
-    return x

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from npgpt.text import TOKENIZERS, gpt2_bpe
 END_OF_TEXT = "<|endoftext|>"
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """The interface of every tokenizer.
 
     ===========  =================================================================================================
@@ -38,9 +39,9 @@ class Tokenizer:
         self.vocab_size = len(vocabulary)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
+    @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Encode a text to ids (N,) of ``dtype``. Raises TokenizerError if it can't be encoded."""
-        raise NotImplementedError
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """Encode a prompt. An empty one becomes what precedes a document: <|endoftext|>, or a newline without it."""

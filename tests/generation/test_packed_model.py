@@ -82,7 +82,7 @@ def test_a_weight_that_is_too_large_is_named(model):
 def test_an_id_outside_the_vocabulary_is_refused(model):
     decoder = Decoder(model, "int8")
     for id in (-1, 40):
-        with pytest.raises(IndexError, match="the vocabulary has 40"):
+        with pytest.raises(IndexError, match="outside the vocabulary of 40"):
             decoder.step([id], decoder.new_cache(), [0])
 
 

@@ -12,7 +12,8 @@ from helpers.texts import CONFIG, random_model, random_prompts, record
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder, Sampling, StopTexts, stream
 from npgpt.generation.constraints import Choices, Regex
-from npgpt.generation.drafts import DraftModel, PromptLookup, draw
+from npgpt.generation.drafts import DraftModel, PromptLookup
+from npgpt.generation.sampling import draw
 from npgpt.generation.speculation import accept_or_redraw, speculate
 from npgpt.gpt import GPT
 from npgpt.text.tokenizers import CharTokenizer

@@ -23,6 +23,8 @@ Source: ggml/src/ggml-common.h and ggml-quants.c of llama.cpp (dequantize_row_*,
 
 import numpy as np
 
+from npgpt.kernels.packed import quantize as quantize_blocks
+
 BLOCKS = {
     "Q8_0": np.dtype([("d", "<f2"), ("q", "i1", 32)]),
     "Q4_0": np.dtype([("d", "<f2"), ("q", "u1", 16)]),
@@ -94,22 +96,25 @@ def quantize(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _to_q8_0(x):
-    """d = max |x| / 127, and q = x / d, rounded to the nearest, halves away from 0."""
-    d = np.abs(x).max(axis=-1, keepdims=True) / 127
-    blocks = _with_scales(d, "Q8_0")
-    x = x * _inverse(d)
-    whole = np.trunc(x)
-    blocks["q"] = whole + np.trunc(2 * (x - whole))
+    q, blocks = _quantized(x, "int8", "Q8_0")
+    blocks["q"] = q
     return blocks
 
 
 def _to_q4_0(x):
-    """The element with the largest magnitude becomes -8, for which there is a q; for 8 there is none."""
-    d = _largest(x) / -8
-    blocks = _with_scales(d, "Q4_0")
-    q = np.minimum(np.trunc(x * _inverse(d) + np.float32(8.5)), 15).astype(np.uint8)
+    q, blocks = _quantized(x, "int4", "Q4_0")
+    q = q.view(np.uint8)
     blocks["q"] = q[..., :16] | q[..., 16:] << 4
     return blocks
+
+
+def _quantized(x, format, dtype):
+    """x (..., N, 32) -> q (..., N, 32) of int8, and blocks (..., N) that have their scales. Raises ValueError."""
+    try:
+        q, d = quantize_blocks(x.reshape(-1, 32), format)
+    except ValueError:
+        raise ValueError(f"a number too large for {dtype}") from None
+    return q.reshape(x.shape), _with_scales(d.reshape(*x.shape[:-1], 1), dtype)
 
 
 def _to_q6_k(x):

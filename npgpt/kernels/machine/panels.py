@@ -1,9 +1,9 @@
 """Products of one row with a panel of a packed matrix (kernels/packed.py says how weights lie in it), in registers.
 
-    out[w] = begin[w] + sum over k of x[k] panel[k][w]        for the W columns w of a panel
+    out[p] = begin[p] + sum over k of x[k] panel[k][p]        for the P columns p of a panel
 
-A lane of a register holds a column's sum, so nothing has to be added up across lanes. All weights are loaded once, one
-after the other: a token's time is the time to read them.
+A lane of a register holds a column's sum, so nothing has to be added up across lanes. A panel is read from its
+beginning to its end, once for a row: for a single token, the time to read the weights is all the time that is taken.
 
 ``tag`` is a scalar whose type tells the format: float32, uint16 for bf16, int8, uint8 for int4. Whole numbers are
 multiplied with x in 8 bits too if the CPU has an instruction for it, which adds four products at a time to an int32:
@@ -48,8 +48,8 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
                 an instruction for it (``HAS_INT8_DOT``), else in float32
     x_scales    float32 for each block, xs
     x_starts    if x is in int8, for each block -offset times the sum of its x, int32
-    scales      of the panel, float16 [block][W]
-    begin       0, or W elements to begin with, a bias
+    scales      of the panel, float16 [block][P]
+    begin       0, or P elements to begin with, a bias
     """
     if tag not in _BITS:
         raise TypeError(f"there is no format of weights for {tag}")
@@ -111,7 +111,7 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
 
 @intrinsic
 def widen_panel(context, K, panel, wide):
-    """Write a panel of bf16 [K / 2][W][2] out as float32 [K][W]; for an odd K one row more."""
+    """Write a panel of bf16 [K / 2][P][2] out as float32 [K][P]; for an odd K one row more."""
 
     def codegen(context, builder, signature, arguments):
         K, panel, wide = arguments
@@ -172,7 +172,7 @@ def _sums_of_block(v, tag, words, row, x, start):
 def _dot(v, totals, q, x):
     """totals + the sum of four products in each lane: bytes of q without a sign, of x with one."""
     name = f"llvm.x86.avx512.vpdpbusd.{8 * UNIT.bytes}"
-    return v._call(name, ir.VectorType(_I32, v.lanes), [totals, q, x])
+    return v.call(name, ir.VectorType(_I32, v.lanes), [totals, q, x])
 
 
 def _words(v, value):
@@ -180,7 +180,7 @@ def _words(v, value):
 
 
 def _everywhere(v, scalar):
-    return v._everywhere(scalar, ir.VectorType(scalar.type, v.lanes))
+    return v.everywhere(scalar, ir.VectorType(scalar.type, v.lanes))
 
 
 def _load_words(v, pointer):

@@ -70,12 +70,13 @@ class Vectors:
 
     def splat(self, scalar):
         """The scalar in each lane."""
-        return self._everywhere(scalar, self.vector)
+        return self.everywhere(scalar, self.vector)
 
     def splat_bit(self, bit):
-        return self._everywhere(bit, self.bits)
+        return self.everywhere(bit, self.bits)
 
-    def _everywhere(self, x, vector):
+    def everywhere(self, x, vector):
+        """The scalar x in each lane of a register of the type ``vector``."""
         none = ir.Constant(vector, ir.Undefined)
         one = self.builder.insert_element(none, x, ir.Constant(_I32, 0))
         return self.builder.shuffle_vector(one, none, self._lanes([0] * self.lanes))
@@ -87,7 +88,7 @@ class Vectors:
         """A bit for each lane l: whether offset + l < count."""
         wide = ir.VectorType(_I64, self.lanes)
         places = ir.Constant(wide, [offset + lane for lane in range(self.lanes)])
-        return self.builder.icmp_signed("<", places, self._everywhere(count, wide))
+        return self.builder.icmp_signed("<", places, self.everywhere(count, wide))
 
     def masked_load(self, pointer, mask):
         """0 where the mask is 0; memory there isn't touched."""
@@ -118,13 +119,13 @@ class Vectors:
         """total + a b, lane by lane; of pairs, total + a0 b0 + a1 b1."""
         if self.in_pairs:
             pairs = [self.builder.bitcast(x, _BFLOATS) for x in (a, b)]
-            return self._call("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, [total, *pairs])
+            return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, [total, *pairs])
         product = self.builder.fmul(a, b, flags=("contract",))  # one instruction with the sum
         return self.builder.fadd(total, product, flags=("contract",))
 
     def rounded(self, first, second):
         """Two registers of float32 -> one of bfloat16, the elements of ``first`` and then of ``second``."""
-        both = self._call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
+        both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
         return self.builder.bitcast(both, self.vector)
 
     def interleaved(self, halves):
@@ -138,7 +139,8 @@ class Vectors:
         """K / 2, rounded up."""
         return self.builder.sdiv(self.builder.add(K, whole(1)), whole(2))
 
-    def _call(self, name, result, arguments):
+    def call(self, name, result, arguments):
+        """Call an LLVM intrinsic; ``result`` is the type of what it returns."""
         module = self.builder.module
         kinds = ir.FunctionType(result, [x.type for x in arguments])
         return self.builder.call(module.globals.get(name) or ir.Function(module, kinds, name), arguments)
