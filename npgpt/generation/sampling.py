@@ -109,8 +109,12 @@ class Sampling:
         distribution[ids] = p
         return distribution
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def penalised(self, logits: np.ndarray, history: History) -> np.ndarray:
-        """logits (V,) -> (V,) after all that stands before the temperature. They may be log-probabilities, too."""
+        """logits (V,) -> (V,) after all that stands before the temperature. They may be log-probabilities, too.
+
+        Raises FloatingPointError if a logit becomes infinite or NaN.
+        """
         ids, generated = history.ids, history.generated
         if self.logit_bias:
             logits = penalties.logit_bias(logits, self.logit_bias)
@@ -128,6 +132,8 @@ class Sampling:
             logits = penalties.min_new_tokens(logits, generated, self.min_new_tokens, history.stop_ids)
         if history.allowed is not None:
             logits = penalties.only_allowed(logits, history.allowed)
+        if not logits.max() < inf:
+            raise FloatingPointError("a penalty or bias is so large that a logit became infinite or NaN")
         return logits
 
     def _candidates(self, logits, history):
@@ -140,8 +146,6 @@ class Sampling:
         largest = logits.max()
         if largest == -inf:
             raise FloatingPointError("no token is left to choose from: all are banned or not allowed")
-        if largest == inf:
-            raise FloatingPointError("a penalty or bias is so large that a logit became infinite")
         if self.temperature == 0:
             return np.array([logits.argmax()]), np.ones(1)
         ids = filters.top_k(logits, self.top_k or len(logits))

@@ -4,6 +4,7 @@ test_filters.py and test_penalties.py test each rule, and test_strategies_agains
 """
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -241,7 +242,20 @@ def test_when_nothing_is_left_the_message_says_so(temperature):
             sampling.next_token(logits, history, rng())
 
 
-def test_a_penalty_that_makes_a_logit_infinite_is_refused():
-    huge = rule(repetition_penalty=1e-300)
-    with pytest.raises(FloatingPointError, match="a penalty or bias is so large"), np.errstate(over="ignore"):
-        huge.next_token(np.array([1e30, 0.0]), text(0), rng())
+@pytest.mark.parametrize(
+    "huge",
+    [
+        rule(repetition_penalty=1e-300),
+        rule(presence_penalty=-1e308),
+        rule(frequency_penalty=-1e308),
+        rule(logit_bias={0: 1e308}),
+    ],
+)
+def test_a_penalty_that_makes_a_logit_infinite_is_refused_without_a_warning(huge):
+    logits, history = np.array([1e30, 0.0], np.float32), History(np.array([1, 0]), prompt_length=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FloatingPointError, match="a penalty or bias is so large"):
+            huge.next_token(logits, history, rng())
+        with pytest.raises(FloatingPointError, match="a penalty or bias is so large"):  # as in a beam search
+            huge.penalised(logits, history)
