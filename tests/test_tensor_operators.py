@@ -9,7 +9,7 @@ import operator
 import numpy as np
 import pytest
 from helpers.against_torch import requires_torch
-from helpers.arrays import lay_out, layouts, seeds, shapes
+from helpers.arrays import lay_out, layouts, leaf, seeds, shapes
 from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, FLOAT64_GRADIENT, FLOAT64_VALUE, rounding
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -17,10 +17,6 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from npgpt import Tensor
 from npgpt.tensor import unbroadcast
-
-
-def leaf(x, dtype=np.float64):
-    return Tensor(np.array(x, dtype), requires_grad=True)
 
 
 def same_as_torch(function, *arrays):

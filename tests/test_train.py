@@ -2,32 +2,24 @@
 
 import json
 import math
-import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import TEXT
-from helpers.commands import CONSTANT_LR, TINY, command, everything, metrics, train
+from helpers.commands import CONSTANT_LR, RUN, TINY, command, everything, metrics, train
 from helpers.models import with_random_parameters
 
 import npgpt
 from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.generation import Token
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import BatchSampler, TokenDataset
 from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
-from npgpt.training import evaluation, saver
+from npgpt.training import saver
 from npgpt.training.evaluation import Evaluation
-from npgpt.training.log import Progress
-from npgpt.training.settings import TrainSettings
-
-RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
-RUN += ("--sample-every", 0)
 
 
 def weights(run):
@@ -291,104 +283,6 @@ def test_starting_from_a_hugging_face_folder(folder, prefix):
     assert metrics(run, "eval")[0]["train_loss"] == pytest.approx(mean_loss(model, tokens, 2), rel=1e-6)
     assert load(run).config.dropout == 0.1
     assert not np.array_equal(load(run).wte.weight.data, model.wte.weight.data)
-
-
-# What it writes and says
-
-
-def test_a_new_run_never_takes_an_old_ones_folder(folder):
-    (folder / "empty folder").mkdir()
-    outs = ([], [], ["--out", "deep/er/run"], ["--out", "empty folder"])
-    ends = [command("train", *RUN, *out, cwd=folder).out for out in outs]
-    models = [end.split("--model ")[1] for end in ends]
-    assert models == ["runs/text\n", "runs/text-2\n", "deep/er/run\n", "'empty folder'\n"]
-    assert sorted(path.name for path in folder.iterdir()) == ["deep", "empty folder", "runs", "text.txt"]
-
-
-def test_results_go_to_stdout_and_all_else_to_stderr(folder):
-    run, ended = train(folder, *RUN, "--max-steps", 20, "--log-every", 10, "--sample-every", 10, "--sample-tokens", 5)
-    trained, saved = ended.out.splitlines()
-    assert re.match(r"trained 20 steps in \d+:\d\d;", trained)
-    best = metrics(run, "eval")[-1]["val_loss"]
-    assert f"; best validation loss {best:.4f} after step 20" in trained
-    assert saved == "saved in runs/text; continue a text with: python -m npgpt.sample --model runs/text"
-    lines = ended.err.splitlines()
-    assert lines[:3] == [
-        "text:  472 characters, 472 tokens (47 for validation)",
-        "       53 windows of 8 tokens, 26.5 steps an epoch, 20 steps",
-        f"model: {load(run).num_parameters():,} parameters: 1 layers, 2 heads, 8 wide",
-    ]
-    first = metrics(run)[0]
-    assert f" 0/20  train loss {first['train_loss']:.4f}  val loss {first['val_loss']:.4f}" in lines
-    step = metrics(run, "train")[1]
-    start = f"10/20  loss {step['loss']:.4f}  lr {step['lr']:.1e}  norm {step['grad_norm']:.2f}  160 tok, "
-    assert any(line.startswith(start) and line.endswith(" left") for line in lines)
-    assert max(map(len, lines)) <= 80
-
-
-def test_metrics(folder):
-    run, _ = train(folder, *RUN, "--sample-every", 2, "--sample-tokens", 3)
-    with open(run / "metrics.jsonl", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    fields = {
-        "train": {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "seconds_left"},
-        "eval": {"train_loss", "val_loss"},
-        "sample": {"text"},
-    }
-    for line in lines:
-        assert set(line) == {"kind", "step"} | fields[line["kind"]]
-        assert all(math.isfinite(v) and v >= 0 for v in line.values() if not isinstance(v, str))
-    assert [(line["step"], line["kind"]) for line in lines] == [
-        (0, "eval"), (0, "sample"), (1, "train"), (2, "train"), (2, "eval"), (2, "sample"),
-        (3, "train"), (4, "train"), (4, "eval"), (4, "sample"),
-    ]  # fmt: skip
-    assert [line["tokens"] for line in lines if line["kind"] == "train"] == [16, 32, 48, 64]
-    assert lines[-3]["seconds_left"] == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "typed", "prompt"),
-    [
-        (TEXT, None, "The "),
-        (TEXT, "jury", "jury"),
-        (TEXT, "", ""),
-        ("αβγ " * 100, None, "αβ"),  # four bytes
-        ("字b " * 100, None, "字b"),
-        ("€字 " * 100, None, "€"),  # four bytes are one character and a third
-    ],
-)
-def test_what_samples_begin_with(folder, text, typed, prompt):
-    (folder / "text.txt").write_text(text, encoding="utf-8")
-    typed = [] if typed is None else ["--sample-prompt", typed]
-    run, _ = train(folder, *RUN, "--sample-every", 4, "--sample-tokens", 3, *typed)
-    for sample in metrics(run, "sample"):
-        assert sample["text"].startswith(prompt)
-        assert len(sample["text"]) <= len(prompt) + 3
-    assert json.loads((run / "config.json").read_text())["plan"]["sample_prompt"] == prompt
-
-
-def test_the_first_document_may_be_shorter_than_the_prompt(folder):
-    (folder / "a.txt").write_text("Hi")
-    run, _ = train(folder, "a.txt", *RUN, "--tokenizer", "char", "--sample-every", 4)
-    assert metrics(run, "sample")[0]["text"].startswith("Hi")
-
-
-def test_a_sample_does_not_end_in_half_a_character(folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "stream", lambda *a, **k: (Token(0, byte) for byte in "né€".encode()[:-1]))
-    run, ended = train(folder, *RUN, "--sample-every", 4, "--sample-prompt", "a")
-    assert [sample["text"] for sample in metrics(run, "sample")] == ["ané", "ané"]
-    assert "    | ané\n" in ended.err
-
-
-@pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])
-def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
-    plan = TrainSettings(max_steps=100_000 if step > 1000 else 1000).resolve(n_windows=1, context=64)
-    noted = Progress(plan, 1, tokens_a_step)
-    noted.metrics = SimpleNamespace(write=lambda *values, **named: None)
-    noted._mark -= 3.6
-    noted.step(step, loss, 6e-4, 1.234)
-    line = capsys.readouterr().err
-    assert len(line) <= 81, line
 
 
 # What goes wrong on the way

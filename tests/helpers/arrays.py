@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
+from npgpt import Tensor
+
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
@@ -18,6 +20,11 @@ positive_sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 3
 sizes = st.one_of(small_sizes, positive_sizes)
 shapes = st.lists(small_sizes, max_size=3).map(tuple) | st.tuples(st.integers(1, 3), st.integers(60, 70))
 leading = st.lists(few, max_size=3).map(tuple)  # B, T ...: the axes before the one that is worked along
+
+
+def leaf(x, dtype=np.float64) -> Tensor:
+    """A tensor that collects a gradient."""
+    return Tensor(np.array(x, dtype), requires_grad=True)
 
 
 @st.composite

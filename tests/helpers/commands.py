@@ -19,6 +19,8 @@ from npgpt import commandline
 from npgpt.checkpoints import runs
 
 TINY = ("--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--context", 8, "--batch-size", 2, "--tokenizer", "byte")
+RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
+RUN += ("--sample-every", 0)
 QUICK = (*TINY, "--max-steps", 2, "--sample-every", 0)
 CONSTANT_LR = ("--lr", 1e-3, "--min-lr", 1e-3, "--warmup", 0)  # so that a longer run begins like a shorter one
 TIMES = ("tokens_per_second", "seconds", "seconds_left")

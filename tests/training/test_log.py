@@ -2,13 +2,15 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.signals import StopRequest
-from npgpt.training.log import Metrics, format_count, format_duration, log, log_text
+from npgpt.training.log import Metrics, Progress, format_count, format_duration, log, log_text
+from npgpt.training.settings import TrainSettings
 
 
 def test_progress_goes_to_stderr(capsys):
@@ -43,6 +45,17 @@ def test_format_count(number):
     assert len(shown) <= 5
     value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
     assert value == pytest.approx(number, rel=0.0051, abs=0.5)
+
+
+@pytest.mark.parametrize(("step", "tokens_a_step", "loss"), [(10, 512, 10.8249), (99_999, 491_520, 3.2944)])
+def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
+    plan = TrainSettings(max_steps=100_000 if step > 1000 else 1000).resolve(n_windows=1, context=64)
+    noted = Progress(plan, 1, tokens_a_step)
+    noted.metrics = SimpleNamespace(write=lambda *values, **named: None)
+    noted._mark -= 3.6
+    noted.step(step, loss, 6e-4, 1.234)
+    line = capsys.readouterr().err
+    assert len(line) <= 81, line
 
 
 # metrics.jsonl
