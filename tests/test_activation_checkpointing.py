@@ -67,9 +67,9 @@ def test_without_a_record_nothing_is_made_twice():
     assert not loss.requires_grad
     assert loss.item() == random_model().loss(IDS, TARGETS).item()
     assert len(calls) == 3
-    Decoder(model, weights=None).generate(IDS, 0)
+    Decoder(model, weights=None).generate(IDS, 1)
     model.loss(IDS, TARGETS).backward()
-    assert len(calls) == 3 + 3 + 3
+    assert len(calls) == 3 + 3 + 3 + 3
 
 
 class Counted(Module):

@@ -46,26 +46,26 @@ TEXTS = ["sample-prompt"]
 
 FROM_0_OF_SAMPLE = ["min-new-tokens", "no-repeat-ngram-size"]
 
-NO_NUMBERS = ["", " ", "x", "nan", "inf", "-inf", "0x10", "1,5", "1e999", "9" * 5000, "True"]
-NOT_NUMBERS = [*NO_NUMBERS, "-1", "-0.5"]  # nor negative ones
+NOT_NUMBERS = ["", " ", "x", "nan", "inf", "-inf", "0x10", "1,5", "1e999", "9" * 5000, "True"]
+NOT_FROM_0 = [*NOT_NUMBERS, "-1", "-0.5"]
 BAD = (
-    [("train", f, v) for f in WHOLE_FROM_1 for v in [*NOT_NUMBERS, "0", "1.5", "1e3", "2147483648"]]
-    + [("train", f, v) for f in WHOLE_FROM_0 for v in [*NOT_NUMBERS, "1.5", "1e3", str(2**63)]]
-    + [("train", f, v) for f in ABOVE_0 for v in [*NOT_NUMBERS, "0", "0.0"]]
-    + [("train", f, v) for f in FROM_0 for v in NOT_NUMBERS]
-    + [("train", f, v) for f in FROM_0_BELOW_1 for v in [*NOT_NUMBERS, "1", "1.5"]]
+    [("train", f, v) for f in WHOLE_FROM_1 for v in [*NOT_FROM_0, "0", "1.5", "1e3", "2147483648"]]
+    + [("train", f, v) for f in WHOLE_FROM_0 for v in [*NOT_FROM_0, "1.5", "1e3", str(2**63)]]
+    + [("train", f, v) for f in ABOVE_0 for v in [*NOT_FROM_0, "0", "0.0"]]
+    + [("train", f, v) for f in FROM_0 for v in NOT_FROM_0]
+    + [("train", f, v) for f in FROM_0_BELOW_1 for v in [*NOT_FROM_0, "1", "1.5"]]
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
-    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads") for v in [*NOT_NUMBERS, "0"]]
-    + [("sample", f, v) for f in ("beams", "draft-tokens") for v in [*NOT_NUMBERS, "0"]]
-    + [("sample", f, v) for f in ("seed", "top-k", *FROM_0_OF_SAMPLE) for v in [*NOT_NUMBERS, "1.5"]]
-    + [("sample", "temperature", v) for v in NOT_NUMBERS]
-    + [("sample", f, v) for f in ("top-p", "typical-p") for v in [*NOT_NUMBERS, "0", "1.01"]]
-    + [("sample", "min-p", v) for v in [*NOT_NUMBERS, "1.01"]]
-    + [("sample", f, v) for f in ("repetition-penalty", "max-seconds") for v in [*NOT_NUMBERS, "0"]]
-    + [("sample", f, v) for f in ("presence-penalty", "frequency-penalty") for v in [*NO_NUMBERS, "1001", "-1001"]]
-    + [("sample", "length-penalty", v) for v in [*NO_NUMBERS, "20.5", "-21"]]
+    + [("sample", f, v) for f in ("num-samples", "max-new-tokens", "threads") for v in [*NOT_FROM_0, "0"]]
+    + [("sample", f, v) for f in ("beams", "draft-tokens") for v in [*NOT_FROM_0, "0"]]
+    + [("sample", f, v) for f in ("seed", "top-k", *FROM_0_OF_SAMPLE) for v in [*NOT_FROM_0, "1.5"]]
+    + [("sample", "temperature", v) for v in NOT_FROM_0]
+    + [("sample", f, v) for f in ("top-p", "typical-p") for v in [*NOT_FROM_0, "0", "1.01"]]
+    + [("sample", "min-p", v) for v in [*NOT_FROM_0, "1.01"]]
+    + [("sample", f, v) for f in ("repetition-penalty", "max-seconds") for v in [*NOT_FROM_0, "0"]]
+    + [("sample", f, v) for f in ("presence-penalty", "frequency-penalty") for v in [*NOT_NUMBERS, "1001", "-1001"]]
+    + [("sample", "length-penalty", v) for v in [*NOT_NUMBERS, "20.5", "-21"]]
     + [("sample", f, v) for f in ("checkpoint", "cache-dtype", "early-stopping") for v in ("", "x", "0")]
     + [("sample", f, v) for f in ("greedy", "show-probs") for v in ("", "1")]
     + [("sample", f, "") for f in ("model", "prompt-file", "stop", "bad-words", "regex", "choices", "draft")]
@@ -169,22 +169,19 @@ def test_flags_that_contradict_each_other(folder):
         (["--beams", 2, "--num-samples", 3], "--num-samples 3: a search finds no more texts than --beams"),
         (["--beams", 2, "--show-probs"], "--show-probs goes with drawing, not with --beams"),
         (["--beams", 2, "--max-seconds", 1], "--max-seconds goes with drawing, not with --beams"),
+        (["--beams", 2, "--regex", "a"], "--regex goes with drawing, not with --beams"),
+        (["--beams", 2, "--choices", "a", "--choices", "b"], "--choices goes with drawing, not with --beams"),
+        (["--beams", 2, "--draft", "lookup"], "--draft goes with drawing, not with --beams"),
+        (["--regex", "a", "--choices", "a", "--choices", "b"], "--regex and --choices"),
+        (["--choices", "a"], "--choices"),
     ]:
         refused("sample", *typed, cwd=folder, words=[words])
 
 
 def test_flags_that_can_be_given_several_times():
     typed = [
-        "--stop",
-        "a",
-        "--stop=b c",
-        "--bad-words",
-        "x",
-        "--bad_words=x",
-        "--logit-bias",
-        "a:1",
-        "--logit_bias=:::-inf",
-    ]
+        "--stop", "a", "--stop=b c", "--bad-words", "x", "--bad_words=x", "--logit-bias", "a:1", "--logit_bias=:::-inf",
+    ]  # fmt: skip
     assert parse(SampleSettings, *typed) == {
         "stop": ["a", "b c"], "bad_words": ["x", "x"], "logit_bias": [("a", 1.0), ("::", float("-inf"))],
     }  # fmt: skip

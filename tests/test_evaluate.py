@@ -11,14 +11,15 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from conftest import TEXT
-from helpers.commands import Ended, command, process, refused
+from helpers.commands import Ended, command, process, refused, without_compiling
 from helpers.models import with_random_parameters
-from test_commandline import NOT_NUMBERS, in_a_fresh_python
-from test_sample import make_run, saved
+from helpers.sample_runs import make_run, make_runs
+from test_commandline import NOT_FROM_0, in_a_fresh_python
 
 from npgpt import GPT, load
 from npgpt.checkpoints import runs
 from npgpt.evaluate import EvaluateSettings
+from npgpt.generation.packed_model import PackedGPT
 from npgpt.kernels import precision
 from npgpt.scoring.divergence import compare
 from npgpt.scoring.last_words import last_words, read_last_words
@@ -38,9 +39,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def _work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    for name, seed, hour in (("a", 1, 11), ("b", 2, 10)):
-        make_run(folder / "runs" / name, seed, TOKENIZER)
-        saved(folder / "runs" / name, hour)
+    make_runs(folder, TOKENIZER)
     (folder / "text.txt").write_text(TEXT[:100])
     for name, lines in (("words.jsonl", WORDS), ("questions.jsonl", QUESTIONS)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -203,7 +202,7 @@ def test_what_json_holds(work):
     assert [result["file"] for result in values["results"]] == ["text.txt", "words.jsonl"]
 
 
-def test_figures_that_json_has_not(work):
+def test_figures_that_json_cannot_hold(work):
     """An infinite perplexity, and no standard error where one example says nothing of it."""
     model, _ = make_run(work / "runs" / "c", tokenizer=TOKENIZER)
     try:
@@ -222,6 +221,14 @@ def test_figures_that_json_has_not(work):
     assert "perplexity              inf\n" in ended.out
 
 
+def test_weights_arrive(work):
+    model = PackedGPT(load(work / "runs" / "a"), "int8")
+    ended = command("evaluate", "text.txt", "--weights", "int8", "--json", "out.json", cwd=work)
+    (result,) = json.loads((work / "out.json").read_text())["results"]
+    assert figures_of(result) == expected(perplexity(model, windows(), SIZES))
+    assert ended.out.startswith("runs/a in int8: context 16, stride 8\n")
+
+
 def test_the_precision_and_the_threads_arrive(work, monkeypatch):
     asked = []
     monkeypatch.setattr(precision, "set_matmul_precision", asked.append)
@@ -232,7 +239,7 @@ def test_the_precision_and_the_threads_arrive(work, monkeypatch):
     typed = [sys.executable, "-c", code, "text.txt", "--threads", "1"]
     ended = subprocess.run(typed, cwd=work, capture_output=True, text=True)
     out = command("evaluate", "text.txt", cwd=work).out
-    assert Ended(ended.returncode, ended.stdout, ended.stderr) == (0, out + "1\n", "")
+    assert Ended(ended.returncode, ended.stdout, without_compiling(ended.stderr)) == (0, out + "1\n", "")
 
 
 def test_ctrl_c(work, monkeypatch):
@@ -318,7 +325,7 @@ def test_weights_that_give_no_finite_loss(folder):
 
 
 BAD = (
-    [(f, v) for f in ("context", "stride", "limit", "batch-size", "threads") for v in [*NOT_NUMBERS, "0", "1.5"]]
+    [(f, v) for f in ("context", "stride", "limit", "batch-size", "threads") for v in [*NOT_FROM_0, "0", "1.5"]]
     + [("checkpoint", v) for v in ("", "x")]
     + [("task", v) for v in ("", "Lambada", "bits")]
     + [("matmul-precision", v) for v in ("", "low")]

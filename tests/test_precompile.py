@@ -83,6 +83,8 @@ SAMPLES = {
     "past the context": ("--prompt", "The jury sat four days", "--max-new-tokens", 40),
     "a prompt beyond the context": ("--prompt", "The jury sat four days. " * 4),
     "8 bits, keys in bfloat16": ("--prompt", "The jury", "--weights", "int8", "--cache-dtype", "bf16"),
+    "looked up": ("--prompt", "The jury", "--draft", "lookup", "--draft-tokens", 20),
+    "a draft model": ("--prompt", "The jury", "--draft", "runs/text", "--draft-tokens", 20),
     "a long prompt in bfloat16": ("--prompt", "The jury sat four days. " * 2 + "The", "--weights", "bf16"),
 }
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.commands import command
+from helpers.commands import command, refused
 from helpers.sample_runs import DRAWN, GREEDY, LETTERS, make_run, make_runs, sample, scripted
 
 import npgpt.generation.samples
@@ -99,6 +99,32 @@ def test_bfloat16_in_the_cache(work, monkeypatch):
     assert sample(work, *GREEDY, "--cache-dtype", "bf16") == expected
     assert set(caches[: len(caches) // 2]) == {False}
     assert set(caches[len(caches) // 2 :]) == {True}
+
+
+# What the new text may be, and drafts
+
+
+def test_the_new_text_matches(work):
+    assert re.fullmatch("the [ab]{3}\n", sample(work, *DRAWN, "--regex", "[ab]{3}"))
+    found = {sample(work, *DRAWN, "--seed", seed, "--choices", "yes", "--choices", "no") for seed in range(9)}
+    assert found == {"the yes\n", "the no\n"}
+
+
+@pytest.mark.parametrize("draft", ["lookup", "runs/b"])
+def test_a_draft_does_not_change_greedy_text(work, draft):
+    for more in ((), ("--regex", "[a-d ]*")):
+        ended = command("sample", *GREEDY, *more, "--draft", draft, "--draft-tokens", 2, cwd=work)
+        assert (ended.code, ended.out) == (0, sample(work, *GREEDY, *more))
+
+
+def test_the_number_of_drafted_tokens_arrives(work):
+    ended = command("sample", *GREEDY, "--draft", "runs/a", "--draft-tokens", 2, cwd=work)
+    assert "8 of 8 drafted tokens accepted (100%); 3.00 tokens a pass" in ended.err
+
+
+def test_a_draft_with_other_tokens_is_refused(work):
+    make_run(work / "runs" / "c", tokenizer=CharTokenizer("ab"))
+    refused("sample", "--model", "runs/a", "--draft", "runs/c", cwd=work, words=["needs the same tokenizer"])
 
 
 # Beam search

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.texts import CONFIG, OPTIONS, random_model, random_prompts, record
+from helpers.texts import CONFIG, each_option, random_model, random_prompts, record
 
 from npgpt.generation import Decoder, Prefix, generate, stream
 from npgpt.optim import AdamW
@@ -15,7 +15,6 @@ HOWS = {
     "with a history": {"temperature": 0, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
     "sampled with a history": {"presence_penalty": 0.5, "frequency_penalty": 0.3, "top_p": 0.9, "min_new_tokens": 4},
 }
-each_option = pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
 each_how = pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 
 
@@ -38,7 +37,7 @@ def test_a_batch_equals_its_texts_alone(changes, how):
     assert_equal(generate(model, prompts, NEW, seed=5, stop_ids=[2, 3], use_cache=False, **how), expected)
 
 
-def test_these_texts_say_something():
+def test_the_compared_texts_differ():
     """They differ, they end at different times and also not at all, and they pass the context at different times."""
     model, prompts = random_model(), random_prompts(*LENGTHS)
     for how, different in (({"temperature": 0}, 4), ({"temperature": 1.5}, 6)):
@@ -111,7 +110,7 @@ def test_a_batch_in_bfloat16_equals_its_texts_alone():
 def test_a_text_that_has_ended_costs_nothing():
     model, prompts = random_model(), random_prompts(2, 2, 2)
     computed = record(model, lambda ids, cache: ids.shape)
-    # each row ends by what is asked: after 1, 4 and 2 tokens
+    # stop_if ends the rows after 1, 4 and 2 tokens
     ends = {0: 1, 1: 4, 2: 2}
     made = dict.fromkeys(ends, 0)
 

@@ -181,6 +181,8 @@ def test_bfloat16_takes_half_the_memory_and_gives_the_same_in_one_piece_or_in_se
     found = np.concatenate([model(ids[:, a:b], cache=pieces).data for a, b in ((0, 3), (3, 4), (4, 7))], axis=1)
     # Of two keys that differ by rounding one may become the next bfloat16, and then is 2^-8 larger
     np.testing.assert_allclose(found, expected, atol=2 * 2**-8)
+    for name in ("keys", "values"):
+        assert (getattr(whole, name) != getattr(pieces, name)).mean() < 0.02
     assert abs(expected - model(ids).data).max() > 1e-4  # or it wouldn't be bfloat16
 
 

@@ -152,7 +152,7 @@ def test_all_texts_of_characters_match_and_have_only_characters_of_the_tokenizer
         assert re.fullmatch(r"[aeé字]{2,5}", tokenizer.decode(random_text(start.copy(), tokenizer, rng)))
 
 
-def test_a_way_that_needs_a_token_that_there_is_not_is_never_taken():
+def test_a_way_that_needs_an_unknown_token_is_never_taken():
     """No z: after an a the text could not end."""
     tokenizer = CharTokenizer("abc")
     constraint = Regex("a+z|b+c", tokenizer)
@@ -259,8 +259,7 @@ def test_choices_are_the_texts_that_can_be_made(texts, name):
 def test_choices_take_any_tokens_that_spell_them():
     tokenizer = gpt2()
     found = [tokenizer.token_bytes(id) for id in allowed(Choices(["negative", "neutral"], tokenizer))]
-    assert set(found) == {b"n", b"ne", b"neg", b"neut", b"neutral", b"negative"} & set(found)
-    assert {b"n", b"ne", b"neg", b"negative"} <= set(found)
+    assert set(found) == {b"n", b"ne", b"neg", b"neutral", b"negative"}
 
 
 def test_characters_of_choices_have_no_meaning():
@@ -303,7 +302,7 @@ def test_streamed_texts_of_prompts_of_unequal_length_match(model):
     texts = ["".join(LETTERS.decode([t.id]) for t in tokens if t.row == row and t.id != 22) for row in range(12)]
     assert all(re.fullmatch("([aeiou][^aeiou]{1,2}){2,4}", text) for text in texts)
     assert len(set(texts)) > 8
-    assert [token.row for token in tokens if token.ended] != []
+    assert sorted(token.row for token in tokens if token.ended) == [*range(12)]
     assert {token.ended for token in tokens} == {None, "stop"}
     assert constraint.allowed() is before
 

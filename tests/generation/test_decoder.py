@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.texts import CONFIG, OPTIONS, random_model, random_prompts, record
+from helpers.texts import CONFIG, each_option, random_model, random_prompts, record
 from helpers.tolerances import rounding
 
 from npgpt.errors import ConfigError
@@ -20,9 +20,6 @@ def after(model, *texts) -> np.ndarray:
 
 def joined(*parts):
     return np.concatenate(parts)
-
-
-each_option = pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
 
 
 @each_option
@@ -76,7 +73,7 @@ def test_prompts_behind_what_rows_hold():
     assert cache.lengths.tolist() == [7, 5, 5]
 
 
-def test_rows_are_their_order_unless_told():
+def test_without_rows_prompts_go_to_the_first_ones_in_order():
     model, prompts = random_model(), random_prompts(2, 3)
     decoder = Decoder(model)
     cache = decoder.new_cache(2)

@@ -32,7 +32,7 @@ def test_a_text_has_a_minimum_length_before_stop_ids():
     assert (tokens[-1].ended, len(tokens) < 5) == ("stop", True)
 
 
-def test_what_is_asked_whether_a_text_ends():
+def test_stop_if_is_asked_about_each_token():
     asked = []
 
     def stop_if(token):
@@ -53,7 +53,7 @@ def test_texts_end_in_time(monkeypatch):
     assert [token.ended for token in tokens] == [None] * 4 + ["time"] * 2
 
 
-def test_however_little_time_there_is_there_is_a_token():
+def test_each_text_gets_a_token_however_short_the_time():
     (token,) = stream(random_model(), [[1, 2]], 9, max_seconds=1e-9)
     assert token.ended == "time"
     assert [token.ended for token in stream(random_model(), [[1, 2]], 1, max_seconds=1e-9)] == ["length"]

@@ -48,7 +48,7 @@ def test_rounding_is_what_the_bits_say(model):
         far.append(np.abs(decoder.step(IDS[-1:], cache, [0])[0] - expected).max() / np.abs(expected).max())
     assert far == sorted(far)
     assert far[0] < 1e-5 < far[1] < 2e-2
-    assert far[2] < 5e-2 < far[3] < 0.7
+    assert far[2] < 5e-2 < far[3] < 0.2
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])

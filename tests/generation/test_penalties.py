@@ -87,7 +87,7 @@ def test_words_of_many_lengths_at_the_end_of_a_text():
 
 @pytest.mark.parametrize(("n", "banned"), [(0, True), (1, True), (2, False), (3, False)])
 def test_min_new_tokens(n, banned):
-    found = penalties.min_new_tokens(logits(), np.zeros(n, np.int64), 2, {1, 5, V})  # an id that the model hasn't
+    found = penalties.min_new_tokens(logits(), np.zeros(n, np.int64), 2, {1, 5, V})  # V is no id of the model
     expected = [1.5, -INF, 0.0, 2.0, -0.25, -INF] if banned else logits()
     check(found, expected, np.float64)
 

@@ -8,11 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers.texts import Always
 from helpers.tolerances import rounding
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.generation import History, Sampling, filters
+from npgpt.generation.sampling import draw
 
 INF = math.inf
 
@@ -124,16 +126,6 @@ settings = st.fixed_dictionaries(
 logits = st.lists(st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1.0]), min_size=9, max_size=12)
 
 
-class Always:
-    """A generator whose random numbers are all the same."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def random(self):
-        return self.number
-
-
 @given(settings, logits, st.lists(st.integers(0, 7), max_size=8), st.floats(0, 1, exclude_max=True))
 @example({}, [0.0] * 9, [], 0.0)
 @example({}, [0.0] * 16, [], 0.5)  # a random number that is one of the sums
@@ -200,6 +192,11 @@ def test_the_smallest_and_largest_random_numbers_give_the_first_and_last_token_t
     row = logs(0.1, 0.3, 0.1, 0.4, 0.1)
     assert rule(**settings).next_token(row, EMPTY, Always(0.0)) == first
     assert rule(**settings).next_token(row, EMPTY, Always(float(np.nextafter(1, 0)))) == last
+
+
+def test_draw_never_gives_what_has_no_weight():
+    weights = np.array([0.0, 1.0, 0.0, 3.0, 0.0])
+    assert [draw(weights, Always(x)) for x in (0.0, 0.25, np.nextafter(1, 0))] == [1, 3, 3]
 
 
 def test_the_same_generator_draws_the_same():

@@ -51,8 +51,10 @@ def test_a_long_wrong_value_is_cut_off_in_the_message():
 def test_the_ends_of_what_is_allowed():
     Sampling(temperature=0, top_k=1, top_p=1, min_p=0, typical_p=1, repetition_penalty=1e-3)
     Sampling(temperature=1e-300, top_k=10**9, top_p=1e-300, min_p=1, typical_p=1e-300, presence_penalty=-2.5)
-    Sampling(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.5), min_p=np.float32(0.5))
-    Sampling(logit_bias={0: -INF, np.int64(3): 100}, bad_words=[np.array([1, 2]), (3,)], frequency_penalty=2)
+    of_numpy = Sampling(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.5), min_p=np.float32(0.5))
+    assert (of_numpy.temperature, of_numpy.top_k, of_numpy.top_p, of_numpy.min_p) == (0.5, 3, 0.5, 0.5)
+    lists = Sampling(logit_bias={0: -INF, np.int64(3): 100}, bad_words=[np.array([1, 2]), (3,)])
+    assert (lists.logit_bias, lists.bad_words) == ({0: -INF, 3: 100.0}, ((1, 2), (3,)))
 
 
 def test_settings_can_be_compared_hashed_and_stored_and_dont_change_with_what_they_were_made_from():

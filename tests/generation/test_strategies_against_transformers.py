@@ -91,7 +91,7 @@ WARPERS = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, v) for name, (_, values) in WARPERS.items() for v in values])
 def test_a_filter(name, value):
-    """top_p may keep some of several equal tokens, and transformers leaves to an unstable sort which."""
+    """top_p may keep some of several equal tokens; in transformers an unstable sort decides which."""
     processor = getattr(transformers, WARPERS[name][0])(value)
     assert_same_distribution(rule(**{name: value}), [processor], History(PROMPT, 2), equals_in_order=name != "top_p")
 

@@ -263,7 +263,7 @@ def test_wrong_settings_are_refused_at_once(options, name):
         stream(random_model(), [[1, 2]], **{"max_new_tokens": 3, **options})
 
 
-def test_a_setting_that_there_is_not():
+def test_an_unknown_setting():
     with pytest.raises(TypeError, match="temprature"):
         random_model().generate([[1, 2]], 3, temprature=1.0)
     for options in ({"max_new_tokens": 1.5}, {"num_samples": 1.5}, {"logprobs": 1.5}, {"stop_ids": [1.5]}):

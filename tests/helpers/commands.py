@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ class Ended(NamedTuple):
     err: str
 
 
+def without_compiling(err: str) -> str:
+    """What a command says on stderr, but for the line that kernels are compiled: it may be the first to need them."""
+    return re.sub(r"npgpt: compiling kernels[^\n]*\n", "", err)
+
+
 def command(name, *arguments, cwd, stdin=b"") -> Ended:
     """python -m npgpt.NAME ARGUMENTS, in this process, which has NumPy and the kernels loaded already."""
     streams = {
@@ -44,14 +50,14 @@ def command(name, *arguments, cwd, stdin=b"") -> Ended:
     with contextlib.chdir(cwd), mock.patch.multiple(sys, **streams), pytest.raises(SystemExit) as end:
         commandline.run(main)
     out, err = (streams[s].flush() or streams[s].buffer.getvalue().decode() for s in ("stdout", "stderr"))
-    return Ended(end.value.code, out, err)
+    return Ended(end.value.code, out, without_compiling(err))
 
 
 def process(name, *arguments, cwd, **options) -> Ended:
     """The same in a process of its own."""
     typed = [sys.executable, "-m", f"npgpt.{name}", *map(str, arguments)]
     ended = subprocess.run(typed, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+    return Ended(ended.returncode, ended.stdout, without_compiling(ended.stderr))
 
 
 def listing(folder) -> dict:

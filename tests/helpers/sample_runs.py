@@ -19,10 +19,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
 
 
 def make_run(folder, seed=0, tokenizer=None, prompt=""):
-    """A run with a model that was never trained, but makes another text for each seed; of letters, if not told.
-
-    -> model, tokenizer
-    """
+    """A run with an untrained model whose text depends on the seed -> model, tokenizer: of letters by default."""
     tokenizer = tokenizer or CharTokenizer("".join(sorted(LETTERS)))
     config = GPTConfig(**{**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
     folder.mkdir(parents=True)
@@ -38,10 +35,10 @@ def saved(run, hour):
     os.utime(run / "last.safetensors", (hour * 3600, hour * 3600))
 
 
-def make_runs(tmp_path):
+def make_runs(tmp_path, tokenizer=None):
     """A working folder with runs/a, the newer one, and runs/b."""
     for name, seed, hour in (("a", 1, 11), ("b", 2, 10)):
-        make_run(tmp_path / "runs" / name, seed)
+        make_run(tmp_path / "runs" / name, seed, tokenizer)
         saved(tmp_path / "runs" / name, hour)
     return tmp_path
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from helpers.models import with_random_parameters
 from npgpt import generation
@@ -19,6 +20,7 @@ OPTIONS = {
     "no biases, one head": {"bias": False, "n_head": 1, "activation": "relu"},
     "biases of qkv alone, exact gelu": {"bias": False, "qkv_bias": True, "activation": "gelu", "n_inner": 12},
 }
+each_option = pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
 
 
 def random_model(seed=0, dtype=np.float64, **changes) -> GPT:
@@ -52,6 +54,16 @@ def tokens_of(model, *arguments, **options):
 
 def ids_of(tokens):
     return [token.id for token in tokens]
+
+
+class Always:
+    """A generator whose random numbers are all the same."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
 
 
 class OneOf:

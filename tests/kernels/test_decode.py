@@ -197,7 +197,7 @@ def test_a_barrier_orders_what_threads_do():
     assert numbers[0] == expected
 
 
-def test_who_waits_lets_others_run():
+def test_a_waiting_thread_lets_others_run():
     """Two texts at once from two Python threads on two cores: four threads that wait for each other in pairs."""
     _take_turns(np.zeros(2, np.int64), np.ones(1, np.int64), 1, work=1 << 20)
     if numba.threading_layer() == "workqueue":

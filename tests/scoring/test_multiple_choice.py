@@ -52,7 +52,7 @@ def test_prompts_and_endings(questions):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_figures_are_those_of_their_definitions(model, log_probabilities, tmp_path, batch_size):
-    """Of 40 questions with random letters, and of those whose right ending is the likeliest, and the shortest."""
+    """40 questions with random letters."""
     rng = np.random.default_rng(0)
 
     def letters(low, high):

@@ -98,8 +98,8 @@ def test_smaller_types(tmp_path, dtype, n_embd, tie_weights, head, embedding, in
 
 
 @pytest.mark.parametrize("embedding", ["Q4_0", "Q8_0"])
-def test_a_q4_0_file_of_others_with_another_embedding(tmp_path, embedding):
-    """llama-quantize --pure, or --token-embedding-type q8_0, makes such."""
+def test_a_q4_0_file_whose_embedding_has_another_type(tmp_path, embedding):
+    """As llama-quantize makes it with --pure, or with --token-embedding-type q8_0."""
     config = GPTConfig(**{**CONFIG.to_dict(), "n_embd": 256})
     wte = dequantize(quantize(arrays_of(config)["wte.weight"], embedding), embedding)
     (tmp_path / "a").write_bytes(file_of(tensors={"token_embd.weight": (wte, embedding)}, config=config))

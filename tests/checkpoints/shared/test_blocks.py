@@ -121,14 +121,14 @@ def test_nothing_that_has_no_result_is_computed(dtype):
     assert not found[:3].any()
     largest = np.abs(x).reshape(60, -1, 32 if dtype != "Q6_K" else 256).max(axis=-1)
     error = np.abs(found - x).reshape(60, largest.shape[1], -1).max(axis=-1)
-    # half a step, or a whole one at the end without a q; and what float16 rounds off d, where it is subnormal too
+    # half a step, or a whole one where the largest q is missing; and float16's rounding of d, also where d is subnormal
     share, whole_number = {"Q8_0": (1 / 254, 127), "Q4_0": (1 / 8, 8), "Q6_K": (1 / 20, 128 * 32)}[dtype]
     assert (error <= (share + 2**-10) * largest + whole_number * 2.0**-25).all()
 
 
 @pytest.mark.parametrize("dtype", WRITTEN)
-def test_what_was_in_blocks_stays_as_it_is(dtype):
-    """If the largest number has the largest q, as in every block that was written."""
+def test_numbers_from_blocks_are_quantized_to_themselves(dtype):
+    """Where the largest number has the largest q, as in every block that ``quantize`` makes."""
     blocks = random_blocks(dtype, (20, 2))
     blocks["d"] = np.random.default_rng(1).choice([-1, 1], (20, 2)) * 2.0 ** np.arange(-10, 10)[:, None]
     if dtype == "Q8_0":
@@ -148,8 +148,8 @@ def test_q8_0s_ties_go_away_from_zero():
     assert quantize(x, "Q8_0")["q"][0, :7].tolist() == [127, 1, 2, 3, -1, -2, -3]
 
 
-def test_q4_0s_largest_number_has_minus_8():
-    """And the one as large on the other side, for which there is no 8, 7."""
+def test_q4_0_gives_the_largest_number_minus_8():
+    """A number as large with the other sign gets 7: there is no 8."""
     x = np.zeros(32, np.float32)
     x[[1, 2, 20]] = 4, -4, 1.2
     block = quantize(x, "Q4_0")[0]
