@@ -16,11 +16,19 @@ _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": None}  # relu i
 
 
 def compile_for_training(
-    config: GPTConfig, batch_size: int, context: int, prompt: int, stop: Callable[[], bool] = lambda: False
+    config: GPTConfig,
+    batch_size: int,
+    context: int,
+    prompt: int,
+    passage: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Compile what steps need, and samples that begin with ``prompt`` tokens (0: none); ends early once ``stop()``."""
+    """Compile what steps need, losses of ``passage`` tokens, and samples that begin with ``prompt`` tokens (0: none).
+
+    It ends early once ``stop()``.
+    """
     if kernels.BACKEND == "numba":
-        names = training_kernels(config, batch_size, context)
+        names = training_kernels(config, batch_size, context) | scoring_kernels(config, [(passage, passage)])
         compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
 
 

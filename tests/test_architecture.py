@@ -25,7 +25,7 @@ ORDER = [
     ["tensor"],
     ["ops"],
     ["layers"],
-    ["activation_checkpointing"],
+    ["activation_checkpointing", "hooks"],
     ["gpt"],
     ["optim", "text"],
     ["checkpoints.formats"],
@@ -37,15 +37,25 @@ ORDER = [
     ["checkpoints"],
     ["generation"],
     ["scoring"],
-    ["checking", "precompile", "commandline"],
+    ["checking", "precompile", "commandline", "reporting"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "report"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
+EXTRAS = {
+    "torch",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "gguf",
+    "matplotlib",
+    "pytest",
+    "hypothesis",
+    "tensorboard",
+}
 
 
 @cache

@@ -3,7 +3,9 @@
     config.json         "model": its configuration; "training": the settings that were asked for; "plan": what they
                         came to, every default filled in. This file makes the folder a run
     tokenizer.json      the tokenizer that made the training's tokens
-    metrics.jsonl       one JSON object for each log line
+    metrics.jsonl       all that is measured, one JSON object a line; training/metrics.py names its kinds
+    metrics.csv         its numbers for spreadsheets
+    report.html         all of it to look at
     last.safetensors    everything that training goes on from: weights, optimizer, state
     best.safetensors    the weights alone, from the best evaluation so far
     .lock               held by the process that trains the run, whose number is in it; training/folder.py
@@ -37,6 +39,8 @@ from npgpt.errors import CheckpointError, ConfigError
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
+TABLE_FILE = "metrics.csv"
+REPORT_FILE = "report.html"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 

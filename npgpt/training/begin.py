@@ -88,7 +88,8 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         raise RunError(f"{folder} is finished: {done}.\n{advice}")
     check_room(folder, model, run.optimizer)
     run.open(folder)
-    last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
+    steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
+    last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
     write_run_config(folder, config, settings.to_dict(), changed)
     log(f"resuming {folder} at step {run.step:,}")

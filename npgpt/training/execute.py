@@ -1,11 +1,14 @@
 """One process's share of a run: compile, train, save, and say what has become of it."""
 
+from datetime import datetime
+
 import numpy as np
 
 from npgpt import kernels
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
+from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
@@ -29,8 +32,9 @@ def execute(run: Run) -> None:
     ):
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
-        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
-        run.progress.skip()
+        passage = run.inspection.ids.size
+        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, passage, lambda: stop.requested)
+        run.progress.process(run.step, **_described(run))
         run.saver.start()
         try:
             fit(run, stop)
@@ -38,11 +42,28 @@ def execute(run: Run) -> None:
         except TrainingDiverged as error:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             raise TrainingDiverged(f"{error}: training has diverged.\n{advice}") from None
+        finally:
+            run.close()
         run.saver.save_at_end()
     if run.finished or run.early_stopping.reached:
         _report(run)
     else:
         log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
+
+
+def _described(run):
+    """The process that trains the run from here on."""
+    model = run.model
+    machine = describe_machine() | {
+        "kernels": kernels.BACKEND,
+        "products": "by NumPy" if kernels.BACKEND == "numpy" else precision.described(),
+    }
+    return {
+        "command": typed_command(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "parameters": model.num_parameters(),
+        "machine": machine,
+    }
 
 
 def _report(run):

@@ -9,10 +9,14 @@ from npgpt.optim import AdamW
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
-from npgpt.training.log import Metrics, Progress
+from npgpt.training.inspection import Inspection
+from npgpt.training.metrics import Metrics
 from npgpt.training.plan import Plan
+from npgpt.training.progress import Progress
+from npgpt.training.reporter import Reporter
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.tensorboard import EventFiles, check_installed
 
 
 class Run:
@@ -22,11 +26,15 @@ class Run:
         s = settings
         self.settings, self.plan, self.model, self.tokenizer, self.data = s, plan, model, tokenizer, data
         model.recompute = s.recompute
+        if s.tensorboard:
+            check_installed()
         self.optimizer = AdamW(model.named_parameters(), s.lr, (s.beta1, s.beta2), weight_decay=s.weight_decay)
-        self.evaluation = Evaluation(model, data.evaluation_splits(), plan)
+        splits = data.evaluation_splits()
+        self.evaluation = Evaluation(model, splits, plan)
         self.early_stopping = EarlyStopping(s.patience, s.min_delta)
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
-        self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
+        self.inspection = Inspection(model, tokenizer, splits.get("val", splits["train"])[0])
+        self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context, self.inspection)
         self.step = 0  # steps done
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -34,8 +42,16 @@ class Run:
     def open(self, folder: Path) -> None:
         """Write to this folder from now on."""
         self.folder = folder
-        self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
+        self.events = EventFiles(folder, self.step) if self.settings.tensorboard else None
+        self.progress.metrics = Metrics(folder / runs.METRICS_FILE, *([self.events.write] if self.events else []))
+        self.progress.report = Reporter(folder)
         self.saver = Saver(folder, self.model, self.optimizer, self.state_dict)
+
+    def close(self) -> None:
+        """Write what is to be looked at for the last time."""
+        self.progress.end()
+        if self.events is not None:
+            self.events.close()
 
     @property
     def finished(self) -> bool:

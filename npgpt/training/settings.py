@@ -22,7 +22,7 @@ _epochs = number("X", 0, 10**6, open_low=True)
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
     "max_steps", "epochs", "decay_steps", "patience", "min_delta",
-    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
+    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "tensorboard", "recompute", "threads",
 )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ class TrainSettings:
     sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: --eval-every)", RUN)
     sample_prompt: str | None = flag(None, str, "how samples begin (default: as the text)", RUN, metavar="TEXT")
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
+    tensorboard: bool = flag(False, bool, "also write event files for TensorBoard to the run's folder", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
     matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
