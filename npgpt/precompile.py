@@ -20,15 +20,17 @@ def compile_for_training(
     batch_size: int,
     context: int,
     prompt: int,
-    passage: int,
+    passage: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Compile what steps need, losses of ``passage`` tokens, and samples that begin with ``prompt`` tokens (0: none).
+    """Compile what steps need, losses of ``passage`` tokens, and samples that begin with ``prompt`` tokens; 0 is none.
 
     It ends early once ``stop()``.
     """
     if kernels.BACKEND == "numba":
-        names = training_kernels(config, batch_size, context) | scoring_kernels(config, [(passage, passage)])
+        names = training_kernels(config, batch_size, context)
+        if passage:
+            names |= scoring_kernels(config, [(passage, passage)])
         compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
 
 

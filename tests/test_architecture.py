@@ -45,16 +45,12 @@ ORDER = [
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {
-    "torch",
-    "transformers",
-    "safetensors",
-    "huggingface_hub",
-    "gguf",
-    "matplotlib",
-    "pytest",
-    "hypothesis",
-    "tensorboard",
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard"}
+EXTRAS |= {"pytest", "hypothesis"}
+# {package: (its extra, the module that imports it, where it is used)}
+WHERE = {
+    "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
+    "tensorboard": ("tensorboard", "training.tensorboard"),
 }
 
 
@@ -176,11 +172,11 @@ def test_imported_packages_are_declared():
     assert declared == NEEDED
     tops = {name.split(".")[0] for module in modules() for name in imports(module)}
     brought = {"llvmlite"}  # by Numba
-    extra = {"huggingface_hub"}  # imported only where it is used, as a test below holds
-    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | extra
-    assert [module for module in modules() if extra & imports(module)] == ["checkpoints.huggingface.hub"]
-    extras = setup["options.extras_require"]
-    assert extra == {re.match(r"\w+", extras["hub"].strip())[0]}
+    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | set(WHERE)
+    for package, (extra, where) in WHERE.items():  # imported only where it is used, as a test below holds
+        importing = [m for m in modules() if package in {name.split(".")[0] for name in imports(m)}]
+        assert importing == [where]
+        assert package == re.match(r"\w+", setup["options.extras_require"][extra].strip())[0]
 
 
 def loaded_by(python, code) -> set[str]:

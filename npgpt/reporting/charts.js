@@ -78,8 +78,9 @@ function logTicks(low, high) {
 /**
  * A figure with a line chart: caption, plot, what is at the cursor, legend, and the numbers as a table.
  *
- * lines: [{name, colour, width, dash, faint, points: {step, tokens, seconds, value}}]; ramp: the names at both ends of a
- * scale of colours, in place of a legend of more lines than can be told apart.
+ * lines: [{name, colour, width, dash, faint, dots, points: {step, tokens, seconds, value}}]; dash as SVG has it, dots:
+ * whether each point has one; best: {line, step, text}, a point to name; ramp: the names at both ends of a scale of
+ * colours, in place of a legend of more lines than can be told apart.
  */
 class Chart {
   static all = [];
@@ -90,8 +91,8 @@ class Chart {
     Chart.all.forEach((chart) => chart.draw());
   }
 
-  constructor({ title, note = "", lines, log = false, height = 220, zero = false, main = false, ramp = null, show = significant }) {
-    Object.assign(this, { title, lines, log, height, zero, show, hidden: new Set(), cursor: null });
+  constructor({ title, note = "", lines, log = false, height = 220, zero = false, main = false, ramp = null, best = null, show = significant }) {
+    Object.assign(this, { title, lines, log, height, zero, main, best, show, hidden: new Set(), cursor: null });
     this.plot = el("div", {
       class: "plot", tabindex: "0", role: "group",
       "aria-label": `${title}: arrow keys read the values, Home and End go to the ends`,
@@ -119,7 +120,7 @@ class Chart {
           button.setAttribute("aria-pressed", String(!hide));
           this.draw();
         },
-      }, el("i", { class: line.dash ? "dashed" : "", style: `color:${line.colour};opacity:${line.faint ? 0.5 : 1}` }), line.name);
+      }, swatch(line), line.name);
       return button;
     }));
   }
@@ -153,8 +154,7 @@ class Chart {
     return this.lines.filter((line) => !this.hidden.has(line) && line.points.value.length);
   }
 
-  draw() {
-    const width = this.plot.clientWidth;
+  draw(width = this.plot.clientWidth) {
     if (!width) return;
     const axis = AXES[Chart.axis], lines = this.visible(), { height } = this;
     const drawn = lines.map((line) => line.points.value
@@ -188,7 +188,7 @@ class Chart {
     yTicks.forEach((y, i) => picture.append(
       svg("line", { class: "grid", x1: left, x2: right, y1: fy(y), y2: fy(y) }),
       svg("text", { x: left - 6, y: fy(y) + 4, "text-anchor": "end" }, labels[i])));
-    for (const x of ticks(x0, x1, (right - left) / 90, axis.steps)) {
+    for (const x of ticks(x0, x1, (right - left) / 65, axis.steps)) {
       picture.append(svg("line", { class: "axis", x1: fx(x), x2: fx(x), y1: bottom, y2: bottom + 4 }),
         svg("text", { x: fx(x), y: bottom + 17, "text-anchor": fx(x) > right - 20 ? "end" : "middle" }, axis.show(x)));
     }
@@ -196,10 +196,16 @@ class Chart {
       svg("text", { x: (left + right) / 2, y: height - 2, "text-anchor": "middle" }, axis.label));
     lines.forEach((line, i) => {
       const places = drawn[i].map(([x, y]) => `${fx(x).toFixed(1)} ${fy(y).toFixed(1)}`);
-      const style = { stroke: line.colour, "stroke-width": line.width || 1.8, opacity: line.faint ? 0.4 : 1 };
-      if (line.dash) style["stroke-dasharray"] = "5 4";
-      if (places.length) picture.append(svg("path", { ...style, "data-line": line.name, d: `M${places.join("L")}` }));
-      if (places.length === 1) picture.append(svg("circle", { cx: fx(drawn[i][0][0]), cy: fy(drawn[i][0][1]), r: 3, style: `fill:${line.colour}` }));
+      if (places.length) picture.append(svg("path", { ...stroke(line), "data-line": line.name, d: `M${places.join("L")}` }));
+      if (places.length === 1 || (line.dots && places.length <= 40)) {
+        for (const [x, y] of drawn[i]) picture.append(svg("circle", { class: "dot", cx: fx(x), cy: fy(y), r: 3.2, style: `fill:${line.colour}` }));
+      }
+      const named = this.best && this.best.line === line.name && drawn[i].find((point) => point[2] === this.best.step);
+      if (named) {
+        const [x, y] = [fx(named[0]), fy(named[1])], anchor = x > right - 60 ? "end" : "middle";
+        picture.append(svg("circle", { class: "best", cx: x, cy: y, r: 6.5 }),
+          svg("text", { class: "word", x, y: y + 22 > bottom ? y - 12 : y + 22, "text-anchor": anchor }, this.best.text));
+      }
     });
     this.mark = svg("g");
     picture.append(this.mark);
@@ -253,6 +259,21 @@ class Chart {
     this.output.textContent = `${label}${axis.show(x)}: ${some.join(", ")}`;
   }
 }
+
+function stroke(line) {
+  const style = { stroke: line.colour, "stroke-width": line.width || 1.8, opacity: line.faint ? 0.45 : 1 };
+  return line.dash ? { ...style, "stroke-dasharray": line.dash } : style;
+}
+
+function swatch(line) {
+  const picture = svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" });
+  picture.append(svg("path", { ...stroke(line), d: "M1 4L25 4" }));
+  return picture;
+}
+
+// Paper is narrower than a screen: charts that are drawn for it keep the size of their text.
+addEventListener("beforeprint", () => Chart.all.forEach((chart) => chart.draw(chart.main ? 660 : 310)));
+addEventListener("afterprint", () => Chart.all.forEach((chart) => chart.draw()));
 
 /** A table of text. */
 function table(head, rows, className = "") {

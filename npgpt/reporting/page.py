@@ -97,7 +97,7 @@ def _layers(record, columns: Columns) -> dict[str, Any]:
     if not values:
         return {"values": {}}
     with np.errstate(invalid="ignore"):
-        peaks = np.fmax.reduce([v / max(np.nanmax(v), 1e-300) for v in values.values()])
+        peaks = np.fmax.reduce([v / max(np.nanmedian(v), 1e-300) for v in values.values()])
     kept = thinned(peaks, LAYER_POINTS)
     return {**_axes(record, columns, kept), "values": {name: _rounded(v[kept]) for name, v in values.items()}}
 

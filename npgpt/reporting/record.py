@@ -175,7 +175,7 @@ def _lines(file) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE):
         ended = line.endswith(b"\n")
         if ended or len(line) == MAX_LINE:
-            if not too_long and line.strip():
+            if not too_long and (line.strip() or not ended):
                 yield line if ended else b""
             too_long = not ended
 

@@ -24,10 +24,20 @@ function done(run) {
   return Math.max(run.last.train.step ?? 0, run.last.eval.step ?? 0);
 }
 
+function texts(run) {
+  const given = run.settings.find(([name]) => name === "training")[1].texts;
+  try {
+    return JSON.parse(given).join(", ");
+  } catch {
+    return given ?? ""; // cut off, or a stranger's
+  }
+}
+
 function shape(run) {
   const { n_layer, n_head, n_embd, block_size, vocab_size } = run.model;
   const size = parameters(run) ? `${count(parameters(run))} parameters: ` : "";
-  return `${size}${n_layer} layers, ${n_head} heads, ${n_embd} wide; context ${run.context ?? block_size}, vocabulary ${steps(vocab_size)}`;
+  const read = texts(run) ? `, trained on ${texts(run)}` : "";
+  return `${size}${n_layer} layers, ${n_head} heads, ${n_embd} wide; context ${run.context ?? block_size}, vocabulary ${steps(vocab_size)}${read}`;
 }
 
 // The head of the page
@@ -112,8 +122,8 @@ function lossLines(run, i) {
   const batches = one ? [line(run, "loss", "each batch", { colour: train, faint: true, width: 1 })] : [];
   if (smooth && one) batches.push(line(run, "smooth_loss", "batches, smoothed", { colour: train }));
   return [...batches,
-    line(run, "train_loss", `${prefix}training`, { colour: train, dash: !one, width: one ? 2.4 : 1.6 }),
-    line(run, "val_loss", `${prefix}validation`, { colour: validation, width: 2.4 })];
+    line(run, "train_loss", `${prefix}training`, { colour: train, dash: one ? "" : "5 4", width: one ? 2.4 : 1.6, dots: one }),
+    line(run, "val_loss", `${prefix}validation`, { colour: validation, width: 2.4, dots: true })];
 }
 
 function each(series, only) {
@@ -123,6 +133,7 @@ function each(series, only) {
 function charts() {
   const loss = new Chart({
     title: "Loss", main: true, height: 360, lines: measured(RUNS.flatMap(lossLines)),
+    best: ONE && ONE.best && { line: "validation", step: ONE.best.step, text: `lowest ${significant(ONE.best.val_loss)}` },
     note: `Cross-entropy in nats per token.${ONE ? "" : " Solid: validation; dashed: training."}`,
   });
   const small = [
@@ -139,7 +150,9 @@ function layerChart(run, kind, title, note, wanted = () => true) {
   const found = Object.keys(values).filter(wanted), blocks = found.filter((name) => name.startsWith("h."));
   if (!found.length) return null;
   const shade = (i) => `oklch(var(--depth) 0.14 ${Math.round(260 - (235 * i) / Math.max(blocks.length - 1, 1))})`;
-  const style = (name) => (blocks.includes(name) ? { colour: shade(blocks.indexOf(name)) } : { colour: `var(--c7)`, dash: true });
+  const others = found.filter((name) => !name.startsWith("h.")), dashes = ["5 4", "1 4", "9 3 2 3", "2 2"];
+  const style = (name) => (blocks.includes(name) ? { colour: shade(blocks.indexOf(name)) }
+    : { colour: "var(--c7)", dash: dashes[others.indexOf(name) % dashes.length] });
   const lines = found.map((name) => ({ name: label(name), width: 1.5, ...style(name), points: { step, tokens, seconds, value: values[name] } }));
   const ends = blocks.length > 8 ? [blocks[0], blocks.at(-1)].map(label) : null;
   return new Chart({ title, note, lines, log: true, ramp: ends }).figure;
@@ -153,7 +166,7 @@ function label(name) {
 function layers(run) {
   const adds = (name) => /^h\.\d+\.(attn|mlp)$/.test(name);
   const found = [
-    layerChart(run, "gradient", "Gradient norm", "Of each layer, before clipping. One layer far above the others often comes before trouble."),
+    layerChart(run, "gradient", "Gradients", "Norm of each layer's gradient, before clipping. One layer far above the others often comes before trouble."),
     layerChart(run, "weight", "Weights", "Root mean square of each layer's matrices."),
     layerChart(run, "activation", "Residual stream", "Root mean square after each block, on a passage.", (name) => !adds(name)),
     layerChart(run, "activation", "What attention adds", "Root mean square of what each block's attention adds to the stream.", (name) => name.endsWith(".attn")),
@@ -178,8 +191,8 @@ function coloured({ pieces, losses }) {
   return el("p", { class: "passage" }, pieces.map((piece, i) => {
     const loss = i ? losses[i - 1] : null;
     if (loss == null) return el("span", {}, piece);
-    const heat = (Math.min(loss / HOTTEST, 1) * 0.8).toFixed(3), chance = significant(100 * Math.exp(-loss), 2);
-    return el("span", { title: `loss ${loss.toFixed(2)}: ${chance} %`, style: `background:rgba(var(--heat), ${heat})` }, piece);
+    const heat = Math.min(loss / HOTTEST, 1).toFixed(3), chance = significant(100 * Math.exp(-loss), 2);
+    return el("span", { title: `loss ${loss.toFixed(2)}: ${chance} %`, style: `background:rgba(var(--heat), calc(var(--hottest) * ${heat}))` }, piece);
   }));
 }
 
@@ -226,19 +239,19 @@ function passages() {
 function repeat(run) {
   const typed = run.processes.filter((process, i) => i === 0 || /--resume(?= ).* --/.test(process.command ?? ""));
   const commands = typed.map((process) => process.command).filter(Boolean);
-  const machine = run.processes.at(-1)?.machine ?? {};
   const history = run.processes.map((process) => [`from step ${steps(process.step)}`, process.date ?? "", process.command ?? ""]);
   return [
     commands.length ? el("pre", { tabindex: "0" }, commands.join("\n")) : null,
-    Object.keys(machine).length ? el("div", { class: "panel" }, el("h3", {}, "The machine"), table(null, Object.entries(machine), "words")) : null,
     history.length > 1 ? el("details", {}, el("summary", {}, `Trained by ${history.length} processes`), el("div", { class: "scroll" }, table(null, history, "words"))) : null,
   ];
 }
 
 function settings(run) {
   const titles = { model: "Model", training: "Settings, as they were given", plan: "Plan, every default filled in" };
-  return el("div", { class: "charts" }, run.settings.map(([name, values]) =>
-    el("div", { class: "panel" }, el("h3", {}, titles[name]), table(null, Object.entries(values).filter(([, value]) => value !== "null"), "words"))));
+  const machine = run.processes.at(-1)?.machine ?? {};
+  const groups = [...run.settings.map(([name, values]) => [titles[name], values]), ["The machine", machine]];
+  return el("div", { class: "panels" }, groups.filter(([, values]) => Object.keys(values).length).map(([title, values]) =>
+    el("div", { class: "panel" }, el("h3", {}, title), table(null, Object.entries(values).filter(([, value]) => value !== "null"), "words"))));
 }
 
 /** The settings in which runs differ. */
@@ -252,6 +265,6 @@ function differences() {
 }
 
 const parts = ONE
-  ? [...head(ONE), charts(), layers(ONE), samples(), passages(), section("To repeat it", ...repeat(ONE)), section("Configuration", settings(ONE))]
+  ? [...head(ONE), charts(), layers(ONE), samples(), passages(), section("To repeat it", ...repeat(ONE)), section("Configuration and machine", settings(ONE))]
   : [...comparison(), charts(), differences(), samples(), passages(), ...RUNS.map((run, i) => section(`To repeat ${named[i]}`, ...repeat(run)))];
 document.getElementById("report").replaceChildren(...parts.filter(Boolean));

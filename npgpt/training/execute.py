@@ -5,6 +5,7 @@ from datetime import datetime
 import numpy as np
 
 from npgpt import kernels
+from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
@@ -25,6 +26,7 @@ def execute(run: Run) -> None:
         f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
         f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
     )
+    log(f"report: {run.folder / runs.REPORT_FILE}")
     # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,

@@ -35,8 +35,8 @@ class Inspection:
 
         norm    that of the whole gradient. Clipping has scaled the gradients by one factor, which is undone by it
 
-        The layers are wte, wpe, h.0, h.1 and so on, ln_f, which has no matrix: its vectors count. A frozen one has no
-        gradient. Squares of the gradients' norms add up to the square of ``norm``.
+        The layers are wte, wpe, h.0, h.1 and so on, ln_f, which has no matrix. A frozen one has no gradient. Squares of
+        the gradients' norms add up to the square of ``norm``.
         """
         layers: dict[str, list] = {}
         for name, p in self.model.named_parameters():
@@ -47,10 +47,10 @@ class Inspection:
             if any(p.grad is not None for p in ps)
         }
         unclipped = norm / math.sqrt(sum(squares.values()) or 1)
-        weights = {layer: [p.data for p in ps if p.ndim == 2] or [p.data for p in ps] for layer, ps in layers.items()}
+        matrices = {layer: [p.data for p in ps if p.ndim == 2] for layer, ps in layers.items()}
         return {
-            "gradient": {layer: _rounded(math.sqrt(square) * unclipped) for layer, square in squares.items()},
-            "weight": {layer: _rms(arrays) for layer, arrays in weights.items()},
+            "gradient": _rounded({layer: math.sqrt(square) * unclipped for layer, square in squares.items()}),
+            "weight": _rounded({layer: _rms(arrays) for layer, arrays in matrices.items() if arrays}),
         }
 
     def passage(self, step: int) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Inspection:
                     ]
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: the loss of a passage is not finite") from None
-        return {"pieces": self.pieces, "losses": losses, "activation": rms}
+        return {"pieces": self.pieces, "losses": losses, "activation": _rounded(rms)}
 
 
 def _layer(name):
@@ -87,8 +87,9 @@ def _layer(name):
 
 
 def _rms(arrays):
-    return _rounded(math.sqrt(kernels.sum_of_squares(arrays) / sum(array.size for array in arrays)))
+    return math.sqrt(kernels.sum_of_squares(arrays) / sum(array.size for array in arrays))
 
 
-def _rounded(value):
-    return float(f"{value:.5g}")
+def _rounded(values):
+    """Five digits, and what JSON has no word for left out."""
+    return {name: float(f"{value:.5g}") for name, value in values.items() if math.isfinite(value)}

@@ -23,7 +23,7 @@ class LiveLine:
             return
         if self._bar is None:
             self._bar = _Bar(
-                total=self.steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False,
+                total=self.steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False, position=0,
                 bar_format="{n_fmt}/{total_fmt} {bar} {desc}",
             )  # fmt: skip
         first, *others = words

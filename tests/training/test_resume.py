@@ -261,7 +261,8 @@ def test_kill(folder, line):
     assert metrics(folder / "runs" / "text", "eval")[line - 1]
     goes_on_as_unbroken(folder)
     assert sorted(path.name for path in (folder / "runs" / "text").iterdir()) == [
-        ".lock", "best.safetensors", "config.json", "last.safetensors", "metrics.jsonl", "tokenizer.json",
+        ".lock", "best.safetensors", "config.json", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html",
+        "tokenizer.json",
     ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ VALUES = {
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
     "matmul_precision": st.sampled_from(MATMUL_PRECISIONS),
-    "recompute": switches, "threads": st.integers(1, 1024),
+    "recompute": switches, "tensorboard": switches, "threads": st.integers(1, 1024),
 }  # fmt: skip
 
 OF_THE_MODEL = {
