@@ -35,7 +35,7 @@ def test_a_row_for_each_step_with_exactly_the_numbers_of_its_lines(tmp_path):
     lines = list(table(read_record(run)))
     assert len(lines) == 42
     assert rows(lines) == flat(run)
-    assert lines[1].startswith("0,,,,0,,0,,5,5,")  # the evaluation before the first step
+    assert lines[1].startswith("0,,,,0,0,,,5,5,")  # the evaluation before the first step
     assert lines[2].startswith("1,4.95,0.001,2,16,0.5,900,19.5,,,")
 
 
