@@ -150,4 +150,4 @@ def test_a_run_without_it_is_the_same(tmp_path, monkeypatch):
     for name, array in load(without).state_dict().items():
         np.testing.assert_array_equal(array, load(compiled).state_dict()[name], err_msg=name)
     ((config, *numbers, stop),) = asked
-    assert (config.n_layer, numbers, stop()) == (2, [8, 8, 4], False)
+    assert (config.n_layer, numbers, stop()) == (2, [8, 8, 4, 8], False)

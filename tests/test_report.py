@@ -78,6 +78,9 @@ def test_its_cost_is_bounded(tmp_path, monkeypatch):
 
 def test_a_report_that_can_not_be_written_ends_nothing(tmp_path, capsys):
     report = Reporter(tmp_path / "gone")
-    report.write()
+    report.write()  # there is nothing to write yet
+    assert capsys.readouterr().err == ""
+    report.update()
+    report.update()
     report.write()
     assert capsys.readouterr().err.count("the report can't be written") == 1

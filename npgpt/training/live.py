@@ -21,13 +21,14 @@ class LiveLine:
         """Move the bar to ``step``; ``words`` follow it, the first one being the training loss."""
         if not self.shown:
             return
+        first, *others = words
+        line = "  ".join([first + self._validation, *others])
         if self._bar is None:
             self._bar = _Bar(
-                total=self.steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False, position=0,
+                desc=line, total=self.steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False, position=0,
                 bar_format="{n_fmt}/{total_fmt} {bar} {desc}",
             )  # fmt: skip
-        first, *others = words
-        self._bar.set_description_str("  ".join([first + self._validation, *others]), refresh=False)
+        self._bar.set_description_str(line, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def evaluated(self, losses: dict[str, float]) -> None:

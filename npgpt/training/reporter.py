@@ -19,16 +19,20 @@ class Reporter:
     def __init__(self, folder: Path):
         self.folder = folder
         self._next = 0.0
+        self._news = False  # since the last report
         self._complained = False
 
     def update(self) -> None:
-        """Write them if it is time to."""
+        """Note that there is something new, and write them if it is time to."""
+        self._news = True
         if time.monotonic() >= self._next:
             self.write()
 
     def write(self) -> None:
-        """Write them. If that fails, it is logged once: the training goes on."""
-        began = time.monotonic()
+        """Write them if there is something new. If that fails, it is logged once: the training goes on."""
+        if not self._news:
+            return
+        began, self._news = time.monotonic(), False
         try:
             write_report(self.folder)
         except (CheckpointError, OSError) as error:

@@ -66,7 +66,7 @@ def test_numbers_that_are_none_are_missing(tmp_path):
     odd = b'{"kind": "train", "step": 3, "loss": NaN, "lr": Infinity, "grad_norm": "2", "tokens": true}'
     record = read_record(write_run(tmp_path / "run", [{"kind": "train", "step": 2, "loss": 1.0, "lr": 2}, odd + b"\n"]))
     assert record.skipped == 0
-    assert [math.isnan(record.train[name][1]) for name in ("loss", "lr", "grad_norm", "tokens")] == [True] * 5
+    assert all(math.isnan(record.train[name][1]) for name in ("loss", "lr", "grad_norm", "tokens"))
     assert record.train["loss"][0] == 1
 
 
