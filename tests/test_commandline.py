@@ -12,6 +12,7 @@ from npgpt.commandline import Parser
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
+from npgpt.schedules import SCHEDULES
 from npgpt.text import TOKENIZERS
 from npgpt.training.settings import TrainSettings
 
@@ -31,7 +32,7 @@ WHOLE_FROM_1 = [
 WHOLE_FROM_0 = ["warmup", "sample-every", "seed"]
 ABOVE_0 = ["epochs", "lr"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
-FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2"]
+FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction"]
 WORDS = {
     "tokenizer": TOKENIZERS,
     "split-by": ["tokens", "documents"],
@@ -39,6 +40,7 @@ WORDS = {
     "position": POSITIONS,
     "activation": ACTIVATIONS,
     "matmul-precision": MATMUL_PRECISIONS,
+    "schedule": SCHEDULES,
 }
 SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]

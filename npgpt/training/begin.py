@@ -16,7 +16,6 @@ from npgpt.training import plan as defaults
 from npgpt.training.data import TrainingData
 from npgpt.training.folder import check_free, create_run, quoted, write_run_config
 from npgpt.training.log import log
-from npgpt.training.loop import learning_rate
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import TrainSettings, plan_from_dict
@@ -93,7 +92,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     write_run_config(folder, config, settings.to_dict(), changed)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
-        now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
+        now, end = (changed.learning_rate(step) for step in (run.step, changed.max_steps - 1))
         rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
         log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run

@@ -11,9 +11,8 @@ import numpy as np
 
 from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.signals import StopRequest
-from npgpt.training.plan import Plan
 from npgpt.training.run import Run
 
 
@@ -31,7 +30,7 @@ def fit(run: Run, stop: StopRequest) -> None:
         elif run.step >= run.plan.max_steps or run.early_stopping.reached:
             break
         else:
-            lr = learning_rate(run.plan, run.step)
+            lr = run.plan.learning_rate(run.step)
             batches = run.data.micro_batches(run.step)
             loss, norm = train_step(run.model, run.optimizer, batches, lr, run.settings.grad_clip)
             run.step += 1
@@ -63,14 +62,3 @@ def train_step(
     optimizer.lr = lr
     optimizer.step()
     return loss, norm
-
-
-def learning_rate(plan: Plan, step: int) -> float:
-    """The learning rate of ``step``, counted from 0: up to ``lr``, half a cosine to ``min_lr``, and level.
-
-    >>> from npgpt.training.settings import TrainSettings
-    >>> plan = TrainSettings(max_steps=100, lr=1.0, warmup=4, decay_steps=20).resolve(n_windows=1, context=8)
-    >>> [round(learning_rate(plan, step), 3) for step in (0, 3, 4, 12, 20, 99)]
-    [0.25, 1.0, 1.0, 0.55, 0.1, 0.1]
-    """
-    return warmup_cosine(step, plan.lr, plan.min_lr, plan.warmup, plan.decay_steps)

@@ -2,12 +2,13 @@
 
 import math
 from argparse import ArgumentTypeError
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from npgpt.commandline import as_flag, choice, count, flag, number, pathname
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
+from npgpt.schedules import SCHEDULES
 from npgpt.text import SPLITS, TOKENIZERS
 from npgpt.training import plan as defaults
 from npgpt.training.plan import Plan
@@ -67,6 +68,9 @@ class TrainSettings:
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)
 
     lr: float = flag(1e-3, _positive, "highest learning rate", OPTIMIZER, aliases=("learning_rate",))
+    schedule: str = flag(
+        defaults.SCHEDULE, choice(*SCHEDULES), "of the learning rate after the warm-up; wsd falls late", OPTIMIZER
+    )
     warmup: int | None = flag(
         None, count(0), f"warm-up steps, until --lr is reached (default: --decay-steps / {defaults.WARMUP_PART})",
         OPTIMIZER, aliases=("warmup_iters",),
@@ -77,6 +81,10 @@ class TrainSettings:
     decay_steps: int | None = flag(
         None, count(), "step at which --min-lr is reached (default: the last; a resumed run keeps its own)", OPTIMIZER,
         aliases=("lr_decay_iters",),
+    )  # fmt: skip
+    decay_fraction: float | None = flag(
+        None, _fraction, f"part of --decay-steps in which wsd falls (default: {defaults.DECAY_FRACTION:g})",
+        OPTIMIZER,
     )  # fmt: skip
     grad_accum: int = flag(1, count(), "batches in a step", OPTIMIZER, aliases=("gradient_accumulation_steps",))
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
@@ -109,6 +117,10 @@ class TrainSettings:
             raise ConfigError(f"--init-from brings the model and its tokenizer with it: leave out {flags}")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
+        if self.schedule == "constant" and not (self.min_lr is None and self.decay_steps is None):
+            raise ConfigError("--schedule constant never falls: leave out --min-lr and --decay-steps")
+        if self.schedule != "wsd" and self.decay_fraction is not None:
+            raise ConfigError(f"--decay-fraction is for --schedule wsd, not {self.schedule}")
         if self.val_fraction == 0 and self.patience is not None:
             raise ConfigError("--patience watches the validation loss: it needs a --val-fraction above 0")
 
@@ -135,6 +147,8 @@ class TrainSettings:
             eval_every=eval_every,
             sample_every=eval_every if self.sample_every is None else self.sample_every,
             sample_prompt=sample_prompt if self.sample_prompt is None else self.sample_prompt,
+            schedule=self.schedule,
+            decay_fraction=defaults.DECAY_FRACTION if self.decay_fraction is None else self.decay_fraction,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,9 +172,10 @@ class TrainSettings:
 
 def plan_from_dict(values: dict[str, Any]) -> Plan:
     """A stored plan, whose values are checked as the settings of the same names are. Raises ConfigError."""
-    expected = {f.name for f in fields(Plan)}
-    if set(values) != expected:
-        raise ConfigError(f"a plan must have {', '.join(sorted(expected))}, nothing else")
+    known = {f.name for f in fields(Plan)}
+    needed = {f.name for f in fields(Plan) if f.default is MISSING}
+    if not needed <= set(values) <= known:
+        raise ConfigError(f"a plan must have {', '.join(sorted(known))}, nothing else")
     check_values(values)
     return Plan(**values)
 
