@@ -29,7 +29,7 @@ WHOLE_FROM_1 = [
     "context", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
     "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
 ]  # fmt: skip
-WHOLE_FROM_0 = ["warmup", "sample-every", "seed"]
+WHOLE_FROM_0 = ["warmup", "sample-every", "seed", "keep"]
 ABOVE_0 = ["epochs", "lr"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
 FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction"]

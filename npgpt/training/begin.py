@@ -1,6 +1,8 @@
 """Runs made ready to train: new ones from their settings, stopped ones from their folders."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,30 +13,45 @@ from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.gpt import GPT
 from npgpt.text.corpus import iter_text
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import check_free, create_run, quoted, write_run_config
+from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import TrainSettings, plan_from_dict
 
 
-def start(settings: TrainSettings) -> Run:
-    """A new run with a new folder. On a UserError nothing has been made."""
+@contextmanager
+def start(settings: TrainSettings) -> Iterator[Run]:
+    """``with start(settings) as run:`` a new run in a new folder, which no other process trains meanwhile.
+
+    Its state is saved before its config.json makes the folder a run, so from then on it can be resumed, whatever stops
+    it. On a UserError before the block nothing is left.
+    """
     named = settings.out is not None
     # realpath, since resolve() raises RuntimeError on a link to itself.
     out = Path(settings.out or Path("runs") / (Path(os.path.realpath(settings.texts[0])).stem or "run"))
     if named:
         check_free(out)  # before the work, not after it
     run = prepare(settings)
-    check_room(out, run.model, run.optimizer)
+    check_room(out, run.model, run.optimizer, settings.keep)
+    existed = out.exists()
     folder = create_run(out, exact=named)
-    save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
-    write_run_config(folder, run.model.config, settings.to_dict(), run.plan)
-    run.open(folder)
-    return run
+    with locked(folder):
+        if named:
+            check_free(folder)  # no other process has had it since
+        try:
+            run.open(folder)
+            run.saver.save_first()
+            run.describe(folder)
+        except BaseException:
+            _empty(folder)
+            if not (named and existed):
+                folder.rmdir()
+            raise
+        yield run
 
 
 def prepare(settings: TrainSettings) -> Run:
@@ -48,14 +65,21 @@ def prepare(settings: TrainSettings) -> Run:
     return Run(settings, plan, model, tokenizer, data)
 
 
-def resume(folder: Path, given: dict[str, Any]) -> Run:
-    """The run in ``folder`` where its last save left it, with the settings that were ``given`` changed.
+@contextmanager
+def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
+    """``with resume(folder, given) as run:`` a run where its last save left it, with the settings ``given`` changed.
 
-    Raises RunError if it has saved nothing or is finished, DataError if its text has changed, CheckpointError.
+    No other process trains it meanwhile. Raises RunError if another one does, or if it has saved nothing or is
+    finished, DataError if its text has changed, CheckpointError.
     """
+    runs.read_run_config(folder)  # raises CheckpointError if it isn't a run
+    with locked(folder):
+        yield _resume(folder, given)
+
+
+def _resume(folder, given) -> Run:
     config, asked, planned = runs.read_run_config(folder)
-    path = runs.weights_file(folder, "last")
-    if path.name != runs.LAST_FILE:
+    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
         raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
@@ -67,7 +91,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         given = {"max_steps": None, "epochs": None, **given}
     settings = replace(settings, **given)
     tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
-    weights, moments, state = runs.load_checkpoint(path)
+    path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
     model = GPT.empty(config)
@@ -85,8 +109,8 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
         done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
         raise RunError(f"{folder} is finished: {done}.\n{advice}")
-    check_room(folder, model, run.optimizer)
-    run.open(folder)
+    check_room(folder, model, run.optimizer, settings.keep)
+    run.open(folder, on_disk=run.step if path.name == runs.LAST_FILE else None)
     last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
     write_run_config(folder, config, settings.to_dict(), changed)
@@ -111,6 +135,11 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     if settings.context is not None and settings.context > config.block_size:
         raise ConfigError(f"--context {settings.context} is beyond {settings.init_from}'s {config.block_size}")
     return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _anew(folder: Path) -> str:

@@ -6,15 +6,18 @@ from npgpt import kernels
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
-from npgpt.signals import StopRequest
+from npgpt.signals import StopRequest, exit_code
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
 from npgpt.training.run import Run
 
 
-def execute(run: Run) -> None:
-    """Train to the end, or until Ctrl-C or SIGTERM. Raises TrainingDiverged, RunError if it can't be saved."""
+def execute(run: Run) -> int:
+    """Train to the end, or until Ctrl-C, SIGTERM or SIGHUP -> the process's exit code, 0 or the signal's.
+
+    Raises TrainingDiverged, RunError if it can't be saved.
+    """
     precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
     c = run.model.config
@@ -39,10 +42,11 @@ def execute(run: Run) -> None:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             raise TrainingDiverged(f"{error}: training has diverged.\n{advice}") from None
         run.saver.save_at_end()
-    if run.finished or run.early_stopping.reached:
+    if run.finished or run.early_stopping.reached or stop.number is None:
         _report(run)
-    else:
-        log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
+        return 0
+    log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
+    return exit_code(stop.number)
 
 
 def _report(run):

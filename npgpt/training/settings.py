@@ -23,7 +23,7 @@ _epochs = number("X", 0, 10**6, open_low=True)
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
     "max_steps", "epochs", "decay_steps", "patience", "min_delta",
-    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
+    "keep", "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
 )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ class TrainSettings:
     seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of initial weights, order and dropout", OPTIMIZER)
 
     out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
+    keep: int = flag(1, count(0), "earlier training states kept beside the last one, each as large", RUN)
     log_every: int = flag(10, count(), "steps from log line to log line", RUN, aliases=("log_interval",))
     eval_every: int | None = flag(
         None, count(), f"steps between evaluations (default: all steps / {defaults.EVAL_PART})", RUN,

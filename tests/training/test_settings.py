@@ -34,6 +34,7 @@ VALUES = {
     "epochs": positive, "patience": counts, "min_delta": from_0,
     "lr": positive, "min_lr": from_0, "warmup": st.integers(0, 2**31 - 1), "grad_accum": counts, "grad_clip": from_0,
     "weight_decay": from_0, "beta1": fractions, "beta2": fractions, "seed": st.integers(0, 2**63 - 1),
+    "keep": st.integers(0, 2**31 - 1),
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
     "matmul_precision": st.sampled_from(MATMUL_PRECISIONS),
