@@ -7,6 +7,7 @@ from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest, exit_code
+from npgpt.training.divergence import likely_cause
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
@@ -40,7 +41,7 @@ def execute(run: Run) -> int:
             run.evaluation.check(run.step)
         except TrainingDiverged as error:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
-            raise TrainingDiverged(f"{error}: training has diverged.\n{advice}") from None
+            raise TrainingDiverged(f"{error}: training has diverged.\n{likely_cause(run.model)}\n{advice}") from None
         run.saver.save_at_end()
     if run.finished or run.early_stopping.reached or stop.number is None:
         _report(run)

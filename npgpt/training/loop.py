@@ -13,6 +13,7 @@ from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.signals import StopRequest
+from npgpt.training.divergence import which_gradient
 from npgpt.training.run import Run
 
 
@@ -58,7 +59,8 @@ def train_step(
         loss += micro_loss.item()
     norm = clip_grad_norm(model.trainable_parameters(), grad_clip or math.inf)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingDiverged(f"step {optimizer.steps + 1}: the loss is {loss:g} and the gradient's norm {norm:g}")
+        found = f"the loss is {loss:g} and the gradient's norm {norm:g}{which_gradient(model)}"
+        raise TrainingDiverged(f"step {optimizer.steps + 1}: {found}")
     optimizer.lr = lr
     optimizer.step()
     return loss, norm
