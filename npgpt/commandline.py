@@ -124,6 +124,22 @@ def count(low: int = 1) -> FlagType:
     return number("N", low, 2**31 - 1, whole=True)
 
 
+_PART = r"(?:(\d{1,9}(?:\.\d{1,9})?)%s)?"
+_DURATION = re.compile(_PART % "h" + _PART % "m" + _PART % "s")
+
+
+def _seconds(text):
+    if text and (match := _DURATION.fullmatch(text)):
+        return sum(float(part or 0) * seconds for part, seconds in zip(match.groups(), (3600, 60, 1), strict=True))
+    try:
+        return number("X", 0)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a time such as 90s, 10m or 1h30m") from None
+
+
+duration = FlagType("TIME", _seconds)  # in seconds, 5400.0 for 1h30m; a number alone is seconds
+
+
 def choice(*names: str) -> FlagType:
     """One of some words."""
 

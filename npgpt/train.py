@@ -1,5 +1,6 @@
 """python -m npgpt.train TEXT... : train a GPT on text files."""
 
+import time
 from pathlib import Path
 
 from npgpt.commandline import Parser, as_flag, pathname, use_threads
@@ -11,6 +12,7 @@ NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
+    began = time.monotonic()
     parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
@@ -41,7 +43,7 @@ def main() -> int:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
         opened = resume(folder, {"threads": None, **given})  # threads are a matter of this process
     with opened as run:
-        return execute(run)
+        return execute(run, began)
 
 
 if __name__ == "__main__":

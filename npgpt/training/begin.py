@@ -15,12 +15,13 @@ from npgpt.gpt import GPT
 from npgpt.text.corpus import iter_text
 from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training import plan as defaults
+from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
-from npgpt.training.settings import TrainSettings, plan_from_dict
+from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def _resume(folder, given) -> Run:
     except ConfigError as error:
         raise ConfigError(f"{folder / runs.CONFIG_FILE}: {error}") from None
     if "max_steps" in given or "epochs" in given:
-        given = {"max_steps": None, "epochs": None, **given}
+        given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
     tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = runs.load_newest(folder)
@@ -128,6 +129,11 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     if settings.init_from is None:
         tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
         preset = settings.preset or defaults.PRESET
+        if preset == AUTO:
+            if settings.time_budget is None:
+                raise ConfigError(f"--preset {AUTO} goes by the time: give a --time-budget")
+            preset = choose_preset(settings, tokenizer.vocab_size, settings.time_budget)
+            log(f"preset {preset}: the largest that --time-budget is long enough for")
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)
     tokenizer = checkpoint.require_tokenizer()

@@ -32,13 +32,17 @@ def fit(run: Run, stop: StopRequest) -> None:
             break
         else:
             lr = run.plan.learning_rate(run.step)
-            batches = run.data.micro_batches(run.step)
-            loss, norm = train_step(run.model, run.optimizer, batches, lr, run.settings.grad_clip)
+            loss, norm = take_step(run, lr)
             run.step += 1
             run.progress.step(run.step, loss, lr, norm)
         if run.saver.due:
             run.evaluation.check(run.step)  # weights that have diverged don't replace good ones
             run.saver.save()
+
+
+def take_step(run: Run, lr: float) -> tuple[float, float]:
+    """The run's next step, with this learning rate -> the mean loss of its batches, and the gradient's norm."""
+    return train_step(run.model, run.optimizer, run.data.micro_batches(run.step), lr, run.settings.grad_clip)
 
 
 def train_step(

@@ -32,6 +32,7 @@ class Plan:
     sample_prompt: str
     schedule: str = SCHEDULE  # has a default, as the next field: plans of earlier versions lack them
     decay_fraction: float = DECAY_FRACTION
+    time_budget: float = 0.0  # seconds for which ``max_steps`` are still to be chosen; 0 once they are
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of ``step``, counted from 0.

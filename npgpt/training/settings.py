@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import as_flag, choice, count, flag, number, pathname
+from npgpt.commandline import as_flag, choice, count, duration, flag, number, pathname
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
 from npgpt.schedules import SCHEDULES
@@ -14,6 +14,8 @@ from npgpt.training import plan as defaults
 from npgpt.training.plan import Plan
 
 DATA, MODEL, STEPS, OPTIMIZER, RUN = "data", "model", "how long", "optimizer", "run"
+
+AUTO = "auto"
 
 _fraction = number("X", 0, 1, open_high=True)
 _positive = number("X", 0, open_low=True)
@@ -44,8 +46,9 @@ class TrainSettings:
     split_by: str = flag("tokens", choice(*SPLITS), "hold out at any token, or whole documents only", DATA)
 
     preset: str | None = flag(
-        None, choice(*PRESETS), f"size: {', '.join(PRESETS)} (default: {defaults.PRESET})", MODEL, metavar="NAME"
-    )
+        None, choice(*PRESETS, AUTO), f"size: {', '.join(PRESETS)}, or {AUTO}, by --time-budget "
+        f"(default: {defaults.PRESET})", MODEL, metavar="NAME",
+    )  # fmt: skip
     n_layer: int | None = flag(None, count(), "blocks (default, as for the next two: the preset's)", MODEL)
     n_head: int | None = flag(None, count(), "heads of attention; must divide --n-embd", MODEL)
     n_embd: int | None = flag(None, count(), "width", MODEL)
@@ -64,6 +67,9 @@ class TrainSettings:
         None, count(), f"optimizer steps (default: {defaults.MAX_STEPS})", STEPS, aliases=("max_iters",)
     )
     epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)
+    time_budget: float | None = flag(
+        None, duration, "instead of --max-steps: as many as end in this time, such as 10m or 1h30m", STEPS
+    )
     patience: int | None = flag(None, count(), "stop after N evaluations without a lower validation loss", STEPS)
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)
 
@@ -109,8 +115,11 @@ class TrainSettings:
     matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
 
     def __post_init__(self):
-        if self.max_steps is not None and self.epochs is not None:
-            raise ConfigError("--max-steps and --epochs both say how long to train: give one")
+        lengths = [name for name in ("max_steps", "epochs", "time_budget") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ConfigError(f"{' and '.join(map(as_flag, lengths))} both say how long to train: give one")
+        if self.time_budget == 0:
+            raise ConfigError("--time-budget 0 leaves no time to train")
         given = {"tokenizer": self.tokenizer, "preset": self.preset, **self.config_overrides()}
         fixed = [name for name, value in given.items() if value is not None and name not in ("dropout", "block_size")]
         if self.init_from is not None and fixed:
@@ -149,6 +158,7 @@ class TrainSettings:
             sample_every=eval_every if self.sample_every is None else self.sample_every,
             sample_prompt=sample_prompt if self.sample_prompt is None else self.sample_prompt,
             schedule=self.schedule,
+            time_budget=self.time_budget or 0.0,
             decay_fraction=defaults.DECAY_FRACTION if self.decay_fraction is None else self.decay_fraction,
         )
 
