@@ -24,7 +24,7 @@ def choose_steps(plan_of: Callable[[int], Plan], pace: Pace, seconds: float) -> 
 
     >>> plan_of = lambda steps: Plan(8, steps, 1e-3, 0, 1e-4, steps, eval_every=10, sample_every=0, sample_prompt="")
     >>> choose_steps(plan_of, Pace(step=1.0, evaluation=2.0, sample=0.0, save=0.0), 100)
-    80
+    79
     """
     enough = seconds * (1 - MARGIN)
 

@@ -27,8 +27,8 @@ class Pace:
         Each evaluation may find the best weights so far, which are a third of the state.
 
         >>> plan = Plan(8, 100, 1e-3, 0, 1e-4, 100, eval_every=40, sample_every=50, sample_prompt="")
-        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 100, 4 with 3 best, 3, and saves
-        281.0
+        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 200 + 4 * 10 + 3 * 3, 3 times the best, 3 saves
+        273.0
         """
         evaluations, samples = (_times(every, plan.max_steps) for every in (plan.eval_every, plan.sample_every))
         seconds = plan.max_steps * self.step + evaluations * self.evaluation + samples * self.sample
