@@ -91,10 +91,14 @@ class Saver:
     def _write_next(self):
         """Write last.safetensors while the one before keeps a name of its own, and remove what is too old."""
         step = self.state()["step"]
+        self._remove_old()  # what a kill between a save and the end of this has left
         if self.keep and self.on_disk not in (None, step):
             runs.keep_last(self.folder, self.on_disk)
         self._write(self.folder)
         self.on_disk = step
+        self._remove_old()
+
+    def _remove_old(self):
         for path in runs.state_files(self.folder)[1 + self.keep :]:
             with suppress(OSError):
                 path.unlink()

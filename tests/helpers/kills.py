@@ -1,7 +1,7 @@
 """python -m helpers.kills FOLDER COUNT: train in FOLDER, killed COUNT times with SIGKILL, and look at the run each time.
 
 Half of the kills come at a random line of the code that writes files, as if the machine had failed there: the process
-kills itself. The others come at a random time from outside. Every fifth process begins a new run, the others resume
+kills itself. The others come at a random time from outside. Every tenth process begins a new run, the others resume
 one. Each is forked from this process, which has everything loaded, so that a kill costs a tenth of a second.
 
 After each kill all of the run's states must be whole, and the newest must be that of the last step that was logged, or
@@ -40,7 +40,7 @@ def main():
     os.chdir(sys.argv[1])
     count, rng, current, within, number = int(sys.argv[2]), random.Random(0), None, 0, 0
     for kill in range(count):
-        if kill % 5 == 0 or not is_run(current):
+        if kill % 10 == 0 or not is_run(current):
             number += 1
             current = Path("runs") / str(number)
             typed = [*LONG, "--out", str(current)]
@@ -49,9 +49,9 @@ def main():
         by_itself = kill % 2 == 0
         if by_itself:
             within += 1
-            killed(typed, line=rng.randrange(1, 700))
+            killed(typed, line=rng.randrange(1, 3000))
         else:
-            killed(typed, after=rng.uniform(0.0, 0.1))
+            killed(typed, after=rng.uniform(0.0, 0.2))
         check(current)
     while not is_run(current):
         current = Path("runs") / "whole"
@@ -62,7 +62,8 @@ def main():
     found, expected = (runs.load_checkpoint(Path(path) / runs.LAST_FILE) for path in (current, "unbroken"))
     for arrays, others in zip(found[:2], expected[:2], strict=True):
         assert {name: a.tobytes() for name, a in arrays.items()} == {name: a.tobytes() for name, a in others.items()}
-    assert not [path.name for path in current.iterdir() if path.name.endswith("npgpt-tmp")]
+    leftovers = [path.name for path in current.iterdir() if path.name.endswith("npgpt-tmp")]
+    assert not leftovers, leftovers
     print(f"{count} kills, {within} of them within a save; as unbroken at step {step}")
 
 
