@@ -11,21 +11,20 @@ class LiveLine:
     Lines of ``log`` appear above it.
     """
 
-    def __init__(self, steps: int):
-        self.steps = steps
+    def __init__(self):
         self.shown = sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._validation = ""
 
-    def show(self, step: int, *words: str) -> None:
-        """Move the bar to ``step``; ``words`` follow it, the first one being the training loss."""
+    def show(self, step: int, steps: int, *words: str) -> None:
+        """Move the bar to ``step`` of ``steps``; ``words`` follow it, the first one being the training loss."""
         if not self.shown:
             return
         first, *others = words
         line = "  ".join([first + self._validation, *others])
         if self._bar is None:
             self._bar = _Bar(
-                desc=line, total=self.steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False, position=0,
+                desc=line, total=steps, initial=step, file=sys.stderr, dynamic_ncols=True, leave=False, position=0,
                 bar_format="{n_fmt}/{total_fmt} {bar} {desc}",
             )  # fmt: skip
         self._bar.set_description_str(line, refresh=False)

@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, plan: Plan, log_every: int, tokens_per_step: int, inspection: Inspection):
         self.plan, self.log_every, self.tokens_per_step, self.inspection = plan, log_every, tokens_per_step, inspection
         self.elapsed_before = 0.0  # seconds spent by earlier processes of a resumed run
-        self.live = LiveLine(plan.max_steps)
+        self.live = LiveLine()
         self.start()
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class Progress:
         left = (self.plan.max_steps - step) / speed
         tokens, tokens_per_second = step * self.tokens_per_step, speed * self.tokens_per_step
         pace, rest = f"{format_count(tokens_per_second)}/s", f"{format_duration(left)} left"
-        self.live.show(step, f"loss {loss:.4f}", pace, rest)
+        self.live.show(step, self.plan.max_steps, f"loss {loss:.4f}", pace, rest)
         if not (step == 1 or self.plan.is_due(self.log_every, step)):
             return
         self._training_seconds, self._steps = 0.0, 0
