@@ -6,6 +6,7 @@ import pty
 import re
 import struct
 import termios
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -50,8 +51,12 @@ class Terminal:
     def screen(self) -> tuple[list[str], int]:
         """-> the lines as they are now, and the widest that one has ever been"""
         self.stream.flush()
+        written = b""
+        with suppress(BlockingIOError):
+            while True:
+                written += os.read(self.outer, 4096)
         lines, widest, at = [[]], 0, 0
-        for character in os.read(self.outer, 1_000_000).decode():
+        for character in written.decode():
             if character == "\r":
                 at = 0
             elif character == "\n":
