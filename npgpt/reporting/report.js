@@ -256,7 +256,8 @@ function settings(run) {
 
 /** The settings in which runs differ. */
 function differences() {
-  const all = RUNS.map((run) => new Map(run.settings.flatMap(([group, values]) => Object.entries(values).map(([name, value]) => [`${group}: ${name}`, value]))));
+  const given = (values) => Object.entries(values).filter(([, value]) => value !== "null");
+  const all = RUNS.map((run) => new Map(run.settings.flatMap(([group, values]) => given(values).map(([name, value]) => [`${group}: ${name}`, value]))));
   const keys = [...new Set(all.flatMap((values) => [...values.keys()]))];
   const rows = keys.filter((key) => new Set(all.map((values) => values.get(key))).size > 1)
     .map((key) => [key, ...all.map((values) => values.get(key) ?? "–")]);

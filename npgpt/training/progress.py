@@ -54,7 +54,7 @@ class Progress:
         left = (self.plan.max_steps - step) / speed
         tokens, tokens_per_second = step * self.tokens_per_step, speed * self.tokens_per_step
         pace, rest = f"{format_count(tokens_per_second)}/s", f"{format_duration(left)} left"
-        self.live.show(step, self.plan.max_steps, f"loss {loss:.4f}", pace, rest)
+        self.live.show(step, self.plan.max_steps, f"loss {loss:.4f}", pace.replace("/", " tok/"), rest)
         if not (step == 1 or self.plan.is_due(self.log_every, step)):
             return
         self._training_seconds, self._steps = 0.0, 0

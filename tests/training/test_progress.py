@@ -96,7 +96,7 @@ def test_a_terminal_shows_one_live_line_below_what_is_logged(monkeypatch, termin
     ]
     assert lines[-2] == "something else"
     assert re.fullmatch(
-        r"loss 4\.5000  val 10\.8222  [\d.]+[kM]?/s  [\d:]+ left", lines[-1].split("█")[-1].strip(" ▏▎▍▌▋▊▉")
+        r"loss 4\.5000  val 10\.8222  [\d.]+[kM]? tok/s  [\d:]+ left", lines[-1].split("█")[-1].strip(" ▏▎▍▌▋▊▉")
     )
 
 
