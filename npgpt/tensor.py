@@ -90,9 +90,9 @@ class Tensor:
         return self if self._node is None else self._node
 
     def backward(self, grad: np.ndarray | None = None) -> None:
-        """Add to the ``grad`` of every leaf that this tensor was computed from, and that needs one, its gradient.
+        """Compute the gradients of all leaves that this tensor depends on, and add each to its leaf's ``grad``.
 
-        grad    this tensor's own gradient, of its shape. A tensor of one element is the loss if it is left out: 1
+        grad    this tensor's own gradient, of its shape; 1 if left out: then this tensor, of one element, is the loss
 
         Raises RuntimeError if this tensor depends on nothing with requires_grad, ValueError on a wrong shape.
         """
