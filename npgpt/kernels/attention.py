@@ -3,21 +3,21 @@
 For one head, with q (Tq, D), k and v (Tk, D); * is elementwise. The queries are the last Tq of the Tk positions, so
 query i is at position i + Tk - Tq. (While training, Tq = Tk. For a new token after a cache of keys and values, Tq = 1.)
 
-    A = q k^T               products of queries and keys: A_ij = sum_d q_id k_jd
+    A = q k^T               products of queries and keys: A_ij = sum_c q_ic k_jc
     S = scale A             scores; hidden ones, where j > i + Tk - Tq or position j is padding, are -inf
     P = exp(S - m) / z      softmax of each row of S: m is the row's largest score, z the sum of its exp(S - m).
                             If all scores of a row are hidden, P and y are 0 there (m = 0, z = 1)
     M = keep / (1 - p)      dropout's factors while training, else all ones
-    y = (P * M) v           y_id = sum_j P_ij M_ij v_jd
+    y = (P * M) v           y_ic = sum_j P_ij M_ij v_jc
 
 Derivation, from the last line to the first. Each sum is the chain rule, over all that the element is used for:
 
-    dv_jd = sum_i P_ij M_ij dy_id                       dv = (P * M)^T dy
-    dP_ij = M_ij sum_d dy_id v_jd                       dP = (dy v^T) * M
+    dv_jc = sum_i P_ij M_ij dy_ic                       dv = (P * M)^T dy
+    dP_ij = M_ij sum_c dy_ic v_jc                       dP = (dy v^T) * M
     dS_ij = P_ij (dP_ij - sum_l dP_il P_il)             dS = P * (dP - rowsum(dP * P))      softmax.py derives it
     dA_ij = scale dS_ij, 0 where hidden                 dA = scale dS           a hidden score is -inf, a constant
-    dq_id = sum_j dA_ij k_jd                            dq = dA k
-    dk_jd = sum_i dA_ij q_id                            dk = dA^T q
+    dq_ic = sum_j dA_ij k_jc                            dq = dA k
+    dk_jc = sum_i dA_ij q_ic                            dk = dA^T q
 
 A NaN in a hidden score has no effect. A NaN in a hidden value may reach the output (0 * NaN = NaN). Whether it does
 depends on the version.

@@ -17,9 +17,9 @@ c_j = x_j - mean, so variance = (1/C) sum_j c_j^2.
 
     dx_k = sum_j dxhat_j ∂xhat_j/∂x_k = rstd (dxhat_k - mean(dxhat) - xhat_k mean(dxhat xhat))
 
-What is subtracted is what can't change xhat. A row of dx adds up to 0: the same number added to all of x changes no
-xhat. If eps = 0, stretching x - mean changes no xhat either, so sum_k dx_k xhat_k = 0. With eps > 0 this is only nearly
-so.
+Two parts of dxhat are subtracted. One is its mean: the same number added to all of x changes no xhat, so a row of dx
+adds up to 0. The other is its part along xhat: if eps = 0, stretching x - mean changes no xhat either, and
+sum_k dx_k xhat_k = 0. With eps > 0, a stretch changes xhat a little, and a little of this part is left.
 """
 
 import numpy as np

@@ -16,8 +16,9 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     Derivation. a is in both r and s, with ∂r/∂a = cos t and ∂s/∂a = sin t; b too, with ∂r/∂b = -sin t and
     ∂s/∂b = cos t. The backward pass is the forward pass with the angle -t: it turns the gradient back.
 
-    A product q k^T stays the same if both are turned by the same angle. So a score depends on what is in the query and
-    in the key, and on the difference of their positions, but not on where the two are.
+    A product q k^T stays the same if both are turned by the same angle. So if q is turned by t and k by u, it is the
+    product of q itself and k turned by u - t. It depends on the contents of both and on the difference of their
+    positions, and not on where the two are.
 
     Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's.
     """

@@ -105,12 +105,12 @@ def rotated(qkv, backward=False):
 
 def attention_forward(qkv):
     _, _, v, P, M = attention_parts(qkv)
-    return np.einsum("ij,ij,jd->id", P, M, v)
+    return np.einsum("ij,ij,jc->ic", P, M, v)
 
 
 def attention_parts(qkv):
     q, k, v = np.split(qkv, 3, axis=1)
-    A = np.einsum("id,jd->ij", q, k)
+    A = np.einsum("ic,jc->ij", q, k)
     e = np.where(HIDDEN, 0, np.exp(SCALE * A))
     z = row_sum(e)
     return q, k, v, e / np.where(z == 0, 1, z), factors(A)
@@ -118,12 +118,12 @@ def attention_parts(qkv):
 
 def attention_backward(dy, qkv):
     q, k, v, P, M = attention_parts(qkv)
-    dv = np.einsum("ij,ij,id->jd", P, M, dy)
-    dP = M * np.einsum("id,jd->ij", dy, v)
+    dv = np.einsum("ij,ij,ic->jc", P, M, dy)
+    dP = M * np.einsum("ic,jc->ij", dy, v)
     dS = P * (dP - np.einsum("il,il->i", dP, P)[:, None])
     dA = np.where(HIDDEN, 0, SCALE * dS)
-    dq = np.einsum("ij,jd->id", dA, k)
-    dk = np.einsum("ij,id->jd", dA, q)
+    dq = np.einsum("ij,jc->ic", dA, k)
+    dk = np.einsum("ij,ic->jc", dA, q)
     return (np.concatenate([dq, dk, dv], axis=1),)
 
 
