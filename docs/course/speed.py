@@ -44,7 +44,6 @@ def versions(n: int) -> list:
         ("Python's loops", loops, min(n, 64)),
         ("compiled", njit(loops), n),
         ("compiled, along rows", njit(rows), n),
-        ("in blocks, all cores", into(kernels["blocked"]), n),
         ("in tiles, all cores", into(kernels["numba"]), n),
         ("NumPy, all cores", into(kernels["numpy"]), n),
     ]
