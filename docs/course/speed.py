@@ -3,7 +3,7 @@
 Two N x N matrices of float32 (768 if N is left out). Python's loops get a smaller one: they would take minutes.
 """
 
-import sys
+import argparse
 from time import perf_counter
 
 import numpy as np
@@ -73,4 +73,9 @@ def main(n: int = 768, seconds: float = 1.0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description="Time the matrix product of chapter 10, from Python's loops to tiles.")
+    parser.add_argument("n", nargs="?", type=int, default=768, help="rows and columns of the matrices")
+    n = parser.parse_args().n
+    if n < 1:
+        parser.error(f"n must be at least 1, not {n}")
+    main(n)
