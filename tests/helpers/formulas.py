@@ -84,23 +84,25 @@ def logits_gradient(dloss, x):
     return np.where(COUNTED[:, None], (dloss / COUNTED.sum()) * (probabilities(x) - is_target), 0)
 
 
-def rotated(qkv, backward=False):
-    """One head of D = 4, whose pairs are columns (0, 2) and (1, 3) of the query, then of the key."""
-    y = qkv.copy()
-    for position, row in enumerate(qkv):
-        for part in (0, 4):
-            for j in (0, 1):
-                t = position / 10000 ** (2 * j / 4)
-                first, second = row[part + j], row[part + j + 2]
-                if backward:  # they are dr and ds
-                    first, second = (
-                        first * np.cos(t) + second * np.sin(t),
-                        -first * np.sin(t) + second * np.cos(t),
-                    )
-                else:
-                    first, second = first * np.cos(t) - second * np.sin(t), first * np.sin(t) + second * np.cos(t)
-                y[position, part + j], y[position, part + j + 2] = first, second
-    return y
+def pairs(qkv):
+    """One head of D = 4, in rows of 12 -> a, b, each (T, 2, 2): the pairs of the query, then those of the key; and t"""
+    j, position = np.arange(2), np.arange(len(qkv))[:, None, None]
+    heads = qkv[:, :8].reshape(-1, 2, 4)
+    return heads[..., :2], heads[..., 2:], position / 10000 ** (2 * j / 4)
+
+
+def unpaired(a, b, qkv):
+    return np.concatenate([np.concatenate([a, b], axis=-1).reshape(-1, 8), qkv[:, 8:]], axis=1)
+
+
+def rotary_forward(qkv):
+    a, b, t = pairs(qkv)
+    return unpaired(a * np.cos(t) - b * np.sin(t), a * np.sin(t) + b * np.cos(t), qkv)
+
+
+def rotary_backward(dy, qkv):
+    dr, ds, t = pairs(dy)
+    return (unpaired(dr * np.cos(t) + ds * np.sin(t), -dr * np.sin(t) + ds * np.cos(t), dy),)
 
 
 def attention_forward(qkv):
@@ -136,36 +138,43 @@ class Derivation(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the inputs
 
 
-TWO = ((3,), (3,))
+def operator(method, formula, forward, backward, *shapes):
+    """A row for a function that takes tensors alone, and has one formula."""
+    return Derivation((method,), (formula,), method, forward, backward, shapes)
+
+
 DERIVATIONS = {
-    "add": Derivation(
-        (Tensor.__add__,), ("da = dy, db = dy",), lambda a, b: a + b, np.add, lambda dy, a, b: (dy, dy), TWO
+    "add": operator(Tensor.__add__, "da = dy, db = dy", np.add, lambda dy, a, b: (dy, dy), (3,), (3,)),
+    "sub": operator(Tensor.__sub__, "da = dy, db = -dy", np.subtract, lambda dy, a, b: (dy, -dy), (3,), (3,)),
+    "mul": operator(Tensor.__mul__, "da = dy b, db = dy a", np.multiply, lambda dy, a, b: (dy * b, dy * a), (3,), (3,)),
+    "truediv": operator(
+        Tensor.__truediv__, "db = -dy a / b^2", np.divide, lambda dy, a, b: (dy / b, -dy * a / b**2), (3,), (3,)
     ),
-    "sub": Derivation(
-        (Tensor.__sub__,), ("da = dy, db = -dy",), lambda a, b: a - b, np.subtract, lambda dy, a, b: (dy, -dy), TWO
-    ),
-    "mul": Derivation(
-        *((Tensor.__mul__,), ("da = dy b, db = dy a",), lambda a, b: a * b),
-        *(np.multiply, lambda dy, a, b: (dy * b, dy * a), TWO),
-    ),
-    "truediv": Derivation(
-        *((Tensor.__truediv__,), ("da = dy / b, db = -dy a / b^2",), lambda a, b: a / b),
-        *(np.divide, lambda dy, a, b: (dy / b, -dy * a / b**2), TWO),
-    ),
+    "neg": operator(Tensor.__neg__, "dx = -dy", np.negative, lambda dy, x: (-dy,), (3,)),
+    "exp": operator(Tensor.exp, "dx = dy exp(x)", np.exp, lambda dy, x: (dy * np.exp(x),), (3,)),
     "pow": Derivation(
-        *((Tensor.__pow__,), ("dx = dy n x^(n - 1)",), lambda x: x**3),
-        *(lambda x: x**3, lambda dy, x: (dy * 3 * x**2,), ((3,),)),
+        docs=(Tensor.__pow__,),
+        formulas=("dx = dy n x^(n - 1)",),
+        operation=lambda x: x**3,
+        forward=lambda x: x**3,
+        backward=lambda dy, x: (dy * 3 * x**2,),
+        shapes=((3,),),
     ),
-    "exp": Derivation((Tensor.exp,), ("dx = dy exp(x)",), Tensor.exp, np.exp, lambda dy, x: (dy * np.exp(x),), ((3,),)),
-    "matmul": Derivation(
-        *((Tensor.__matmul__,), ("da = dy b^T, db = a^T dy",), lambda a, b: a @ b),
-        *(np.matmul, lambda dy, a, b: (dy @ b.T, a.T @ dy), ((2, 3), (3, 4))),
+    "matmul": operator(
+        Tensor.__matmul__,
+        "da = dy b^T, db = a^T dy",
+        np.matmul,
+        lambda dy, a, b: (dy @ b.T, a.T @ dy),
+        (2, 3),
+        (3, 4),
     ),
     "linear": Derivation(
         docs=(ops.linear,),
         formulas=(
-            *("y_no = sum_i x_ni W_io + b_o", "dx_ni = sum_o dy_no W_io", "dW_io = sum_n dy_no x_ni"),
-            *("db_o = sum_n dy_no", "dx = dy W^T", "dW = x^T dy"),
+            "y_no = sum_i x_ni W_io + b_o",
+            "dx_ni = sum_o dy_no W_io",
+            "dW_io = sum_n dy_no x_ni",
+            "db_o = sum_n dy_no",
         ),
         operation=ops.linear,
         forward=lambda x, W, b: np.einsum("ni,io->no", x, W) + b,
@@ -176,9 +185,8 @@ DERIVATIONS = {
         ),
         shapes=((3, 4), (4, 5), (5,)),
     ),
-    "relu": Derivation(
-        *((ops.relu,), ("dx = 0 where x <= 0, else dy",), ops.relu),
-        *(lambda x: x * (x > 0), lambda dy, x: (np.where(x <= 0, 0, dy),), ((9,),)),
+    "relu": operator(
+        ops.relu, "dx = 0 where x <= 0, else dy", lambda x: x * (x > 0), lambda dy, x: (np.where(x <= 0, 0, dy),), (9,)
     ),
     "gelu": Derivation(
         docs=(ops.gelu, gelu),
@@ -207,8 +215,10 @@ DERIVATIONS = {
     "layernorm": Derivation(
         docs=(ops.layernorm,),
         formulas=(
-            *("dxhat = dy * weight", "dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))"),
-            *("dweight = sum over rows of dy * xhat", "dbias = sum over rows of dy"),
+            "dxhat = dy * weight",
+            "dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))",
+            "dweight = sum over rows of dy * xhat",
+            "dbias = sum over rows of dy",
         ),
         operation=lambda *inputs: ops.layernorm(*inputs, EPS),
         forward=lambda x, weight, bias: xhat(x) * weight + bias,
@@ -235,15 +245,19 @@ DERIVATIONS = {
         docs=(ops.rotary,),
         formulas=("da = dr cos t + ds sin t", "db = -dr sin t + ds cos t"),
         operation=lambda qkv: ops.rotary(qkv.reshape(1, 5, 12), n_head=1)[0],
-        forward=rotated,
-        backward=lambda dy, qkv: (rotated(dy, backward=True),),
+        forward=rotary_forward,
+        backward=rotary_backward,
         shapes=((5, 12),),
     ),
     "causal_self_attention": Derivation(
         docs=(ops.causal_self_attention, attention),
         formulas=(
-            *("dv = (P * M)^T dy", "dP = (dy v^T) * M", "dS = P * (dP - rowsum(dP * P))"),
-            *("dA = scale dS", "dq = dA k", "dk = dA^T q"),
+            "dv = (P * M)^T dy",
+            "dP = (dy v^T) * M",
+            "dS = P * (dP - rowsum(dP * P))",
+            "dA = scale dS",
+            "dq = dA k",
+            "dk = dA^T q",
         ),
         operation=lambda qkv: ops.causal_self_attention(qkv.reshape(1, 4, 9), 1, SCALE, PADDING, P, SEED)[0],
         forward=attention_forward,
