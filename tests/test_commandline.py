@@ -42,7 +42,7 @@ WORDS = {
     "matmul-precision": MATMUL_PRECISIONS,
     "schedule": SCHEDULES,
 }
-SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
+SWITCHES = ["bias", "qkv-bias", "tie-weights", "tensorboard", "recompute"]
 NAMES = ["out", "init-from"]
 TEXTS = ["sample-prompt"]
 
