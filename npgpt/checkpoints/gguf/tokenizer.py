@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
 from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode, merges
 from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 
 OURS = "npgpt.tokenizer"  # JSON, as ``Tokenizer.to_dict`` makes it

@@ -19,11 +19,11 @@ from functools import cache
 from pathlib import Path
 
 from npgpt.checkpoints.shared.atomic import atomic_write, write_json
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import MAX_ITEMS, items_at_most, parse_json
 from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode, merges
 from npgpt.text.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 # Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.

@@ -11,9 +11,9 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.gguf.metadata import packed_strings
 from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.gguf.tokenizer import OURS
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode
 from npgpt.errors import CheckpointError
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode
 from npgpt.text.tokenizers import GPT2Tokenizer, tokenizer_from_dict
 
 TOKENS = "tokenizer.ggml.tokens"

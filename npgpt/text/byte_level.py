@@ -13,6 +13,10 @@ _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _CHARACTERS = {byte: 0x100 + i for i, byte in enumerate(sorted(set(range(0x100)) - _PRINTABLE))}
 
 
+# Every byte, in the order of its character: GPT-2's first 256 tokens.
+BYTES = tuple(bytes([byte]) for byte in sorted(range(0x100), key=lambda byte: _CHARACTERS.get(byte, byte)))
+
+
 def bytes_to_unicode(token: bytes) -> str:
     """One character for each byte: b" caf\\xc3\\xa9" -> "ĠcafÃ©"."""
     return token.decode("latin-1").translate(_CHARACTERS)
