@@ -30,6 +30,8 @@ ORDER = [
     ["optim", "text"],
     ["checkpoints.formats"],
     ["checkpoints.shared"],
+    ["text.conversations"],
+    ["text.corpus"],
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],

@@ -10,8 +10,8 @@ from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.gpt import GPT
-from npgpt.text.corpus import iter_text
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.text.corpus import tokenizer_for
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.data import TrainingData
 from npgpt.training.folder import check_free, create_run, quoted, write_run_config
@@ -103,7 +103,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
+        tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
         preset = settings.preset or defaults.PRESET
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)

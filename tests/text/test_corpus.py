@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from npgpt.errors import ConfigError, DataError, UserError
 from npgpt.text import corpus as corpus_module
 from npgpt.text import files as text_files
+from npgpt.text import token_files
 from npgpt.text.corpus import Corpus, iter_text, read_corpus, train_val_split
 from npgpt.text.files import find_texts
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer
@@ -175,7 +176,7 @@ def test_a_missing_path_is_refused(tmp_path):
 
 def test_a_folder_without_text_is_refused(tmp_path):
     write(tmp_path / "sub" / "a.md", "text")
-    assert_refused([tmp_path], BYTE, tmp_path, "no .txt file")
+    assert_refused([tmp_path], BYTE, tmp_path, "no .txt or .jsonl file")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
@@ -261,7 +262,7 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_refused(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 9, 2**22])
 def test_a_token_file_is_mapped_with_its_documents(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(corpus_module, "TOKEN_CHUNK", chunk)
+    monkeypatch.setattr(token_files, "TOKEN_CHUNK", chunk)
     end = GPT2.end_of_text
     path = write_tokens(tmp_path / "a.bin", [5, 6, end, 7, end, end, 8, 50255, end])
     corpus = read_corpus(path, GPT2)
@@ -286,7 +287,7 @@ def test_a_folder_of_token_files_brings_its_validation_part(tmp_path):
 
 
 def test_wrong_token_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_module, "TOKEN_CHUNK", 2)
+    monkeypatch.setattr(token_files, "TOKEN_CHUNK", 2)
     cases = {
         "empty.bin": (b"", ["is empty"]),
         "odd.bin": (b"\1\0\2", ["3 bytes", "odd"]),
