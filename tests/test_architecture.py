@@ -41,7 +41,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
