@@ -9,7 +9,7 @@ TOKENIZERS = ("gpt2", "char", "byte", "bpe:N")  # npgpt.text.tokenizers.make_tok
 SPLITS = ("tokens", "documents")  # npgpt.text.corpus.train_val_split
 LOSSES = ("all", "assistant")  # npgpt.text.batches.TokenDataset, with or without a corpus's answers
 
-BPE_SIZES = range(257, 2**20)  # every byte and <|endoftext|> at least
+BPE_SIZES = range(257, 100_001)  # every byte and <|endoftext|> at least; what a file may hold at most
 
 
 def tokenizer_name(text: str) -> tuple[str, int]:

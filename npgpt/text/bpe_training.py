@@ -33,7 +33,7 @@ MIN_COUNT = 2  # a pair that is there once saves nothing elsewhere
 MAX_TOKEN_BYTES = 1024  # a text of nothing but dashes would make longer and longer tokens
 MAX_PIECES = 4_000_000  # different ones that are counted: some 400 MB
 
-_SHIFT = 2**20  # a pair as one number: a * _SHIFT + b; there are fewer tokens than that
+_SHIFT = 2**20  # a pair as one number: a * _SHIFT + b; there are fewer tokens than that (BPE_SIZES)
 
 
 def count_pieces(documents: Iterable[Iterable[str]]) -> dict[str, int]:

@@ -61,6 +61,16 @@ def test_gpt2(tmp_path):
     assert count == 50000
 
 
+def test_a_byte_pair_encoding_of_ones_own(tmp_path):
+    stored = {"name": "bpe", "merges": ["t h", "th e", "Ġ the"]}
+    checkpoint, metadata = written(tmp_path, 300, stored)
+    assert checkpoint.tokenizer.to_dict() == stored
+    assert metadata.text("tokenizer.ggml.model") == "gpt2"
+    assert tokens_of(metadata)[:261] == [*GPT2_TOKENS[:256], "th", "the", "Ġthe", "<|endoftext|>", "[PAD260]"]
+    count, data = metadata.strings("tokenizer.ggml.merges")
+    assert (count, data) == (3, packed_strings(["t h", "th e", "Ġ the"]))
+
+
 def test_types_of_tokens(tmp_path):
     gguf = pytest.importorskip("gguf", reason="reads with the gguf package, which is not installed")
     written(tmp_path, 260, {"name": "byte"})
