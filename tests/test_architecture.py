@@ -30,7 +30,7 @@ ORDER = [
     ["optim", "text"],
     ["checkpoints.formats"],
     ["checkpoints.shared"],
-    ["text.conversations"],
+    ["text.conversations", "text.token_files"],
     ["text.corpus"],
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
