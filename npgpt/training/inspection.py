@@ -27,8 +27,8 @@ class Inspection:
         self.model = model
         self.ids, self.targets = (array[:1, :PASSAGE] for array in batch)
         decoder = tokenizer.decoder()
-        shown = np.append(self.ids[0], max(self.targets[0, -1], 0))  # a target that doesn't count is -100
-        self.pieces = [decoder.decode(id) for id in shown.tolist()]
+        shown = [*self.ids[0].tolist(), int(self.targets[0, -1])]
+        self.pieces = ["" if id == -100 else decoder.decode(id) for id in shown]  # a target that doesn't count is -100
 
     def sizes(self, norm: float) -> dict[str, dict[str, float]]:
         """The norm of each layer's gradient and the root mean square of its matrices, after a step.
