@@ -72,6 +72,7 @@ function logTicks(low, high) {
   }
   const inside = found.filter((y) => y >= low * 0.999 && y <= high * 1.001);
   const powers = inside.filter((y) => /^1(e|0*$)|^0\.0*1$/.test(String(Number(y.toPrecision(3)))));
+  if (inside.length < 2) return ticks(low, high, 4); // so narrow that it is nearly linear
   return inside.length > 8 && powers.length > 1 ? powers : inside;
 }
 
@@ -181,7 +182,7 @@ class Chart {
     }
     const yTicks = this.log ? logTicks(y0, y1) : ticks(y0, y1, height / 50);
     const labels = yTicks.map((y) => this.show(y));
-    const left = 10 + 7 * most(labels.map((label) => label.length)), right = width - 12, top = 8, bottom = height - 34;
+    const left = 10 + 7 * most([0, ...labels.map((label) => label.length)]), right = width - 12, top = 8, bottom = height - 34;
     const fx = (x) => left + ((x - x0) / (x1 - x0)) * (right - left);
     const place = this.log ? (y) => Math.log(y / y0) / Math.log(y1 / y0) : (y) => (y - y0) / (y1 - y0);
     const fy = (y) => bottom - place(y) * (bottom - top);

@@ -187,6 +187,21 @@ def test_a_comparison_has_both_runs_in_one_plot(browser, comparison):
     assert browser.messages() == browser.requests() == []
 
 
+@pytest.mark.parametrize("size", [0.0, 0.0721, 1.0, 3e-9, 7e12])
+def test_sizes_that_hardly_change(browser, tmp_path, size):
+    """A logarithmic axis has few round places between them, and none for zeros."""
+    lines = [{"kind": "eval", "step": step, "val_loss": size} for step in range(3)]
+    for step in range(3):
+        sizes = {"h.0": size, "h.1": size * (1 + step / 1000)}
+        lines.append({"kind": "layers", "step": step, "gradient": sizes, "weight": sizes})
+    run = write_run(tmp_path / "run", lines)
+    (run / "report.html").write_text(page([read_record(run)]), encoding="utf-8")
+    browser.open(run / "report.html")
+    browser.run("document.querySelector('figure input').click()")
+    assert browser.messages() == []
+    assert "NaN" not in browser.run("return document.querySelector('main').innerHTML")
+
+
 def test_a_run_that_has_measured_little(browser, tmp_path):
     for i, line in enumerate([{"kind": "eval", "step": 0, "val_loss": 1.0}, {"kind": "train", "step": 1}]):
         run = write_run(tmp_path / str(i), [line])
