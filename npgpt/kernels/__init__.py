@@ -7,7 +7,7 @@ its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy takes the pl
 import os
 
 from npgpt.errors import ConfigError
-from npgpt.kernels.table import DECODING, KERNELS
+from npgpt.kernels.table import DECODING, FEW_BITS, KERNELS
 
 BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
@@ -34,3 +34,4 @@ scale = KERNELS["scale"][BACKEND]
 adamw_step = KERNELS["adamw_step"][BACKEND]
 packed_matmul = DECODING["packed_matmul"][BACKEND]
 decode_step = DECODING["decode_step"][BACKEND]
+few_bits_matmul = FEW_BITS["few_bits_matmul"][BACKEND]
