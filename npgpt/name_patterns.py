@@ -45,4 +45,6 @@ def _near(names, pattern):
     """The names, or leading parts of names, that are most like the pattern; if none is, the first parts of all."""
     parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2))
     plain = pattern.replace("*", "").replace("?", "").strip(".")
-    return difflib.get_close_matches(plain, parts, n=4, cutoff=0.5) or list(dict.fromkeys(n.split(".")[0] for n in names))
+    return difflib.get_close_matches(plain, parts, n=4, cutoff=0.5) or list(
+        dict.fromkeys(n.split(".")[0] for n in names)
+    )

@@ -6,6 +6,7 @@
     metrics.jsonl       one JSON object for each log line
     last.safetensors    everything that training goes on from: weights, optimizer, state
     best.safetensors    the weights alone, from the best evaluation so far
+    adapter_config.json, adapter_model.safetensors      of a run that trains an adapter: it, for peft (adapters/peft.py)
     .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
 A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside. Its
@@ -13,7 +14,9 @@ matrices may be in blocks (safetensors.py), as kernels/packed.py packs them for 
 
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
-holds the model's configuration and the state as JSON. Both files are ordinary safetensors, which other tools open too.
+holds the model's configuration and the state as JSON. If an adapter is trained, the weights are the adapter's alone,
+and the metadata says where the model beneath it is (adapters/files.py). Both files are ordinary safetensors, which other
+tools open too.
 """
 
 import json
@@ -41,7 +44,7 @@ LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 
 RUN_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
-_OPTIMIZER = "optimizer."
+OPTIMIZER = "optimizer."
 # In the metadata of the safetensors files.
 _CONFIG_KEY, _STATE_KEY, _TOKENIZER_KEY = "npgpt_config", "npgpt_state", "npgpt_tokenizer"
 
@@ -116,9 +119,14 @@ def _turned(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 
 def save_checkpoint(
-    path: str | Path, weights: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], state: dict, config: GPTConfig
+    path: str | Path,
+    weights: dict[str, np.ndarray],
+    optimizer: dict[str, np.ndarray],
+    state: dict,
+    config: GPTConfig,
+    metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write, atomically, everything that training goes on from.
+    """Write, atomically, everything that training goes on from. ``metadata`` is what else the file says of the weights.
 
     Arrays come back bit for bit, and ``state`` comes back equal: what JSON holds, and infinity. Anything else (a tuple,
     a key that is a number) is a TypeError now, rather than a difference later. Raises CheckpointError on NaN in it, and
@@ -127,8 +135,9 @@ def save_checkpoint(
     text = json.dumps(state)
     if _parse_object({_STATE_KEY: text}, _STATE_KEY, path, infinity=True) != state:
         raise TypeError("state holds something that JSON changes, such as a tuple or a key that is not a string")
-    arrays = {**weights, **{_OPTIMIZER + name: array for name, array in optimizer.items()}}
-    write_safetensors(path, arrays, {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text})
+    arrays = {**weights, **{OPTIMIZER + name: array for name, array in optimizer.items()}}
+    texts = {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text, **(metadata or {})}
+    write_safetensors(path, arrays, texts)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict]:
@@ -136,8 +145,8 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     arrays, metadata = read_safetensors(path)
     if _STATE_KEY not in metadata:
         raise CheckpointError(f"{path}: __metadata__ has no {_STATE_KEY}, so training can't go on from this file")
-    names = [name for name in arrays if name.startswith(_OPTIMIZER)]
-    optimizer = {name.removeprefix(_OPTIMIZER): arrays.pop(name) for name in names}
+    names = [name for name in arrays if name.startswith(OPTIMIZER)]
+    optimizer = {name.removeprefix(OPTIMIZER): arrays.pop(name) for name in names}
     return arrays, optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
 
 
@@ -147,7 +156,7 @@ def read(file: MappedFile) -> Checkpoint:
     if _CONFIG_KEY not in metadata:
         return read_weights_file(file, tensors, "safetensors")
     config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
-    ignored_keys = tuple(name for name in tensors if name.startswith(_OPTIMIZER))
+    ignored_keys = tuple(name for name in tensors if name.startswith(OPTIMIZER))
     weights = _turned({name: tensor for name, tensor in tensors.items() if name not in ignored_keys})
     tokenizer = _find_tokenizer(file.path, metadata, config)
     return Checkpoint("run of npgpt", config, weights, file.path, (file,), ignored_keys, tokenizer)

@@ -89,6 +89,18 @@ def _of_few_bits(tag) -> dict[str, tuple]:
     table = {}
     for name, code in (("nf4", byte), ("bf16", types.uint16)):
         scales = byte[:, ::1], f[::1], types.float64
-        arguments = (f[:, ::1], code[:, ::1], *scales, types.uint64[::1], f[::1], i64, types.boolean, i64, f[:, ::1], i64, tag)
+        arguments = (
+            f[:, ::1],
+            code[:, ::1],
+            *scales,
+            types.uint64[::1],
+            f[::1],
+            i64,
+            types.boolean,
+            i64,
+            f[:, ::1],
+            i64,
+            tag,
+        )
         table[f"few_bits_matmul_{name}"] = few_bits_product._multiply, arguments
     return table

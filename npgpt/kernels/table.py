@@ -56,8 +56,7 @@ DECODING: dict[str, dict[str, Callable]] = {
     "decode_step": {"numpy": decode.decode_step_numpy, "numba": decode.decode_step_numba},
 }
 
-# Those that take frozen weights in few bits (few_bits.py), as in fine-tuning beside a base in NF4. They are apart for the
-# same reason.
+# Those that take frozen weights in few bits (few_bits.py), with which adapters are trained. Apart for the same reason.
 FEW_BITS: dict[str, dict[str, Callable]] = {
     "few_bits_matmul": {
         "numpy": few_bits_product.few_bits_matmul_numpy,

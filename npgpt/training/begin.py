@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import make_model, open_checkpoint, runs
+from npgpt.checkpoints import open_checkpoint, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
-from npgpt.gpt import GPT
 from npgpt.text.corpus import iter_text
 from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from npgpt.training import plan as defaults
@@ -20,6 +19,7 @@ from npgpt.training.loop import learning_rate
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import TrainSettings, plan_from_dict
+from npgpt.training.trainable import new_model, stored_model
 
 
 def start(settings: TrainSettings) -> Run:
@@ -30,7 +30,7 @@ def start(settings: TrainSettings) -> Run:
     if named:
         check_free(out)  # before the work, not after it
     run = prepare(settings)
-    check_room(out, run.model, run.optimizer)
+    check_room(out, run.stored, run.optimizer)
     folder = create_run(out, exact=named)
     save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
     write_run_config(folder, run.model.config, settings.to_dict(), run.plan)
@@ -44,9 +44,7 @@ def prepare(settings: TrainSettings) -> Run:
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
     plan = settings.resolve(len(data.windows), context, data.beginning)
-    model = GPT(config, seed=settings.seed) if checkpoint is None else make_model(replace(checkpoint, config=config))
-    model.seed(settings.seed)
-    return Run(settings, plan, model, tokenizer, data)
+    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data)
 
 
 def resume(folder: Path, given: dict[str, Any]) -> Run:
@@ -71,9 +69,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     weights, moments, state = runs.load_checkpoint(path)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
-    model = GPT.empty(config)
-    model.load_state_dict(weights, str(path))
-    run = Run(settings, changed, model, tokenizer, data)
+    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data)
     try:
         run.load_state_dict(state)
         run.optimizer.load_state_dict(moments, run.step)
@@ -86,7 +82,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
         done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
         raise RunError(f"{folder} is finished: {done}.\n{advice}")
-    check_room(folder, model, run.optimizer)
+    check_room(folder, run.stored, run.optimizer)
     run.open(folder)
     last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)

@@ -4,25 +4,31 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoints import runs
-from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
 from npgpt.training.log import Metrics, Progress
+from npgpt.training.parts import parse_rates
 from npgpt.training.plan import Plan
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.trainable import StoredModel
 
 
 class Run:
     """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
 
-    def __init__(self, settings: TrainSettings, plan: Plan, model: GPT, tokenizer: Tokenizer, data: TrainingData):
+    def __init__(
+        self, settings: TrainSettings, plan: Plan, stored: StoredModel, tokenizer: Tokenizer, data: TrainingData
+    ):
         s = settings
-        self.settings, self.plan, self.model, self.tokenizer, self.data = s, plan, model, tokenizer, data
+        self.settings, self.plan, self.stored, self.tokenizer, self.data = s, plan, stored, tokenizer, data
+        self.model = model = stored.model
         model.recompute = s.recompute
-        self.optimizer = AdamW(model.named_parameters(), s.lr, (s.beta1, s.beta2), weight_decay=s.weight_decay)
+        rates = parse_rates(s.lr_for) if s.lr_for else None
+        betas = s.beta1, s.beta2
+        self.optimizer = AdamW(model.named_parameters(), s.lr, betas, weight_decay=s.weight_decay, lr_for=rates)
         self.evaluation = Evaluation(model, data.evaluation_splits(), plan)
         self.early_stopping = EarlyStopping(s.patience, s.min_delta)
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
@@ -35,7 +41,7 @@ class Run:
         """Write to this folder from now on."""
         self.folder = folder
         self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
-        self.saver = Saver(folder, self.model, self.optimizer, self.state_dict)
+        self.saver = Saver(folder, self.stored, self.optimizer, self.state_dict)
 
     @property
     def finished(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 from npgpt.checkpoints import runs
 from npgpt.errors import CheckpointError, RunError
-from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.training.log import log
+from npgpt.training.trainable import StoredModel
 
 SAVE_EVERY = 60.0  # seconds between saves
 PART = 20  # saving takes at most a twentieth of the time
@@ -26,7 +26,7 @@ class Saver:
     The first save comes as soon as it costs no more than its part of the time: a kill leaves something to resume.
     """
 
-    def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
+    def __init__(self, folder: Path, model: StoredModel, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
         self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
         self.start()
 
@@ -53,7 +53,8 @@ class Saver:
     def save_best(self) -> None:
         """Write best.safetensors. If that fails, training goes on."""
         try:
-            runs.save_weights(self.folder / runs.BEST_FILE, {**self.model.state_dict()}, self.model.config)
+            best, weights = self.folder / runs.BEST_FILE, self.model.state_dict()
+            runs.save_weights(best, weights, self.model.config, self.model.metadata())
         except CheckpointError as error:
             log(f"{error}; training goes on")
 
@@ -70,10 +71,12 @@ class Saver:
 
     def _write(self, folder):
         weights, moments = self.model.state_dict(), self.optimizer.state_dict()
-        runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), self.model.config)
+        config, metadata = self.model.config, self.model.metadata()
+        runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), config, metadata)
+        self.model.write_beside(folder)
 
 
-def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
+def check_room(folder: Path, model: StoredModel, optimizer: AdamW) -> None:
     """Raise RunError unless there is room for what a run writes to ``folder``, which need not exist yet.
 
     That is best.safetensors, and last.safetensors twice: a new one takes the old one's place when it is complete.
