@@ -67,7 +67,9 @@ def _write_adapter(given) -> int:
     from npgpt.checkpoints import check_can_write
 
     if given.merge or given.dtype:
-        raise ConfigError(f"--to peft writes an adapter alone, in float32: leave out --{'merge' if given.merge else 'dtype'}")
+        raise ConfigError(
+            f"--to peft writes an adapter alone, in float32: leave out --{'merge' if given.merge else 'dtype'}"
+        )
     check_can_write(given.dst)
     adapter = open_adapter(given.src, given.checkpoint)
     write_peft(given.dst, adapter)

@@ -3,6 +3,7 @@
     lora.py        the layer with an adapter; attach, use, detach; several at once, switched at run time
     adapter.py     an adapter by itself: its configuration and arrays
     quantized.py   a GPT whose matrices are in NF4 and bfloat16, for gradients to pass through
+    frozen.py      its operations
     peft.py        adapters in the files of Hugging Face's peft, read and written
     files.py       the adapter at a path, be it a run's or peft's; the checkpoint it makes of its base
 

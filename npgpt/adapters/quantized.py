@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npgpt import ops
+from npgpt.adapters.frozen import frozen_linear, frozen_linear_cross_entropy
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.names import listed
@@ -32,7 +32,7 @@ class FrozenLinear(Module):
         self.matrix, self.bias = matrix, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.frozen_linear(x, self.matrix, self.bias)
+        return frozen_linear(x, self.matrix, self.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -69,13 +69,22 @@ class QuantizedGPT(GPT):
         """The vocabulary head's matrix (V, C)."""
         return self.wte.table if self.config.tie_weights else self.lm_head.table
 
+    def matrices(self) -> Iterator[FewBits]:
+        """All that are in few bits."""
+        yield self.wte.table
+        if not self.config.tie_weights:
+            yield self.lm_head.table
+        for block in self.h:
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                yield getattr(layer, "base", layer).matrix  # of one with an adapter, the layer beneath
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> (..., V)"""
-        return ops.frozen_linear(hidden, self.head, transposed=True)
+        return frozen_linear(hidden, self.head, transposed=True)
 
     def loss(self, ids: ArrayLike, targets: ArrayLike, padding_mask: np.ndarray | None = None) -> Tensor:
         """As ``GPT.loss``."""
-        return ops.frozen_linear_cross_entropy(self.hidden_states(ids, padding_mask), self.head, targets)
+        return frozen_linear_cross_entropy(self.hidden_states(ids, padding_mask), self.head, targets)
 
 
 def load_quantized(checkpoint: Checkpoint) -> QuantizedGPT:

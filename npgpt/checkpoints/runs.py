@@ -15,8 +15,8 @@ matrices may be in blocks (safetensors.py), as kernels/packed.py packs them for 
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
 holds the model's configuration and the state as JSON. If an adapter is trained, the weights are the adapter's alone,
-and the metadata says where the model beneath it is (adapters/files.py). Both files are ordinary safetensors, which other
-tools open too.
+and the metadata says where the model beneath it is (adapters/files.py). Both files are ordinary safetensors, which
+other tools open too.
 """
 
 import json

@@ -4,8 +4,6 @@ from npgpt.ops.attention import causal_self_attention
 from npgpt.ops.cross_entropy import cross_entropy
 from npgpt.ops.dropout import dropout
 from npgpt.ops.embedding import embedding
-from npgpt.ops.frozen_linear import frozen_linear
-from npgpt.ops.frozen_linear_cross_entropy import frozen_linear_cross_entropy
 from npgpt.ops.gelu import gelu, gelu_tanh
 from npgpt.ops.layernorm import layernorm
 from npgpt.ops.linear import linear
@@ -20,8 +18,6 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
-    "frozen_linear",
-    "frozen_linear_cross_entropy",
     "gelu",
     "gelu_tanh",
     "layernorm",

@@ -10,6 +10,7 @@ from npgpt.signals import StopRequest
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
+from npgpt.training.memory import describe
 from npgpt.training.run import Run
 
 
@@ -18,10 +19,8 @@ def execute(run: Run) -> None:
     precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
     c = run.model.config
-    log(
-        f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
-        f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
-    )
+    log(describe(run.stored, run.settings.batch_size, run.plan.context))
+    log(f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}")
     # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,
@@ -29,7 +28,8 @@ def execute(run: Run) -> None:
     ):
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
-        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
+        batch_size, context, adapter = run.settings.batch_size, run.plan.context, run.stored.to_compile()
+        compile_for_training(c, batch_size, context, prompt, lambda: stop.requested, **adapter)
         run.progress.skip()
         run.saver.start()
         try:

@@ -21,6 +21,7 @@ from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
 from npgpt.gpt import GPT
 from npgpt.name_patterns import matching, split_patterns
+from npgpt.precompile import AdapterToCompile
 from npgpt.training.settings import TrainSettings
 
 
@@ -40,6 +41,11 @@ class StoredModel:
     def metadata(self) -> dict[str, str]:
         """What the files say besides the model's configuration."""
         return {} if self.adapter is None else metadata_of(self.adapter)
+
+    def to_compile(self) -> dict[str, AdapterToCompile]:
+        """What ``compile_for_training`` must know of the adapter, if there is one."""
+        a = self.adapter
+        return {} if a is None else {"adapter": AdapterToCompile(a.config.rank, a.config.dropout, a.base_format)}
 
     def write_beside(self, folder: Path) -> None:
         """Write what other tools read beside the run's own files: an adapter as peft has it. Raises CheckpointError."""
