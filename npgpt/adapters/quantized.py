@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.adapters.frozen import frozen_linear, frozen_linear_cross_entropy
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
@@ -41,16 +41,16 @@ class FrozenLinear(Module):
 
 
 class FrozenEmbedding(Module):
-    """A table of rows in bfloat16: ids (...) -> (..., C) of float32."""
+    """A table of rows in bfloat16: ids (...) -> (..., C) of ``dtype``."""
 
-    def __init__(self, table: BF16Matrix):
-        self.table = table
+    def __init__(self, table: BF16Matrix, dtype: np.dtype):
+        self.table, self.dtype = table, dtype
 
     def forward(self, ids: ArrayLike) -> Tensor:
         ids = np.asarray(ids)
         check_ids(ids, self.table.shape[0])
         rows = BF16Matrix((ids.size, self.table.shape[1]), self.table.codes[ids.reshape(-1)]).rows()
-        return Tensor(rows.reshape(*ids.shape, -1))
+        return Tensor(rows.reshape(*ids.shape, -1).astype(self.dtype, copy=False))
 
     @property
     def weight(self) -> Tensor:
@@ -87,13 +87,15 @@ class QuantizedGPT(GPT):
         return frozen_linear_cross_entropy(self.hidden_states(ids, padding_mask), self.head, targets)
 
 
-def load_quantized(checkpoint: Checkpoint) -> QuantizedGPT:
+def load_quantized(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> QuantizedGPT:
     """The model of a checkpoint, its matrices put into few bits one after the other, a few rows at a time.
 
     So no more than a piece of one matrix is in memory as float32 (all of it, if the file has it the other way round).
     Raises CheckpointError if an element is not finite.
+
+    dtype   of everything that is not in few bits, and so of what is computed: float64 for checking
     """
-    model = cast(QuantizedGPT, QuantizedGPT.empty(checkpoint.config))
+    model = cast(QuantizedGPT, QuantizedGPT.empty(checkpoint.config, dtype))
     tensors, bad = checkpoint.streaming(), []
 
     def in_few_bits(name, to):
@@ -108,9 +110,9 @@ def load_quantized(checkpoint: Checkpoint) -> QuantizedGPT:
             for name, linear in [child for child in module.children() if isinstance(child[1], Linear)]:
                 matrix = in_few_bits(f"h.{i}.{part}.{name}.weight", to_nf4)
                 setattr(module, name, FrozenLinear(matrix, linear.bias))
-    model.wte = FrozenEmbedding(in_few_bits("wte.weight", to_bf16))
+    model.wte = FrozenEmbedding(in_few_bits("wte.weight", to_bf16), np.dtype(dtype))
     if not checkpoint.config.tie_weights:
-        model.lm_head = FrozenEmbedding(in_few_bits("lm_head.weight", to_bf16))
+        model.lm_head = FrozenEmbedding(in_few_bits("lm_head.weight", to_bf16), np.dtype(dtype))
     bad += [name for name, p in model.named_parameters() if not tensors[name].copy_to(allocate(p))]
     checkpoint.release_pages()
     if bad:

@@ -34,7 +34,7 @@ def few_bits_matmul_numba(
     a: np.ndarray, matrix: FewBits, transposed: bool = False, bias: np.ndarray | None = None
 ) -> np.ndarray:
     """Columns of the result in parallel; each thread makes a square of W at a time, and multiplies with it."""
-    if a.dtype != np.float32:
+    if a.dtype != np.float32 or not a.size:
         return few_bits_matmul_numpy(a, matrix, transposed, bias)
     _check(a, matrix, transposed, bias)
     a = np.ascontiguousarray(a)

@@ -35,7 +35,7 @@ def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.
         return kernels.dropout(rows, p, seed) if p else rows
 
     u = kernels.matmul(dropped(rows), a)
-    z = kernels.matmul(u, b * b.dtype.type(scale), add_to=np.array(y.data).reshape(N, O))
+    z = kernels.matmul(u, b * b.dtype.type(scale), add_to=np.array(y.data, order="C").reshape(N, O))
 
     def backward(dz, needs):
         dz_rows = dz.reshape(N, O)
