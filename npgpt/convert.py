@@ -55,8 +55,8 @@ def _check_merge(given) -> None:
     adapter = find_adapter(given.src, given.checkpoint) if os.path.exists(given.src) else None
     if adapter is not None and not given.merge:
         raise ConfigError(
-            f"{given.src} is an adapter, and so a small part of a model: --merge writes the model that it makes of its\n"
-            f"base, --to peft the adapter alone"
+            f"{given.src} is an adapter: --merge writes the model that it makes of its base, and --to peft\n"
+            "the adapter alone"
         )
     if adapter is None and given.merge:
         raise ConfigError(f"{given.src} is no adapter: there is nothing to --merge")
@@ -67,9 +67,8 @@ def _write_adapter(given) -> int:
     from npgpt.checkpoints import check_can_write
 
     if given.merge or given.dtype:
-        raise ConfigError(
-            f"--to peft writes an adapter alone, in float32: leave out --{'merge' if given.merge else 'dtype'}"
-        )
+        flag = "--merge" if given.merge else "--dtype"
+        raise ConfigError(f"--to peft writes an adapter alone, in float32: leave out {flag}")
     check_can_write(given.dst)
     adapter = open_adapter(given.src, given.checkpoint)
     write_peft(given.dst, adapter)

@@ -63,7 +63,10 @@ def _multiply(a, codes, scales, largest, mean, words, dynamic, N, transposed, bi
     steps = (columns + BLOCK - 1) // BLOCK
     for part in prange(parts):
         begin, end = steps * part // parts * BLOCK, min(columns, steps * (part + 1) // parts * BLOCK)
-        square = np.empty((SIDE, SIDE), np.float32)
+        across, down = min(SIDE, (end - begin + BLOCK - 1) // BLOCK * BLOCK), min(SIDE, depth)
+        if transposed:
+            across, down = min(SIDE, (depth + BLOCK - 1) // BLOCK * BLOCK), min(SIDE, end - begin)
+        square = np.empty((down, across), np.float32)
         address = np.int64(square.ctypes.data)
         for j in range(begin, end, SIDE):
             n = min(SIDE, end - j)
@@ -74,11 +77,11 @@ def _multiply(a, codes, scales, largest, mean, words, dynamic, N, transposed, bi
                 factor = np.int64(a.ctypes.data) + k * size
                 if transposed:
                     _widen(codes, scales, largest, mean, words, dynamic, N, j, j + n, k, k + deep, square)
-                    gemm(M, n, deep, factor, depth, 1, address, 1, SIDE, start, start_row, out, columns, dtype_tag)
+                    gemm(M, n, deep, factor, depth, 1, address, 1, across, start, start_row, out, columns, dtype_tag)
                 else:
                     _widen(codes, scales, largest, mean, words, dynamic, N, k, k + deep, j, j + n, square)
-                    gemm(M, n, deep, factor, depth, 1, address, SIDE, 1, start, start_row, out, columns, dtype_tag)
-        square[0, 0] = 0  # keep it alive: Numba frees an array after its last use, and using its address does not count
+                    gemm(M, n, deep, factor, depth, 1, address, across, 1, start, start_row, out, columns, dtype_tag)
+        square[:1] = 0  # keep it alive: Numba frees an array after its last use, and using its address does not count
 
 
 @jit

@@ -54,6 +54,8 @@ def parse_rates(text: str) -> dict[str, float]:
 
 def check_parts(settings: Any) -> None:
     """Raise ConfigError if flags don't go together. ``settings``: a TrainSettings."""
+    if not settings.texts:  # a run to be resumed, which keeps its own and says so
+        return
     given = [name for name in LORA if getattr(settings, name) is not None]
     if settings.lora_rank is None and given:
         raise ConfigError(f"{as_flag(given[0])} is of an adapter: give its rank, as in --lora-rank 8")

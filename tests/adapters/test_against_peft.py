@@ -116,7 +116,9 @@ def test_peft_loads_what_we_write(targets, tmp_path):
     write_peft(tmp_path / "adapter", adapter)
     from transformers import AutoModelForCausalLM
 
-    other = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    other = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
     attach(model, adapter)
     logits = other.eval()(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
     np.testing.assert_allclose(model(IDS).data, logits, rtol=0, atol=2e-5)

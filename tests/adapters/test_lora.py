@@ -1,4 +1,4 @@
-"""Adapters beside a model: attached, switched, removed; what they share, what trains, and what generating makes of them."""
+"""Adapters beside a model: attached, switched, removed; what they share, what trains, what is generated with them."""
 
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ def test_mistakes(call, words):
 
 
 def test_an_adapter_of_another_model():
-    for config, words in ((dict(n_layer=1), "no such linear layer"), (dict(n_embd=8), "the model's matrix of")):
+    for config, words in (({"n_layer": 1}, "no such linear layer"), ({"n_embd": 8}, "the model's matrix of")):
         with pytest.raises(ConfigError, match=words):
             attach(base_model(**config), random_adapter())
 

@@ -1,8 +1,8 @@
 """A tiny model, its adapters, and both in transformers and peft."""
 
 import numpy as np
-from helpers.models import as_checkpoint, with_random_parameters
 
+from helpers.models import as_checkpoint, with_random_parameters
 from npgpt.adapters import LoRAConfig, new_adapter
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig

@@ -126,7 +126,9 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("a", "transposed", "bias"), [((2, 5), False, None), ((2, 4), True, None), ((2, 4), False, (4,))])
+@pytest.mark.parametrize(
+    ("a", "transposed", "bias"), [((2, 5), False, None), ((2, 4), True, None), ((2, 4), False, (4,))]
+)
 def test_shapes_that_do_not_fit(a, transposed, bias):
     matrix = to_nf4([weights(4, 5)], (4, 5))
     for product in (few_bits_matmul_numba, few_bits_matmul_numpy):

@@ -18,7 +18,11 @@ def test_stored(case):
 def test_against_torch(data, rows, I, r, O):
     shapes = {"y": (*rows, O), "x": (*rows, I), "A": (I, r), "B": (r, O)}
     inputs = {name: data.draw(normal(shape)) for name, shape in shapes.items()}
-    options = {"scale": data.draw(st.sampled_from([0.25, 1.0, 2.0])), "p": data.draw(st.sampled_from([0.0, 0.5])), "seed": 3}
+    options = {
+        "scale": data.draw(st.sampled_from([0.25, 1.0, 2.0])),
+        "p": data.draw(st.sampled_from([0.0, 0.5])),
+        "seed": 3,
+    }
     # Two products after one another: the first one's rounding is multiplied by the second's factors.
     size = np.abs(inputs["x"]).sum(axis=-1).max(initial=1) * np.abs(inputs["A"]).max(initial=1)
     check("lora", inputs, options, max(1.0, float(size) * np.abs(inputs["B"]).max(initial=1)))

@@ -1,0 +1,238 @@
+"""Runs that train an adapter: what they store, how they go on, and what the commands make of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TEXT
+from helpers.commands import QUICK, TINY, assert_refused, command, everything, refused, train
+
+from npgpt import GPT, load
+from npgpt.adapters import attach, load_quantized, open_adapter
+from npgpt.checkpoints import open_checkpoint, runs
+from npgpt.checkpoints.runs import load_checkpoint
+from npgpt.training import execute
+
+# Windows of 8 tokens, two micro-batches of 2, dropout in the model and in the adapter.
+LORA = ("text.txt", "--init-from", "base", "--lora-rank", 3, "--lora-dropout", 0.2, "--dropout", 0.1, "--lr", 0.02)
+LORA += ("--batch-size", 2, "--grad-accum", 2, "--stride", 25, "--max-steps", 6, "--eval-every", 3, "--eval-batches", 2)
+LORA += ("--sample-every", 3, "--sample-tokens", 3, "--seed", 3)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a base, and with runs lora and nf4 that trained adapters beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    train(folder, "text.txt", *TINY, "--max-steps", 30, "--lr", 0.01, "--sample-every", 0, "--out", "base")
+    for name, held in (("lora", "f32"), ("nf4", "nf4")):
+        _, ended = train(folder, *LORA, "--lora-base", held, "--out", name)
+        (folder / f"{name}.log").write_text(ended.err)
+    return folder
+
+
+def logits(model, ids=(72, 101, 32, 106)):
+    return model(np.array([ids])).data
+
+
+EACH = pytest.mark.parametrize("name", ["lora", "nf4"])
+
+
+@EACH
+def test_a_run_stores_the_adapter_its_moments_and_where_the_base_is(trained, name):
+    weights, moments, state = load_checkpoint(trained / name / "last.safetensors")
+    assert len(weights) == 8
+    assert all(key.endswith((".lora.A", ".lora.B")) for key in weights)
+    assert moments.keys() == {f"{kind}.{key}" for kind in ("exp_avg", "exp_avg_sq") for key in weights}
+    assert state["step"] == 6
+    adapter = open_adapter(trained / name)
+    assert adapter.base == str(trained / "base")
+    assert len(adapter.checksum) == 64
+    assert adapter.base_format == ("nf4" if name == "nf4" else "f32")
+    assert all(np.abs(B).max() > 1e-3 for _, B in adapter.matrices.values())  # it has learnt
+
+
+@EACH
+def test_what_a_run_says_before_it_trains(trained, name):
+    log = (trained / f"{name}.log").read_text()
+    assert "model: 3,024 parameters: 1 layers, 2 heads, 8 wide\n" in log
+    held = "frozen, in NF4 and bfloat16" if name == "nf4" else "frozen"
+    assert f"       {held}; an adapter of rank 3 beside 4 layers\n" in log
+    assert "       384 parameters are trained, 12.70% of that number\n" in log
+    assert "memory: weights 0.0 MB, gradients and moments 0.0 MB, activations up to " in log
+
+
+@EACH
+def test_the_model_of_a_run_is_the_one_that_was_trained(trained, name):
+    """The base as it was held, with the adapter."""
+    base, adapter = open_checkpoint(trained / "base"), open_adapter(trained / name)
+    model = load_quantized(base) if name == "nf4" else load(trained / "base")
+    before = logits(model)
+    attach(model, adapter)
+    found = logits(load(trained / name))
+    np.testing.assert_allclose(found, logits(model), rtol=0, atol=1e-5)
+    assert np.abs(found - before).max() > 1e-3
+    best = logits(load(trained / name, checkpoint="best"))
+    assert best.shape == found.shape
+
+
+@EACH
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of, **adapter: None)
+    (tmp_path / "text.txt").write_text(TEXT)
+    shutil.copytree(trained / "base", tmp_path / "base")
+    for place in (9, 16):  # in a step's second batch; in an evaluation
+        _interrupted_at(monkeypatch, place)
+        ended = command(
+            "train", *LORA, "--lora-base", "nf4" if name == "nf4" else "f32", "--out", f"at{place}", cwd=tmp_path
+        )
+        assert "stopped after step" in ended.err
+        _interrupted_at(monkeypatch, 0)
+        assert command("train", "--resume", f"at{place}", cwd=tmp_path).out.startswith("trained 6 steps")
+        found, expected = everything(tmp_path / f"at{place}"), everything(trained / name)
+        assert found["arrays"] == expected["arrays"]
+        assert found["state"] == expected["state"]
+        assert found["metrics"] == expected["metrics"]
+
+
+def _interrupted_at(monkeypatch, place):
+    """Press Ctrl-C while the loss is computed for the place-th time from now."""
+    import signal
+
+    from npgpt.adapters.quantized import QuantizedGPT
+
+    left = [place]
+
+    def counted(loss):
+        def of(self, *batch):
+            left[0] -= 1
+            if left[0] == 0:
+                signal.raise_signal(signal.SIGINT)
+            return loss(self, *batch)
+
+        return of
+
+    monkeypatch.undo()
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of, **adapter: None)
+    for model in (GPT, QuantizedGPT):
+        monkeypatch.setattr(model, "loss", counted(model.loss))
+
+
+def test_sampling(trained):
+    typed = ("--max-new-tokens", 60, "--seed", 1, "--prompt", "The")
+    alone = command("sample", "--model", "base", *typed, cwd=trained)
+    texts = [
+        command("sample", *of, *typed, cwd=trained)
+        for of in (("--model", "lora"), ("--adapter", "lora"), ("--adapter", "lora/last.safetensors"),
+                   ("--model", "base", "--adapter", "lora"))
+    ]  # fmt: skip
+    assert {(ended.code, ended.out) for ended in texts} == {(0, texts[0].out)}
+    assert texts[0].out != alone.out
+
+
+def test_merging_and_peft(trained, tmp_path):
+    for arguments in (("lora", tmp_path / "merged", "--merge"), ("nf4", tmp_path / "q.safetensors", "--merge"),
+                      ("lora", tmp_path / "peft", "--to", "peft")):  # fmt: skip
+        assert command("convert", *arguments, cwd=trained).code == 0
+    np.testing.assert_allclose(logits(load(tmp_path / "merged")), logits(load(trained / "lora")), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(logits(load(tmp_path / "q.safetensors")), logits(load(trained / "nf4")))
+    np.testing.assert_array_equal(logits(load(tmp_path / "peft")), logits(load(trained / "lora")))
+    for path in (tmp_path / "peft", trained / "lora"):  # the run's own folder is peft's as well
+        assert json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+            trained / "base"
+        )
+    first, second = (
+        (path / "adapter_model.safetensors").read_bytes() for path in (tmp_path / "peft", trained / "lora")
+    )
+    assert first == second
+    assert "format      adapter of rank 3 beside run of npgpt" in command("info", "lora", cwd=trained).out
+
+
+def test_an_adapter_beside_what_an_adapter_made(trained, tmp_path):
+    """Its base is the merged model, which is not written anywhere."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, _ = train(tmp_path, *LORA, "--init-from", trained / "lora", "--max-steps", 2, "--out", "second")
+    model = load(trained / "lora")
+    attach(model, open_adapter(run))
+    np.testing.assert_allclose(logits(load(run)), logits(model), rtol=0, atol=1e-5)
+
+
+def test_a_base_that_has_changed_or_is_gone(trained, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    shutil.copytree(trained / "base", tmp_path / "base")
+    train(tmp_path, *LORA, "--max-steps", 2, "--out", "run")
+    weights = tmp_path / "base" / "last.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for typed in (("train", "--resume", "run", "--max-steps", 4), ("sample", "--model", "run")):
+        refused(*typed, cwd=tmp_path, words=["base", "has changed since the adapter was trained"])
+    # A base that is named is taken as it is.
+    assert command("sample", "--model", "base", "--adapter", "run", "--max-new-tokens", 2, cwd=tmp_path).code == 0
+    weights.write_bytes(whole)
+    assert command("sample", "--model", "run", "--max-new-tokens", 2, cwd=tmp_path).code == 0
+    (tmp_path / "base").rename(tmp_path / "moved")
+    for typed in (("train", "--resume", "run", "--max-steps", 4), ("sample", "--model", "run")):
+        refused(*typed, cwd=tmp_path, words=["base: there is no such file or folder"])
+
+
+def test_an_adapter_that_is_its_own_base(trained, tmp_path):
+    shutil.copytree(trained / "lora", tmp_path / "peft")
+    for name in ("config.json", "last.safetensors", "best.safetensors"):
+        (tmp_path / "peft" / name).unlink()
+    config = tmp_path / "peft" / "adapter_config.json"
+    values = json.loads(config.read_text())
+    for base, words in ((str(tmp_path / "peft"), "is its own base"), (None, "doesn't say which model")):
+        config.write_text(json.dumps(values | {"base_model_name_or_path": base}))
+        refused("sample", "--model", tmp_path / "peft", cwd=trained, words=[words])
+
+
+def test_an_adapter_of_another_model(trained, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    train(tmp_path, "text.txt", *QUICK, "--n-embd", 16, "--out", "other")
+    refused("sample", "--model", "other", "--adapter", trained / "lora", cwd=tmp_path, words=["it is another model's"])
+
+
+MISTAKES = {
+    "an adapter of nothing": (("text.txt", "--lora-rank", 2), "name that model, as in --init-from"),
+    "no rank": (("text.txt", "--init-from", "base", "--lora-alpha", 2), "give its rank, as in --lora-rank 8"),
+    "no layer": ((*LORA, "--lora-targets", "wte"), "'wte' is no linear layer of a block: there are attn.c_attn"),
+    "a large rank": ((*LORA, "--lora-rank", 9), "rank 9 is above the size of h.0.attn.c_attn, 8 x 24"),
+    "a base that there isn't": ((*LORA, "--lora-base", "int3"), "'int3' is none of f32, nf4"),
+    "the base": ((*LORA, "--train-only", "wte"), "nothing is left to train"),
+    "resumed with others": (("--resume", "lora", "--lora-rank", 4), "keeps these settings: leave out --lora-rank"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_in_training(trained, case):
+    arguments, words = MISTAKES[case]
+    refused("train", *arguments, cwd=trained, words=[words])
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("lora", "new"), "--merge writes the model"),
+    (("base", "new", "--merge"), "is no adapter: there is nothing to --merge"),
+    (("base", "new", "--to", "peft"), "is no adapter: neither a run"),
+    (("lora", "new", "--to", "peft", "--merge"), "leave out --merge"),
+    (("lora", "new", "--to", "peft", "--dtype", "F16"), "leave out --dtype"),
+    (("lora", "base", "--to", "peft"), "base is there already"),
+])  # fmt: skip
+def test_mistakes_in_converting(trained, arguments, words):
+    assert_refused(command("convert", *arguments, cwd=trained), words)
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    (b'\\"rank\\": 3', b'\\"rank\\": 2', "is none of rank 2"),
+    (b'\\"base_format\\": \\"f32\\"', b'\\"base_format\\": \\"f31\\"', "an adapter's description was expected"),
+    (b'\\"alpha\\": 6.0', b'\\"alpha\\": -60', "alpha must be a number above 0"),
+    (b'"h.0.mlp.c_fc.lora.A"', b'"h.0.mlp.c_fd.lora.A"', "lacks some of the adapter's tensors"),
+    (b'"h.0.mlp.c_fc.lora.A"', b'"h.0.mlp.c_fc.lora.C"', "has an unexpected tensor 'h.0.mlp.c_fc.lora.C'"),
+])  # fmt: skip
+def test_damaged_runs(trained, tmp_path, old, new, words):
+    shutil.copytree(trained / "lora", tmp_path / "run")
+    path = tmp_path / "run" / runs.LAST_FILE
+    whole = path.read_bytes()
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    refused("sample", "--model", "run", cwd=tmp_path, words=[path.name, words])
