@@ -44,7 +44,7 @@ def few_bits_matmul_numba(
     others = (matrix.scales, matrix.largest, matrix.mean) if isinstance(matrix, NF4Matrix) else _NOTHING
     begin = 0 if bias is None else bias.ctypes.data
     threads, tag = numba.get_num_threads(), gemm_dtype_tag(c.dtype)
-    _multiply(a, matrix.codes, *others, _WORDS, DYNAMIC, N, transposed, begin, c, threads, tag, work=K * N)
+    _multiply(a, matrix.codes, *others, _WORDS, DYNAMIC, transposed, begin, c, threads, tag, work=K * N)
     return c
 
 
@@ -57,7 +57,7 @@ def _check(a, matrix, transposed, bias):
 
 
 @parallel_jit
-def _multiply(a, codes, scales, largest, mean, words, dynamic, N, transposed, bias, c, parts, dtype_tag):
+def _multiply(a, codes, scales, largest, mean, words, dynamic, transposed, bias, c, parts, dtype_tag):
     M, columns = c.shape
     depth, size = a.shape[1], 4
     steps = (columns + BLOCK - 1) // BLOCK
@@ -76,16 +76,16 @@ def _multiply(a, codes, scales, largest, mean, words, dynamic, N, transposed, bi
                 start, start_row = (bias + j * size if bias else 0, 0) if k == 0 else (out, columns)
                 factor = np.int64(a.ctypes.data) + k * size
                 if transposed:
-                    _widen(codes, scales, largest, mean, words, dynamic, N, j, j + n, k, k + deep, square)
+                    _widen(codes, scales, largest, mean, words, dynamic, j, j + n, k, k + deep, square)
                     gemm(M, n, deep, factor, depth, 1, address, 1, across, start, start_row, out, columns, dtype_tag)
                 else:
-                    _widen(codes, scales, largest, mean, words, dynamic, N, k, k + deep, j, j + n, square)
+                    _widen(codes, scales, largest, mean, words, dynamic, k, k + deep, j, j + n, square)
                     gemm(M, n, deep, factor, depth, 1, address, across, 1, start, start_row, out, columns, dtype_tag)
         square[:1] = 0  # keep it alive: Numba frees an array after its last use, and using its address does not count
 
 
 @jit
-def _widen(codes, scales, largest, mean, words, dynamic, N, row, last_row, column, last_column, square):
+def _widen(codes, scales, largest, mean, words, dynamic, row, last_row, column, last_column, square):
     """W[row:last_row, column:last_column] -> the beginning of the square; column is a multiple of BLOCK."""
     if codes.itemsize == 2:  # bfloat16
         for r in range(last_row - row):

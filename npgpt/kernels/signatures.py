@@ -86,21 +86,10 @@ def _of_decoding() -> dict[str, tuple]:
 def _of_few_bits(tag) -> dict[str, tuple]:
     """Those of frozen weights: few_bits_matmul_nf4 and few_bits_matmul_bf16."""
     f, i64, byte = types.float32, types.int64, types.uint8
+    matrix, vector = f[:, ::1], f[::1]
     table = {}
     for name, code in (("nf4", byte), ("bf16", types.uint16)):
-        scales = byte[:, ::1], f[::1], types.float64
-        arguments = (
-            f[:, ::1],
-            code[:, ::1],
-            *scales,
-            types.uint64[::1],
-            f[::1],
-            i64,
-            types.boolean,
-            i64,
-            f[:, ::1],
-            i64,
-            tag,
-        )
-        table[f"few_bits_matmul_{name}"] = few_bits_product._multiply, arguments
+        weights = code[:, ::1], byte[:, ::1], vector, types.float64
+        others = types.uint64[::1], vector, types.boolean, i64, matrix, i64, tag
+        table[f"few_bits_matmul_{name}"] = few_bits_product._multiply, (matrix, *weights, *others)
     return table

@@ -10,7 +10,7 @@ from npgpt.signals import StopRequest
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
-from npgpt.training.memory import describe
+from npgpt.training.memory import describe_memory, describe_model
 from npgpt.training.run import Run
 
 
@@ -19,8 +19,9 @@ def execute(run: Run) -> None:
     precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
     c = run.model.config
-    log(describe(run.stored, run.settings.batch_size, run.plan.context))
+    log(describe_model(run.stored))
     log(f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}")
+    log(describe_memory(run.model, run.settings.batch_size, run.plan.context))
     # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,

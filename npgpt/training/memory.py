@@ -61,21 +61,25 @@ def _positions(model: GPT) -> list:
     return model.wpe.parameters() if model.config.position == "learned" else []
 
 
-def describe(stored: StoredModel, batch_size: int, context: int) -> str:
-    """Lines for the log: how many parameters there are, how many are trained, and what memory that takes."""
-    model, c = stored.model, stored.config
-    total, memory = _total(stored), memory_of(stored.model, batch_size, context)
-    trained = sum(p.size for p in model.trainable_parameters())
+def describe_model(stored: StoredModel) -> str:
+    """Lines for the log: how many parameters there are, and how many are trained."""
+    c, total = stored.config, _total(stored)
+    trained = sum(p.size for p in stored.model.trainable_parameters())
     lines = [f"model: {total:,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"]
-    adapter = stored.adapter
-    if adapter is not None:
-        held = "frozen, in NF4 and bfloat16" if adapter.base_format == "nf4" else "frozen"
-        lines.append(f"       {held}; an adapter of rank {adapter.config.rank} beside {len(adapter.matrices)} layers")
+    if stored.adapter is not None:
+        held = "frozen, in NF4 and bfloat16" if stored.adapter.base_format == "nf4" else "frozen"
+        beside = f"an adapter of rank {stored.adapter.config.rank} beside {len(stored.adapter.matrices)} layers"
+        lines.append(f"       {held}; {beside}")
     if trained != total:
-        lines.append(f"       {trained:,} parameters are trained, {trained / total:.2%} of the model's number")
-    mb = [f"{x / 1e6:,.1f} MB" for x in (memory.weights, memory.training, memory.activations)]
-    lines.append(f"memory: weights {mb[0]}, gradients and moments {mb[1]}, activations up to {mb[2]}")
+        lines.append(f"       {trained:,} parameters are trained, {trained / total:.2%} of that number")
     return "\n".join(lines)
+
+
+def describe_memory(model: GPT, batch_size: int, context: int) -> str:
+    """A line for the log: the memory that a run takes, and what for."""
+    memory = memory_of(model, batch_size, context)
+    mb = [f"{x / 1e6:,.1f} MB" for x in (memory.weights, memory.training, memory.activations)]
+    return f"memory: weights {mb[0]}, gradients and moments {mb[1]}, activations up to {mb[2]}"
 
 
 def _total(stored: StoredModel) -> int:
