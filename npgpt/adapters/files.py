@@ -24,6 +24,7 @@ from npgpt.adapters.quantized import as_quantized
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.checksums import check_tensor, check_texts
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
@@ -44,15 +45,17 @@ def find_adapter(path: str | Path, checkpoint: str = "last") -> Adapter | None:
     """
     path = Path(path)
     if path.is_dir():
-        is_peft = (path / CONFIG_FILE).exists()
-        if (path / runs.CONFIG_FILE).exists():
-            if not runs.is_run(path):
-                return None
-            path = runs.weights_file(path, checkpoint)
-        else:
-            return read_peft(path) if is_peft else None
+        if runs.is_run(path):
+            trains_one = runs.read_run_config(path)[1].get("lora_rank") is not None
+            return runs.first_whole(path, checkpoint, _of_file) if trains_one else None
+        is_peft = (path / CONFIG_FILE).exists() and not (path / runs.CONFIG_FILE).exists()
+        return read_peft(path) if is_peft else None
     if path.name == WEIGHTS_FILE and path.with_name(CONFIG_FILE).exists():
         return read_peft(path.parent)
+    return _of_file(path)
+
+
+def _of_file(path: Path) -> Adapter | None:
     file = MappedFile(path)
     if file.format().name != "safetensors":
         return None
@@ -88,7 +91,7 @@ def metadata_of(adapter: Adapter) -> dict[str, str]:
 
 
 def _of_run(file: MappedFile, tensors: Mapping[str, LazyTensor], metadata: dict[str, str]) -> Adapter:
-    source = f"{file.path}: __metadata__ {METADATA_KEY}"
+    source, sums = f"{file.path}: __metadata__ {METADATA_KEY}", check_texts(metadata, file.path)
     match parse_json(metadata[METADATA_KEY], source):
         case {
             "rank": rank, "alpha": alpha, "dropout": dropout, "targets": list(targets), "base": str(base),
@@ -110,6 +113,7 @@ def _of_run(file: MappedFile, tensors: Mapping[str, LazyTensor], metadata: dict[
             raise CheckpointError(f"{file.path} has an unexpected tensor {name[:100]!r}")
         if len(tensor.shape) != 2 or tensor.shape[found[2] == "A"] != rank or not tensor.is_float:
             raise CheckpointError(f"{file.path}: tensor {name} of {tensor.dtype} {tensor.shape} is none of rank {rank}")
+        check_tensor(name, tensor.numpy(), sums, file.path)
         array = np.empty(tensor.shape, np.float32)
         if not tensor.copy_to(array):
             raise CheckpointError(f"{file.path}: NaN or infinity in {name!r}")

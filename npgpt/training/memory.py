@@ -1,37 +1,22 @@
-"""What a run is about to train, and the memory that it will take, worked out from the shapes before it begins."""
+"""How much of its model a run trains, and what memory a step takes if that is not all of it."""
 
-from dataclasses import dataclass
-
+from npgpt.adapters import frozen
 from npgpt.adapters.quantized import QuantizedGPT
-from npgpt.gpt import GPT, parameter_shapes
+from npgpt.gpt import GPT
 from npgpt.layers import Block
+from npgpt.ops.linear_cross_entropy import ROWS
+from npgpt.training.estimate import parameters
 from npgpt.training.trainable import StoredModel
 
-HEAD_ROWS = {False: 384, True: 128}  # of logits at a time: ops/linear_cross_entropy.py; adapters/frozen.py
 
+def partial_step_bytes(model: GPT, batch_size: int, context: int) -> int:
+    """The most memory that a training step holds besides weights and moments, where some of the model is frozen.
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a run's arrays. Python, NumPy and compiled kernels beneath take some 200 MB more."""
-
-    weights: int
-    training: int  # gradients, and AdamW's two moments
-    activations: int  # the most that a training step has at once
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.training + self.activations
-
-
-def memory_of(model: GPT, batch_size: int, context: int) -> Memory:
-    """The memory of training steps on batches of ``batch_size`` sequences of ``context`` tokens."""
-    weights = sum(p.data.nbytes for p in model.parameters())
-    is_quantized = isinstance(model, QuantizedGPT)
-    if isinstance(model, QuantizedGPT):
-        weights += sum(matrix.nbytes for matrix in model.matrices())
-    trained = sum(p.data.nbytes for p in model.trainable_parameters())
+    ``estimate.step_bytes`` is that of a whole model. A block keeps activations for its backward pass if a gradient goes
+    into it: if something in it, or before it, is trained. With ``recompute`` it keeps its input alone.
+    """
+    gradients = sum(p.data.nbytes for p in model.trainable_parameters())
     c, rows, size = model.config, batch_size * context, model.ln_f.weight.dtype.itemsize
-    # A block's activations are kept if a gradient goes into it: if something in it or before it is trained.
     needed = [any(p.requires_grad for p in [*model.wte.parameters(), *_positions(model)])]
     for block in model.h:
         needed.append(needed[-1] or bool(block.trainable_parameters()))
@@ -41,9 +26,9 @@ def memory_of(model: GPT, batch_size: int, context: int) -> Memory:
         kept, passing = c.n_embd * len(widths), passing + max(widths, default=0)
     else:
         kept = sum(widths)
-    logits = min(rows, HEAD_ROWS[is_quantized]) * c.vocab_size
+    logits = min(rows, frozen.ROWS if isinstance(model, QuantizedGPT) else ROWS) * c.vocab_size
     most = rows * (kept + 2 * c.n_embd) + max(logits, rows * passing)
-    return Memory(weights, 3 * trained, most * size)
+    return gradients + most * size
 
 
 def _kept(block: Block, C: int, inner: int) -> int:
@@ -63,7 +48,7 @@ def _positions(model: GPT) -> list:
 
 def describe_model(stored: StoredModel) -> str:
     """Lines for the log: how many parameters there are, and how many are trained."""
-    c, total = stored.config, _total(stored)
+    c, total = stored.config, parameters(stored.config)
     trained = sum(p.size for p in stored.model.trainable_parameters())
     lines = [f"model: {total:,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"]
     if stored.adapter is not None:
@@ -73,16 +58,3 @@ def describe_model(stored: StoredModel) -> str:
     if trained != total:
         lines.append(f"       {trained:,} parameters are trained, {trained / total:.2%} of that number")
     return "\n".join(lines)
-
-
-def describe_memory(model: GPT, batch_size: int, context: int) -> str:
-    """A line for the log: the memory that a run takes, and what for."""
-    memory = memory_of(model, batch_size, context)
-    mb = [f"{x / 1e6:,.1f} MB" for x in (memory.weights, memory.training, memory.activations)]
-    return f"memory: weights {mb[0]}, gradients and moments {mb[1]}, activations up to {mb[2]}"
-
-
-def _total(stored: StoredModel) -> int:
-    """The number of the model's own parameters, those in few bits too, without an adapter's."""
-    shapes = parameter_shapes(stored.config).values()
-    return sum(shape[0] * (shape[1] if len(shape) == 2 else 1) for shape in shapes)
