@@ -180,12 +180,11 @@ def _open(settings, path):
     from npgpt.adapters.files import open_adapter, with_adapter
     from npgpt.checkpoints import open_checkpoint
 
-    if settings.adapter is None:
-        return open_checkpoint(path, settings.checkpoint)
-    adapter = open_adapter(settings.adapter, settings.checkpoint)
-    if settings.model is None:
-        return open_checkpoint(path, settings.checkpoint)
-    return with_adapter(open_checkpoint(settings.model), adapter)
+    if settings.adapter is not None:
+        adapter = open_adapter(settings.adapter, settings.checkpoint)
+        if settings.model is not None:  # which is taken as the base, whatever the adapter says
+            return with_adapter(open_checkpoint(settings.model), adapter)
+    return open_checkpoint(path, settings.checkpoint)
 
 
 def _sampling(settings, tokenizer, vocab_size):

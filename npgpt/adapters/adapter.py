@@ -1,8 +1,10 @@
 """An adapter by itself: what it is, and its arrays, apart from any model."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -41,6 +43,13 @@ class LoRAConfig:
             raise ConfigError(f"an adapter's dropout must be from 0 up to, not including, 1: {self.dropout!r}")
         object.__setattr__(self, "alpha", float(self.alpha or 2 * self.rank))
 
+    @classmethod
+    def from_file(cls, rank: Any, alpha: Any, dropout: Any, targets: Iterable[str]) -> "LoRAConfig":
+        """Numbers as a file has them, of any type: an alpha of 0 isn't left out there, and can't be."""
+        if alpha == 0:
+            raise ConfigError("an adapter's alpha must be a number above 0, not 0")
+        return cls(rank, alpha, dropout, tuple(targets))
+
     @property
     def scale(self) -> float:
         """s in y = x W + b + s x A B"""
@@ -74,12 +83,6 @@ class Adapter:
                 raise ConfigError(f"the adapter has a part for {name[:100]!r}, and the model no such linear layer")
             if found != shape:
                 raise ConfigError(f"the adapter's part for {name} is of {found}, and the model's matrix of {shape}")
-
-    def astype(self, dtype: DTypeLike) -> "Adapter":
-        """The same with copies of all arrays in another dtype."""
-        return replace(
-            self, matrices={name: (A.astype(dtype), B.astype(dtype)) for name, (A, B) in self.matrices.items()}
-        )
 
     def num_parameters(self) -> int:
         return sum(A.size + B.size for A, B in self.matrices.values())

@@ -101,7 +101,7 @@ def _of_run(file: MappedFile, tensors: Mapping[str, LazyTensor], metadata: dict[
         case values:
             raise CheckpointError(f"{source}: an adapter's description was expected, not {reprlib.repr(values)}")
     try:
-        config = LoRAConfig(rank, alpha, dropout, tuple(targets))
+        config = LoRAConfig.from_file(rank, alpha, dropout, targets)
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from None
     matrices: dict[str, dict[str, np.ndarray]] = {}

@@ -102,7 +102,7 @@ def _config(values: dict, source: str) -> LoRAConfig:
     if not isinstance(targets, list) or any(t not in _TARGETS for t in targets) or values.get("layers_to_transform"):
         targets = []  # something that needs a look at the arrays
     try:
-        config = LoRAConfig(rank, alpha, dropout, tuple(targets))
+        config = LoRAConfig.from_file(rank, alpha, dropout, targets)
         # It multiplies by alpha / sqrt(r), so it is another alpha.
         return replace(config, alpha=config.alpha * rank**0.5) if rank_stabilised else config
     except ConfigError as error:

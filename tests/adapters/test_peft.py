@@ -74,6 +74,7 @@ REFUSED = {
     "use_rslora": ("yes", "use_rslora: true or false"),
     "r": (3, "with 3 rows, as r says"),
     "lora_alpha": ("16", "alpha must be a number"),
+    "lora_alpha ": (0, "alpha must be a number above 0"),
     "lora_dropout": (1.5, "dropout must be from 0"),
     "base_model_name_or_path": (7, "base_model_name_or_path: a name was expected"),
 }
@@ -82,7 +83,7 @@ REFUSED = {
 @pytest.mark.parametrize("key", REFUSED)
 def test_settings_that_change_what_is_computed(folder, key):
     value, words = REFUSED[key]
-    change(folder, **{key: value})
+    change(folder, **{key.strip(): value})
     with pytest.raises(CheckpointError) as error:
         read_peft(folder)
     assert words in str(error.value)

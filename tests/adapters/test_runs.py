@@ -167,7 +167,7 @@ def test_a_base_that_has_changed_or_is_gone(trained, tmp_path):
     train(tmp_path, *LORA, "--max-steps", 2, "--out", "run")
     weights = tmp_path / "base" / "last.safetensors"
     whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    weights.write_bytes((tmp_path / "base" / "step-000000.safetensors").read_bytes())
     for typed in (("train", "--resume", "run", "--max-steps", 4), ("sample", "--model", "run")):
         refused(*typed, cwd=tmp_path, words=["base", "has changed since the adapter was trained"])
     # A base that is named is taken as it is.
@@ -244,6 +244,7 @@ def renamed(new):
     (described(rank=2), "is none of rank 2"),
     (described(rank="3"), "rank must be a whole number"),
     (described(alpha=-6.0), "alpha must be a number above 0"),
+    (described(alpha=0), "alpha must be a number above 0"),
     (described(base_format="f31"), "an adapter's description was expected"),
     (described(checksum=...), "an adapter's description was expected"),
     (described(other=1), "an adapter's description was expected"),
