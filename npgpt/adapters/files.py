@@ -169,7 +169,7 @@ def with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         adapter.check(base.config)
     except ConfigError as error:
         raise CheckpointError(f"{adapter.source}: {error}: it is another model's") from None
-    tensors = as_quantized(base.tensors) if adapter.base_format == "nf4" else dict(base.tensors)
+    tensors = as_quantized(base) if adapter.base_format == "nf4" else dict(base.tensors)
     for layer, (A, B) in adapter.matrices.items():
         name = f"{layer}.weight"
         tensors[name] = _plus(tensors[name], A, B * np.float32(adapter.config.scale))

@@ -122,21 +122,22 @@ def load_quantized(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> Qua
     return model
 
 
-def as_quantized(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+def as_quantized(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
     """The tensors of a checkpoint as ``load_quantized`` holds them: rounded to NF4 and bfloat16, and float32 again.
 
     A matrix is put into few bits when one of its rows is first read.
     """
-    found = dict(tensors)
-    for name, tensor in tensors.items():
+    found = dict(checkpoint.tensors)
+    for name, tensor in checkpoint.tensors.items():
+        place = f"{checkpoint.source}: tensor {name}"
         if name in ("wte.weight", "lm_head.weight"):
-            found[name] = _through(to_bf16, name, tensor)
+            found[name] = _through(to_bf16, tensor, place)
         elif len(tensor.shape) == 2 and name.startswith("h."):
-            found[name] = _through(to_nf4, name, tensor)
+            found[name] = _through(to_nf4, tensor, place)
     return found
 
 
-def _through(to, name, tensor):
+def _through(to, tensor, place):
     matrix = None
 
     def read_rows(first, last):
@@ -145,7 +146,7 @@ def _through(to, name, tensor):
             try:
                 matrix = to(_rows(tensor), tensor.shape)
             except ValueError as error:
-                raise CheckpointError(f"tensor {name}: {error}") from None
+                raise CheckpointError(f"{place}: {error}") from None
         return matrix.rows(first, last)
 
     return LazyTensor(tensor.shape, "F32", read_rows)

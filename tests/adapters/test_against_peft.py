@@ -46,7 +46,7 @@ def our_arrays(model, name):
 def quantized():
     """The model in few bits, computing in float64, and the arrays that it stands for."""
     checkpoint = base_checkpoint()
-    arrays = {name: tensor.numpy() for name, tensor in as_quantized(checkpoint.tensors).items()}
+    arrays = {name: tensor.numpy() for name, tensor in as_quantized(checkpoint).items()}
     return load_quantized(checkpoint, np.float64), arrays
 
 

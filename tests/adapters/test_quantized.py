@@ -25,7 +25,7 @@ OPTIONS = [{}, {"tie_weights": False, "bias": False}, {"position": "rotary", "qk
 def rounded_model(checkpoint, dtype=np.float64):
     """A plain model with the weights that the one in few bits stands for."""
     model = GPT.empty(checkpoint.config, dtype)
-    model.load_state_dict({name: tensor.numpy() for name, tensor in as_quantized(checkpoint.tensors).items()})
+    model.load_state_dict({name: tensor.numpy() for name, tensor in as_quantized(checkpoint).items()})
     return model
 
 
@@ -54,7 +54,7 @@ def test_gradients_pass_through(changes):
 
 def test_which_tensors_are_rounded_and_how():
     checkpoint = base_checkpoint(tie_weights=False)
-    rounded = as_quantized(checkpoint.tensors)
+    rounded = as_quantized(checkpoint)
     for name, tensor in checkpoint.tensors.items():
         x, found = tensor.numpy(), rounded[name].numpy()
         if name in MATRICES:
@@ -107,8 +107,8 @@ def test_not_a_number(name):
     with pytest.raises(CheckpointError, match=f"memory: NaN or infinity in '{name}'"):
         load_quantized(as_checkpoint(model))
     if not name.endswith("bias"):
-        with pytest.raises(CheckpointError, match=f"tensor {name}: NaN or infinity"):
-            as_quantized(as_checkpoint(model).tensors)[name].numpy()
+        with pytest.raises(CheckpointError, match=f"memory: tensor {name}: NaN or infinity"):
+            as_quantized(as_checkpoint(model))[name].numpy()
 
 
 def test_ids_outside_the_vocabulary():
