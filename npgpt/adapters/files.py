@@ -135,28 +135,28 @@ def checksum_of(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def checkpoint_of(adapter: Adapter, open_base: Callable[[str], Checkpoint]) -> Checkpoint:
-    """The model that the adapter makes of its base, which is opened with ``open_base``.
+def checkpoint_of(adapter: Adapter, open_checkpoint: Callable[[str], Checkpoint]) -> Checkpoint:
+    """The model that an adapter makes of its base. The errors are those of ``open_base`` and ``with_adapter``."""
+    return with_adapter(open_base(adapter, open_checkpoint), adapter)
 
-    Raises CheckpointError if the base is unknown, has changed since the adapter was trained, or isn't the right one.
+
+def open_base(adapter: Adapter, open_checkpoint: Callable[[str], Checkpoint]) -> Checkpoint:
+    """The model that an adapter was trained beside.
+
+    Raises CheckpointError if it is unknown, isn't where it was, or has changed since.
     """
     if adapter.base is None:
         raise CheckpointError(f"{adapter.source}: the adapter doesn't say which model it belongs to: name that as well")
     try:
-        base = open_base(adapter.base)
+        base = open_checkpoint(adapter.base)
     except CheckpointError as error:
         raise CheckpointError(f"{adapter.source}: its base can't be opened: {error}") from None
-    check_base(adapter, base)
-    return with_adapter(base, adapter)
-
-
-def check_base(adapter: Adapter, base: Checkpoint) -> None:
-    """Raise CheckpointError if the base's files are not those that the adapter was trained beside."""
     if adapter.checksum is not None and checksum_of(base) != adapter.checksum:
         raise CheckpointError(
             f"{adapter.source}: its base {base.source} has changed since the adapter was trained beside it:\n"
             f"put the old one back, or name a base yourself: python -m npgpt.sample --model BASE --adapter PATH"
         )
+    return base
 
 
 def with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:

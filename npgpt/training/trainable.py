@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.adapters.adapter import Adapter, LoRAConfig, new_adapter
-from npgpt.adapters.files import arrays_of, check_base, checksum_of, metadata_of, open_adapter
+from npgpt.adapters.files import arrays_of, checksum_of, metadata_of, open_adapter, open_base
 from npgpt.adapters.lora import adapter_of, attach
 from npgpt.adapters.peft import write_peft_files
 from npgpt.adapters.quantized import load_quantized
@@ -87,8 +87,7 @@ def stored_model(settings: TrainSettings, config: GPTConfig, weights: dict[str, 
         wanted = new_adapter(config, _lora_config(settings))
         if adapter.config != wanted.config or _shapes(adapter) != _shapes(wanted):
             raise CheckpointError(f"{path}: the adapter is not the one that the run's settings describe")
-        base = open_checkpoint(str(adapter.base))
-        check_base(adapter, base)
+        base = open_base(adapter, open_checkpoint)
         stored = _with_base(replace(base, config=config), adapter)
     choose(stored.model, settings)
     return stored
