@@ -96,8 +96,8 @@ def sampling_kernels(config: GPTConfig, prompt: int, adapter: AdapterToCompile |
     names = _forward_kernels(config)
     if adapter and adapter.base_format == "nf4":
         products, names = [], names | _FEW_BITS
-    for rows in (prompt, 1) if adapter else ():
-        products += _thin_products(config, rows, adapter.rank)
+    if adapter:
+        products += [product for rows in (prompt, 1) for product in _thin_products(config, rows, adapter.rank)]
     return names.union(*(_matmul(*product) for product in products))
 
 

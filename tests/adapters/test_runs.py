@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import TEXT
 from helpers.commands import QUICK, TINY, assert_refused, command, everything, refused, train
+from helpers.hub_models import put_in_cache
 
 from npgpt import GPT, load
 from npgpt.adapters import attach, load_quantized, open_adapter
@@ -150,6 +151,19 @@ def test_merging_and_peft(trained, tmp_path):
     )
     assert first == second
     assert "format      adapter of rank 3 beside run of npgpt" in command("info", "lora", cwd=trained).out
+
+
+def test_an_adapter_beside_a_model_by_name(trained, tmp_path, monkeypatch):
+    """From the hub's cache: the run keeps the name, and finds the model by it again."""
+    assert command("convert", trained / "base", "folder", cwd=tmp_path).code == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    put_in_cache(tmp_path / "cache", "openai-community/gpt2", files)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, _ = train(tmp_path, *LORA, "--init-from", "gpt2", "--max-steps", 2, "--out", "run")
+    assert open_adapter(run).base == "gpt2"
+    assert command("train", "--resume", "run", "--max-steps", 4, cwd=tmp_path).out.startswith("trained 4 steps")
+    assert command("sample", "--model", "run", "--max-new-tokens", 2, cwd=tmp_path).code == 0
 
 
 def test_an_adapter_beside_what_an_adapter_made(trained, tmp_path):

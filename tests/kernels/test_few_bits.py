@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 from helpers.tolerances import rounding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt import kernels
@@ -66,6 +66,7 @@ def test_scales_are_kept_in_8_bits_and_their_groups_in_float32():
     assert (np.abs(found - scales) <= 0.0071 * farthest).all()  # 0.45 / 64
 
 
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200))
 def test_pieces_give_the_same_as_the_whole(pieces, N):
     W = weights(sum(pieces), N)

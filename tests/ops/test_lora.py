@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers.against_torch import check, check_stored, requires_torch, stored_cases
 from helpers.arrays import leading, normal, positive_sizes, small_sizes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt import Tensor, kernels, ops
@@ -14,6 +14,7 @@ def test_stored(case):
 
 
 @requires_torch
+@settings(max_examples=60)
 @given(st.data(), leading, small_sizes, positive_sizes, small_sizes)
 def test_against_torch(data, rows, I, r, O):
     shapes = {"y": (*rows, O), "x": (*rows, I), "A": (I, r), "B": (r, O)}
