@@ -14,7 +14,7 @@ def test_stored(case):
 
 
 @requires_torch
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data(), leading, small_sizes, positive_sizes, small_sizes)
 def test_against_torch(data, rows, I, r, O):
     shapes = {"y": (*rows, O), "x": (*rows, I), "A": (I, r), "B": (r, O)}
