@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals", "streams", "schedules"],
+    ["config", "signals", "streams", "schedules", "name_patterns"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -35,6 +35,7 @@ ORDER = [
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],
+    ["adapters"],
     ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],
     ["generation"],

@@ -19,6 +19,7 @@ from npgpt.training.estimate import available_bytes, resident_bytes, step_bytes
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
+from npgpt.training.memory import describe_model, partial_step_bytes
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 
@@ -36,10 +37,8 @@ def execute(run: Run, began: float) -> int:
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
     c = run.model.config
-    log(
-        f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
-        f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
-    )
+    log(describe_model(run.stored))
+    log(f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}")
     log(_memory(run))
     log(f"report: {run.folder / runs.REPORT_FILE}")
     # Silence NumPy: values that aren't finite end the run with a message of our own.
@@ -49,8 +48,9 @@ def execute(run: Run, began: float) -> int:
     ):
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
-        passage = run.inspection.ids.size
-        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, passage, lambda: stop.requested)
+        batch_size, context, passage = run.settings.batch_size, run.plan.context, run.inspection.ids.size
+        adapter = run.stored.to_compile()
+        compile_for_training(c, batch_size, context, prompt, passage, lambda: stop.requested, **adapter)
         run.progress.process(run.step, **_described(run))
         run.saver.start()
         try:
@@ -74,7 +74,10 @@ def execute(run: Run, began: float) -> int:
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
     s, optimizer = run.settings, run.optimizer
-    more = step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
+    if run.stored.adapter is None and not s.freeze and not s.train_only:
+        more = step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
+    else:
+        more = partial_step_bytes(run.model, s.batch_size, run.plan.context)
     if not optimizer.steps:  # new arrays of zeros take no memory before they are written to
         more += sum(array.nbytes for array in optimizer.state_dict().values())
     line = f"memory: about {(resident_bytes() + more) / 1e6:,.0f} MB"
