@@ -20,6 +20,10 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
+    "training/inspection.py": "training/test_inspection.py",
+    "training/reporter.py": "test_report.py",
+    "kernels/few_bits_product.py": "kernels/test_few_bits.py",
+    "adapters/": "adapters/test_lora.py",
     "kernels/packed.py": "checkpoints/shared/test_blocks.py",
     "kernels/packed_product.py": "kernels/test_packed.py",
     "kernels/cached_attention.py": "kernels/test_decode.py",
@@ -230,7 +234,7 @@ MUTANTS = [
     # Text, training, generation
     Mutant("TokenDataset.batch", "tokens[:, 1:]", "tokens[:, :-1]", "targets are the inputs",
            "Which token should the model predict at position t?"),
-    Mutant("TokenDataset.__len__", "(len(self.tokens) - self.context - 1) // self.stride + 1", "(len(self.tokens) - self.context - 1) // self.stride", "the last window left out"),
+    Mutant("TokenDataset.__init__", "range(0, len(tokens) - context, stride)", "range(0, len(tokens) - context - 1, stride)", "the last window left out"),
     Mutant("BatchSampler._order", "[self.seed, epoch]", "[self.seed, 0]", "the same order in each epoch"),
     Mutant("loop.train_step", "grad_clip or math.inf", "math.inf", "no clipping"),
     Mutant("loop.train_step", "1 / len(batches)", "1.0", "micro-batches not averaged",
@@ -358,4 +362,16 @@ MUTANTS = [
     Mutant("TokenDataset.__init__", "before[starts + context + 1] > before[starts + 1]", "before[starts + context + 1] > before[starts]", "a window's first token counts as a target", tests="text/test_conversations.py"),
     Mutant("Evaluation._mean_loss", "int(np.count_nonzero(targets != IGNORED))", "targets.size", "ignored targets weigh in the mean", tests="text/test_conversations.py"),
     Mutant("prepare._move_end", "source.truncate(start)", "None", "validation tokens stay in train.bin"),
+    Mutant("ops.lora.lora", "b.T * b.dtype.type(scale)", "b.T", "du without the scale"),
+    Mutant("ops.lora.lora", "dropped(kernels.matmul(du, a.T))", "kernels.matmul(du, a.T)", "dx without dropout's mask"),
+    Mutant("few_bits_product._widen", "(row + r) * blocks + block", "r * blocks + block", "another row's scales"),
+    Mutant("lora.attach", "p.requires_grad = False", "pass", "the base isn't frozen"),
+    Mutant("AdamW.step", "self.lr * factor", "self.lr", "no rates of their own", tests="test_name_patterns.py"),
+    Mutant("trainable.choose", "kept -= _covered(names, settings.freeze)", "pass", "--freeze freezes nothing", tests="training/test_trainable.py"),
+    Mutant("Inspection.sizes", "math.sqrt(square) * unclipped", "math.sqrt(square)", "norms after clipping"),
+    Mutant("thinned", "[np.argmin(y[part]), np.argmax(y[part])]", "[np.argmin(y[part])]", "peaks lost"),
+    Mutant("embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
+    Mutant("reporting.table.table", "np.searchsorted(steps, part['step'])", "np.arange(len(part['step']))", "rows of other steps"),
+    Mutant("Reporter.write", "PART * (now - began)", "0", "the report's cost unbounded"),
+    Mutant("EventFiles.__init__", "step + 1", "step + 2", "a lost step stays"),
 ]
