@@ -17,6 +17,7 @@ from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
+from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.run import Run
@@ -61,9 +62,10 @@ def prepare(settings: TrainSettings) -> Run:
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
     plan = settings.resolve(len(data.windows), context, data.beginning)
+    occupied = resident_bytes()
     model = GPT(config, seed=settings.seed) if checkpoint is None else make_model(replace(checkpoint, config=config))
     model.seed(settings.seed)
-    return Run(settings, plan, model, tokenizer, data)
+    return Run(settings, plan, model, tokenizer, data, occupied)
 
 
 @contextmanager
@@ -95,9 +97,10 @@ def _resume(folder, given) -> Run:
     path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
+    occupied = resident_bytes()
     model = GPT.empty(config)
     model.load_state_dict(weights, str(path))
-    run = Run(settings, changed, model, tokenizer, data)
+    run = Run(settings, changed, model, tokenizer, data, occupied)
     try:
         run.load_state_dict(state)
         run.optimizer.load_state_dict(moments, run.step)

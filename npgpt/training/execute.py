@@ -65,14 +65,13 @@ def execute(run: Run, began: float) -> int:
 
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
-    s, optimizer = run.settings, run.optimizer
-    more = step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
-    if not optimizer.steps:  # new arrays of zeros take no memory before they are written to
-        more += sum(array.nbytes for array in optimizer.state_dict().values())
-    line = f"memory: about {(resident_bytes() + more) / 1e6:,.0f} MB"
-    if more > available_bytes():
-        line += f", and only {available_bytes() / 1e6:,.0f} MB more are free: try --recompute or a lower --batch-size"
-    return line
+    s = run.settings
+    arrays = [*run.model.state_dict().values(), *run.optimizer.state_dict().values()]
+    total = run.occupied + sum(array.nbytes for array in arrays)
+    total += step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
+    free = resident_bytes() + available_bytes()
+    line = f"memory: about {total / 1e6:,.0f} MB"
+    return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"
 
 
 def _foresee(run, stop, began):

@@ -17,10 +17,21 @@ from npgpt.training.settings import TrainSettings
 
 
 class Run:
-    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
+    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state.
 
-    def __init__(self, settings: TrainSettings, plan: Plan, model: GPT, tokenizer: Tokenizer, data: TrainingData):
-        s = settings
+    occupied    bytes that the process took before the model was made
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        plan: Plan,
+        model: GPT,
+        tokenizer: Tokenizer,
+        data: TrainingData,
+        occupied: int = 0,
+    ):
+        s, self.occupied = settings, occupied
         self.settings, self.plan, self.model, self.tokenizer, self.data = s, plan, model, tokenizer, data
         model.recompute = s.recompute
         self.optimizer = AdamW(model.named_parameters(), s.lr, (s.beta1, s.beta2), weight_decay=s.weight_decay)
