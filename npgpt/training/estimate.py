@@ -28,7 +28,7 @@ class Pace:
         Each evaluation may find the best weights so far, which are a third of the state.
 
         >>> plan = Plan(8, 100, 1e-3, 0, 1e-4, 100, eval_every=40, sample_every=50, sample_prompt="")
-        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 200 + 4 * 10 + 3 * 3, 3 times the best, 3 saves
+        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 200 + 40 + 9, and 24 of saves
         273.0
         """
         evaluations, samples = (_times(every, plan.max_steps) for every in (plan.eval_every, plan.sample_every))
