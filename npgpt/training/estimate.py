@@ -10,7 +10,7 @@ from npgpt.training.plan import Plan
 from npgpt.training.saver import PART, SAVE_EVERY
 
 FLOAT = 4  # bytes
-KERNELS = 20 << 20  # bytes of compiled code
+KERNELS = 40 << 20  # bytes of compiled code and what it keeps
 
 
 @dataclass(frozen=True)
