@@ -19,6 +19,7 @@ from npgpt.training.loop import fit
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 
+FEW = 100  # steps: of a run that has made fewer, the start was much of the time
 SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
 
 
@@ -78,6 +79,8 @@ def _foresee(run, stop, began):
     """Say how long the run will take; if it has a time to end in, choose its steps."""
     plan, tokens = run.plan, run.settings.batch_size * run.settings.grad_accum * run.plan.context
     if run.step:
+        if run.step < FEW:
+            return
         seconds = run.progress.elapsed_before * (plan.max_steps - run.step) / run.step
         how = "as fast as before"
     elif plan.max_steps <= SHORT and not plan.time_budget:

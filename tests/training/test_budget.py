@@ -33,6 +33,7 @@ def test_a_rehearsal_changes_nothing(folder, monkeypatch):
 def test_a_run_that_has_begun_is_not_rehearsed(folder, monkeypatch):
     run, _ = train(folder, *RUN)
     monkeypatch.setattr(execute, "rehearse", None)
+    monkeypatch.setattr(execute, "FEW", 24)
     ended = command("train", "--resume", run, "--max-steps", 48, cwd=folder)
     assert "\ntime:  about 0:0" in ended.err
     assert "for 24 steps, 768 tokens (as fast as before)" in ended.err
