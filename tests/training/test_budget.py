@@ -1,6 +1,7 @@
 """A rehearsal changes nothing, the steps chosen end in time, and a run by the clock goes on as any other run."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ PACE = Pace(step=0.01, evaluation=0.02, sample=0.01, save=0.05)
 
 def test_a_rehearsal_changes_nothing(folder, monkeypatch):
     rehearsed, ended = train(folder, *RUN)
-    assert "\ntime:  about 0:00 for 24 steps, 768 tokens (" in ended.err
+    assert re.search(r"\ntime:  about \d+:\d\d for 24 steps, 768 tokens \(", ended.err)
     monkeypatch.setattr(execute, "SHORT", 24)
     run, ended = train(folder, *RUN)
     assert "time:" not in ended.err
@@ -35,7 +36,7 @@ def test_a_run_that_has_begun_is_not_rehearsed(folder, monkeypatch):
     monkeypatch.setattr(execute, "rehearse", None)
     monkeypatch.setattr(execute, "FEW", 24)
     ended = command("train", "--resume", run, "--max-steps", 48, cwd=folder)
-    assert "\ntime:  about 0:0" in ended.err
+    assert "\ntime:  about " in ended.err
     assert "for 24 steps, 768 tokens (as fast as before)" in ended.err
 
 
