@@ -378,6 +378,6 @@ MUTANTS = [
     Mutant("runs.state_files", "not path.samefile(last)", "True", "a second name of the last state taken for an earlier one"),
     Mutant("rehearse", "moments[...] = 0", "pass", "a rehearsal's gradients stay in the moments"),
     Mutant("rehearse", "run.model.set_rng_state(random_numbers)", "pass", "a rehearsal uses up random numbers"),
-    Mutant("checksums.check_tensor", "sums and sums.get(name) != _crc32(array)", "False", "a damaged tensor isn't noticed"),
+    Mutant("checksums.check_tensor", "sums and sums.get(name) != _crc32(array)", "False", "a damaged tensor isn't noticed", tests="checkpoints/test_runs.py"),
     Mutant("choose_steps", "seconds * (1 - MARGIN)", "2 * seconds", "a budget overdrawn"),
 ]
