@@ -75,6 +75,9 @@ def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
 
     The walk is a loop and not a recursion, so depth has no limit. It releases each node as it passes, so memory falls
     while gradients appear, and a graph can be walked once.
+
+    A leaf comes directly after the last operation that it went into, if that one has it behind its other inputs, as
+    linear(x, weight, bias) has: its gradient is complete then, and may travel while the walk goes on.
     """
     gradients = {result.source: grad}
     order = _topological_order(result.source)
@@ -100,7 +103,7 @@ def _topological_order(result) -> list:
             seen.add(source)
             stack.append((source, True))
             if isinstance(source, Node):
-                stack.extend((parent, False) for parent in source.parents if parent is not None)
+                stack.extend((parent, False) for parent in reversed(source.parents) if parent is not None)
     return order
 
 

@@ -169,15 +169,22 @@ def run(main: Callable[[], int]) -> None:
         _check_number_of_threads()
         code = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        code = 130
     except BrokenPipeError:  # whoever read our output (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (UserError, OSError, MemoryError) as error:
-        if os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
-            traceback.print_exc()
-        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
-        code = 2
+    except (KeyboardInterrupt, UserError, OSError, MemoryError) as error:
+        code = explain(error)
     sys.exit(code)
+
+
+def explain(error: BaseException) -> int:
+    """Print why a command ends early, and return its exit code: 2, 130 for Ctrl-C, 1 for a mistake in npgpt."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return 130
+    expected = isinstance(error, UserError | OSError | MemoryError)
+    if not expected or os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if expected:
+        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
+    return 2 if expected else 1

@@ -69,10 +69,11 @@ class Tensor:
         """Where this tensor's gradient goes to: the Node that made it, or the tensor itself if it is a leaf."""
         return self if self._node is None else self._node
 
-    def backward(self, grad: np.ndarray | None = None) -> None:
+    def backward(self, grad: np.ndarray | None = None, done: Callable[["Tensor"], None] | None = None) -> None:
         """Add d self / d leaf to the ``grad`` of every leaf that this tensor was made from and that needs one.
 
         grad    the gradient to start from, of this tensor's shape. A tensor of one element may leave it out: it is 1
+        done    called with each leaf as soon as its gradient is complete, while others are still to come
 
         Raises RuntimeError if nothing that the tensor was made from has requires_grad, ValueError on a wrong shape.
 
@@ -95,6 +96,8 @@ class Tensor:
                 leaf.grad = dy
             else:
                 leaf.grad += dy
+            if done is not None:
+                done(leaf)
 
     # Properties of the array
 

@@ -4,12 +4,18 @@ from pathlib import Path
 
 from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
 from npgpt.errors import ConfigError
+from npgpt.training.launch import OneProcess, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
 NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
+    return launch(train)
+
+
+def train(processes: OneProcess) -> int:
+    """Read the flags, and train with these processes."""
     parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
@@ -28,7 +34,7 @@ def main() -> int:
         raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
     elif fixed := sorted(set(given) - set(RESUMABLE)):
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
-    use_threads(settings.threads)
+    use_threads(processes.threads(settings.threads))
 
     from npgpt.checkpoints.runs import newest_run, read_run_config
     from npgpt.training.begin import resume, start
@@ -38,12 +44,13 @@ def main() -> int:
     if resumed is None:
         new = start(settings)
         with locked(new.folder):
-            execute(new)
+            execute(new, processes.team())
     else:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
         read_run_config(folder)  # raises CheckpointError if it isn't a run
         with locked(folder):
-            execute(resume(folder, {"threads": None, **given}))  # threads are a matter of this process
+            run = resume(folder, {"threads": None, **given})  # threads are a matter of this process
+            execute(run, processes.team())
     return 0
 
 

@@ -4,16 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from npgpt.errors import TrainingDiverged
 from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT
-from npgpt.tensor import no_grad
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.plan import Plan
-
-Batch = tuple[np.ndarray, np.ndarray]  # ids (B, T), targets (B, T)
+from npgpt.training.team import ALONE, Batch
 
 
 class Periodic:
@@ -40,6 +36,7 @@ class Evaluation(Periodic):
     def __init__(self, model: GPT, splits: dict[str, list[Batch]], plan: Plan):
         super().__init__(plan, plan.eval_every)
         self.model, self.splits = model, splits
+        self.team = ALONE
 
     def losses(self, step: int, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """{split: mean loss}, or None if ``stopped()`` meanwhile. Raises TrainingDiverged if one is not finite."""
@@ -60,12 +57,12 @@ class Evaluation(Periodic):
     def _mean_loss(self, step, name, batches, stopped) -> float | None:
         """The mean cross-entropy over all targets of the batches, dropout off."""
         self.model.eval()
+        losses = self.team.losses(self.model, batches, stopped)
+        if losses is None:
+            return None
         total, count = 0.0, 0
-        for ids, targets in batches:
-            if stopped():
-                return None
-            with no_grad():
-                total += self.model.loss(ids, targets).item() * targets.size
+        for (_, targets), loss in zip(batches, losses, strict=True):
+            total += loss * targets.size
             count += targets.size
         if not math.isfinite(total):
             raise TrainingDiverged(f"after step {step}: the {name} loss is {total / count:g}")

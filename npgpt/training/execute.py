@@ -11,10 +11,14 @@ from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
 from npgpt.training.run import Run
+from npgpt.training.team import ALONE, Alone
 
 
-def execute(run: Run) -> None:
-    """Train to the end, or until Ctrl-C or SIGTERM. Raises TrainingDiverged, RunError if it can't be saved."""
+def execute(run: Run, team: Alone = ALONE) -> None:
+    """Train with these processes to the end, or until Ctrl-C or SIGTERM.
+
+    Raises TrainingDiverged, RunError if it can't be saved.
+    """
     precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
     c = run.model.config
@@ -30,6 +34,8 @@ def execute(run: Run) -> None:
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
         compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
+        team.begin(run, stop)
+        run.work_with(team)
         run.progress.skip()
         run.saver.start()
         try:

@@ -13,6 +13,7 @@ from npgpt.training.log import Metrics, Progress
 from npgpt.training.plan import Plan
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.team import ALONE, Alone
 
 
 class Run:
@@ -28,6 +29,7 @@ class Run:
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
         self.step = 0  # steps done
+        self.work_with(ALONE)
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
@@ -36,6 +38,10 @@ class Run:
         self.folder = folder
         self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
         self.saver = Saver(folder, self.model, self.optimizer, self.state_dict)
+
+    def work_with(self, team: Alone) -> None:
+        """Have steps and evaluations computed by these processes from now on."""
+        self.team = self.evaluation.team = team
 
     @property
     def finished(self) -> bool:

