@@ -61,9 +61,9 @@ def split(batches: list[Batch], processes: int) -> list[list[Part]]:
 
 def dropout_state(state: dict[str, Any], rank: int) -> dict[str, Any]:
     """A generator's state -> that of process ``rank``: ``rank`` jumps of 2^127 numbers away, which nobody draws."""
-    generator = np.random.PCG64()
+    generator: Any = np.random.PCG64()
     generator.state = state
-    return dict(generator.jumped(rank).state) if rank else state
+    return generator.jumped(rank).state if rank else state
 
 
 class Worker(Alone):
@@ -113,9 +113,8 @@ class Leader(Worker):
         processes.busy = False
         machines = len(set(hosts))
         where = f" on {machines} machines" if machines > 1 else ""
-        log(
-            f"       {processes.size} processes{where}, {numba.get_num_threads()} threads each, {shape[0]} sequences at most"
-        )
+        threads = numba.get_num_threads()
+        log(f"       {processes.size} processes{where}, {threads} thread{'s' if threads > 1 else ''} each")
 
     def share_out(self, batches: list[Batch], lr: float) -> Iterator[Part]:
         state, shares = self.model.get_rng_state(), split(batches, self.processes.size)
@@ -132,16 +131,18 @@ class Leader(Worker):
         for rank, (_, other) in enumerate(answers):
             if other != answers[LEADER][1]:
                 raise RunError(
-                    f"the weights in process {rank} are not those in process 0 any more.\nAre the machines of one kind, "
-                    "with the same version of npgpt? --resume sends them out again."
-                )  # fmt: skip
+                    f"the weights in process {rank} are not those in process 0 any more.\n"
+                    "Use machines of one kind, with the same versions. --resume sends out the weights that were saved."
+                )
         return None if own is None else [answers[i % n][0][i // n] for i in range(len(batches))]
 
 
 def follow(processes: Processes) -> None:
     """Compute what process 0 says, until it says that this is the end."""
     worker = Worker(processes)
-    model = optimizer = grad_clip = None
+    model: Any = None
+    optimizer: Any = None
+    grad_clip = 0.0
     with worker.stop, np.errstate(over="ignore", invalid="ignore"):
         while True:
             match processes.hear():
@@ -151,7 +152,7 @@ def follow(processes: Processes) -> None:
                     model, optimizer, shape, grad_clip, matmul_precision = broadcast(processes, None)
                     keep_freed_memory()
                     precision.set_matmul_precision(matmul_precision)
-                    compile_for_training(model.config, *shape, prompt=0)
+                    compile_for_training(model.config, *shape, 0)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("losses", batches):
                     model.eval()
