@@ -51,11 +51,11 @@ def split(batches: list[Batch], processes: int) -> list[list[Part]]:
     """
     shares: list[list[Part]] = [[] for _ in range(processes)]
     for ids, targets in batches:
-        all_counted = max(np.count_nonzero(targets != IGNORED), 1)
+        of_all = max(int(np.count_nonzero(targets != IGNORED)), 1)
         for rank, share in enumerate(shares):
             rows = slice(rank * len(ids) // processes, (rank + 1) * len(ids) // processes)
-            counted = np.count_nonzero(targets[rows] != IGNORED)
-            share.append((ids[rows], targets[rows], counted / all_counted / len(batches)))
+            counted = int(np.count_nonzero(targets[rows] != IGNORED))
+            share.append((ids[rows], targets[rows], counted / of_all / len(batches)))
     return shares
 
 
@@ -152,7 +152,7 @@ def follow(processes: Processes) -> None:
                     model, optimizer, shape, grad_clip, matmul_precision = broadcast(processes, None)
                     keep_freed_memory()
                     precision.set_matmul_precision(matmul_precision)
-                    compile_for_training(model.config, *shape, 0)
+                    compile_for_training(model.config, shape[0], shape[1], 0)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("losses", batches):
                     model.eval()

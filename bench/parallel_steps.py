@@ -1,0 +1,41 @@
+"""python -m bench.parallel_steps JOB : training steps by one process, or by those that mpiexec starts, for bench.parallel.
+
+Numba is imported at once, so the number of threads comes from the environment.
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numba
+
+from bench.step_timing import time_steps
+from npgpt import AdamW, load
+from npgpt.signals import StopRequest
+from npgpt.training.launch import OneProcess, launch
+from npgpt.training.loop import train_step
+
+
+def lead(processes: OneProcess) -> int:
+    job = json.loads(sys.argv[1])
+    processes.threads(None)  # the others wait for it
+    model, lr = load(job["weights"]), job["optimizer"]["lr"]
+    optimizer = AdamW(model.named_parameters(), **job["optimizer"])
+    team = processes.team()
+    settings = {name: job[name] for name in ("batch_size", "grad_clip", "matmul_precision")}
+    plan = SimpleNamespace(context=job["context"])
+    team.begin(
+        SimpleNamespace(model=model, optimizer=optimizer, settings=SimpleNamespace(**settings), plan=plan),
+        StopRequest(),
+    )
+
+    def step(ids, targets, done):
+        parts = team.share_out([(ids, targets)], lr)
+        return train_step(model, optimizer, parts, lr, job["grad_clip"], team)[0]
+
+    print(json.dumps({"threads": numba.get_num_threads(), **time_steps(step, job)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch(lead))
