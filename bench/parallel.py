@@ -1,4 +1,4 @@
-"""python -m bench.parallel : training steps by several processes on this machine, beside one process with their threads.
+"""python -m bench.parallel : training steps by several processes on this machine, beside one with as many threads.
 
 A step is the same work on both sides: the same batch, divided among the processes or whole. The losses must agree.
 """

@@ -1,4 +1,4 @@
-"""python -m bench.parallel_steps JOB : training steps by one process, or by those that mpiexec starts, for bench.parallel.
+"""python -m bench.parallel_steps JOB : steps by one process, or by those that mpiexec starts, for bench.parallel.
 
 Numba is imported at once, so the number of threads comes from the environment.
 """
@@ -22,12 +22,10 @@ def lead(processes: OneProcess) -> int:
     model, lr = load(job["weights"]), job["optimizer"]["lr"]
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
     team = processes.team()
-    settings = {name: job[name] for name in ("batch_size", "grad_clip", "matmul_precision")}
+    settings = SimpleNamespace(**{name: job[name] for name in ("batch_size", "grad_clip", "matmul_precision")})
     plan = SimpleNamespace(context=job["context"])
-    team.begin(
-        SimpleNamespace(model=model, optimizer=optimizer, settings=SimpleNamespace(**settings), plan=plan),
-        StopRequest(),
-    )
+    run = SimpleNamespace(model=model, optimizer=optimizer, settings=settings, plan=plan)
+    team.begin(run, StopRequest())
 
     def step(ids, targets, done):
         parts = team.share_out([(ids, targets)], lr)

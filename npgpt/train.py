@@ -42,6 +42,7 @@ def train(processes: OneProcess) -> int:
     from npgpt.training.folder import locked
 
     if resumed is None:
+        processes.check_batch_size(settings.batch_size)
         new = start(settings)
         with locked(new.folder):
             execute(new, processes.team())

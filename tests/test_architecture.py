@@ -45,7 +45,8 @@ ORDER = [
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "mpi4py", "pytest"}
+EXTRAS |= {"hypothesis"}
 
 
 @cache
@@ -166,11 +167,12 @@ def test_imported_packages_are_declared():
     assert declared == NEEDED
     tops = {name.split(".")[0] for module in modules() for name in imports(module)}
     brought = {"llvmlite"}  # by Numba
-    extra = {"huggingface_hub"}  # imported only where it is used, as a test below holds
-    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | extra
-    assert [module for module in modules() if extra & imports(module)] == ["checkpoints.huggingface.hub"]
+    used_by = {"huggingface_hub": "checkpoints.huggingface.hub", "mpi4py": "training.launch"}  # inside functions
+    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | used_by.keys()
+    for name, user in used_by.items():
+        assert [m for m in modules() if name in {n.split(".")[0] for n in imports(m)}] == [user]
     extras = setup["options.extras_require"]
-    assert extra == {re.match(r"\w+", extras["hub"].strip())[0]}
+    assert [re.match(r"\w+", extras[name].strip())[0] for name in ("hub", "mpi")] == list(used_by)
 
 
 def loaded_by(python, code) -> set[str]:

