@@ -14,6 +14,7 @@ from npgpt import AdamW, load
 from npgpt.signals import StopRequest
 from npgpt.training.launch import OneProcess, launch
 from npgpt.training.loop import train_step
+from npgpt.training.parallel import follow, team_of
 
 
 def lead(processes: OneProcess) -> int:
@@ -21,7 +22,7 @@ def lead(processes: OneProcess) -> int:
     processes.threads(None)  # the others wait for it
     model, lr = load(job["weights"]), job["optimizer"]["lr"]
     optimizer = AdamW(model.named_parameters(), **job["optimizer"])
-    team = processes.team()
+    team = team_of(processes)
     settings = SimpleNamespace(**{name: job[name] for name in ("batch_size", "grad_clip", "matmul_precision")})
     plan = SimpleNamespace(context=job["context"])
     run = SimpleNamespace(model=model, optimizer=optimizer, settings=settings, plan=plan)
@@ -36,4 +37,4 @@ def lead(processes: OneProcess) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(lead))
+    sys.exit(launch(lead, follow))

@@ -4,14 +4,21 @@ from pathlib import Path
 
 from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
 from npgpt.errors import ConfigError
-from npgpt.training.launch import OneProcess, launch
+from npgpt.training.launch import OneProcess, Processes, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
 NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
-    return launch(train)
+    return launch(train, follow)
+
+
+def follow(processes: Processes) -> None:
+    """Compute for another process, which reads the flags and does all else."""
+    from npgpt.training import parallel
+
+    parallel.follow(processes)
 
 
 def train(processes: OneProcess) -> int:
@@ -40,18 +47,19 @@ def train(processes: OneProcess) -> int:
     from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
     from npgpt.training.folder import locked
+    from npgpt.training.parallel import team_of
 
     if resumed is None:
         processes.check_batch_size(settings.batch_size)
         new = start(settings)
         with locked(new.folder):
-            execute(new, processes.team())
+            execute(new, team_of(processes))
     else:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
         read_run_config(folder)  # raises CheckpointError if it isn't a run
         with locked(folder):
             run = resume(folder, {"threads": None, **given})  # threads are a matter of this process
-            execute(run, processes.team())
+            execute(run, team_of(processes))
     return 0
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from npgpt.commandline import explain
+from npgpt.commandline import explain, use_threads
 from npgpt.errors import ConfigError
 
 # The number of a process, as its launcher tells it: MPICH, Intel MPI, MVAPICH and Slurm's pmi2; Open MPI; any PMIx.
@@ -29,12 +29,6 @@ class OneProcess:
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ConfigError if a batch can't be divided among the processes."""
-
-    def team(self) -> Any:
-        """What ``loop.fit`` asks to compute. Call it when the number of threads is set."""
-        from npgpt.training.team import ALONE
-
-        return ALONE
 
 
 class Processes(OneProcess):
@@ -80,11 +74,6 @@ class Processes(OneProcess):
             problem = f"--batch-size {batch_size} can't be divided among {self.size} processes"
             raise ConfigError(f"{problem}.\nIt is that of all together: give at least one sequence for each.")
 
-    def team(self) -> Any:
-        from npgpt.training.parallel import Leader
-
-        return Leader(self)
-
     def abort(self, error: BaseException) -> None:
         """Say why, and end all processes, wherever they are."""
         code = explain(error)
@@ -93,20 +82,25 @@ class Processes(OneProcess):
         self.comm.Abort(code)
 
 
-def launch(command: Callable[[OneProcess], int]) -> int:
-    """Run ``command``; in a process that follows, compute for process 0 until that has ended. Returns the exit code.
+def launch(lead: Callable[[OneProcess], int], follow: Callable[[Processes], None]) -> int:
+    """Run ``lead`` in a single process and in process 0, and ``follow`` in the others until ``lead`` has ended.
 
-    If a process fails while others wait for it, all end: its message is printed, and MPI_Abort gives its exit code.
+    Returns the exit code. If a process fails while others wait for it, all end: its message is printed, and MPI_Abort
+    gives its exit code.
     """
     processes = connect()
     if not isinstance(processes, Processes):
-        return command(processes)
+        return lead(processes)
     try:
         if processes.rank == LEADER:
-            return command(processes)
+            return lead(processes)
         stdout, stderr = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  as long as the process lives
-        return _follow(processes)
+        message = processes.hear()
+        if message[0] == "threads":
+            use_threads(processes.own_threads(message[1]))
+            follow(processes)
+        return 0
     except BaseException as error:
         if processes.rank != LEADER:
             sys.stdout, sys.stderr = stdout, stderr
@@ -160,16 +154,3 @@ def _connected():
 
 def _number(names):
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), None)
-
-
-def _follow(processes):
-    from npgpt.commandline import use_threads
-
-    message = processes.hear()
-    if message[0] == "threads":
-        use_threads(processes.own_threads(message[1]))
-
-        from npgpt.training.parallel import follow
-
-        follow(processes)
-    return 0

@@ -29,12 +29,17 @@ from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest
 from npgpt.tensor import Tensor
 from npgpt.training.gradient_sum import GradientSum
-from npgpt.training.launch import LEADER, Processes
+from npgpt.training.launch import LEADER, OneProcess, Processes
 from npgpt.training.log import log
 from npgpt.training.loop import train_step
-from npgpt.training.team import Alone, Batch, Part
+from npgpt.training.team import ALONE, Alone, Batch, Part
 
 IGNORED = -100  # a target that doesn't count
+
+
+def team_of(processes: OneProcess) -> Alone:
+    """What ``loop.fit`` asks to compute."""
+    return Leader(processes) if isinstance(processes, Processes) else ALONE
 
 
 def split(batches: list[Batch], processes: int) -> list[list[Part]]:
