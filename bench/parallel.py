@@ -76,11 +76,15 @@ def main() -> int:
         return 1
     tokens = job["batch_size"] * job["context"]
     seconds = {side: median(s for report in reports for s in report["seconds"]) for side, reports in sides.items()}
-    rows = [[side, f"{s:.4g}", f"{tokens / s:,.0f}"] for side, s in seconds.items()]
+    phases = {
+        side: [median(s for report in reports for s in report["phases"][phase]) for phase in reports[0]["phases"]]
+        for side, reports in sides.items()
+    }
+    rows = [[side, *(f"{x:.4g}" for x in (s, *phases[side])), f"{tokens / s:,.0f}"] for side, s in seconds.items()]
     speed = results["speed"]
     print(summary(machine))
     print(f"{settings.preset}, batch {job['batch_size']}, context {job['context']}, {threads} threads in all\n")
-    print(table(["", "s/step", "tokens/s"], rows))
+    print(table(["", "s/step", *(f"{phase}, s" for phase in one[0]["phases"]), "tokens/s"], rows))
     print(f"\n{n} processes have {speed['ratio']:.3f} of one's speed ({speed['lowest_ratio']:.3f} to "
           f"{speed['highest_ratio']:.3f}); the losses differ by at most {difference:.1g} of their size")  # fmt: skip
     return 0

@@ -28,9 +28,22 @@ def lead(processes: OneProcess) -> int:
     run = SimpleNamespace(model=model, optimizer=optimizer, settings=settings, plan=plan)
     team.begin(run, StopRequest())
 
+    add_up, told = team.add_up, []
+
+    def timed(loss):  # the end of the backward pass -> every gradient is the sum of all processes
+        told[0]("forward and backward")
+        total = add_up(loss)
+        told[0]("waiting for sums")
+        return total
+
+    team.add_up = timed
+
     def step(ids, targets, done):
+        told[:] = [done]
         parts = team.share_out([(ids, targets)], lr)
-        return train_step(model, optimizer, parts, lr, job["grad_clip"], team)[0]
+        loss, _ = train_step(model, optimizer, parts, lr, job["grad_clip"], team)
+        done("clipping and AdamW")
+        return loss
 
     print(json.dumps({"threads": numba.get_num_threads(), **time_steps(step, job)}))
     return 0
