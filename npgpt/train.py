@@ -1,8 +1,10 @@
 """python -m npgpt.train TEXT... : train a GPT on text files."""
 
+import time
 from pathlib import Path
 
-from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
+from npgpt.commandline import Parser, as_flag, pathname, use_threads
+from npgpt.commandline import run as run_command
 from npgpt.errors import ConfigError
 from npgpt.training.launch import OneProcess, Processes, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
@@ -23,6 +25,7 @@ def follow(processes: Processes) -> None:
 
 def train(processes: OneProcess) -> int:
     """Read the flags, and train with these processes."""
+    began = time.monotonic()
     parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
@@ -43,25 +46,20 @@ def train(processes: OneProcess) -> int:
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
     use_threads(processes.threads(settings.threads))
 
-    from npgpt.checkpoints.runs import newest_run, read_run_config
+    from npgpt.checkpoints.runs import newest_run
     from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
-    from npgpt.training.folder import locked
     from npgpt.training.parallel import team_of
 
     if resumed is None:
         processes.check_batch_size(settings.batch_size)
-        new = start(settings)
-        with locked(new.folder):
-            execute(new, team_of(processes))
+        opened = start(settings)
     else:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
-        read_run_config(folder)  # raises CheckpointError if it isn't a run
-        with locked(folder):
-            run = resume(folder, {"threads": None, **given})  # threads are a matter of this process
-            execute(run, team_of(processes))
-    return 0
+        opened = resume(folder, {"threads": None, **given})  # threads are a matter of this process
+    with opened as run:
+        return execute(run, began, team_of(processes))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

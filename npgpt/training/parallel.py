@@ -14,6 +14,7 @@ Source: Li et al. 2020, PyTorch Distributed, section 3.2: buckets, and their sum
 """
 
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from npgpt.errors import RunError, TrainingDiverged
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
 from npgpt.kernels.machine.malloc import keep_freed_memory
+from npgpt.optim import AdamW
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest
 from npgpt.tensor import Tensor
@@ -78,7 +80,7 @@ class Worker(Alone):
     """One of the processes, while steps are computed."""
 
     def __init__(self, processes: Processes):
-        self.processes = processes
+        self.processes, self.size = processes, processes.size
         self._sum = GradientSum(processes.comm, processes.MPI.IN_PLACE)
         self._is_last_pass = False
         self.stop = StopRequest("")
@@ -95,10 +97,11 @@ class Worker(Alone):
 
     def add_up(self, loss: float) -> float:
         self._sum.finish()
-        sums = np.array([loss, self.stop.requested], np.float64)
+        sums = np.array([loss, self.stop.requested])
         self.processes.comm.Allreduce(self.processes.MPI.IN_PLACE, sums)
         self.processes.busy = False
-        self.stop.requested = sums[1] > 0  # whichever process got the signal
+        if sums[1] and not self.stop.requested:
+            self.stop.number = signal.SIGTERM  # whichever it was that another process got
         return float(sums[0])
 
 
@@ -111,7 +114,7 @@ class Leader(Worker):
         processes.check_batch_size(settings.batch_size)
         self.stop, self.model = stop, run.model
         processes.tell(("begin",))
-        shape = -(-settings.batch_size // processes.size), run.plan.context
+        shape = self.sequences(settings.batch_size), run.plan.context
         broadcast(processes, (run.model, run.optimizer, shape, settings.grad_clip, settings.matmul_precision))
         hosts = processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
         processes.busy = False
@@ -124,6 +127,11 @@ class Leader(Worker):
         state, shares = self.model.get_rng_state(), split(batches, self.processes.size)
         self.processes.tell(*(("step", share, lr, state) for share in shares))
         return self.passes(shares[LEADER])
+
+    def forget(self, optimizer: AdamW) -> None:
+        self.processes.tell(("forget",))
+        super().forget(optimizer)
+        self.processes.busy = False
 
     def losses(self, model: GPT, batches: list[Batch], stopped: Callable[[], bool]) -> list[float] | None:
         """Each process computes those of every N-th batch. Raises RunError if the models aren't the same any more."""
@@ -158,6 +166,8 @@ def follow(processes: Processes) -> None:
                     precision.set_matmul_precision(matmul_precision)
                     compile_for_training(model.config, shape[0], shape[1], 0)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
+                case ("forget",):
+                    worker.forget(optimizer)
                 case ("losses", batches):
                     model.eval()
                     processes.comm.gather((worker.losses(model, batches, lambda: False), fingerprint(model)), LEADER)
