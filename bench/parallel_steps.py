@@ -25,7 +25,8 @@ def lead(processes: OneProcess) -> int:
     team = team_of(processes)
     settings = SimpleNamespace(**{name: job[name] for name in ("batch_size", "grad_clip", "matmul_precision")})
     plan = SimpleNamespace(context=job["context"])
-    run = SimpleNamespace(model=model, optimizer=optimizer, settings=settings, plan=plan)
+    stored = SimpleNamespace(to_compile=dict)
+    run = SimpleNamespace(stored=stored, model=model, optimizer=optimizer, settings=settings, plan=plan)
     team.begin(run, StopRequest())
 
     add_up, told = team.add_up, []

@@ -352,4 +352,10 @@ MUTANTS = [
     Mutant("blocks._fitted_scales", "xq * xq > best * qq", "best == 0", "the first scale taken for the best"),
     Mutant("blocks._five_bits", "'little'", "'big'", "fifth bits reversed in each byte"),
     Mutant("gguf.model._type", "'Q8_0' if shape[-1] % ELEMENTS['Q6_K'] else 'Q6_K'", "'Q6_K'", "no fallback for the head"),
+    Mutant("bpe_training.train_merges", "count[pair] != -negative", "False", "a pair is merged by a count that has fallen"),
+    Mutant("bpe_training.train_merges", "a if y == new else y", "y", "of two new tokens side by side the old pair stays counted"),
+    Mutant("Conversation.encode", "np.searchsorted(borders, ends)", 'np.searchsorted(borders, ends, side="right")', "a part's last token told as the next part's"),
+    Mutant("TokenDataset.__init__", "before[starts + context + 1] > before[starts + 1]", "before[starts + context + 1] > before[starts]", "a window's first token counts as a target", tests="text/test_conversations.py"),
+    Mutant("Evaluation._mean_loss", "int(np.count_nonzero(targets != IGNORED))", "targets.size", "ignored targets weigh in the mean", tests="text/test_conversations.py"),
+    Mutant("prepare._move_end", "source.truncate(start)", "None", "validation tokens stay in train.bin"),
 ]

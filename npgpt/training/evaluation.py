@@ -7,6 +7,7 @@ from typing import Any
 from npgpt.errors import TrainingDiverged
 from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT
+from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.plan import Plan
 from npgpt.training.team import ALONE, Batch
@@ -62,8 +63,9 @@ class Evaluation(Periodic):
             return None
         total, count = 0.0, 0
         for (_, targets), loss in zip(batches, losses, strict=True):
-            total += loss * targets.size
-            count += targets.size
+            learned = int(np.count_nonzero(targets != IGNORED))
+            total += loss * learned
+            count += learned
         if not math.isfinite(total):
             raise TrainingDiverged(f"after step {step}: the {name} loss is {total / count:g}")
         return total / count

@@ -30,13 +30,12 @@ from npgpt.optim import AdamW
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest
 from npgpt.tensor import Tensor
+from npgpt.text.batches import IGNORED
 from npgpt.training.gradient_sum import GradientSum
 from npgpt.training.launch import LEADER, OneProcess, Processes
 from npgpt.training.log import log
 from npgpt.training.loop import train_step
 from npgpt.training.team import ALONE, Alone, Batch, Part
-
-IGNORED = -100  # a target that doesn't count
 
 
 def team_of(processes: OneProcess) -> Alone:
@@ -115,7 +114,8 @@ class Leader(Worker):
         self.stop, self.model = stop, run.model
         processes.tell(("begin",))
         shape = self.sequences(settings.batch_size), run.plan.context
-        broadcast(processes, (run.model, run.optimizer, shape, settings.grad_clip, settings.matmul_precision))
+        job = run.model, run.optimizer, shape, run.stored.to_compile(), settings.grad_clip, settings.matmul_precision
+        broadcast(processes, job)
         hosts = processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
         processes.busy = False
         machines = len(set(hosts))
@@ -161,10 +161,10 @@ def follow(processes: Processes) -> None:
                 case ("end",):
                     return
                 case ("begin",):
-                    model, optimizer, shape, grad_clip, matmul_precision = broadcast(processes, None)
+                    model, optimizer, shape, adapter, grad_clip, matmul_precision = broadcast(processes, None)
                     keep_freed_memory()
                     precision.set_matmul_precision(matmul_precision)
-                    compile_for_training(model.config, shape[0], shape[1], 0)
+                    compile_for_training(model.config, *shape, prompt=0, **adapter)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("forget",):
                     worker.forget(optimizer)
