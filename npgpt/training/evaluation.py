@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from npgpt.errors import TrainingDiverged
 from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT

@@ -164,7 +164,7 @@ def follow(processes: Processes) -> None:
                     model, optimizer, shape, adapter, grad_clip, matmul_precision = broadcast(processes, None)
                     keep_freed_memory()
                     precision.set_matmul_precision(matmul_precision)
-                    compile_for_training(model.config, *shape, prompt=0, **adapter)
+                    compile_for_training(model.config, shape[0], shape[1], 0, **adapter)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("forget",):
                     worker.forget(optimizer)
