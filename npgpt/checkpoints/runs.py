@@ -203,10 +203,13 @@ def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> 
 
 
 def state_files(run: str | Path) -> list[Path]:
-    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones."""
+    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones.
+
+    A second name of last.safetensors, which ``keep_last`` gave it, is none of them.
+    """
     found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
-    last = Path(run) / LAST_FILE
-    return [*([last] if last.exists() else []), *(found[step] for step in sorted(found, reverse=True))]
+    last, earlier = Path(run) / LAST_FILE, [found[step] for step in sorted(found, reverse=True)]
+    return [last, *(path for path in earlier if not path.samefile(last))] if last.exists() else earlier
 
 
 def earlier_file(run: Path, step: int) -> Path:

@@ -16,6 +16,7 @@ from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
+from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.run import Run
@@ -61,7 +62,8 @@ def prepare(settings: TrainSettings) -> Run:
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
     plan = settings.resolve(len(data.windows), context, data.beginning)
-    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data)
+    occupied = resident_bytes()
+    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data, occupied)
 
 
 @contextmanager
@@ -93,7 +95,8 @@ def _resume(folder, given) -> Run:
     path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
-    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data)
+    occupied = resident_bytes()
+    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
     try:
         run.load_state_dict(state)
         run.optimizer.load_state_dict(moments, run.step)

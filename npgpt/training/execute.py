@@ -24,6 +24,7 @@ from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 from npgpt.training.team import ALONE, Alone
 
+FEW = 100  # steps: of a run that has made fewer, the start was much of the time
 SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
 
 
@@ -77,24 +78,26 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
 
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
-    s, optimizer = run.settings, run.optimizer
+    s, model, optimizer = run.settings, run.model, run.optimizer
     sequences = run.team.sequences(s.batch_size)
+    moments = sum(array.nbytes for array in optimizer.state_dict().values())
     if run.stored.adapter is None and not s.freeze and not s.train_only:
-        more = step_bytes(run.model.config, sequences, run.plan.context, s.grad_accum > 1, s.recompute)
-    else:
-        more = partial_step_bytes(run.model, sequences, run.plan.context)
-    if not optimizer.steps:  # new arrays of zeros take no memory before they are written to
-        more += sum(array.nbytes for array in optimizer.state_dict().values())
-    line = f"memory: about {(resident_bytes() + more) / 1e6:,.0f} MB"
-    if more > available_bytes():
-        line += f", and only {available_bytes() / 1e6:,.0f} MB more are free: try --recompute or a lower --batch-size"
-    return line
+        total = run.occupied + sum(array.nbytes for array in model.state_dict().values()) + moments
+        total += step_bytes(model.config, sequences, run.plan.context, s.grad_accum > 1, s.recompute)
+    else:  # new moments are zeros, which take no memory before they are written to
+        total = resident_bytes() + (0 if optimizer.steps else moments)
+        total += partial_step_bytes(model, sequences, run.plan.context)
+    free = resident_bytes() + available_bytes()
+    line = f"memory: about {total / 1e6:,.0f} MB"
+    return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"
 
 
 def _foresee(run, stop, began):
     """Say how long the run will take; if it has a time to end in, choose its steps."""
     plan, tokens = run.plan, run.settings.batch_size * run.settings.grad_accum * run.plan.context
     if run.step:
+        if run.step < FEW:
+            return
         seconds = run.progress.elapsed_before * (plan.max_steps - run.step) / run.step
         how = "as fast as before"
     elif plan.max_steps <= SHORT and not plan.time_budget:

@@ -23,12 +23,21 @@ from npgpt.training.trainable import StoredModel
 
 
 class Run:
-    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
+    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state.
+
+    occupied    bytes that the process took before the model was made
+    """
 
     def __init__(
-        self, settings: TrainSettings, plan: Plan, stored: StoredModel, tokenizer: Tokenizer, data: TrainingData
+        self,
+        settings: TrainSettings,
+        plan: Plan,
+        stored: StoredModel,
+        tokenizer: Tokenizer,
+        data: TrainingData,
+        occupied: int = 0,
     ):
-        s = settings
+        s, self.occupied = settings, occupied
         self.settings, self.plan, self.stored, self.tokenizer, self.data = s, plan, stored, tokenizer, data
         self.model = model = stored.model
         model.recompute = s.recompute
