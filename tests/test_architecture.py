@@ -48,12 +48,13 @@ ORDER = [
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
 EXTRAS |= {"pytest", "hypothesis"}
 # {package: (its extra, the module that imports it, where it is used)}
 WHERE = {
     "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
     "tensorboard": ("tensorboard", "training.tensorboard"),
+    "mpi4py": ("mpi", "training.launch"),
 }
 
 

@@ -22,18 +22,21 @@ from npgpt.training.loop import fit
 from npgpt.training.memory import describe_model, partial_step_bytes
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
+from npgpt.training.team import ALONE, Alone
 
 FEW = 100  # steps: of a run that has made fewer, the start was much of the time
 SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
 
 
-def execute(run: Run, began: float) -> int:
+def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     """Train to the end, or until Ctrl-C, SIGTERM or SIGHUP -> the process's exit code, 0 or the signal's.
 
     began       when the process did, by time.monotonic()
+    team        the processes that train it
 
     Raises TrainingDiverged, RunError if it can't be saved.
     """
+    run.work_with(team)
     precision.set_matmul_precision(run.settings.matmul_precision)
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
@@ -49,9 +52,10 @@ def execute(run: Run, began: float) -> int:
     ):
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
-        batch_size, context, passage = run.settings.batch_size, run.plan.context, run.inspection.ids.size
+        sequences, context, passage = team.sequences(run.settings.batch_size), run.plan.context, run.inspection.ids.size
         adapter = run.stored.to_compile()
-        compile_for_training(c, batch_size, context, prompt, passage, lambda: stop.requested, **adapter)
+        compile_for_training(c, sequences, context, prompt, passage, lambda: stop.requested, **adapter)
+        team.begin(run, stop)
         run.progress.process(run.step, **_described(run))
         run.saver.start()
         try:
@@ -75,13 +79,14 @@ def execute(run: Run, began: float) -> int:
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
     s, model, optimizer = run.settings, run.model, run.optimizer
+    sequences = run.team.sequences(s.batch_size)
     moments = sum(array.nbytes for array in optimizer.state_dict().values())
     if run.stored.adapter is None and not s.freeze and not s.train_only:
         total = run.occupied + sum(array.nbytes for array in model.state_dict().values()) + moments
-        total += step_bytes(model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
+        total += step_bytes(model.config, sequences, run.plan.context, s.grad_accum > 1, s.recompute)
     else:  # new moments are zeros, which take no memory before they are written to
         total = resident_bytes() + (0 if optimizer.steps else moments)
-        total += partial_step_bytes(model, s.batch_size, run.plan.context)
+        total += partial_step_bytes(model, sequences, run.plan.context)
     free = resident_bytes() + available_bytes()
     line = f"memory: about {total / 1e6:,.0f} MB"
     return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"

@@ -17,6 +17,7 @@ from npgpt.training.progress import Progress
 from npgpt.training.reporter import Reporter
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.team import ALONE, Alone
 from npgpt.training.tensorboard import EventFiles, check_installed
 from npgpt.training.trainable import StoredModel
 
@@ -52,6 +53,7 @@ class Run:
         self.inspection = Inspection(model, tokenizer, splits.get("val", splits["train"])[0])
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context, self.inspection)
         self.step = 0  # steps done
+        self.work_with(ALONE)
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
@@ -73,6 +75,10 @@ class Run:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
         save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
         write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan)
+
+    def work_with(self, team: Alone) -> None:
+        """Have steps and evaluations computed by these processes from now on."""
+        self.team = self.evaluation.team = team
 
     def close(self) -> None:
         """Write what is to be looked at for the last time."""
