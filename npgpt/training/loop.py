@@ -41,7 +41,7 @@ def fit(run: Run, stop: StopRequest) -> None:
 
 
 def take_step(run: Run, lr: float) -> tuple[float, float]:
-    """The run's next step, with this learning rate -> the mean loss of its batches, and the gradient's norm."""
+    """The run's next step, with this learning rate -> the mean loss of its targets, and the gradient's norm."""
     parts = run.team.share_out(run.data.micro_batches(run.step), lr)
     return train_step(run.model, run.optimizer, parts, lr, run.settings.grad_clip, run.team)
 
@@ -51,7 +51,7 @@ def train_step(
 ) -> tuple[float, float]:
     """One step of the optimizer, by the gradient of the parts' weighted losses -> their sum, and the gradient's norm.
 
-    parts       ids (B, T), targets (B, T), and the weight of their mean loss: 1 / n for the mean of n batches
+    parts       ids (B, T), targets (B, T), and the weight of their mean loss: 1 / n each for n equal batches
     grad_clip   the largest norm of the gradient; 0 for no limit
     team        the processes whose losses and gradients are added up
 

@@ -30,42 +30,16 @@ from npgpt.optim import AdamW
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest
 from npgpt.tensor import Tensor
-from npgpt.text.batches import IGNORED
 from npgpt.training.gradient_sum import GradientSum
 from npgpt.training.launch import LEADER, OneProcess, Processes
 from npgpt.training.log import log
 from npgpt.training.loop import train_step
-from npgpt.training.team import ALONE, Alone, Batch, Part
+from npgpt.training.team import ALONE, Alone, Batch, Part, split
 
 
 def team_of(processes: OneProcess) -> Alone:
     """What ``loop.fit`` asks to compute."""
     return Leader(processes) if isinstance(processes, Processes) else ALONE
-
-
-def split(batches: list[Batch], processes: int) -> list[list[Part]]:
-    """Divide the sequences of each batch among processes -> the parts of each process, one of each batch.
-
-    Neighbours stay together, and the weights are each part's share of all targets that count, for the mean of the
-    batches' mean losses.
-
-    >>> ids = np.arange(6).reshape(3, 2)
-    >>> for parts in split([(ids, ids)], processes=2):
-    ...     print([(ids.tolist(), round(weight, 2)) for ids, targets, weight in parts])
-    [([[0, 1]], 0.33)]
-    [([[2, 3], [4, 5]], 0.67)]
-    """
-    shares: list[list[Part]] = [[] for _ in range(processes)]
-    for ids, targets in batches:
-        of_all = max(int(np.count_nonzero(targets != IGNORED)), 1)
-        for rank, share in enumerate(shares):
-            rows = slice(rank * len(ids) // processes, (rank + 1) * len(ids) // processes)
-            own_ids, own_targets = ids[rows], targets[rows]
-            counted = int(np.count_nonzero(own_targets != IGNORED))
-            if not counted:  # their mean would be 0 / 0; any targets do, with a weight of 0
-                own_targets = own_ids
-            share.append((own_ids, own_targets, counted / of_all / len(batches)))
-    return shares
 
 
 def dropout_state(state: dict[str, Any], rank: int) -> dict[str, Any]:

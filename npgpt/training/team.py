@@ -9,9 +9,39 @@ from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.signals import StopRequest
 from npgpt.tensor import Tensor, no_grad
+from npgpt.text.batches import IGNORED
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (B, T), targets (B, T)
 Part = tuple[np.ndarray, np.ndarray, float]  # some sequences of a batch, and the weight of their loss in the step's
+
+
+def split(batches: list[Batch], processes: int) -> list[list[Part]]:
+    """Divide the sequences of each batch among processes -> the parts of each process, one of each batch.
+
+    Neighbours stay together. The weights are each part's share of all targets that count, so that the sum is their
+    mean loss, however they are spread over batches and processes.
+
+    >>> ids = np.arange(6).reshape(3, 2)
+    >>> for parts in split([(ids, ids)], processes=2):
+    ...     print([(ids.tolist(), round(weight, 2)) for ids, targets, weight in parts])
+    [([[0, 1]], 0.33)]
+    [([[2, 3], [4, 5]], 0.67)]
+    """
+    shares: list[list[Part]] = [[] for _ in range(processes)]
+    of_all = max(sum(_counted(targets) for _, targets in batches), 1)
+    for ids, targets in batches:
+        for rank, share in enumerate(shares):
+            rows = slice(rank * len(ids) // processes, (rank + 1) * len(ids) // processes)
+            own_ids, own_targets = ids[rows], targets[rows]
+            counted = _counted(own_targets)
+            if not counted:  # their mean would be 0 / 0; any targets do, with a weight of 0
+                own_targets = own_ids
+            share.append((own_ids, own_targets, counted / of_all))
+    return shares
+
+
+def _counted(targets):
+    return int(np.count_nonzero(targets != IGNORED))
 
 
 class Alone:
@@ -29,7 +59,7 @@ class Alone:
 
     def share_out(self, batches: list[Batch], lr: float) -> Iterable[Part]:
         """A step of the optimizer begins: this process's part of its batches."""
-        return [(ids, targets, 1 / len(batches)) for ids, targets in batches]
+        return split(batches, self.size)[0]
 
     def add_up(self, loss: float) -> float:
         """This process's loss -> the step's. Every parameter then has the gradient of the step, too."""

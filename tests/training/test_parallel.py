@@ -19,7 +19,8 @@ from npgpt.errors import ConfigError
 from npgpt.training import launch
 from npgpt.training.gradient_sum import GradientSum
 from npgpt.training.loop import train_step
-from npgpt.training.parallel import broadcast, dropout_state, split
+from npgpt.training.parallel import broadcast, dropout_state
+from npgpt.training.team import ALONE, split
 
 CONFIG = GPTConfig(vocab_size=20, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
@@ -33,30 +34,36 @@ def model_and_batch(rows=5):
 # Parts of batches
 
 
-@pytest.mark.parametrize("ignored", [0, 11])
-def test_the_parts_gradients_add_up_to_that_of_the_whole_batch(ignored):
-    """Three processes with one or two of five sequences each, whose targets count to different degrees."""
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("ignored", [0, 11, 30])
+def test_the_parts_gradients_add_up_to_that_of_all_targets(ignored, processes):
+    """One process, and three with one or two of five sequences each, whose targets count to different degrees."""
     model, ids, targets = model_and_batch()
+    batches = [(ids, targets), (ids[::-1], targets[::-1].copy())]
     targets.reshape(-1)[:ignored] = -100
-    batches = [(ids, targets), (ids[::-1], targets[::-1])]
-    total = 0
-    for batch in batches:
-        loss = model.loss(*batch) * 0.5
-        loss.backward()
-        total += loss.item()
+    loss = model.loss(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+    loss.backward()
+    total = loss.item()
     whole = {name: p.grad for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = None
-    shares = split(batches, 3)
+    shares = split(batches, processes)
     for share in shares:
         for part_ids, part_targets, weight in share:
             loss = model.loss(part_ids, part_targets) * weight
             loss.backward()
             total -= loss.item()
-    assert [[len(ids) for ids, _, _ in share] for share in shares] == [[1, 1], [2, 2], [2, 2]]
+    sequences = [[1, 1], [2, 2], [2, 2]] if processes == 3 else [[5, 5]]
+    assert [[len(ids) for ids, _, _ in share] for share in shares] == sequences
     assert abs(total) < FLOAT64_GRADIENT
     for name, p in model.named_parameters():
         np.testing.assert_allclose(p.grad, whole[name], rtol=0, atol=FLOAT64_GRADIENT, err_msg=name)
+
+
+def test_batches_whose_targets_all_count_weigh_exactly_alike():
+    ids = np.zeros((3, 7), np.int64)
+    for n in range(1, 50):
+        assert {weight for _, _, weight in ALONE.share_out([(ids, ids)] * n, lr=0.1)} == {1 / n}
 
 
 def test_each_process_drops_other_elements_and_the_leader_those_of_a_single_one():
