@@ -22,9 +22,10 @@ def describe_machine() -> dict[str, str]:
     return {name: value for name, value in described.items() if value}
 
 
-def typed_command() -> str:
+def typed_command(processes: int = 1) -> str:
     """This process's command as it can be typed again: python -m npgpt.train data/the-verdict.txt"""
-    return shlex.join(["python", "-m", "npgpt.train", *sys.argv[1:]])
+    launcher = ["mpiexec", "-n", str(processes)] if processes > 1 else []
+    return shlex.join([*launcher, "python", "-m", "npgpt.train", *sys.argv[1:]])
 
 
 def _processor():

@@ -15,7 +15,7 @@ from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest, exit_code
 from npgpt.training.budget import choose_steps
 from npgpt.training.divergence import likely_cause
-from npgpt.training.estimate import available_bytes, resident_bytes, step_bytes
+from npgpt.training.estimate import available_bytes, parameters, resident_bytes, step_bytes
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
@@ -124,15 +124,14 @@ def _foresee(run, stop, began):
 
 def _described(run):
     """The process that trains the run from here on."""
-    model = run.model
     machine = describe_machine() | {
         "kernels": kernels.BACKEND,
         "products": "by NumPy" if kernels.BACKEND == "numpy" else precision.described(),
     }
     return {
-        "command": typed_command(),
+        "command": typed_command(run.team.size),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "parameters": model.num_parameters(),
+        "parameters": parameters(run.stored.config),  # not what a base in 4 bits has left, nor an adapter
         "machine": machine,
     }
 

@@ -65,6 +65,8 @@ def test_what_a_run_says_before_it_trains(trained, name):
     assert f"       {held}; an adapter of rank 3 beside 4 layers\n" in log
     assert "       384 parameters are trained, 12.77% of that number\n" in log
     assert "\nmemory: about " in log
+    process = json.loads((trained / name / "metrics.jsonl").read_text().split("\n")[0])
+    assert process["parameters"] == 3008  # in the report, too
 
 
 @EACH

@@ -1,5 +1,6 @@
 """Several processes train as one: parts of batches, sums of gradients, and whole runs under mpiexec."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -251,6 +252,8 @@ def together(mpiexec, tmp_path_factory):
     assert ended.code == 0, ended
     assert "2 processes, 1 thread each" in ended.err
     assert ended.out.count("trained 4 steps") == 1  # one of them writes
+    process = json.loads((folder / "run" / "metrics.jsonl").read_text().split("\n")[0])
+    assert process["command"].startswith("mpiexec -n 2 python -m npgpt.train text.txt ")
     return folder
 
 
