@@ -13,7 +13,7 @@ NEWEST = object()  # what --resume without a name means
 
 def main() -> int:
     began = time.monotonic()
-    parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
+    parser = Parser("train", "Train a GPT on texts, conversations (.jsonl), folders of them, or token files (.bin).")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
         "--resume", nargs="?", const=NEWEST, type=pathname, metavar="RUN",

@@ -30,6 +30,8 @@ ORDER = [
     ["optim", "text"],
     ["checkpoints.formats"],
     ["checkpoints.shared"],
+    ["text.conversations"],
+    ["text.corpus"],
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],
@@ -39,7 +41,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

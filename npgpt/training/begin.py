@@ -12,8 +12,8 @@ from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.gpt import GPT
-from npgpt.text.corpus import iter_text
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from npgpt.text.corpus import tokenizer_for
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
@@ -127,7 +127,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
+        tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
         preset = settings.preset or defaults.PRESET
         if preset == AUTO:
             if settings.time_budget is None:

@@ -5,11 +5,11 @@ from argparse import ArgumentTypeError
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import as_flag, choice, count, duration, flag, number, pathname
+from npgpt.commandline import FlagType, as_flag, choice, count, duration, flag, number, pathname
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
-from npgpt.errors import ConfigError
+from npgpt.errors import ConfigError, TokenizerError
 from npgpt.schedules import SCHEDULES
-from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.text import LOSSES, SPLITS, TOKENIZERS, tokenizer_name
 from npgpt.training import plan as defaults
 from npgpt.training.plan import Plan
 
@@ -21,6 +21,17 @@ _fraction = number("X", 0, 1, open_high=True)
 _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
 _epochs = number("X", 0, 10**6, open_low=True)
+
+
+def _tokenizer(text):
+    try:
+        tokenizer_name(text)
+    except TokenizerError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+tokenizer_flag = FlagType("|".join(TOKENIZERS), _tokenizer)
 
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
@@ -35,7 +46,9 @@ class TrainSettings:
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str | None = flag(None, choice(*TOKENIZERS), f"kind of tokens (default: {defaults.TOKENIZER})", DATA)
+    tokenizer: str | None = flag(
+        None, tokenizer_flag, f"kind of tokens; bpe:N is trained on the text (default: {defaults.TOKENIZER})", DATA
+    )
     context: int | None = flag(
         None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
         aliases=("block_size",),
@@ -43,7 +56,10 @@ class TrainSettings:
     stride: int | None = flag(None, count(), "tokens from sequence to sequence (default: the context)", DATA)
     batch_size: int = flag(8, count(), "sequences per batch", DATA)
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
-    split_by: str = flag("tokens", choice(*SPLITS), "hold out at any token, or whole documents only", DATA)
+    split_by: str | None = flag(
+        None, choice(*SPLITS), "hold out at any token, or whole documents only (default for conversations)", DATA
+    )
+    loss_on: str = flag("all", choice(*LOSSES), "learn all tokens, or in conversations the assistant's only", DATA)
 
     preset: str | None = flag(
         None, choice(*PRESETS, AUTO), f"size: {', '.join(PRESETS)}, or {AUTO}, by --time-budget "
