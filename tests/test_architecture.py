@@ -40,8 +40,8 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline"],
-    ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare"],
+    ["training", "teaching"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
