@@ -1,4 +1,7 @@
-"""python -m npgpt.explain : one sentence through a model, forward and backward, as a page. Nothing heavy is imported."""
+"""python -m npgpt.explain : one sentence through a model, forward and backward, as a page.
+
+Nothing heavy is imported before the flags are read.
+"""
 
 import sys
 from pathlib import Path
@@ -33,7 +36,7 @@ def main() -> int:
     tokenizer = checkpoint.require_tokenizer()
     encode_prompt(given.prompt, tokenizer, checkpoint.config)  # before the weights are read
     model = make_model(checkpoint)
-    name = given.model or "that comes with npgpt"
+    name = given.model or "a small one that comes with npgpt and has read one short story"
     with tqdm(desc="slopes", unit="", disable=not sys.stderr.isatty() or given.no_slopes) as bar:
 
         def progress(done, all):

@@ -32,7 +32,9 @@ class Arrays:
         matrix = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
         rows, columns = (np.arange(n) for n in matrix.shape)
         if self.thin and not whole:
-            row, column = (None, None) if index is None else divmod(np.ravel_multi_index(index, array.shape), len(columns))
+            row, column = (
+                (None, None) if index is None else divmod(np.ravel_multi_index(index, array.shape), len(columns))
+            )
             rows, columns = _some(len(rows), ROWS, row), _some(len(columns), COLUMNS, column)
         kept = np.ascontiguousarray(matrix[np.ix_(rows, columns)], "<f4")
         entry: dict[str, Any] = {"shape": list(array.shape), "data": base64.b64encode(kept).decode()}

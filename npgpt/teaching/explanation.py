@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import kernels
 from npgpt.config import GPTConfig
 from npgpt.errors import ConfigError, DataError
 from npgpt.gpt import GPT
 from npgpt.teaching.arrays import ALL, Arrays
+from npgpt.teaching.inside import attention_heads, inside_of_loss, logits_of
 from npgpt.teaching.slopes import Slope, Slopes
 from npgpt.teaching.sources import describe
-from npgpt.teaching.story import adamw_step, attention_heads, lens, predictions, stages
+from npgpt.teaching.story import adamw_step, lens, predictions, stages
 from npgpt.teaching.tokens import ranks_of, shown, token_steps
 from npgpt.teaching.trace import Trace, Value, trace
 from npgpt.text.tokenizers import Tokenizer
@@ -72,8 +72,7 @@ def explain(
     arrays = Arrays(thin=numbers > ALL)
     values = _values(record, arrays, checked)
     last = record.operations[-1]
-    hidden, head = last.inputs
-    logits = kernels.matmul(hidden.data.reshape(len(ids), -1), head.data.T)  # type: ignore[union-attr]
+    logits = logits_of(last)
     guesses, layers = predictions(logits, targets), lens(model, record)
     ranks = ranks_of(tokenizer)
     chosen = _largest(record)
@@ -85,7 +84,7 @@ def explain(
         "tokens": [token_steps(tokenizer, i, ranks) for i in ids.tolist()],
         "merges": bool(ranks),
         "loss": float(last.result.data),
-        "operations": _operations(record, arrays),
+        "operations": _operations(record, arrays, _inside(model, record, targets)),
         "functions": _functions(record),
         "values": values,
         "stages": [[stage, o.index] for stage, o in stages(record)],
@@ -129,19 +128,39 @@ def _values(record, arrays, checked):
     return found
 
 
-def _operations(record, arrays):
+def _operations(record, arrays, inside):
     places = {id(value): i for i, value in enumerate(record.values)}
     found = []
     for o in record.operations:
+        entry: dict[str, Any] = {}
         shares = []  # stored apart only if the gradient is a sum of several: else it is the gradient itself
         for value, gradient in zip(o.inputs, o.gradients, strict=True):
             several = value is not None and gradient is not None and len(value.used_by) > 1
             shares.append(arrays.add(gradient) if several else None)
-        found.append({
+        if o.index in inside:
+            entry["inside"] = {
+                way: [[name, arrays.add(matrix, whole=True)] for name, matrix in parts.items()]
+                for way, parts in inside[o.index].items()
+            }
+        found.append(entry | {
             "name": o.name, "path": o.path, "function": o.code.co_qualname, "order": o.order,
             "inputs": [None if v is None else places[id(v)] for v in o.inputs],
             "result": places[id(o.result)], "shares": shares,
         })  # fmt: skip
+    return found
+
+
+def _inside(model, record, targets) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+    """{operation: {"forward": {name: matrix}, "backward": ...}} of those that are several in one."""
+    last = record.operations[-1]
+    P, dlogits = inside_of_loss(last, targets)
+    found = {last.index: {"forward": {"probabilities, softmax(logits)": P}, "backward": {"dlogits": dlogits}}}
+    for block, o in zip(model.h, record.find("", "causal_self_attention"), strict=True):
+        heads = attention_heads(o, model.config.n_head, block.attn.scale)
+        found[o.index] = {
+            "forward": {f"P of head {i + 1}": P for i, P in enumerate(heads["P"])},
+            "backward": {f"dS of head {i + 1}": dS for i, dS in enumerate(heads["dS"])},
+        }
     return found
 
 
@@ -157,9 +176,9 @@ def _attention(model, record, arrays):
     found = []
     for block, o in zip(model.h, record.find("", "causal_self_attention"), strict=True):
         heads = attention_heads(o, model.config.n_head, block.attn.scale)
-        scores = np.where(np.isneginf(heads["S"]), 0, heads["S"])  # the page leaves out what is hidden
-        parts = {name: arrays.add(heads[name], whole=True) for name in ("q", "k", "v", "P")}
-        found.append({"operation": o.index, "scale": block.attn.scale, "S": arrays.add(scores, whole=True), **parts})
+        heads["S"] = np.where(np.isneginf(heads["S"]), 0, heads["S"])  # the page leaves out what is hidden
+        parts = {name: arrays.add(heads[name], whole=True) for name in ("q", "k", "v", "S", "P")}
+        found.append({"operation": o.index, "scale": block.attn.scale, **parts})
     return found
 
 

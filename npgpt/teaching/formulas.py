@@ -12,7 +12,18 @@ Other columns are remarks, given as text. Nothing is worked out: it is the docst
 import re
 from typing import Any
 
-_SIGNS = {"*": "∗", "->": "→", "-": "−", "<=": "≤", ">=": "≥", "pi": "π", "theta": "θ", "Phi": "Φ", "phi": "φ", "@": "@"}
+_SIGNS = {
+    "*": "∗",
+    "->": "→",
+    "-": "−",
+    "<=": "≤",
+    ">=": "≥",
+    "pi": "π",
+    "theta": "θ",
+    "Phi": "Φ",
+    "phi": "φ",
+    "@": "@",
+}
 _FORMULA = re.compile(r"=|^\w+_\w+$")
 _REMARK = re.compile(r"^(over|since|the|each|summed|where|of|in|with|a|after|which)\b|^0 where")
 _TOKEN = re.compile(r"\d[\d.]*(?:e-?\d+)?|[^\W\d_]+(?:_(?:\{[^}]*\}|\w+))?|->|<=|>=|\s+|.")
@@ -74,7 +85,9 @@ def _rows(tokens):
             items.append([{"^": "msup", "_": "msub"}[token], items.pop(), _single(_rows(inside))])
         elif token.isspace():
             follows = items and place < len(tokens) and re.match(r"[\w(−-]", tokens[place])
-            if follows and (items[-1] in (["mo", ","], ["mo", ";"]) or _is_operand(items[-1]) and tokens[place] != "-"):
+            if follows and (
+                items[-1] in (["mo", ","], ["mo", ";"]) or (_is_operand(items[-1]) and tokens[place] != "-")
+            ):
                 items.append(["mspace"])
         else:
             items.append(_leaf(token))

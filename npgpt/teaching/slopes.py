@@ -83,4 +83,3 @@ class Slopes:
         finally:
             if array is not None:
                 array[index] = before
-

@@ -1,4 +1,4 @@
-"""What the story shows beside the operations: attention's weights, what each layer would predict, a step of AdamW.
+"""What the story shows beside the operations: what each layer would predict, a step of AdamW.
 
 Everything is computed from the arrays of the trace, by the model's own code where there is one.
 """
@@ -10,31 +10,12 @@ from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.gpt import GPT
-from npgpt.ops.attention import split_heads
 from npgpt.optim import AdamW
 from npgpt.teaching.trace import Operation, Trace
 from npgpt.tensor import Tensor, no_grad
 
 TOP = 8  # of the likeliest tokens at a position
 LENS = 3  # of the likeliest tokens of a layer
-
-
-def attention_heads(operation: Operation, n_head: int, scale: float) -> dict[str, np.ndarray]:
-    """q, k, v (H, T, D), the scores S and the weights P (H, T, T) of one causal_self_attention of a batch of one.
-
-    Its kernel keeps no P, so P is computed again, and P v is compared with what the kernel gave. Raises ArithmeticError
-    if they differ by more than rounding.
-    """
-    qkv = operation.inputs[0]
-    assert qkv is not None
-    q, k, v = (part[0].transpose(1, 0, 2) for part in split_heads(qkv.data, n_head))
-    T = q.shape[1]
-    S = np.where(np.tri(T, dtype=bool), q.dtype.type(scale) * (q @ k.swapaxes(1, 2)), -np.inf)
-    P = kernels.softmax_forward(S.reshape(-1, T)).reshape(S.shape)
-    y, given = P @ v, operation.result.data.reshape(T, n_head, -1).transpose(1, 0, 2)
-    if np.abs(y - given).max() > 1e-5 * max(1.0, float(np.abs(v).max())):
-        raise ArithmeticError(f"{operation.path}: the weights are not those with which the kernel computed its result")
-    return {"q": q, "k": k, "v": v, "S": S, "P": P}
 
 
 def probabilities(model: GPT, stream: np.ndarray) -> np.ndarray:

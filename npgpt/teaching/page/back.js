@@ -6,7 +6,7 @@ function wayBack() {
   const rows = order.map(([op, i]) => [String(op.order + 1), to(i, title(op), true),
     el("span", { class: "size" }, el("i", { style: `width: ${Math.min(100, (100 * norm(op.result)) / largest).toFixed(1)}%` }), el("span", {}, number(norm(op.result), 3))),
     op.inputs.filter((place) => place !== null && VALUES[place].gradient !== null).map((place) => VALUES[place])
-      .map((value, n) => [n ? ", " : "", value.parameter ? el("code", {}, value.parameter) : el("span", {}, "its input")])]);
+      .map((value, n, all) => [n ? ", " : "", value.parameter ? el("code", {}, value.parameter) : all.filter((other) => !other.parameter).length > 1 ? `input ${n + 1}` : "its input"])]);
   return section("back", `${5 + MODEL.n_layer}. The way back`,
     el("p", {}, "How should each number have been different, for the loss to be smaller? The gradient of a number says it: by how much the loss grows if the number grows a little, for each unit. We write dx for the gradient of x, and x and dx have the same shape."),
     el("p", {}, "For the loss itself it is 1. From there we go back through the operations, the last first. Each gets dy, the gradient of its result, and computes from it, by the chain rule, the gradients of what it took. If something was used twice, its two gradients are added: so they are wherever the stream goes both around a block and into it."),
@@ -16,13 +16,12 @@ function wayBack() {
 
 function parameters() {
   const rows = VALUES.map((value, place) => [value, place]).filter(([value]) => value.parameter && value.gradient !== null);
-  const digits = ({ slope, gradient }) => Math.abs(slope - gradient) / Math.max(Math.abs(slope), Math.abs(gradient), 1e-12);
-  const checked = VALUES.filter((value) => value.slope), worst = Math.max(...checked.map((value) => digits(value.slope)));
+  const checked = VALUES.filter((value) => value.slope), worst = Math.max(...checked.map((value) => apart(value.slope)));
   return section("parameters", `${6 + MODEL.n_layer}. Every parameter`,
     el("p", {}, "Here the gradients end: in the numbers that the model has learned, and can change."),
-    checked.length ? el("p", {}, `Are they right? That can be seen without any formula. Take one element, make it a little larger, run the whole model again, and note the loss; then a little smaller. The difference of the two losses, divided by that of the two elements, is the slope, and the gradient must be the same. For this page that was done at the element with the largest gradient of every parameter and of every result on the way, ${checked.length} times, in float64. The gradients are the float32 ones of training; the largest difference is ${number(100 * worst, 2)}%.`)
+    checked.length ? el("p", {}, `Are they right? That can be seen without any formula. Take one element, make it a little larger, run the whole model again, and note the loss; then a little smaller. The difference of the two losses, divided by that of the two elements, is the slope, and the gradient must be the same. For this page that was done at the element with the largest gradient of every parameter and of every result on the way, ${checked.length} times, in float64. The gradients are the float32 ones of training; all agree with their slopes to at least ${agreeing(worst)} digits.`)
       : el("p", { class: "note" }, "The page was made without slopes, which would compare each gradient with the losses at both sides of an element."),
-    el("div", { class: "cards" }, rows.map(([value, place]) => {
+    el("div", { class: "cards two" }, rows.map(([value, place]) => {
       const holder = el("div", { class: "inside" });
       const made = el("details", { class: "card", id: `parameter-${place}` }, el("summary", {}, el("code", {}, value.parameter), " ", el("span", { class: "quiet" }, shape(array(value.data).shape)),
         value.slope ? [" ", el("span", { class: "agree" }, `slope ${number(value.slope.slope, 5)}, gradient ${number(value.slope.gradient, 5)}`)] : null), holder);

@@ -18,7 +18,7 @@ const css = (x) => `rgb(${colour(x).join(" ")})`;
  * A matrix as a heat map. ``labels`` names its rows; ``other`` is a matrix of the same size whose numbers are said too;
  * ``marked`` is an element, as [row, column], with a frame; ``choose`` is called with a row that is clicked.
  */
-function heat(matrix, name, { labels = null, other = null, marked = null, choose = null, most = 0, cell = 0 } = {}) {
+function heat(matrix, name, { labels = null, columnNames = null, other = null, marked = null, choose = null, most = 0, cell = 0 } = {}) {
   const { numbers, rows, columns } = matrix;
   if (!numbers.length) return el("p", { class: "quiet" }, "It has no elements.");
   const largest = most || numbers.reduce((a, x) => Math.max(a, Math.abs(x)), 0) || 1;
@@ -45,7 +45,7 @@ function heat(matrix, name, { labels = null, other = null, marked = null, choose
     frame.hidden = false;
     place(frame, at);
     const i = row * columns + column, label = labels ? `${labels(matrix.row(row))}, ` : rows > 1 ? `row ${matrix.row(row)}, ` : "";
-    said.textContent = `${label}column ${matrix.column(column)}: ${number(numbers[i], 6)}${other ? `; gradient ${number(other.numbers[i], 6)}` : ""}`;
+    said.textContent = `${label}${columnNames ? columnNames(matrix.column(column)) : `column ${matrix.column(column)}`}: ${number(numbers[i], 6)}${other ? `; gradient ${number(other.numbers[i], 6)}` : ""}`;
   }
   function under(event) {
     const box = canvas.getBoundingClientRect();

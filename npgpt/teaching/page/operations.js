@@ -13,7 +13,9 @@ function picture(place, caption, gradient = false) {
   const other = !gradient && value.gradient !== null ? array(value.gradient) : null;
   const words = rowsAreWords(matrix.shape) ? (row) => word(row % T) : null;
   const marked = gradient && value.slope ? stored(matrix, value.slope.index) : null;
-  const drawing = heat(matrix, `${gradient ? "gradient of " : ""}${caption}`, { labels: words, other, marked });
+  const third = MODEL.n_embd, isQkv = value.made_by !== null && OPS[value.made_by].path.endsWith("attn.c_attn"), D = third / MODEL.n_head;
+  const columns = isQkv ? (j) => `${["query", "key", "value"][Math.floor(j / third)]} of head ${Math.floor((j % third) / D) + 1}, number ${j % D}` : null;
+  const drawing = heat(matrix, `${gradient ? "gradient of " : ""}${caption}`, { labels: words, columnNames: columns, other, marked });
   if (gradient && value.used_by.length) {
     const go = () => { location.hash = `gradient-${value.used_by[0][0]}`; };
     const map = drawing.querySelector(".picture");
@@ -22,7 +24,7 @@ function picture(place, caption, gradient = false) {
     map?.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
   }
   return el("figure", { class: gradient ? "gradient" : null },
-    el("figcaption", {}, caption, " ", el("span", { class: "quiet" }, shape(matrix.shape))), drawing);
+    el("figcaption", {}, caption, " ", el("span", { class: "quiet" }, shape(matrix.shape), isQkv ? ": queries, keys and values side by side" : "")), drawing);
 }
 
 /** Where a value's gradient was computed: in the operations that used the value. */
@@ -35,14 +37,17 @@ function comesFrom(value) {
   el("ul", {}, links));
 }
 
+/** How far a slope and a gradient are apart, as a part of the larger; and how many digits that leaves. */
+const apart = ({ slope, gradient }) => Math.abs(slope - gradient) / Math.max(Math.abs(slope), Math.abs(gradient), 1e-12);
+const agreeing = (off) => (off ? Math.max(0, Math.floor(-Math.log10(off))) : 16);
+
 /** The loss a little to both sides of one element, and what the backward pass says about it. */
 function slopeOf(value) {
   if (!value.slope) return null;
   const { index, x, h, plus, minus, gradient, slope } = value.slope;
-  const off = Math.abs(slope - gradient) / Math.max(Math.abs(slope), Math.abs(gradient), 1e-12);
   const rows = [[`the element [${index.join(", ")}]`, number(x, 7)], [`the loss with it ${number(h, 2)} larger`, plus.toFixed(12)],
     [`the loss with it ${number(h, 2)} smaller`, minus.toFixed(12)], ["slope: their difference, divided by 2h", number(slope, 7)],
-    ["gradient, from the way back", number(gradient, 7)], ["they differ by", off ? `${number(100 * off, 2)}%` : "nothing"]];
+    ["gradient, from the way back", number(gradient, 7)], ["they agree to", `${agreeing(apart(value.slope))} digits`]];
   return el("table", { class: "slope" }, el("tbody", {}, rows.map(([name, x]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, x)))));
 }
 
@@ -81,14 +86,22 @@ function insideOfCard(index) {
   return [
     el("h4", {}, "Forward"), formulaLines(words.Forward),
     inputs.map(([place, i]) => picture(place, inputName(op, i))), picture(op.result, "result"),
+    within(op.inside?.forward),
     result.used_by.length ? el("p", {}, "The result goes to ", result.used_by.map(([next], i) => [i ? " and to " : "", to(next)]), ".") : null,
     back ? [
       el("h4", { id: `gradient-${index}`, tabindex: "-1" }, `Back: step ${op.order + 1} of the way`), formulaLines(words.Backward),
       el("div", { class: "arrives" }, picture(op.result, "dy, the gradient of the result", true), comesFrom(result), slopeOf(result)),
+      within(op.inside?.backward),
       inputs.filter(([place]) => VALUES[place].gradient !== null).map(([place, i]) => gradientOfInput(op, place, i)),
     ] : el("p", {}, "Nothing came back through it."),
     el("h4", {}, "Why, and the code"), code(op),
   ];
+}
+
+/** What a fused operation makes inside and doesn't keep: [[name, place of its array, labels of its rows], ...]. */
+function within(parts) {
+  return parts ? el("div", {}, el("p", {}, "Inside of it, made again for this page from what it took, and compared with what it gave:"), el("div", { class: parts.length > 1 ? "heads" : null },
+    parts.map(([name, place]) => el("figure", {}, el("figcaption", {}, name, " ", el("span", { class: "quiet" }, shape(array(place).shape))), heat(array(place), name, { labels: word }))))) : null;
 }
 
 function gradientOfInput(op, place, i) {

@@ -25,8 +25,7 @@ function opening() {
     el("h1", {}, DATA.prompt),
     el("p", { class: "lead" }, "A GPT reads a text and says, at each place, what it thinks comes next. Then it is told what did come next, and every one of its ",
       MODEL.parameters.toLocaleString("en"), " numbers learns in which direction it should have been a little different. This page shows both for one sentence: all that was computed on the way there, and all on the way back."),
-    el("p", {}, "Nothing here is a drawing of how it might work. The numbers are those that npgpt computed for this sentence with the model ", el("b", {}, MODEL.name),
-      ", by the same code that trains it, and each step shows its formula, its derivation and the lines that computed it."),
+    el("p", {}, "Nothing here is a drawing of how it might work. The numbers are those that npgpt computed for this sentence, by the same code that trains it, and each step shows its formula, its derivation and the lines that computed it. The model is ", el("b", {}, MODEL.name), "."),
     DATA.thinned ? el("p", { class: "note" }, `The ${DATA.numbers.toLocaleString("en")} numbers of this model would be too many for a page. Large arrays are thinned: rows and columns at even distances are shown, and each picture says which part it has. All computations were made with all numbers.`) : null,
     el("dl", { class: "tiles" },
       [["tokens", T, `${counted} of them are predicted`], ["blocks", MODEL.n_layer, `of ${MODEL.n_head} heads each`],
@@ -39,9 +38,9 @@ function overview() {
   return section("overview", "The whole way",
     el("p", {}, "There: a column of numbers for each word, the residual stream, goes through all blocks. Each block reads it and adds to it."),
     el("ol", { class: "map" },
-      step("#tokens", "Tokens", "the text becomes numbers of a list"),
-      step("#embedding", "Embedding", `each number becomes ${MODEL.n_embd} numbers that can be computed with`),
-      [...Array(MODEL.n_layer).keys()].map((i) => step(`#block-${i}`, `Block ${i + 1}`, "attention looks at earlier words; the MLP thinks about each word alone")),
+      step("#tokens", "Tokens", "the text is cut into pieces that the model knows"),
+      step("#embedding", "Embedding", `each piece becomes ${MODEL.n_embd} numbers that can be computed with`),
+      [...Array(MODEL.n_layer).keys()].map((i) => step(`#block-${i}`, `Block ${i + 1}`, "attention looks at earlier words; the MLP works on each word alone")),
       step("#prediction", "Prediction", "the stream becomes a probability for each token"),
       step("#loss", "Loss", "how surprised the model was by what came next")),
     el("p", {}, "And back: the same steps from the last to the first."),
@@ -60,19 +59,19 @@ function tokens() {
     el("p", {}, "The model knows a list of ", MODEL.vocab_size.toLocaleString("en"), " tokens: pieces of text, which are words, parts of words or single characters. A text is first bytes. ",
       DATA.merges ? "Then neighbours are merged, again and again: of all pairs that make a token of the list, always the one that was learned first. What can't be merged any more is the tokens." : "Each piece has its place in the list.",
       " A dot stands for a space."),
+    el("p", {}, "Below, a token is called a word, though it may be a part of one."),
     table(["place", "token", "bytes", ...(DATA.merges ? ["merges"] : []), "its number in the list"], rows, "words"));
 }
 
 function embedding() {
   const first = DATA.stages[0][1], ops = OPS.slice(0, first + 1);
   const parts = ops.filter((op) => op.name === "embedding");
-  const stream = VALUES[OPS[first].result];
   return section("embedding", "2. Each token becomes a vector",
     el("p", {}, `The number of a token says nothing about it. So each token has a row of ${MODEL.n_embd} numbers in a table, which were learned. `,
       parts.length > 1 ? "A second table has a row for each place in the sentence. The two are added: what the word is, and where it stands." : ""),
     parts.map((op) => picture(op.result, op.path === "wte" ? "what the word is: its row of wte" : "where it stands: its row of wpe")),
     parts.length > 1 ? picture(OPS[first].result, "their sum, the beginning of the residual stream") : null,
-    el("p", {}, "There are ", String(stream.used_by.length), " uses of this sum: the first block reads it, and adds to it. In the pictures below, each row is one word."),
+    el("p", {}, "In these pictures each row is a word, and each column one of its numbers. No column has a meaning that could be named: meanings are directions in which all of them take part."),
     el("h3", {}, "Each operation"), cards((op) => OPS.indexOf(op) <= first));
 }
 
@@ -126,27 +125,29 @@ function attention(layer) {
   }
   listeners.push(fill);
   fill();
-  return [el("h3", {}, "Attention: what earlier words does this one look at?"),
+  const explained = layer > 0 ? [] : [
     el("p", {}, "From its column of the stream, each word makes three vectors: a query, which says what it looks for; a key, which says what it has to offer; and a value, which is what it hands on. ",
       `There are ${H} heads, each with vectors of ${D} numbers of its own, so the word can look for ${H} things at once.`),
     el("p", {}, "A score is the product of the word's query and another word's key, times ", number(parts.scale, 3), ". Softmax makes weights of the scores: none is below zero, and together they are 1. A word sees itself and those before it, never those after it, which it is to predict."),
-    holder,
-    el("p", {}, "All heads, all words: each row is a word, and shows how its weights are spread over the words up to it. Click at a row to see it above."), heads];
+  ];
+  return [el("h3", {}, "Attention: what earlier words does this one look at?"), explained, holder,
+    el("p", {}, layer > 0 ? "All heads, all words:" : "All heads, all words: each row is a word, and shows how its weights are spread over the words up to it. Click at a row to see it above."), heads];
 }
 
 function changes(layer) {
   const [before, looked, thought] = [DATA.lens[2 * layer], DATA.lens[2 * layer + 1], DATA.lens[2 * layer + 2]];
   const list = (rows, rise) => rows.map(([id, key, p], i) => [i ? " " : "", chip(DATA.vocabulary[id]), " ", el("span", { class: "quiet" }, rise ? `+${percent(key)}` : percent(p))]);
   const row = (name, stage, t) => [name, el("span", { class: "likely" }, list(stage.top[t], false)), stage.rose.length && stage.rose[t][0][1] > 0.0005 ? el("span", { class: "likely" }, list(stage.rose[t].filter((x) => x[1] > 0.0005), true)) : ""];
-  return [el("h3", {}, "The MLP: what does it add?"),
+  const explained = layer > 0 ? [] : [
     el("p", {}, `The MLP works on each word alone. It makes ${MODEL.n_inner ?? 4 * MODEL.n_embd} numbers of the word's ${MODEL.n_embd}, lets the activation function dampen those below zero, and adds what comes of them to the stream.`),
     el("p", {}, "What this changes can be seen by asking too early: if the stream ended here, what would the model predict after the chosen word?"),
-    forWord((t) => table(["after", "it would predict", "which became likelier"], [
+  ];
+  return [el("h3", {}, "The MLP: what does it add?"), explained, forWord((t) => table(["after", "it would predict", "which became likelier"], [
       ...(layer === 0 ? [row("the embedding", before, t)] : []), row("attention", looked, t), row("the MLP", thought, t)], "words"))];
 }
 
 const blocks = () => [...Array(MODEL.n_layer).keys()].map((layer) => section(`block-${layer}`, `${3 + layer}. Block ${layer + 1} of ${MODEL.n_layer}`,
-  layer === 0 ? el("p", {}, "A block has two halves. Both begin with a layer norm, which brings each word's numbers to a common size, and both add their result to the stream, so that what was known before stays known.") : null,
+  layer === 0 ? el("p", {}, "A block has two halves, attention and an MLP (a multi-layer perceptron). Both begin with a layer norm, which brings each word's numbers to a common size, and both add their result to the stream, so that what was known before stays known.") : el("p", {}, "The same again, with parameters of its own. It reads what the blocks before it have added."),
   attention(layer), changes(layer), el("h3", {}, "Each operation"), cards((op) => op.path === `h.${layer}` || op.path.startsWith(`h.${layer}.`))));
 
 function prediction() {
@@ -160,7 +161,7 @@ function prediction() {
     forWord((t) => {
       const { top, target } = DATA.predictions[t];
       return [el("p", {}, "After ", chip(TOKENS.slice(0, t + 1).map((token) => token.text).join("")), target
-        ? [" came ", chip(TOKENS[t + 1].text), `, to which the model gave ${percent(target[1])}. It thought of:`] : " the sentence ends. The model thinks of:"]),
+        ? [" came ", chip(TOKENS[t + 1].text), `, to which the model gave ${percent(target[1])}. It thought of:`] : " the sentence ends. The model thinks of:"),
       el("ul", { class: "guesses" }, top.map(([id, , p]) => el("li", { class: target?.[0] === id ? "right" : null }, chip(DATA.vocabulary[id]), bar(p))))];
     }),
     el("h3", {}, "Which token would each layer predict already?"),
