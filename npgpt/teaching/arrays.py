@@ -32,9 +32,8 @@ class Arrays:
         matrix = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
         rows, columns = (np.arange(n) for n in matrix.shape)
         if self.thin and not whole:
-            row, column = (
-                (None, None) if index is None else divmod(np.ravel_multi_index(index, array.shape), len(columns))
-            )
+            place = None if index is None else int(np.ravel_multi_index(index, array.shape))
+            row, column = (None, None) if place is None else divmod(place, len(columns))
             rows, columns = _some(len(rows), ROWS, row), _some(len(columns), COLUMNS, column)
         kept = np.ascontiguousarray(matrix[np.ix_(rows, columns)], "<f4")
         entry: dict[str, Any] = {"shape": list(array.shape), "data": base64.b64encode(kept).decode()}
@@ -48,7 +47,7 @@ class Arrays:
 
 
 def _some(n, most, wanted):
-    """Of n places at most ``most``, evenly apart, from the first to the last, and the wanted one in place of the nearest."""
+    """Of n places at most ``most``, evenly apart from the first to the last; the wanted one replaces the nearest."""
     places = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
     if wanted is not None and wanted not in places:
         places[np.abs(places - wanted).argmin()] = wanted

@@ -23,7 +23,7 @@ IGNORED = -100
 
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, config: GPTConfig) -> np.ndarray:
-    """The sentence's ids (T,). Raises DataError if there are fewer than two, or more than the page or the model takes."""
+    """The sentence's ids (T,). Raises DataError if they are fewer than two, or more than page or model take."""
     if not prompt.strip():
         raise DataError("the prompt is empty: give a short sentence")
     ids = tokenizer.encode(prompt).astype(np.int64)
@@ -139,7 +139,7 @@ def _operations(record, arrays, inside):
             shares.append(arrays.add(gradient) if several else None)
         if o.index in inside:
             entry["inside"] = {
-                way: [[name, arrays.add(matrix, whole=True)] for name, matrix in parts.items()]
+                way: [[name, arrays.add(x, whole=x.shape[-1] <= MOST_TOKENS)] for name, x in parts.items()]
                 for way, parts in inside[o.index].items()
             }
         found.append(entry | {

@@ -84,10 +84,7 @@ def _rows(tokens):
             inside, place = _group(tokens, place)
             items.append([{"^": "msup", "_": "msub"}[token], items.pop(), _single(_rows(inside))])
         elif token.isspace():
-            follows = items and place < len(tokens) and re.match(r"[\w(−-]", tokens[place])
-            if follows and (
-                items[-1] in (["mo", ","], ["mo", ";"]) or (_is_operand(items[-1]) and tokens[place] != "-")
-            ):
+            if items and place < len(tokens) and _needs_space(items[-1], tokens[place]):
                 items.append(["mspace"])
         else:
             items.append(_leaf(token))
@@ -110,8 +107,12 @@ def _single(items):
     return items[0] if len(items) == 1 else ["mrow", *items]
 
 
-def _is_operand(item):
-    return item[0] in ("mi", "mn", "msub", "msup", "msqrt") or item in (["mo", ")"], ["mo", "]"])
+def _needs_space(before, after):
+    """Between two factors or words, and after a comma."""
+    if before in (["mo", ","], ["mo", ";"]):
+        return True
+    operand = before[0] in ("mi", "mn", "msub", "msup", "msqrt") or before in (["mo", ")"], ["mo", "]"])
+    return operand and bool(re.match(r"[\w(]", after))
 
 
 def _leaf(token):

@@ -1,7 +1,7 @@
 """What fused operations make inside and don't keep: attention's weights, the logits. Made again, and compared.
 
-Their kernels keep only what the backward pass needs. What the page shows of their inside is computed here in plain NumPy
-from what the trace recorded, and must lead to what the kernel gave, forward and backward: else it is an error.
+Their kernels keep only what the backward pass needs. What the page shows of their inside is computed here in plain
+NumPy from what the trace recorded, and must lead to what the kernel gave, forward and backward: else it is an error.
 """
 
 import numpy as np

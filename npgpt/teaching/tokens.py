@@ -1,5 +1,6 @@
 """Tokens as the page shows them: their text, their bytes, and the merges that made them."""
 
+from itertools import pairwise
 from typing import Any
 
 from npgpt.text.byte_pairs import BytePairTokenizer
@@ -15,7 +16,7 @@ def token_steps(tokenizer: Tokenizer, id: int, ranks: dict[bytes, int] | None = 
     parts = [bytes([byte]) for byte in whole]
     steps = [list(parts)]
     while ranks and len(parts) > 1:
-        pairs = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:], strict=False)]
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in pairwise(parts)]
         lowest = min(pairs)
         if lowest == len(ranks):  # <|endoftext|>, which is not made by merges
             break
