@@ -25,7 +25,10 @@ _HOME = {
     "trace": "teaching.trace",
 }
 _MODULES = {
-    **{name: name for name in ("checkpoints", "generation", "gradcheck", "kernels", "layers", "ops", "optim")},
+    **{
+        name: name
+        for name in ("adapters", "checkpoints", "generation", "gradcheck", "kernels", "layers", "ops", "optim")
+    },
     "data": "text.batches",
     "tokenizers": "text.tokenizers",
 }

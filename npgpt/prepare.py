@@ -38,10 +38,11 @@ def main() -> int:
         raise ConfigError("where should the tokens go? Name a new folder: --out FOLDER")
 
     from npgpt.checkpoints.shared.atomic import atomic_folder, write_json
+    from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
     from npgpt.checkpoints.writing import check_can_write
     from npgpt.text.corpus import tokenizer_for
     from npgpt.text.files import find_texts
-    from npgpt.text.token_files import TOKENIZER_FILE, find_token_files
+    from npgpt.text.token_files import find_token_files
 
     paths = [Path(text) for text in texts]
     check_can_write(settings.out)  # before the work, not after it
@@ -51,7 +52,7 @@ def main() -> int:
     with StopRequest(), atomic_folder(settings.out) as folder:  # Ctrl-C and SIGTERM leave nothing
         tokenizer = tokenizer_for(settings.tokenizer, paths)
         lines = _write(found, tokenizer, settings, folder)
-        write_json(folder / TOKENIZER_FILE, tokenizer.to_dict())
+        write_json(folder / OUR_TOKENIZER_FILE, tokenizer.to_dict())
     for line in lines:
         print(line, file=sys.stderr)
     print(f"train on them with: python -m npgpt.train {settings.out}")

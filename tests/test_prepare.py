@@ -124,5 +124,5 @@ def test_a_signal_leaves_nothing(tmp_path, number):
         finally:
             pipe.kill()
             pipe.wait()
-    assert (preparing.returncode, error) == (130, b"stopped\n")
+    assert (preparing.returncode, error) == (128 + number, b"stopped\n")
     assert listing(tmp_path) == {}

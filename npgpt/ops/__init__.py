@@ -1,4 +1,4 @@
-"""Differentiable operations, one a file: forward, backward and derivation in one place."""
+"""Differentiable operations, one a file: forward and backward, with the formulas of both."""
 
 from npgpt.ops.attention import causal_self_attention
 from npgpt.ops.cross_entropy import cross_entropy
@@ -8,6 +8,7 @@ from npgpt.ops.gelu import gelu, gelu_tanh
 from npgpt.ops.layernorm import layernorm
 from npgpt.ops.linear import linear
 from npgpt.ops.linear_cross_entropy import linear_cross_entropy
+from npgpt.ops.lora import lora
 from npgpt.ops.relu import relu
 from npgpt.ops.rotary import rotary
 from npgpt.ops.softmax import softmax
@@ -22,6 +23,7 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "lora",
     "relu",
     "rotary",
     "softmax",

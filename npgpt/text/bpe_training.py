@@ -163,7 +163,7 @@ class _Symbols:
 
 
 def _tally(symbols, weights):
-    found: dict[int, int] = {}
+    found = {}
     for symbol, weight in zip(symbols, weights, strict=True):
         found[symbol] = found.get(symbol, 0) + weight
     found.pop(-1, None)

@@ -100,7 +100,8 @@ class BPETokenizer(BytePairTokenizer):
     @classmethod
     def from_texts(cls, documents: Iterable[Iterable[str]], vocab_size: int) -> "BPETokenizer":
         """Train on documents, each in chunks. There are fewer ids if no further pair occurs twice."""
-        tokens, merges = list(BYTES), []
+        tokens: list[bytes] = list(BYTES)
+        merges: list[str] = []
         for a, b in train_merges(count_pieces(documents), vocab_size - len(BYTES) - 1):
             merges.append(f"{bytes_to_unicode(tokens[a])} {bytes_to_unicode(tokens[b])}")
             tokens.append(tokens[a] + tokens[b])

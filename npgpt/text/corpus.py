@@ -232,6 +232,12 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
             f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: {error.strerror}.\n"
             "Set TMPDIR to a folder with more room: twice the size of the text is always enough."
         ) from error
-    w, documents = writer, np.array(writer.documents, np.int64)
-    found = {"conversations": w.conversations, "answers": answers, "warnings": tuple(w.warnings)}
-    return Corpus(tokens, documents, w.characters, w.digest.hexdigest(), **found)
+    return Corpus(
+        tokens,
+        np.array(writer.documents, np.int64),
+        writer.characters,
+        writer.digest.hexdigest(),
+        conversations=writer.conversations,
+        answers=answers,
+        warnings=tuple(writer.warnings),
+    )

@@ -10,15 +10,15 @@ Source: karpathy/nanoGPT, data/*/prepare.py and train.py; karpathy/llm.c, dev/da
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE, beside, unknown
 from npgpt.errors import DataError
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizers import load_tokenizer
 
-TOKENIZER_FILE = "npgpt_tokenizer.json"  # the name that a tokenizer of ours has beside other programs' files
 TOKEN_CHUNK = 2**22  # tokens that are checked at a time
 
 _HEADER = 256  # int32
@@ -44,22 +44,21 @@ def find_token_files(paths: list[Path]) -> list[Path]:
 
 
 def tokenizer_beside(token_files: list[Path]) -> Tokenizer | None:
-    """The tokenizer that was stored with token files, if one was. Raises TokenizerError if it is damaged."""
-    path = token_files[0].with_name(TOKENIZER_FILE) if token_files else None
-    return load_tokenizer(path) if path and path.exists() else None
+    """The tokenizer that was stored with token files, if one was. Raises CheckpointError if it is damaged."""
+    return beside(token_files[0], unknown)() if token_files else None
 
 
 def check_tokenizer(token_files: list[Path], tokenizer: Tokenizer) -> None:
     """Raise DataError if the tokens come with another tokenizer than this one."""
     stored = tokenizer_beside(token_files)
     if stored and stored.to_dict() != tokenizer.to_dict():
-        place = token_files[0].with_name(TOKENIZER_FILE)
+        place = token_files[0].with_name(OUR_TOKENIZER_FILE)
         problem = f"{token_files[0]} was made with another tokenizer than the model's, the one in {place}"
         raise DataError(f"{problem}.\nPrepare the text with the model's, or train a new model on these tokens.")
 
 
-def map_tokens(path: Path, tokenizer: Tokenizer, digest, bar: tqdm) -> tuple[np.ndarray, np.ndarray]:
-    """Map one file -> its tokens (N,), the positions at which its documents start. Adds the tokens to the digest.
+def map_tokens(path: Path, tokenizer: Tokenizer, digest: Any, bar: tqdm) -> tuple[np.ndarray, np.ndarray]:
+    """Map one file -> its tokens (N,), the positions at which its documents start. Adds the tokens to hashlib's digest.
 
     Raises DataError on a file that is empty, cut off, or of another tokenizer.
     """
@@ -77,7 +76,7 @@ def map_tokens(path: Path, tokenizer: Tokenizer, digest, bar: tqdm) -> tuple[np.
         tokens = np.asarray(np.memmap(path, dtype, mode="r", offset=start))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from error
-    starts = [[0]]
+    starts = [np.zeros(1, np.int64)]
     for first in range(0, len(tokens), TOKEN_CHUNK):
         chunk = tokens[first : first + TOKEN_CHUNK]
         unknown = chunk >= tokenizer.vocab_size

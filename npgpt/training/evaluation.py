@@ -66,7 +66,7 @@ class Evaluation(Periodic):
             if stopped():
                 return None
             with no_grad():
-                learned = np.count_nonzero(targets != IGNORED)
+                learned = int(np.count_nonzero(targets != IGNORED))
                 total += self.model.loss(ids, targets).item() * learned
             count += learned
         if not math.isfinite(total):

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.commands import TINY, command, everything, train
 
+from npgpt import GPT, GPTConfig
 from npgpt.errors import ConfigError, DataError
 from npgpt.text import conversations
 from npgpt.text.batches import TokenDataset
@@ -14,6 +16,7 @@ from npgpt.text.corpus import iter_text, read_corpus, tokenizer_for, train_val_s
 from npgpt.text.files import progress
 from npgpt.text.tokenizers import ByteTokenizer, GPT2Tokenizer, make_tokenizer
 from npgpt.training.data import TrainingData
+from npgpt.training.evaluation import Evaluation
 from npgpt.training.settings import TrainSettings
 
 BYTE, GPT2 = ByteTokenizer(), GPT2Tokenizer()
@@ -204,3 +207,27 @@ def test_tokenizers_are_made_of_what_the_model_reads(tmp_path):
     path = write(tmp_path / "a.jsonl", *[PAIR] * 3)
     assert set(tokenizer_for("char", path).characters) == set("Human: Hi\nAssistant: Good day.\n\n")
     assert "Human" in [token.decode() for token in tokenizer_for("bpe:290", path).tokens[256:]]
+
+
+def test_an_evaluation_is_the_mean_over_the_learned_tokens(tmp_path):
+    data = TrainingData(settings_for(many(tmp_path / "a.jsonl"), loss_on="assistant"), BYTE, 16)
+    model = GPT(GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=1, n_embd=4), seed=0)
+    splits = {"train": data.evaluation_splits()["train"]}
+    found = Evaluation(model, splits, data.settings.resolve(1, 16)).losses(1, lambda: False)["train"]
+    ids, targets = (np.concatenate(arrays) for arrays in zip(*splits["train"], strict=True))
+    assert len({np.count_nonzero(t != -100) for _, t in splits["train"]}) > 1  # batches that count differently
+    assert found == pytest.approx(model.loss(ids, targets).item(), rel=1e-5)
+
+
+def test_a_run_on_conversations_is_resumed_bit_for_bit(tmp_path):
+    path = many(tmp_path / "a.jsonl")
+    flags = (path.name, *TINY, "--loss-on", "assistant", "--decay-steps", 4, "--sample-tokens", 3, "--eval-every", 2)
+    whole, ended = train(tmp_path, *flags, "--max-steps", 4, "--out", "whole")
+    assert "    | Human:" in ended.err
+    part, _ = train(tmp_path, *flags, "--max-steps", 2, "--out", "part")
+    assert command("train", "--resume", part, "--max-steps", 4, cwd=tmp_path).code == 0
+    a, b = everything(whole), everything(part)
+    assert a["arrays"] == b["arrays"]
+    many(path, 13)
+    refusal = command("train", "--resume", part, "--max-steps", 6, cwd=tmp_path)
+    assert (refusal.code, "the text is not the one" in refusal.err) == (2, True)
