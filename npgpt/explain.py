@@ -20,7 +20,8 @@ def main() -> int:
     parser.add_argument("--model", metavar="PATH", type=pathname, help=model)
     which = "of a run: the last, or the one with the lowest validation loss (default: last)"
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
-    parser.add_argument("--no-slopes", action="store_true", help="don't compare gradients with slopes, which takes two")
+    slopes = "don't compare gradients with slopes: they take two runs of the model for each, minutes with GPT-2"
+    parser.add_argument("--no-slopes", action="store_true", help=slopes)
     parser.add_argument("--out", metavar="FILE", type=pathname, default="explain.html", help="default: explain.html")
     given = parser.parse_args()
     _check_writable(Path(given.out))

@@ -36,7 +36,7 @@ class Arrays:
             row, column = (None, None) if place is None else divmod(place, len(columns))
             rows, columns = _some(len(rows), ROWS, row), _some(len(columns), COLUMNS, column)
         kept = np.ascontiguousarray(matrix[np.ix_(rows, columns)], "<f4")
-        entry: dict[str, Any] = {"shape": list(array.shape), "data": base64.b64encode(kept).decode()}
+        entry: dict[str, Any] = {"shape": list(array.shape), "data": base64.b64encode(kept.tobytes()).decode()}
         if kept.size < array.size:
             entry |= {"rows": rows.tolist(), "columns": columns.tolist()}
         key = hashlib.sha256(repr(entry).encode()).digest()

@@ -8,6 +8,7 @@ from types import CodeType
 
 import numpy as np
 
+from npgpt.hooks import named_modules
 from npgpt.layers import Module
 from npgpt.teaching.interception import intercepted
 from npgpt.tensor import Tensor, needs_grad
@@ -77,7 +78,7 @@ class Trace:
         self.values: list[Value] = []
         self._model = model  # kept, so that the ids below stay its parts'
         self._names = {} if model is None else {id(p): name for name, p in reversed([*model.named_parameters()])}
-        self._paths = {} if model is None else {id(model): "", **{id(m): name for name, m in _parts(model)}}
+        self._paths = {} if model is None else {id(model): "", **{id(m): name for name, m in named_modules(model)}}
         self._inside: list[str] = []  # the modules that are being called
         self._known: dict[Tensor, Value] = {}
         self._went_back = 0
@@ -183,9 +184,3 @@ def _contribution(found, value, needed):
     gradient = np.zeros_like(value.data)
     found(gradient)
     return gradient
-
-
-def _parts(module, prefix=""):
-    for name, child in module.children():
-        yield prefix + name, child
-        yield from _parts(child, f"{prefix}{name}.")
