@@ -7,12 +7,11 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-import npgpt
 from npgpt.kernels.table import KERNELS
 from npgpt.teaching.formulas import formulas
 from npgpt.teaching.trace import Operation
 
-_ROOT = Path(npgpt.__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 
 
 def describe(operation: Operation) -> dict[str, Any]:
