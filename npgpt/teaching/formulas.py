@@ -53,7 +53,7 @@ def formulas(docstring: str) -> dict[str, list[list[Any]]]:
 
 
 def _columns(line):
-    columns = [text.strip().rstrip(",") for text in re.split(r"\s{2,}", line.strip())]
+    columns = [text.strip().rstrip(",") for text in re.split(r"\s{2,}", re.sub(r"\s+= ", " = ", line.strip()))]
     return [typeset(text) if _is_formula(text) else text for text in columns if text]
 
 

@@ -90,6 +90,10 @@ def test_a_card_shows_formulas_slopes_and_the_code(opened):
         assert words in text, words
     back = opened.run(f"return {card}.querySelector('pre .back').textContent")
     assert back.strip() == "def backward(dy, needs):"
+    opened.run(f"for (const details of {card}.querySelectorAll('details')) details.open = true")
+    tops = opened.run(f"return [...{card}.querySelectorAll('pre .back')].map((line) => line.offsetTop)")
+    assert len(tops) == 6
+    assert all(before < after for before, after in pairwise(tops))
 
 
 def test_a_click_at_a_gradient_goes_to_the_one_it_was_computed_from(opened):

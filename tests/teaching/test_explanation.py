@@ -200,6 +200,7 @@ def test_a_page_made_twice_is_the_same_and_hostile_prompts_stay_text():
     assert pages[0].count("</script>") == 2
     assert "<b>" not in pages[0].split("<style>")[0]
     inside = pages[0].split('id="data">')[1].split("</script>")[0]
+    assert not set("<>&") & set(inside)
     assert json.loads(inside)["prompt"] == nasty
 
 

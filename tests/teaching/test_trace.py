@@ -109,6 +109,18 @@ def test_a_record_does_not_change_with_what_comes_later():
     assert first.inputs[0].gradient.tolist() == [[2, 4]]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_dy_is_recorded_before_the_engine_adds_to_its_memory(first):
+    """reshape hands on dy itself, to which the gradient of v's other use is then added."""
+    x = Tensor([[1.0, 2.0]], requires_grad=True)
+    with trace() as t:
+        v = x * 2
+        sums = [v.reshape(2).sum(), (v * 3).sum()]
+        (sums[first] + sums[1 - first]).backward()
+    assert t.find("", "reshape")[0].dy.tolist() == [1, 1]
+    assert t.operations[0].dy.tolist() == [[4, 4]]
+
+
 def test_a_gradient_that_adds_itself_is_recorded_as_a_contribution():
     x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
     with trace() as t:

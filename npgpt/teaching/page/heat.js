@@ -4,7 +4,7 @@ const screenDark = matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
 const COLOURS = { light: { none: [255, 255, 255], plus: [200, 80, 10], minus: [37, 99, 201] },
   dark: { none: [27, 31, 38], plus: [243, 147, 90], minus: [110, 163, 247] } };
-const drawn = new Set();
+const painted = new Map(); // canvas: what paints it again
 const colours = () => COLOURS[screenDark.matches && !printing ? "dark" : "light"];
 
 /** The colour of x from −1 to 1: blue below zero, orange above, the paper's own at zero. */
@@ -12,13 +12,23 @@ function colour(x) {
   const { none, plus, minus } = colours(), end = x < 0 ? minus : plus, part = Math.min(1, Math.abs(x)) ** 0.6;
   return none.map((from, i) => Math.round(from + (end[i] - from) * part));
 }
-const css = (x) => `rgb(${colour(x).join(" ")})`;
+
+/** Paint numbers, row by row, on a canvas with a pixel for each; and again when the colours change. */
+function paint(canvas, numbers, largest) {
+  const draw = () => {
+    const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+    for (let i = 0; i < numbers.length; i++) image.data.set([...colour(numbers[i] / largest), 255], 4 * i);
+    context.putImageData(image, 0, 0);
+  };
+  painted.set(canvas, draw);
+  draw();
+}
 
 /**
  * A matrix as a heat map. ``labels`` names its rows; ``other`` is a matrix of the same size whose numbers are said too;
  * ``marked`` is an element, as [row, column], with a frame; ``choose`` is called with a row that is clicked.
  */
-function heat(matrix, name, { labels = null, columnNames = null, other = null, marked = null, choose = null, most = 0, cell = 0 } = {}) {
+function heat(matrix, name, { labels = null, columnNames = null, other = null, marked = null, choose = null, most = 0 } = {}) {
   const { numbers, rows, columns } = matrix;
   if (!numbers.length) return el("p", { class: "quiet" }, "It has no elements.");
   const largest = most || numbers.reduce((a, x) => Math.max(a, Math.abs(x)), 0) || 1;
@@ -27,15 +37,9 @@ function heat(matrix, name, { labels = null, columnNames = null, other = null, m
   const picture = el("div", { class: "picture", tabindex: "0", role: "application",
     "aria-label": `${name}, ${shape(matrix.shape)}: a heat map. The arrow keys say its numbers.` }, canvas, frame);
   picture.style.aspectRatio = `${columns} / ${rows * Math.max(1, Math.min(4, columns / rows / 5))}`;
-  if (cell) picture.style.maxWidth = `${columns * cell}px`;
-  else picture.style.maxWidth = columns <= 4 ? `${columns * 48}px` : `${Math.max(rows < 3 ? 600 : 120, Math.min(1100, columns * 14))}px`;
+  picture.style.maxWidth = columns <= 4 ? `${columns * 48}px` : `${Math.max(rows < 3 ? 600 : 120, Math.min(1100, columns * 14))}px`;
   let at = marked ?? [0, 0];
 
-  function draw() {
-    const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
-    for (let i = 0; i < numbers.length; i++) image.data.set([...colour(numbers[i] / largest), 255], 4 * i);
-    context.putImageData(image, 0, 0);
-  }
   function place(box, [row, column]) {
     Object.assign(box.style, { left: `${(100 * column) / columns}%`, top: `${(100 * row) / rows}%`,
       width: `${100 / columns}%`, height: `${100 / rows}%` });
@@ -70,15 +74,17 @@ function heat(matrix, name, { labels = null, columnNames = null, other = null, m
     place(box, marked);
     picture.append(box);
   }
-  drawn.add(draw);
-  draw();
+  paint(canvas, numbers, largest);
   const names = labels && rows <= 64 ? el("div", { class: "rows", "aria-hidden": "true" }, [...Array(rows).keys()].map((i) => el("span", {}, labels(matrix.row(i))))) : null;
   const left = matrix.thinned ? el("p", { class: "quiet" }, `Thinned: ${rows} of ${(matrix.shape.slice(0, -1).reduce((a, b) => a * b, 1)).toLocaleString("en")} rows, ${columns} of ${(matrix.shape.at(-1) ?? 1).toLocaleString("en")} columns.`) : null;
   return el("div", { class: "heat" }, el("div", { class: "framed" }, names, picture), said, left);
 }
 
 function redraw() {
-  for (const draw of drawn) draw();
+  for (const [canvas, draw] of painted) {
+    if (canvas.isConnected) draw();
+    else painted.delete(canvas);
+  }
 }
 screenDark.addEventListener("change", redraw);
 addEventListener("beforeprint", () => { printing = true; redraw(); });

@@ -45,7 +45,7 @@ const agreeing = (off) => (off ? Math.max(0, Math.floor(-Math.log10(off))) : 16)
 function slopeOf(value) {
   if (!value.slope) return null;
   const { index, x, h, plus, minus, gradient, slope } = value.slope;
-  const rows = [[`the element [${index.join(", ")}]`, number(x, 7)], [`the loss with it ${number(h, 2)} larger`, plus.toFixed(12)],
+  const rows = [[index.length ? `the element [${index.join(", ")}]` : "the one number", number(x, 7)], [`the loss with it ${number(h, 2)} larger`, plus.toFixed(12)],
     [`the loss with it ${number(h, 2)} smaller`, minus.toFixed(12)], ["slope: their difference, divided by 2h", number(slope, 7)],
     ["gradient, from the way back", number(gradient, 7)], ["they agree to", `${agreeing(apart(value.slope))} digits`]];
   return el("table", { class: "slope" }, el("tbody", {}, rows.map(([name, x]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, x)))));
@@ -66,10 +66,11 @@ function source(found, marked = null) {
 
 function code(op) {
   const { forward, backward, kernels, docstring } = FUNCTIONS[op.function];
+  const derivations = [...new Map(kernels.map((kernel) => [kernel.file, kernel.docstring]))].filter(([, text]) => text);
   const within = backward && backward.file === forward.file && backward.line >= forward.line && backward.line < forward.line + forward.text.split("\n").length;
   return [
     docstring ? el("details", {}, el("summary", {}, "The derivation"), el("pre", { tabindex: "0" }, docstring),
-      kernels.length && kernels[0].docstring ? [el("p", { class: "file" }, kernels[0].file), el("pre", { tabindex: "0" }, kernels[0].docstring)] : null) : null,
+      derivations.map(([file, text]) => [el("p", { class: "file" }, file), el("pre", { tabindex: "0" }, text)])) : null,
     el("details", {}, el("summary", {}, "The code of both directions"),
       within ? el("p", {}, "The coloured lines are the way back.") : null, source(forward, within ? backward : null),
       within ? null : source(backward)),

@@ -77,18 +77,9 @@ function embedding() {
 
 /** A vector as a row of colours. */
 function strip(vector, name, most) {
-  const matrix = { numbers: Float32Array.from(vector), shape: [vector.length], rows: 1, columns: vector.length, row: (i) => i, column: (j) => j };
   const canvas = el("canvas", { class: "strip", width: vector.length, height: 1, role: "img", title: [...vector].map((x) => number(x, 3)).join(", "),
     "aria-label": `${name}: ${[...vector].map((x) => number(x, 3)).join(", ")}` });
-  const draw = () => {
-    if (drawn.has(draw) && !canvas.isConnected && canvas.dataset.shown) { drawn.delete(draw); return; }
-    canvas.dataset.shown = "1";
-    const image = canvas.getContext("2d").createImageData(matrix.columns, 1);
-    matrix.numbers.forEach((x, i) => image.data.set([...colour(x / most), 255], 4 * i));
-    canvas.getContext("2d").putImageData(image, 0, 0);
-  };
-  drawn.add(draw);
-  draw();
+  paint(canvas, vector, most);
   return canvas;
 }
 
