@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
     slopes = "don't compare gradients with slopes: they take two runs of the model for each, minutes with GPT-2"
     parser.add_argument("--no-slopes", action="store_true", help=slopes)
-    parser.add_argument("--out", metavar="FILE", type=pathname, default="explain.html", help="default: explain.html")
+    parser.add_argument(
+        "--out", metavar="FILE", type=pathname, default="explain.html", help="the page (default: explain.html)"
+    )
     given = parser.parse_args()
     _check_writable(Path(given.out))
 

@@ -36,7 +36,7 @@ function opening() {
 function overview() {
   const step = (href, name, does) => el("li", {}, el("a", { href }, name), el("span", {}, does));
   return section("overview", "The whole way",
-    el("p", {}, "There: a column of numbers for each word, the residual stream, goes through all blocks. Each block reads it and adds to it."),
+    el("p", {}, "There: a row of numbers for each word, the residual stream, goes through all blocks. Each block reads it and adds to it."),
     el("ol", { class: "map" },
       step("#tokens", "Tokens", "the text is cut into pieces that the model knows"),
       step("#embedding", "Embedding", `each piece becomes ${MODEL.n_embd} numbers that can be computed with`),
@@ -117,7 +117,7 @@ function attention(layer) {
   listeners.push(fill);
   fill();
   const explained = layer > 0 ? [] : [
-    el("p", {}, "From its column of the stream, each word makes three vectors: a query, which says what it looks for; a key, which says what it has to offer; and a value, which is what it hands on. ",
+    el("p", {}, "From its row of the stream, each word makes three vectors: a query, which says what it looks for; a key, which says what it has to offer; and a value, which is what it hands on. ",
       `There are ${H} heads, each with vectors of ${D} numbers of its own, so the word can look for ${H} things at once.`),
     el("p", {}, "A score is the product of the word's query and another word's key, times ", number(parts.scale, 3), ". Softmax makes weights of the scores: none is below zero, and together they are 1. A word sees itself and those before it, never those after it, which it is to predict."),
   ];
@@ -147,8 +147,9 @@ function prediction() {
     const right = DATA.predictions[t].target?.[0] === id;
     return el("span", { class: right ? "cell right" : "cell", title: `${named(id)}, ${percent(p)}` }, el("span", { class: "token" }, named(id)), el("small", {}, percent(p)));
   })]);
+  const echoes = MODEL.tie_weights && DATA.lens[0].top.filter(([[id]], t) => id === TOKENS[t].id).length > T / 2;
   return section("prediction", `${3 + MODEL.n_layer}. What comes next?`,
-    el("p", {}, "After the last block, a last layer norm; then each word's column is multiplied with the row of every token in the list. These products are the logits, and softmax makes probabilities of them."),
+    el("p", {}, "After the last block, a last layer norm; then each word's row is multiplied with that of every token in the list. These products are the logits, and softmax makes probabilities of them."),
     forWord((t) => {
       const { top, target } = DATA.predictions[t];
       return [el("p", {}, "After ", chip(TOKENS.slice(0, t + 1).map((token) => token.text).join("")), target
@@ -156,7 +157,8 @@ function prediction() {
       el("ul", { class: "guesses" }, top.map(([id, , p]) => el("li", { class: target?.[0] === id ? "right" : null }, chip(DATA.vocabulary[id]), bar(p))))];
     }),
     el("h3", {}, "Which token would each layer predict already?"),
-    el("p", {}, "The same question, asked of the stream before the last block was reached (the logit lens). Read downwards: the columns are the words of the sentence, and a frame means that it is what came next."),
+    el("p", {}, "The same question, asked after every half of a block (the logit lens): if the stream ended here, what would come next? Read downwards: the columns are the words of the sentence, and a frame means that it is what came.",
+      echoes ? " At first it is the word itself, for the same table is used to read words and to predict them; what comes next has to be worked out." : ""),
     table(["if it ended after", ...TOKENS.map((_, t) => word(t))], rows, "lens"),
     el("h3", {}, "The logits"), el("figure", {}, el("figcaption", {}, "logits, a column for each token of the list ", el("span", { class: "quiet" }, shape(array(DATA.logits).shape))), heat(array(DATA.logits), "logits", { labels: word })));
 }
