@@ -1,0 +1,194 @@
+"""Blocks of a matrix product in tiles (tiles.py), and the panels that they are computed from.
+
+A block of C has 32 x 32 elements: four tiles of sums. It needs two tiles of A and two of B for each 32 steps of k, so each
+tile that is loaded is used twice. A panel holds 32 rows of A, or 32 columns of B, and zeros where the matrix has ended:
+
+    panel           [K / 32][pieces][2 tiles]
+
+Pieces: a float32 number is the sum of bfloat16 numbers, x = x0 + x1 + x2 with x0 = bfloat16(x), x1 = bfloat16(x - x0),
+x2 = bfloat16(x - x0 - x1). One piece keeps 8 bits of it, two keep 16, three all 24. docs/three-pieces.md derives how
+many products of pieces are needed and how exact their sum is.
+
+    pieces      products of pieces of A and of B that are added up
+    1           00
+    2           10 00 01
+    3           20 10 11 01 02 00
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from npgpt.kernels.machine.tiles import ROWS, ROW_BYTES, TILE_BYTES, tiles
+from npgpt.kernels.machine.vectors import PIECES, Vectors, whole
+
+SIDE = 32  # rows of a panel of A, columns of a panel of B
+STEPS = 32  # of k in a tile
+# The pieces of A and of B, in an order that loads few of them twice.
+_PRODUCTS = {1: [(0, 0)], 2: [(1, 0), (0, 0), (0, 1)], 3: [(2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0)]}
+_SUMS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # registers of C: the rows of A and the columns of B in each
+_A, _B = (4, 5), (6, 7)  # registers
+
+
+def multiply(builder, dtype_tag, depth, A, B, rows, width, start, start_row, C, C_row):
+    """Write what ``microkernel`` does: the first ``rows`` x ``width`` of a block, C = start + A B.
+
+    A whole block goes from ``start`` to C. One at the edge goes through a square of memory of its own.
+    """
+    v = Vectors(builder, types.float32, ROW_BYTES)
+    square = _square(builder)
+    all_rows, all_columns = (builder.icmp_signed(">=", n, whole(SIDE)) for n in (rows, width))
+    is_whole = builder.and_(all_rows, all_columns)
+    begins = builder.icmp_unsigned("!=", start, whole(0))
+    with builder.if_then(builder.and_(begins, builder.not_(is_whole))):
+        _copy_part(v, v.pointer(start), start_row, rows, width, v.pointer(square), whole(SIDE), clear=True)
+    begin = builder.select(is_whole, start, square)
+    begin_row = builder.select(is_whole, start_row, whole(SIDE))
+    end, end_row = builder.select(is_whole, C, square), builder.select(is_whole, C_row, whole(SIDE))
+
+    unit = tiles(builder)
+    with builder.if_else(begins) as (with_start, without):
+        with with_start:
+            for register, pointer, stride in _quarters(v, begin, begin_row):
+                unit.load(register, pointer, stride)
+        with without:
+            for register in _SUMS:
+                unit.zero(register)
+    _add_products(v, unit, dtype_tag, depth, A, B)
+    for register, pointer, stride in _quarters(v, end, end_row):
+        unit.store(register, pointer, stride)
+
+    with builder.if_then(builder.not_(is_whole)):
+        _copy_part(v, v.pointer(square), whole(SIDE), rows, width, v.pointer(C), C_row, clear=False)
+
+
+def _add_products(v, unit, dtype_tag, depth, A, B):
+    """The products of one tile after the other, in the order of k."""
+    b, pieces = v.builder, PIECES[dtype_tag]
+    line = whole(ROW_BYTES)
+    for block, _ in v.loop(b.sdiv(depth, whole(depth_of(pieces))), 1, []):
+        offset = b.mul(block, whole(pieces * 2 * TILE_BYTES))
+        panels = [b.inttoptr(b.add(panel, offset), ir.IntType(8).as_pointer()) for panel in (A, B)]
+        loaded = [None, None]  # the pieces of A and of B that are in registers
+        for pair in _PRODUCTS[pieces]:
+            # B's tiles come once for each block of C in a row of blocks. A's stay in the nearest cache meanwhile.
+            for side, registers, load in ((0, _A, unit.load), (1, _B, unit.load_once)):
+                if loaded[side] != pair[side]:
+                    for half, register in enumerate(registers):
+                        place = whole((2 * pair[side] + half) * TILE_BYTES)
+                        load(register, b.gep(panels[side], [place]), line)
+                    loaded[side] = pair[side]
+            for register, (row, column) in _SUMS.items():
+                unit.multiply_add(register, _A[row], _B[column])
+        v.next([])
+
+
+def _quarters(v, address, row):
+    """The registers of C, and where each goes in a block at that address: a pointer, and a stride in bytes."""
+    stride = v.builder.mul(row, whole(4))
+    for register, (below, beside) in _SUMS.items():
+        place = v.builder.add(address, whole(beside * ROW_BYTES))
+        if below:
+            place = v.builder.add(place, v.builder.mul(stride, whole(ROWS)))
+        yield register, v.builder.inttoptr(place, ir.IntType(8).as_pointer()), stride
+
+
+def pack(builder, dtype_tag, is_a, lines_are_rows, x, step, lines, K, panel):
+    """Write a panel, of up to 32 lines of K steps: rows of A (``is_a``) or columns of B.
+
+    lines_are_rows      a line's steps lie side by side, and lines are ``step`` apart. Otherwise the other way round
+    """
+    v, pieces = Vectors(builder, types.float32, ROW_BYTES), PIECES[dtype_tag]
+    square = v.pointer(_square(builder))
+    for block, _ in v.loop(_blocks(builder, K), 1, []):
+        k = builder.mul(block, whole(STEPS))
+        left = builder.sub(K, k)
+        begin = v.at(x, k if lines_are_rows else builder.mul(k, step))
+        is_whole = builder.and_(*(builder.icmp_signed(">=", n, whole(32)) for n in (lines, left)))
+        with builder.if_then(builder.not_(is_whole)):
+            rows, width = (lines, left) if lines_are_rows else (left, lines)
+            _copy_part(v, begin, step, rows, width, square, whole(SIDE), clear=True)
+        begin, row = builder.select(is_whole, begin, square), builder.select(is_whole, step, whole(SIDE))
+        out = v.at(panel, builder.mul(block, whole(pieces * 2 * TILE_BYTES // 4)))
+        for half in range(2):
+            pairs = _along(v, begin, row, half) if lines_are_rows else _across(v, begin, row, half)
+            for piece, packed in enumerate(_pieces(v, pairs, pieces)):
+                registers = packed if lines_are_rows else [v.interleaved(register) for register in packed]
+                if lines_are_rows != is_a:
+                    registers = v.transposed(registers)
+                tile = v.at(out, (2 * piece + half) * TILE_BYTES // 4)
+                for i, register in enumerate(registers):
+                    builder.store(register, builder.bitcast(v.at(tile, 16 * i), v.vector.as_pointer()), align=4)
+        v.next([])
+
+
+def _along(v, x, row, half):
+    """16 lines in rows: of each, two registers of 16 steps."""
+    lines = [v.at(x, v.builder.mul(row, whole(16 * half + i))) for i in range(16)]
+    return [[v.load(v.at(line, first)) for first in (0, 16)] for line in lines]
+
+
+def _across(v, x, row, half):
+    """16 lines in columns: of each pair of steps, the first one's register and the second one's."""
+    rows = [v.load(v.at(v.at(x, v.builder.mul(row, whole(k))), 16 * half)) for k in range(STEPS)]
+    return [[rows[k], rows[k + 1]] for k in range(0, STEPS, 2)]
+
+
+def _pieces(v, pairs, count):
+    """The first piece of all pairs of registers, each pair in one register; then the second one; ..."""
+    for piece in range(count):
+        packed = [v.rounded(*pair) for pair in pairs]
+        yield packed
+        if piece + 1 < count:
+            rounded = [_unpacked(v, register) for register in packed]
+            pairs = [
+                [_rest(v, x, y) for x, y in zip(pair, halves, strict=True)]
+                for pair, halves in zip(pairs, rounded, strict=True)
+            ]
+
+
+def _unpacked(v, packed):
+    """32 numbers of bfloat16 -> two registers of float32"""
+    b = v.builder
+    halves = b.bitcast(packed, ir.VectorType(ir.IntType(16), 32))
+    for first in (0, 16):
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(first, first + 16)))
+        part = b.zext(b.shuffle_vector(halves, halves, lanes), ir.VectorType(ir.IntType(32), 16))
+        yield b.bitcast(b.shl(part, v.words(16)), v.vector)
+
+
+def _rest(v, x, rounded):
+    """x - rounded, which float32 holds exactly; 0 where that is not finite: infinity has no rest."""
+    b = v.builder
+    rest = b.fsub(x, rounded)
+    is_finite = b.fcmp_ordered("==", b.fsub(rest, rest), ir.Constant(v.vector, None))
+    return b.select(is_finite, rest, ir.Constant(v.vector, None))
+
+
+def _square(builder):
+    """The address of 32 x 32 float32 numbers, for what ends within a block."""
+    place = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), SIDE * SIDE))
+    return builder.ptrtoint(place, ir.IntType(64))
+
+
+def _copy_part(v, x, x_row, rows, width, y, y_row, clear):
+    """y[r, c] = x[r, c] for r < rows and c < width, of a square; the rest of it 0 (``clear``) or as it was."""
+    b = v.builder
+    halves = [(first, v.first(width, first)) for first in (0, 16)]
+    for r, _ in v.loop(whole(SIDE), 1, []):
+        is_row = v.splat_bit(b.icmp_signed("<", r, rows))
+        line, out = v.at(x, b.mul(r, x_row)), v.at(y, b.mul(r, y_row))
+        for first, readable in halves:
+            mask = b.and_(readable, is_row)
+            found = v.masked_load(v.at(line, first), mask)
+            v.masked_store(found, v.at(out, first), v.first(whole(SIDE), first) if clear else mask)
+        v.next([])
+
+
+def _blocks(builder, K):
+    return builder.sdiv(builder.add(K, whole(STEPS - 1)), whole(STEPS))
+
+
+def depth_of(pieces: int) -> int:
+    """The length of 32 steps in a panel, in elements of 4 bytes for each of its 32 lines."""
+    return pieces * 2 * TILE_BYTES // (4 * SIDE)
