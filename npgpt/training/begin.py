@@ -17,6 +17,7 @@ from npgpt.training.data import TrainingData
 from npgpt.training.folder import check_free, create_run, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.loop import learning_rate
+from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import TrainSettings, plan_from_dict
@@ -33,7 +34,8 @@ def start(settings: TrainSettings) -> Run:
     check_room(out, run.model, run.optimizer)
     folder = create_run(out, exact=named)
     save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
-    write_run_config(folder, run.model.config, settings.to_dict(), run.plan)
+    products = choose_products(settings.matmul_precision)
+    write_run_config(folder, run.model.config, settings.to_dict(), run.plan, products)
     run.open(folder)
     return run
 
@@ -90,7 +92,8 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     run.open(folder)
     last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
-    write_run_config(folder, config, settings.to_dict(), changed)
+    products = keep_products(folder, settings.matmul_precision)
+    write_run_config(folder, config, settings.to_dict(), changed, products)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))

@@ -15,7 +15,6 @@ from npgpt.training.run import Run
 
 def execute(run: Run) -> None:
     """Train to the end, or until Ctrl-C or SIGTERM. Raises TrainingDiverged, RunError if it can't be saved."""
-    precision.set_matmul_precision(run.settings.matmul_precision)
     log(run.data.describe(run.plan.max_steps))
     c = run.model.config
     log(

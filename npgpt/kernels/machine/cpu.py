@@ -70,6 +70,11 @@ UNIT = _chosen()
 IS_ASKED_FOR = "NPGPT_CPU" in os.environ  # then all that the unit can do is used, whether it is the fastest or not
 
 
+def identity() -> str:
+    """What tells this kind of CPU from others: LLVM's name of it, and its features."""
+    return repr((binding.get_host_cpu_name(), sorted(binding.get_host_cpu_features().items())))
+
+
 def _has_int8_dot() -> bool:
     features = dict(binding.get_host_cpu_features())  # those of this machine, whatever UNIT is
     if UNIT.bytes == 64:

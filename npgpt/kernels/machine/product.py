@@ -79,6 +79,73 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
 
 
 @jit
+def multiply(a, b, c, dtype_tag):
+    """c = a @ b, contiguous matrices, on one thread."""
+    (M, K), N = a.shape, b.shape[1]
+    A, B, C = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data)
+    gemm(M, N, K, A, K, 1, B, N, 1, 0, 0, C, N, dtype_tag)
+
+
+@jit
+def pack_all(x, line_step, k_step, lines, K, first, last, is_a, panels, dtype_tag):
+    """Copy the lines ``first`` to ``last`` of a factor of ``lines`` lines into panels: for each 768 steps, all panels.
+
+    ``first`` is a multiple of a panel's lines. Lines are rows of A (``is_a``) or columns of B.
+    """
+    size = element_size(dtype_tag)
+    for k0 in range(0, K, K_BLOCK):
+        k = min(K_BLOCK, K - k0)
+        begin = x + (first * line_step + k0 * k_step) * size
+        panel = panels_at(panels, lines, k0, is_a, dtype_tag) + first * depth(k, dtype_tag) * size
+        if is_a:
+            _pack_panels_a(begin, line_step, k_step, k, last - first, panel, dtype_tag)
+        else:
+            _pack_panels_b(begin, k_step, line_step, k, last - first, panel, dtype_tag)
+
+
+@jit
+def panels_at(panels, lines, k0, is_a, dtype_tag):
+    """The address of the panels from step ``k0`` on, a multiple of 768. k0 = K: where they end."""
+    lines = _round_up(lines, tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag))
+    return panels + lines * depth(k0, dtype_tag) * element_size(dtype_tag)
+
+
+@jit
+def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, c_row, dtype_tag):
+    """C (M, N) = start (M, N) + A (M, K) @ B (K, N), on one thread, with one factor in panels (``pack_all``).
+
+    x, ..._step         the other factor, A or B (``is_a``), in place: its blocks are packed one after the other
+    panels              those of the first one
+    """
+    size = element_size(dtype_tag)
+    m_block, n_block = _m_block(dtype_tag), _n_block(dtype_tag)
+    memory = np.empty((m_block if is_a else n_block) * depth(min(K_BLOCK, K), dtype_tag) * size + 64, np.uint8)
+    own = _round_up(np.int64(memory.ctypes.data), 64)
+    begin_products(dtype_tag)
+    for k0 in range(0, K, K_BLOCK):
+        k = min(K_BLOCK, K - k0)
+        deep = depth(k, dtype_tag)
+        begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
+        ready = panels_at(panels, N if is_a else M, k0, not is_a, dtype_tag)
+        for x0 in range(0, M if is_a else N, m_block if is_a else n_block):
+            block = x + (x0 * line_step + k0 * k_step) * size
+            if is_a:
+                _pack_panels_a(block, line_step, k_step, k, min(m_block, M - x0), own, dtype_tag)
+            else:
+                _pack_panels_b(block, k_step, line_step, k, min(n_block, N - x0), own, dtype_tag)
+            for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
+                i, j = (x0, y0) if is_a else (y0, x0)
+                A, B = (own, ready + j * deep * size) if is_a else (ready + i * deep * size, own)
+                _multiply_panels(
+                    k, A, B, min(m_block, M - i), min(n_block, N - j),
+                    begin + (i * begin_row + j) * size if begin else 0, begin_row,
+                    c + (i * c_row + j) * size, c_row, dtype_tag
+                )  # fmt: skip
+    end_products(dtype_tag)
+    memory[0] = 0
+
+
+@jit
 def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
     """C (m, n) = start + A B, from panels of K steps: tile after tile, down the columns of C; in tiles along its rows."""
     size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)

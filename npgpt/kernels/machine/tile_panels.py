@@ -15,12 +15,12 @@ many products of pieces are needed and how exact their sum is.
     3           20 10 11 01 02 00
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from npgpt.kernels.machine.tiles import ROWS, ROW_BYTES, TILE_BYTES, tiles
-from npgpt.kernels.machine.vectors import PIECES, Vectors, whole
+from npgpt.kernels.machine.vectors import IN_TILES, PIECES, Vectors, on_stack, pieces_of, whole
 
 SIDE = 32  # rows of a panel of A, columns of a panel of B
 STEPS = 32  # of k in a tile
@@ -28,6 +28,7 @@ STEPS = 32  # of k in a tile
 _PRODUCTS = {1: [(0, 0)], 2: [(1, 0), (0, 0), (0, 1)], 3: [(2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0)]}
 _SUMS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # registers of C: the rows of A and the columns of B in each
 _A, _B = (4, 5), (6, 7)  # registers
+_SQUARE = ir.ArrayType(ir.FloatType(), SIDE * SIDE)  # for what ends within a block
 
 
 def multiply(builder, dtype_tag, depth, A, B, rows, width, start, start_row, C, C_row):
@@ -36,7 +37,7 @@ def multiply(builder, dtype_tag, depth, A, B, rows, width, start, start_row, C, 
     A whole block goes from ``start`` to C. One at the edge goes through a square of memory of its own.
     """
     v = Vectors(builder, types.float32, ROW_BYTES)
-    square = _square(builder)
+    square = on_stack(builder, _SQUARE)
     all_rows, all_columns = (builder.icmp_signed(">=", n, whole(SIDE)) for n in (rows, width))
     is_whole = builder.and_(all_rows, all_columns)
     begins = builder.icmp_unsigned("!=", start, whole(0))
@@ -99,7 +100,7 @@ def pack(builder, dtype_tag, is_a, lines_are_rows, x, step, lines, K, panel):
     lines_are_rows      a line's steps lie side by side, and lines are ``step`` apart. Otherwise the other way round
     """
     v, pieces = Vectors(builder, types.float32, ROW_BYTES), PIECES[dtype_tag]
-    square = v.pointer(_square(builder))
+    square = v.pointer(on_stack(builder, _SQUARE))
     for block, _ in v.loop(_blocks(builder, K), 1, []):
         k = builder.mul(block, whole(STEPS))
         left = builder.sub(K, k)
@@ -165,12 +166,6 @@ def _rest(v, x, rounded):
     return b.select(is_finite, rest, ir.Constant(v.vector, None))
 
 
-def _square(builder):
-    """The address of 32 x 32 float32 numbers, for what ends within a block."""
-    place = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), SIDE * SIDE))
-    return builder.ptrtoint(place, ir.IntType(64))
-
-
 def _copy_part(v, x, x_row, rows, width, y, y_row, clear):
     """y[r, c] = x[r, c] for r < rows and c < width, of a square; the rest of it 0 (``clear``) or as it was."""
     b = v.builder
@@ -192,3 +187,12 @@ def _blocks(builder, K):
 def depth_of(pieces: int) -> int:
     """The length of 32 steps in a panel, in elements of 4 bytes for each of its 32 lines."""
     return pieces * 2 * TILE_BYTES // (4 * SIDE)
+
+
+def panel_bytes(lines: int, K: int, dtype_tag: np.generic) -> int:
+    """The size of panels of so many lines and steps.
+
+    >>> panel_bytes(33, 32, IN_TILES[2])  # two panels of 32 x 32 elements, each in two pieces of 2 bytes
+    8192
+    """
+    return -(-lines // SIDE) * -(-K // STEPS) * pieces_of(dtype_tag) * 2 * TILE_BYTES

@@ -20,11 +20,10 @@ without tiles all of it can be run and tested but the instructions themselves (N
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from npgpt.kernels.machine.cpu import UNIT
-from npgpt.kernels.machine.vectors import PIECES, Vectors, whole
+from npgpt.kernels.machine.vectors import PIECES, Vectors, on_stack, whole
 
 ROWS, ROW_BYTES, TILE_BYTES = 16, 64, 1024
 REGISTERS = 8
@@ -45,7 +44,7 @@ class Instructions:
         palette, first_row = 1, 0
         table = [palette, first_row, *[0] * 14, *bytes_of_a_row, *(ROWS * register for register in used + none)]
         kind = ir.ArrayType(_I8, 64)
-        place = cgutils.alloca_once(self.builder, kind)
+        place = self.builder.inttoptr(on_stack(self.builder, kind), kind.as_pointer())
         self.builder.store(ir.Constant(kind, table), place)
         self._call("ldtilecfg", self.builder.bitcast(place, _POINTER))
 
@@ -109,8 +108,8 @@ class PlainTiles:
     def _register(self, number):
         """Where it is in memory."""
         if self._registers is None:
-            self._registers = cgutils.alloca_once(self.builder, ir.ArrayType(_I8, REGISTERS * TILE_BYTES))
-        return self.builder.gep(self.builder.bitcast(self._registers, _POINTER), [whole(number * TILE_BYTES)])
+            self._registers = on_stack(self.builder, ir.ArrayType(_I8, REGISTERS * TILE_BYTES))
+        return self.builder.inttoptr(self.builder.add(self._registers, whole(number * TILE_BYTES)), _POINTER)
 
     def _copy(self, x, x_stride, y, y_stride):
         """y = x, or zeros."""

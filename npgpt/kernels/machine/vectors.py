@@ -15,6 +15,11 @@ PIECES = {types.int8: 1, types.int16: 2, types.int32: 3}
 _I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 
 
+def pieces_of(dtype_tag: np.generic) -> int:
+    """The number of pieces of bfloat16 in tiles, 0 for a tag of another kind."""
+    return next((pieces for pieces, tag in IN_TILES.items() if tag.dtype == dtype_tag.dtype), 0)
+
+
 def element(dtype_tag):
     """Check the tag's type. Raises TypeError, which Numba reports."""
     if dtype_tag not in (types.float32, types.float64, PAIRS, *PIECES):
@@ -29,6 +34,12 @@ def element(dtype_tag):
 def bytes_of(dtype_tag):
     """The size of an element of a matrix, and of an element of a panel."""
     return 8 if dtype_tag == types.float64 else 4
+
+
+def on_stack(builder, kind):
+    """The address of memory for one of this LLVM type, as int64. It is the function's own, and the same in a loop."""
+    with builder.goto_entry_block():
+        return builder.ptrtoint(builder.alloca(kind), _I64)
 
 
 def whole(n: int):
