@@ -73,11 +73,11 @@ def read_run_config(run: str | Path) -> tuple[GPTConfig, dict, dict]:
 
 
 def read_way_of_products(run: str | Path, precision: str) -> str | None:
-    """The way in which a run makes products of this precision (kernels/precision.py). None: its config.json has none."""
+    """The way in which a run makes products of this precision (kernels/precision.py). None: config.json has none."""
     path = Path(run) / CONFIG_FILE
     products = read_json_object(path).get("products", {})
-    way = products.get(precision) if isinstance(products, dict) else products
-    if way is not None and not isinstance(way, str):
+    way = products.get(precision) if isinstance(products, dict) else None
+    if not isinstance(products, dict) or not isinstance(way, str | None):
         raise CheckpointError(f"{path}: products: a JSON object of names was expected")
     return way
 

@@ -1,4 +1,4 @@
-"""The fastest of several ways to multiply matrices on this machine: measured once, and kept beside the compiled kernels.
+"""The fastest of several ways to multiply matrices on this machine: measured once, kept beside the compiled kernels.
 
 A way is taken only if it saves a tenth of the time of those before it in the list. So two that are about as fast don't
 take turns, and the more exact one, which comes first, stays.

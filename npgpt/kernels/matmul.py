@@ -79,13 +79,13 @@ def matmul_numba(
     start, start_row = (0, 0) if bias is None else (bias.ctypes.data, 0)
     if add_to is not None:
         start, start_row = c.ctypes.data, N
-    address_a, address_b, dtype_tag = a.ctypes.data, b.ctypes.data, gemm_dtype_tag(c.dtype)
+    dtype_tag = gemm_dtype_tag(c.dtype)
     if pieces_of(dtype_tag):
-        a, b = (address_a, a_row, a_column), (address_b, b_column, b_row)
-        _multiply_in_tiles(M, N, K, a, b, start, start_row, c, dtype_tag)
+        lines_of_a, lines_of_b = (a.ctypes.data, a_row, a_column), (b.ctypes.data, b_column, b_row)
+        _multiply_in_tiles(M, N, K, lines_of_a, lines_of_b, start, start_row, c, dtype_tag)
     else:
         _multiply_parts(
-            M, N, K, address_a, a_row, a_column, address_b, b_row, b_column, start, start_row, c,
+            M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
             numba.get_num_threads(), dtype_tag, work=M * N * K // 16
         )  # fmt: skip
     return c

@@ -1,8 +1,8 @@
 """The precision of products of float32 matrices. The words are torch's, from ``set_float32_matmul_precision``:
 
     highest     as exact as float32 is
-    high        may be less exact, by up to 2^-16 of a factor
-    medium      the factors are rounded to bfloat16, 8 bits and all of float32's range, where that is faster: by 2^-9
+    high        may be less exact: the factors keep at least 16 of float32's 24 bits
+    medium      the factors are rounded to bfloat16, 8 bits and all of float32's range, where that is faster
 
 Sums are float32 in each of them; so are weights, gradients and everything that isn't a matrix product. Small products
 and those of a few rows, as for single tokens, are never rounded, since they would gain nothing.
@@ -15,8 +15,8 @@ Which instructions multiply is another question, with an answer for each precisi
     tiles       one piece of bfloat16           two, their 16 bits      three, which are as exact as float32
 
 Where there are several ways the fastest one is taken: pairs take half the time of float32 on AMD's CPUs, and 1.45 times
-as long on Intel's. fastest.py measures it once on a machine. With NPGPT_CPU the last one in the table that this unit has
-is taken. float64 has one way.
+as long on Intel's. fastest.py measures it once on a machine. With NPGPT_CPU it is the last one in the table that this
+unit has. float64 has one way.
 """
 
 from functools import cache

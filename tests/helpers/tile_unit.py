@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
 
 from npgpt.kernels.machine import tile_panels, tiles
 
@@ -59,8 +58,8 @@ class TileUnit:
         with np.errstate(all="ignore"):
             for pair in range(16):
                 for half in range(2):
-                    # Exact in float64 but for the last bit of a sum, which is then rounded again; that happens to be
-                    # the same unless the first rounding ends in a tie. Numbers of few bits are exact.
+                    # The product of two numbers of 8 bits is exact in float64. So is the sum, unless one is 2^29 times
+                    # the other; then it is rounded twice, with the same result but where the first one makes a tie.
                     product = A[:, pair, half, None].astype(np.float64) * B[None, pair, :, half]
                     sums[half] = flushed((sums[half] + product).astype(np.float32))
             C[...] = flushed(flushed(C) + flushed(sums[0] + sums[1]))
@@ -131,7 +130,7 @@ def compiled(text, unit=None):
     )
     engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    count = text.split("define void @\"block\"(")[1].split(")")[0].count("i64")
+    count = text.split('define void @"block"(')[1].split(")")[0].count("i64")
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(engine.get_function_address("block"))
     function.kept = kept, engine
     return function
@@ -140,6 +139,3 @@ def compiled(text, unit=None):
 def pieces(number):
     """Numba's type of the tag for so many pieces."""
     return next(kind for kind, count in tile_panels.PIECES.items() if count == number)
-
-
-assert types  # Numba has prepared LLVM

@@ -147,7 +147,7 @@ def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, start, start_ro
 
 @jit
 def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
-    """C (m, n) = start + A B, from panels of K steps: tile after tile, down the columns of C; in tiles along its rows."""
+    """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows."""
     size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
     along = _is_in_tiles(dtype_tag)
     outer, inner = (_round_up(m, R), _round_up(n, W)) if along else (_round_up(n, W), _round_up(m, R))

@@ -1,7 +1,7 @@
 """Blocks of a matrix product in tiles (tiles.py), and the panels that they are computed from.
 
-A block of C has 32 x 32 elements: four tiles of sums. It needs two tiles of A and two of B for each 32 steps of k, so each
-tile that is loaded is used twice. A panel holds 32 rows of A, or 32 columns of B, and zeros where the matrix has ended:
+A block of C has 32 x 32 elements: four tiles of sums. It needs two tiles of A and two of B for each 32 steps of k, so
+each tile that is loaded is used twice. A panel holds 32 rows of A, or 32 columns of B, and zeros where the matrix ends:
 
     panel           [K / 32][pieces][2 tiles]
 
@@ -13,15 +13,20 @@ many products of pieces are needed and how exact their sum is.
     1           00
     2           10 00 01
     3           20 10 11 01 02 00
+
+Infinity times a second piece, which may be 0 or of the other sign, would be NaN. But the last piece of A meets the
+first one of B only, and the other way round. So infinity and NaN are in the last piece, and 1 with their sign in the
+first, which changes nothing in a sum that isn't finite.
 """
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 
-from npgpt.kernels.machine.tiles import ROWS, ROW_BYTES, TILE_BYTES, tiles
-from npgpt.kernels.machine.vectors import IN_TILES, PIECES, Vectors, on_stack, pieces_of, whole
+from npgpt.kernels.machine.tiles import ROW_BYTES, ROWS, TILE_BYTES, tiles
+from npgpt.kernels.machine.vectors import PIECES, Vectors, on_stack, pieces_of, whole
 
+LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))  # of bfloat16, 3.39e38
 SIDE = 32  # rows of a panel of A, columns of a panel of B
 STEPS = 32  # of k in a tile
 # The pieces of A and of B, in an order that loads few of them twice.
@@ -137,15 +142,41 @@ def _across(v, x, row, half):
 
 def _pieces(v, pairs, count):
     """The first piece of all pairs of registers, each pair in one register; then the second one; ..."""
+    if count == 1:
+        yield [v.rounded(*pair) for pair in pairs]
+        return
+    numbers = [_Number(v, x) for pair in pairs for x in pair]
     for piece in range(count):
-        packed = [v.rounded(*pair) for pair in pairs]
+        parts = [number.part(is_first=piece == 0, is_last=piece == count - 1) for number in numbers]
+        packed = [v.rounded(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         yield packed
-        if piece + 1 < count:
-            rounded = [_unpacked(v, register) for register in packed]
-            pairs = [
-                [_rest(v, x, y) for x, y in zip(pair, halves, strict=True)]
-                for pair, halves in zip(pairs, rounded, strict=True)
-            ]
+        rounded = (half for register in packed for half in _unpacked(v, register))
+        for number, piece_of_it in zip(numbers, rounded, strict=True):
+            number.rest = v.builder.fsub(number.rest, piece_of_it)  # float32 holds it exactly
+
+
+class _Number:
+    """A register of float32 numbers of which pieces are taken; ``rest`` is what is left of them."""
+
+    def __init__(self, v, x):
+        b = v.builder
+        self.v, self.x = v, x
+        self.is_finite = b.fcmp_ordered("==", b.fsub(x, x), ir.Constant(v.vector, None))
+        signs = b.and_(b.bitcast(x, ir.VectorType(ir.IntType(32), v.lanes)), v.words(0x80000000))
+        one = b.bitcast(b.or_(signs, v.words(0x3F800000)), v.vector)  # with x's sign
+        self.rest = b.select(self.is_finite, x, one)
+
+    def part(self, is_first, is_last):
+        """What the next piece is rounded from."""
+        b = self.v.builder
+        if is_last:
+            return b.select(self.is_finite, self.rest, self.x)
+        if not is_first:
+            return self.rest
+        # Above bfloat16's largest number it would be rounded to infinity.
+        limits = [ir.Constant(self.v.vector, [sign * LARGEST] * self.v.lanes) for sign in (1, -1)]
+        below = b.select(b.fcmp_ordered("<", self.rest, limits[0]), self.rest, limits[0])
+        return b.select(b.fcmp_ordered(">", below, limits[1]), below, limits[1])
 
 
 def _unpacked(v, packed):
@@ -156,14 +187,6 @@ def _unpacked(v, packed):
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(first, first + 16)))
         part = b.zext(b.shuffle_vector(halves, halves, lanes), ir.VectorType(ir.IntType(32), 16))
         yield b.bitcast(b.shl(part, v.words(16)), v.vector)
-
-
-def _rest(v, x, rounded):
-    """x - rounded, which float32 holds exactly; 0 where that is not finite: infinity has no rest."""
-    b = v.builder
-    rest = b.fsub(x, rounded)
-    is_finite = b.fcmp_ordered("==", b.fsub(rest, rest), ir.Constant(v.vector, None))
-    return b.select(is_finite, rest, ir.Constant(v.vector, None))
 
 
 def _copy_part(v, x, x_row, rows, width, y, y_row, clear):
@@ -192,7 +215,7 @@ def depth_of(pieces: int) -> int:
 def panel_bytes(lines: int, K: int, dtype_tag: np.generic) -> int:
     """The size of panels of so many lines and steps.
 
-    >>> panel_bytes(33, 32, IN_TILES[2])  # two panels of 32 x 32 elements, each in two pieces of 2 bytes
+    >>> panel_bytes(33, 32, np.int16(0))  # two panels of 32 x 32 elements, each in two pieces of 2 bytes
     8192
     """
     return -(-lines // SIDE) * -(-K // STEPS) * pieces_of(dtype_tag) * 2 * TILE_BYTES

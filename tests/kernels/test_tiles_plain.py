@@ -1,0 +1,18 @@
+"""Whole test files, in a process that multiplies in tiles of plain code: NPGPT_CPU=tiles-plain."""
+
+from pathlib import Path
+
+from npgpt.kernels.machine.cpu import PLAIN_TILES
+
+HERE = Path(__file__).parent
+FILES = "test_precision.py", "test_three_pieces.py", "test_matmul.py"
+
+
+def test_in_plain_tiles(python):
+    files = [str(HERE / name) for name in FILES]
+    done = python(
+        f"import sys, pytest; raise SystemExit(pytest.main([*{files!r}, '-q', '-p', 'no:cacheprovider']))",
+        NPGPT_CPU=PLAIN_TILES,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "in_tiles" not in done.stdout
