@@ -36,11 +36,15 @@ def product(a, b, start, start_row, c, dtype_tag):
     multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1], dtype_tag)
 
 
-def tags():
-    """The type tags that this process's unit brings."""
+# In tiles: a block of C and parts of one, several blocks each way. Plain code takes its time.
+SHAPES_IN_TILES = [(1, 1, 1), (64, 32, 32), (66, 70, 65), (257, K_BLOCK + 17, 33), (13, 40, 550)]
+
+
+def cases():
+    """The type tags that this process's unit brings, and shapes for them."""
     if cpu.UNIT.tiles:
-        return IN_TILES.values()
-    return (np.float32(0), np.float64(0), *((IN_PAIRS,) if cpu.UNIT.has_bf16 else ()))
+        return [(IN_TILES[pieces], SHAPES_IN_TILES) for pieces in (1, 3)]
+    return [(tag, SHAPES) for tag in (np.float32(0), np.float64(0), *((IN_PAIRS,) if cpu.UNIT.has_bf16 else ()))]
 
 
 def check_all_ways():
@@ -49,9 +53,9 @@ def check_all_ways():
     Whole numbers, so the result is exact, in bfloat16 too. What is not to be read or not to be written is NaN.
     """
     rng = np.random.default_rng(0)
-    for dtype_tag in tags():
+    for dtype_tag, shapes in cases():
         dtype = np.float64 if dtype_tag.itemsize == 8 else np.float32
-        for M, K, N in SHAPES:
+        for M, K, N in shapes:
             a, b, before, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N), (N,)))
             for a_given in (a, a.T):
                 for b_given in (b, b.T):

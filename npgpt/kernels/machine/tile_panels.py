@@ -33,39 +33,52 @@ STEPS = 32  # of k in a tile
 _PRODUCTS = {1: [(0, 0)], 2: [(1, 0), (0, 0), (0, 1)], 3: [(2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0)]}
 _SUMS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # registers of C: the rows of A and the columns of B in each
 _A, _B = (4, 5), (6, 7)  # registers
+_POINTER = ir.IntType(8).as_pointer()
 _SQUARE = ir.ArrayType(ir.FloatType(), SIDE * SIDE)  # for what ends within a block
 
 
 def multiply(builder, dtype_tag, depth, A, B, rows, width, start, start_row, C, C_row):
     """Write what ``microkernel`` does: the first ``rows`` x ``width`` of a block, C = start + A B.
 
-    A whole block goes from ``start`` to C. One at the edge goes through a square of memory of its own.
+    The sum of the block's steps begins at 0, and is added to ``start`` when it is done: long sums stay exact. A whole
+    block without ``start`` is stored from the registers; others go through a square of memory of its own.
     """
     v = Vectors(builder, types.float32, ROW_BYTES)
     square = on_stack(builder, _SQUARE)
     all_rows, all_columns = (builder.icmp_signed(">=", n, whole(SIDE)) for n in (rows, width))
-    is_whole = builder.and_(all_rows, all_columns)
     begins = builder.icmp_unsigned("!=", start, whole(0))
-    with builder.if_then(builder.and_(begins, builder.not_(is_whole))):
-        _copy_part(v, v.pointer(start), start_row, rows, width, v.pointer(square), whole(SIDE), clear=True)
-    begin = builder.select(is_whole, start, square)
-    begin_row = builder.select(is_whole, start_row, whole(SIDE))
-    end, end_row = builder.select(is_whole, C, square), builder.select(is_whole, C_row, whole(SIDE))
+    is_direct = builder.and_(builder.and_(all_rows, all_columns), builder.not_(begins))
+    end, end_row = builder.select(is_direct, C, square), builder.select(is_direct, C_row, whole(SIDE))
 
     unit = tiles(builder)
-    with builder.if_else(begins) as (with_start, without):
-        with with_start:
-            for register, pointer, stride in _quarters(v, begin, begin_row):
-                unit.load(register, pointer, stride)
-        with without:
-            for register in _SUMS:
-                unit.zero(register)
+    for register in _SUMS:
+        unit.zero(register)
     _add_products(v, unit, dtype_tag, depth, A, B)
-    for register, pointer, stride in _quarters(v, end, end_row):
-        unit.store(register, pointer, stride)
+    stride = builder.mul(end_row, whole(4))
+    for register, (below, beside) in _SUMS.items():
+        place = builder.add(end, builder.mul(stride, whole(below * ROWS)))
+        place = builder.inttoptr(builder.add(place, whole(beside * ROW_BYTES)), _POINTER)
+        unit.store(register, place, stride)
 
-    with builder.if_then(builder.not_(is_whole)):
-        _copy_part(v, v.pointer(square), whole(SIDE), rows, width, v.pointer(C), C_row, clear=False)
+    with builder.if_then(builder.not_(is_direct)):
+        _add_square(v, v.pointer(square), begins, start, start_row, rows, width, v.pointer(C), C_row)
+
+
+def _add_square(v, square, begins, start, start_row, rows, width, C, C_row):
+    """C = start + square, or the square alone, its first ``rows`` x ``width``."""
+    b = v.builder
+    # A masked load from an unmapped address is slow, so point it at C.
+    start, start_row = b.select(begins, v.pointer(start), C), b.select(begins, start_row, C_row)
+    for r, _ in v.loop(rows, 1, []):
+        with b.if_then(b.icmp_signed("<", r, whole(SIDE))):
+            line, before, out = (
+                v.at(x, b.mul(r, row)) for x, row in ((square, whole(SIDE)), (start, start_row), (C, C_row))
+            )
+            for first in (0, ROWS):
+                mask = v.first(width, first)
+                added = v.masked_load(v.at(before, first), b.and_(mask, v.splat_bit(begins)))
+                v.masked_store(b.fadd(v.load(v.at(line, first)), added), v.at(out, first), mask)
+        v.next([])
 
 
 def _add_products(v, unit, dtype_tag, depth, A, B):
@@ -74,7 +87,7 @@ def _add_products(v, unit, dtype_tag, depth, A, B):
     line = whole(ROW_BYTES)
     for block, _ in v.loop(b.sdiv(depth, whole(depth_of(pieces))), 1, []):
         offset = b.mul(block, whole(pieces * 2 * TILE_BYTES))
-        panels = [b.inttoptr(b.add(panel, offset), ir.IntType(8).as_pointer()) for panel in (A, B)]
+        panels = [b.inttoptr(b.add(panel, offset), _POINTER) for panel in (A, B)]
         loaded = [None, None]  # the pieces of A and of B that are in registers
         for pair in _PRODUCTS[pieces]:
             # B's tiles come once for each block of C in a row of blocks. A's stay in the nearest cache meanwhile.
@@ -87,16 +100,6 @@ def _add_products(v, unit, dtype_tag, depth, A, B):
             for register, (row, column) in _SUMS.items():
                 unit.multiply_add(register, _A[row], _B[column])
         v.next([])
-
-
-def _quarters(v, address, row):
-    """The registers of C, and where each goes in a block at that address: a pointer, and a stride in bytes."""
-    stride = v.builder.mul(row, whole(4))
-    for register, (below, beside) in _SUMS.items():
-        place = v.builder.add(address, whole(beside * ROW_BYTES))
-        if below:
-            place = v.builder.add(place, v.builder.mul(stride, whole(ROWS)))
-        yield register, v.builder.inttoptr(place, ir.IntType(8).as_pointer()), stride
 
 
 def pack(builder, dtype_tag, is_a, lines_are_rows, x, step, lines, K, panel):
@@ -113,7 +116,7 @@ def pack(builder, dtype_tag, is_a, lines_are_rows, x, step, lines, K, panel):
         is_whole = builder.and_(*(builder.icmp_signed(">=", n, whole(32)) for n in (lines, left)))
         with builder.if_then(builder.not_(is_whole)):
             rows, width = (lines, left) if lines_are_rows else (left, lines)
-            _copy_part(v, begin, step, rows, width, square, whole(SIDE), clear=True)
+            _copy_part(v, begin, step, rows, width, square)
         begin, row = builder.select(is_whole, begin, square), builder.select(is_whole, step, whole(SIDE))
         out = v.at(panel, builder.mul(block, whole(pieces * 2 * TILE_BYTES // 4)))
         for half in range(2):
@@ -189,17 +192,15 @@ def _unpacked(v, packed):
         yield b.bitcast(b.shl(part, v.words(16)), v.vector)
 
 
-def _copy_part(v, x, x_row, rows, width, y, y_row, clear):
-    """y[r, c] = x[r, c] for r < rows and c < width, of a square; the rest of it 0 (``clear``) or as it was."""
+def _copy_part(v, x, x_row, rows, width, y):
+    """y (32, 32) = x[r, c] for r < rows and c < width, 0 elsewhere."""
     b = v.builder
-    halves = [(first, v.first(width, first)) for first in (0, 16)]
     for r, _ in v.loop(whole(SIDE), 1, []):
         is_row = v.splat_bit(b.icmp_signed("<", r, rows))
-        line, out = v.at(x, b.mul(r, x_row)), v.at(y, b.mul(r, y_row))
-        for first, readable in halves:
-            mask = b.and_(readable, is_row)
-            found = v.masked_load(v.at(line, first), mask)
-            v.masked_store(found, v.at(out, first), v.first(whole(SIDE), first) if clear else mask)
+        line, out = v.at(x, b.mul(r, x_row)), v.at(y, b.mul(r, whole(SIDE)))
+        for first in (0, ROWS):
+            found = v.masked_load(v.at(line, first), b.and_(v.first(width, first), is_row))
+            b.store(found, b.bitcast(v.at(out, first), v.vector.as_pointer()), align=4)
         v.next([])
 
 
