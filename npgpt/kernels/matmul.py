@@ -124,6 +124,9 @@ def _multiply_in_tiles(M, N, K, a, b, start, start_row, c, dtype_tag):
 
     A product in tiles takes so little time that packing would take most of it. a and b: a factor's address, the
     distance from one line to the next and from one step of k to the next; lines are rows of A and columns of B.
+
+    A weight's panels are not kept for the backward pass, which has no use for them: a panel's pairs lie along the axis
+    that is summed over, and each matrix is summed over one axis forward (y = x W) and the other backward (dy W^T).
     """
     is_a = M >= N  # whether A is divided
     (shared, line, step), (divided, divided_line, divided_step) = (b, a) if is_a else (a, b)
