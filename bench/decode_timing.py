@@ -13,7 +13,7 @@ LOGITS = 1000  # so many of a row are reported
 
 
 class Side(Protocol):
-    """A model that is ready to decode, with its weights in one format."""
+    """A model that is ready to decode, with its weights in one format, and memory for keys and values."""
 
     threads: int
 

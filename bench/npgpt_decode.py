@@ -22,10 +22,11 @@ class Side:
             npgpt.set_matmul_precision(job["matmul_precision"])
         self.decoder = Decoder(load(job["path"]), weights=job["weights"])
         self.threads = numba.get_num_threads()
+        self.rows = list(range(job["batch_size"]))
+        self.cache = self.decoder.new_cache(job["batch_size"])
 
     def prefill(self, prompts):
-        self.rows = list(range(len(prompts)))
-        self.cache = self.decoder.new_cache(len(prompts))
+        self.cache.lengths[:] = 0
         return self.decoder.prefill(list(prompts), self.cache, self.rows)
 
     def step(self, ids):

@@ -1,7 +1,8 @@
 """The record of what was computed, and the way back through it.
 
 Each operation records a Node (``Tensor.from_op`` makes it). ``backpropagate`` takes the gradient of a result and goes
-from node to node back to the leaves, the tensors that no operation made.
+back from node to node, by the chain rule, to the leaves: the tensors that no operation made. tensor.py says what a
+gradient is, and what ``dx`` and ``dy`` mean.
 """
 
 from collections.abc import Callable, Iterator
@@ -54,10 +55,10 @@ def needs_grad(*tensors: Any) -> tuple[bool, ...]:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """The record of one operation. It holds no values of its own, only what ``backward`` captured."""
+    """The record of one operation. It holds no values of its own, only those that ``backward`` captured."""
 
-    parents: tuple  # for each input the Node or the leaf that its gradient goes to, None if it needs none
-    backward: Callable
+    parents: tuple  # for each input, the Node or leaf that its gradient belongs to; None if it needs no gradient
+    backward: Callable  # backward(dy, needs) -> a gradient for each parent, as Tensor.from_op describes
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -65,23 +66,24 @@ class Node:
 def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     """From ``grad``, the gradient of the tensor ``result``, yield (leaf, its gradient) for each leaf that needs one.
 
-    Nodes are taken in reverse topological order, so a gradient is complete before it is passed on. In
+    The order matters. A node is processed only after all its consumers have contributed to its gradient. In
 
         b = a + a
         c = b + b
 
-    c contributes 1 to b twice. b waits for both and then contributes 2 to a twice, so a.grad = 4. Going on to a with
-    the first contribution alone would count twice.
+    c contributes 1 to b's gradient twice, so db = 2. Only then is b processed: it contributes 2 to a's gradient twice,
+    so da = 4. A walk that processed b after the first contribution, and again after the second, could count one twice.
 
-    The walk is a loop and not a recursion, so depth has no limit. It releases each node as it passes, so memory falls
-    while gradients appear, and a graph can be walked once.
+    So the nodes are taken in reverse topological order: consumers first. The walk is a loop and not a recursion, so a
+    graph may be of any depth. Each node is released when it has been processed. So memory is freed on the way, and a
+    graph can be walked once.
     """
     gradients = {result.source: grad}
     order = _topological_order(result.source)
     while order:
-        source = order.pop()
+        source = order.pop()  # the last one: all its consumers have been processed
         dy = gradients.pop(source, None)
-        if dy is None:  # nothing contributed to it
+        if dy is None:  # no consumer contributed to it
             continue
         if isinstance(source, Node):
             _contribute(source, dy, gradients)
@@ -90,7 +92,7 @@ def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
 
 
 def _topological_order(result) -> list:
-    """``result`` and all that it was made from, each after its parents."""
+    """``result`` and everything that it was computed from, each after its parents."""
     order, seen, stack = [], set(), [(result, False)]
     while stack:
         source, parents_done = stack.pop()
@@ -105,7 +107,36 @@ def _topological_order(result) -> list:
 
 
 def _contribute(node, dy, gradients):
-    """Add to the parents' gradients what ``backward`` makes of dy, and release what it captured."""
+    """The chain rule at one node: its ``backward`` turns dy into a contribution to the gradient of each parent."""
+    for parent, dx in _contributions(node, dy):
+        if callable(dx):  # it adds itself to a gradient: see Tensor.from_op
+            if parent not in gradients:
+                gradients[parent] = np.zeros(parent.shape, parent.dtype)
+            dx(gradients[parent])
+        elif parent in gradients:
+            gradients[parent] += dx
+        else:
+            gradients[parent] = dx
+
+
+def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Undo broadcasting. Where NumPy repeated an input of ``shape``, its gradient is the sum over the copies.
+
+    >>> unbroadcast(np.ones((2, 3)), (3,))  # (3,) was used for each of 2 rows
+    array([2., 2., 2.])
+    """
+    if gradient.shape == shape:
+        return gradient
+    added = tuple(range(gradient.ndim - len(shape)))
+    stretched = tuple(i + len(added) for i, n in enumerate(shape) if n == 1 and gradient.shape[i + len(added)] != 1)
+    return gradient.sum(axis=added + stretched, keepdims=True).reshape(shape)
+
+
+# That was the algorithm. The rest is about memory and about mistakes in a backward function.
+
+
+def _contributions(node, dy):
+    """Release the node, and yield (parent, dx) for each parent that gets a gradient. dx may be written to."""
     parents, backward = node.parents, node.backward
     node.parents, node.backward = (), _already_released
     needs = tuple(parent is not None for parent in parents)
@@ -117,16 +148,12 @@ def _contribute(node, dy, gradients):
         if parent is None or dx is None:
             continue
         if callable(dx):
-            if parent not in gradients:
-                gradients[parent] = np.zeros(parent.shape, parent.dtype)
-            dx(gradients[parent])
-        elif (dx.shape, dx.dtype) != (parent.shape, parent.dtype):
+            yield parent, dx
+        elif (dx.shape, dx.dtype) == (parent.shape, parent.dtype):
+            yield parent, dx.copy() if _is_shared(dx, found[i + 1 :]) else dx
+        else:
             wanted = f"its input {i}, which is {parent.shape} {parent.dtype}"
             raise RuntimeError(f"backward of {operation} returned a gradient {dx.shape} {dx.dtype} for {wanted}")
-        elif parent in gradients:
-            gradients[parent] += dx
-        else:  # the first contribution is added to in place, so nothing else may use its memory
-            gradients[parent] = dx.copy() if _is_shared(dx, found[i + 1 :]) else dx
 
 
 def _is_shared(dx, later):

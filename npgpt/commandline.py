@@ -1,17 +1,20 @@
 """What all commands share: flags, errors of one to three lines, the number of threads. It imports nothing heavy."""
 
 import argparse
-import io
 import os
 import re
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from math import inf, isfinite
 from typing import Any, NoReturn
 
-from npgpt.errors import ConfigError, UserError
+from npgpt.errors import CheckpointWarning, ConfigError, UserError
+from npgpt.signals import Stopped, exit_code
+from npgpt.streams import standard_streams
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,22 @@ def count(low: int = 1) -> FlagType:
     return number("N", low, 2**31 - 1, whole=True)
 
 
+_PART = r"(?:(\d{1,9}(?:\.\d{1,9})?)%s)?"
+_DURATION = re.compile(_PART % "h" + _PART % "m" + _PART % "s")
+
+
+def _seconds(text):
+    if text and (match := _DURATION.fullmatch(text)):
+        return sum(float(part or 0) * seconds for part, seconds in zip(match.groups(), (3600, 60, 1), strict=True))
+    try:
+        return number("X", 0)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a time such as 90s, 10m or 1h30m") from None
+
+
+duration = FlagType("TIME", _seconds)  # in seconds, 5400.0 for 1h30m; a number alone is seconds
+
+
 def choice(*names: str) -> FlagType:
     """One of some words."""
 
@@ -161,17 +180,27 @@ def run(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and leave the process: 0, or 2 with a message when the user made a mistake.
 
     What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
-    NPGPT_TRACEBACK=1 the traceback stands before each message.
+    NPGPT_TRACEBACK=1 the traceback stands before each message. A signal's exit code is 128 and its number.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
+    with standard_streams(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        sys.exit(_exit_code(main))
+
+
+def _show_warning(message, category, *place):
+    """Ours in a line of our form, others as Python shows them."""
+    ours = issubclass(category, CheckpointWarning)
+    print(f"warning: {message}" if ours else warnings.formatwarning(message, category, *place), file=sys.stderr)
+
+
+def _exit_code(main) -> int:
     try:
         _check_number_of_threads()
         code = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
-        code = 130
+        code = error.exit_code if isinstance(error, Stopped) else exit_code(signal.SIGINT)
     except BrokenPipeError:  # whoever read our output (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -180,4 +209,4 @@ def run(main: Callable[[], int]) -> None:
             traceback.print_exc()
         print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
         code = 2
-    sys.exit(code)
+    return code

@@ -24,6 +24,10 @@ class CheckpointError(UserError, ValueError):
     """A file or folder of weights that can't be read, or that doesn't fit the model."""
 
 
+class CheckpointWarning(UserWarning):
+    """A damaged file of a run, and the earlier one that is taken instead."""
+
+
 class RunError(UserError):
     """A run that can't begin, be resumed or be saved: its folder is taken, in use or full, or it is finished."""
 

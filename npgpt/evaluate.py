@@ -176,8 +176,7 @@ def _progress(file, total, stop):
 
     def advance(tokens):
         bar.update(tokens)
-        if stop.requested:  # and its exception was lost
-            raise KeyboardInterrupt
+        stop.check()
 
     name = shortened(file, 20)
     with tqdm(total=total, desc=name, unit=" tokens", unit_scale=True, delay=1, disable=None, leave=False) as bar:

@@ -62,10 +62,10 @@ class GPT(Module):
     def _initialise(self, rng):
         """GPT-2's: normal with deviation 0.02; smaller where a layer's result is added to the residual stream.
 
-        The stream is a sum of 2 n_layer such results, so dividing by sqrt(2 n_layer) keeps its variance (section 2.3).
-        Biases start at 0 and the layer norms' weights at 1, as they are declared.
+        The stream is a sum of 2 n_layer such results. Their variances add up, and dividing by sqrt(2 n_layer) keeps the
+        sum from growing with n_layer (section 2.3). Biases start at 0 and layer norms' weights at 1, as declared.
         """
-        matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}  # too large fails at once
+        matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}  # too large: fails now
         for name, matrix in matrices.items():
             matrix[...] = rng.standard_normal(matrix.shape, np.float32)
             matrix *= 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
@@ -74,7 +74,7 @@ class GPT(Module):
                 p.data = np.array(p.data)
 
     def seed(self, seed: int) -> None:
-        """Begin dropout's random numbers anew. A new model has begun with its own seed, a loaded one with 0."""
+        """Restart dropout's random numbers. A new model starts with its own seed, a loaded one with 0."""
         self.rng.bit_generator.state = np.random.default_rng([seed, 1]).bit_generator.state
 
     def get_rng_state(self) -> dict:
@@ -98,18 +98,18 @@ class GPT(Module):
         return np.where(columns % 2 == 0, np.sin(angles), np.cos(angles)).astype(self.ln_f.weight.dtype)
 
     def embed(self, ids: ArrayLike, positions: np.ndarray) -> Tensor:
-        """ids (..., T) at positions (T,) -> (..., T, C), the beginning of the residual stream."""
+        """ids (..., T) at positions (T,) -> (..., T, C), the start of the residual stream."""
         x = self.wte(ids)
         if self.config.position == "learned":
             return x + self.wpe(positions)
         return x + self._sinusoids[positions] if self.config.position == "sinusoidal" else x
 
     def hidden_states(self, ids: ArrayLike, padding_mask: np.ndarray | None = None, cache: Any = None) -> Tensor:
-        """ids (B, T) -> (B, T, C), which the vocabulary head reads.
+        """ids (B, T) -> (B, T, C), the input of the vocabulary head.
 
         cache           a ``generation.KeyValueCache``: ids continue the positions that it holds, and are added to them.
                         No gradients then: call it within ``no_grad()``
-        padding_mask    (B, T) of bool, False where an id is padding and is not to be looked at. With a cache it is
+        padding_mask    (B, T) of bool, False where an id is padding, which is hidden from all. With a cache it is
                         (B, cache.length + T), for the positions in the cache too
 
         Raises ValueError on a T above block_size, IndexError on an id outside the vocabulary.
@@ -138,7 +138,7 @@ class GPT(Module):
         return self.logits(self.hidden_states(ids, padding_mask, cache))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What ``hidden_states`` gives (..., C) -> (..., V), the vocabulary head."""
+        """The vocabulary head: hidden states (..., C) -> logits (..., V)."""
         return hidden @ self.lm_head_weight.T
 
     def loss(self, ids: ArrayLike, targets: ArrayLike, padding_mask: np.ndarray | None = None) -> Tensor:

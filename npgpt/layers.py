@@ -81,12 +81,12 @@ class Module:
 
 
 def declare(shape: tuple[int, ...], dtype: np.dtype, value: float = 0.0) -> Tensor:
-    """A parameter with a shape and no memory yet, a read-only view of one element: ``allocate`` it or assign data."""
+    """A parameter with a shape but no memory yet: a read-only view of one element. ``allocate`` it, or assign data."""
     return Tensor(np.broadcast_to(np.array(value, dtype), shape), requires_grad=True)
 
 
 def allocate(parameter: Tensor) -> np.ndarray:
-    """The parameter's array, to be written to: new memory, uninitialised, if it is only declared so far."""
+    """The parameter's array, which may be written to. If it was only declared, it is new and uninitialised."""
     if not parameter.data.flags.writeable:
         parameter.data = np.empty(parameter.shape, parameter.dtype)
     return parameter.data
@@ -140,7 +140,7 @@ class Dropout(Module):
 
 
 class CausalSelfAttention(Module):
-    """(B, T, C) -> (B, T, C): queries, keys and values from one linear layer, attention, and another linear layer."""
+    """(B, T, C) -> (B, T, C): a linear layer for queries, keys and values; attention; a second linear layer."""
 
     def __init__(self, config: GPTConfig, layer: int, rng: np.random.Generator, dtype: np.dtype):
         C = config.n_embd
@@ -181,7 +181,11 @@ class MLP(Module):
 
 
 class Block(Module):
-    """Attention moves information between positions, the MLP works on each; both add to the residual stream x."""
+    """Attention moves information between positions, and the MLP works on each by itself. Both add to x.
+
+    x is the residual stream. A branch f is added to it, y = x + f(x), so dx = dy + (what f passes back). So dy reaches
+    the first block through all the others, however small their own derivatives are.
+    """
 
     def __init__(self, config: GPTConfig, layer: int, rng: np.random.Generator, dtype: np.dtype):
         self.ln_1 = LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)

@@ -1,4 +1,4 @@
-"""AdamW, gradient clipping, and the learning rate schedule."""
+"""AdamW and gradient clipping."""
 
 import math
 from collections.abc import Iterable
@@ -106,17 +106,3 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
     if math.isfinite(norm) and norm > max_norm:
         kernels.scale(gradients, max_norm / norm)
     return norm
-
-
-def warmup_cosine(step: int, lr: float, min_lr: float, warmup: int, max_steps: int) -> float:
-    """The learning rate of ``step``, counted from 0.
-
-    A straight line up to ``lr`` over ``warmup`` steps, then half a cosine down to ``min_lr`` at ``max_steps``
-    (Loshchilov & Hutter 2017, without restarts).
-    """
-    if step < warmup:
-        return lr * (step + 1) / warmup
-    if step >= max_steps:
-        return min_lr
-    progress = (step - warmup) / max(1, max_steps - warmup)
-    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,23 +1,50 @@
-"""Ctrl-C and SIGTERM, for commands that have something to finish. Nothing heavy is imported."""
+"""Ctrl-C, SIGTERM and SIGHUP, for commands that have something to finish. Nothing heavy is imported."""
 
 import signal
 import sys
 
+# SIGHUP, which a terminal sends when it is closed, is unknown to Windows.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in place of KeyboardInterrupt; ``exit_code`` says which signal it was."""
+
+    def __init__(self, number: int):
+        self.exit_code = exit_code(number)
+
+
+def exit_code(number: int) -> int:
+    """What a shell reports of a process that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + number
+
 
 class StopRequest:
-    """Within ``with StopRequest(...) as stop:`` Ctrl-C and SIGTERM set ``stop.requested``.
+    """Within ``with StopRequest(...) as stop:`` Ctrl-C, SIGTERM and SIGHUP set ``stop.requested``.
 
-    notice      printed at the first signal; the second raises KeyboardInterrupt. Without a notice the first one does
+    notice      printed at the first signal; the second raises Stopped. Without a notice the first one does
+    number      of the signal that came first; None before
 
-    An exception raised inside a callback from LLVM is lost, so a loop should check ``requested`` as well.
+    A signal that is ignored stays so: nohup means it. An exception raised inside a callback from LLVM is lost, so a
+    loop should look at ``requested``, or call ``check``, as well.
     """
 
     def __init__(self, notice: str | None = None):
         self.notice = notice
-        self.requested = False
+        self.number: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.number is not None
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come, whose own exception was lost."""
+        if self.number is not None:
+            raise Stopped(self.number)
 
     def __enter__(self) -> "StopRequest":
-        self._before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        self._before = {s: signal.signal(s, self._request) for s in heard}
         return self
 
     def __exit__(self, *exception) -> None:
@@ -25,7 +52,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _request(self, number, frame):
-        again, self.requested = self.requested, True
+        again = self.requested
+        if not again:
+            self.number = number
         if again or self.notice is None:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         print(self.notice, file=sys.stderr, flush=True)

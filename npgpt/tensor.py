@@ -1,6 +1,25 @@
 """Tensor: an array that remembers how it was made, with the operations that Python has syntax for.
 
-The record and the way back through it are autograd.py. Operations with names (linear ...) have a file each in ops/.
+What the letter d means, in every file. A computation ends in one number, the loss. For every array x on the way there,
+
+    dx = ∂loss/∂x       the gradient of x, of x's shape: dx[k] says how fast the loss grows when x[k] grows
+
+and d in front of a name means nothing else; other derivatives are written with ∂. If y is computed from x, then x_k
+changes the loss through every y_j that depends on it, and these changes add up. That is the chain rule:
+
+    dx_k = sum_j dy_j ∂y_j/∂x_k         with the matrix J_jk = ∂y_j/∂x_k, the Jacobian:  dx = J^T dy
+
+The backward function of an operation takes dy and returns dx by this rule, without building J. Where y_k = f(x_k) for
+each element by itself, the sum has one term: dx = dy f'(x). An array that is used twice receives two contributions:
+
+>>> a = Tensor([1.0], requires_grad=True)
+>>> b = a + a  # da = db + db
+>>> c = b + b  # db = dc + dc, and dc = 1, since c is the loss
+>>> c.backward()
+>>> a.grad
+array([4.], dtype=float32)
+
+autograd.py has the record and the way back through it. Operations with names (linear ...) have a file each in ops/.
 """
 
 import math
@@ -11,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt import kernels
-from npgpt.autograd import Node, backpropagate, enable_grad, is_grad_enabled, needs_grad, no_grad
+from npgpt.autograd import Node, backpropagate, enable_grad, is_grad_enabled, needs_grad, no_grad, unbroadcast
 
 __all__ = ["Tensor", "enable_grad", "is_grad_enabled", "needs_grad", "no_grad", "unbroadcast"]
 
@@ -20,15 +39,15 @@ class Tensor:
     """An array of float32 or float64, its gradient, and how it was made.
 
     data           the values, a NumPy array
-    grad           after ``backward()``, for a leaf: d result / d data, an array of the same shape; None before.
-                   Gradients add up over several backward passes until they are set to None
-    requires_grad  whether gradients are wanted: for a leaf it is said here, for a result it follows from its parents
+    grad           the gradient of a leaf after ``backward()``, an array of data's shape; None before. The gradients
+                   of several backward passes add up until this is set to None
+    requires_grad  whether a gradient is wanted. For a leaf it is said here. A result needs one if a parent does
 
-    Numbers, lists and arrays of whole numbers become float32. Raises TypeError on anything else (complex, float16 ...).
+    Numbers, lists and whole numbers become float32. Raises TypeError on anything else (complex, float16 ...).
     """
 
     __slots__ = ("__weakref__", "_node", "data", "grad", "requires_grad")
-    __array_priority__ = 1000  # so that ndarray + Tensor is ours to answer
+    __array_priority__ = 1000  # ndarray + Tensor calls Tensor.__radd__
     __array_ufunc__ = None
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False):
@@ -41,13 +60,14 @@ class Tensor:
     def from_op(cls, data: np.ndarray, parents: tuple, backward: Callable) -> "Tensor":
         """Make the result of an operation, and record how it was made.
 
-        parents     the tensors it was made from; None for an optional one that is absent
-        backward    backward(dy, needs) -> the gradients of the parents, in their order. dy is the gradient of ``data``.
-                    needs[i] is True if parent i's gradient is needed; another one need not be computed, and is ignored.
-                    None means zero. A mostly zero gradient may be a function that adds it to a parent-shaped array.
+        parents     the tensors it was computed from; None for an optional one that is absent
+        backward    backward(dy, needs) -> a gradient for each parent, in their order. dy is the gradient of ``data``.
+                    needs[i] says whether parent i's gradient is needed; another one is ignored and may be anything.
+                    None means zero. Instead of an array that is mostly zero, it may return a function, which is called
+                    with an array of the parent's shape and adds the gradient to it.
 
-        The arrays that ``backward`` captures are what stays in memory until the backward pass. The engine owns dy and
-        the returned arrays and may modify them in place.
+        The arrays that ``backward`` captures stay in memory until the backward pass. dy and the returned arrays belong
+        to the engine, which may write to them.
 
         >>> def square(x):
         ...     return Tensor.from_op(x.data**2, (x,), lambda dy, needs: (2 * x.data * dy,))
@@ -66,20 +86,15 @@ class Tensor:
 
     @property
     def source(self) -> "Node | Tensor":
-        """Where this tensor's gradient goes to: the Node that made it, or the tensor itself if it is a leaf."""
+        """What this tensor's gradient belongs to: the Node that made it, or the tensor itself if it is a leaf."""
         return self if self._node is None else self._node
 
     def backward(self, grad: np.ndarray | None = None) -> None:
-        """Add d self / d leaf to the ``grad`` of every leaf that this tensor was made from and that needs one.
+        """Compute the gradients of all leaves that this tensor depends on, and add each to its leaf's ``grad``.
 
-        grad    the gradient to start from, of this tensor's shape. A tensor of one element may leave it out: it is 1
+        grad    this tensor's own gradient, of its shape; 1 if left out: then this tensor, of one element, is the loss
 
-        Raises RuntimeError if nothing that the tensor was made from has requires_grad, ValueError on a wrong shape.
-
-        >>> a, b = Tensor([2.0, 3.0], requires_grad=True), Tensor([5.0, 7.0], requires_grad=True)
-        >>> (a * b + a).sum().backward()
-        >>> a.grad, b.grad  # b + 1 and a
-        (array([6., 8.], dtype=float32), array([2., 3.], dtype=float32))
+        Raises RuntimeError if this tensor depends on nothing with requires_grad, ValueError on a wrong shape.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() of a tensor that depends on nothing with requires_grad=True")
@@ -135,36 +150,39 @@ class Tensor:
     def __repr__(self):
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
-    # Arithmetic, elementwise with NumPy's broadcasting. A number, list or array on the other side is a constant.
+    # Arithmetic, elementwise with NumPy's broadcasting. A number, list or array as the other operand is a constant.
 
     def __add__(self, other) -> "Tensor":
+        """y = a + b:  da = dy,  db = dy"""
         other = _constant(other, self)
         return _binary(self.data + other.data, self, other, lambda dy: dy, lambda dy: dy)
 
     def __sub__(self, other) -> "Tensor":
+        """y = a - b:  da = dy,  db = -dy"""
         other = _constant(other, self)
         return _binary(self.data - other.data, self, other, lambda dy: dy, lambda dy: -dy)
 
     def __mul__(self, other) -> "Tensor":
-        """d(ab) = b da + a db"""
+        """y = a b:  da = dy b,  db = dy a"""
         other = _constant(other, self)
         a, b = self.data, other.data
         return _binary(a * b, self, other, lambda dy: dy * b, lambda dy: dy * a)
 
     def __truediv__(self, other) -> "Tensor":
-        """d(a / b) = da / b - (a / b) db / b, in which, unlike in a / b^2, no square is too large or too small"""
+        """y = a / b:  da = dy / b,  db = -dy a / b^2 = -dy (a / b) / b, in which no square overflows"""
         other = _constant(other, self)
         a, b = self.data, other.data
         return _binary(a / b, self, other, lambda dy: dy / b, lambda dy: -dy * (a / b) / b)
 
     def __pow__(self, exponent: float) -> "Tensor":
-        """A constant power: d(x^n) = n x^(n - 1) dx"""
+        """y = x^n, where n is a constant:  dx = dy n x^(n - 1)"""
         if not isinstance(exponent, int | float):
             raise TypeError("the exponent must be a number")
         x, n = self.data, float(exponent)  # NumPy's own float64 would turn a float32 result into float64
         return Tensor.from_op(x**n, (self,), lambda dy, needs: (dy * (n * x ** (n - 1)) if n else np.zeros_like(x),))
 
     def __neg__(self) -> "Tensor":
+        """y = -x:  dx = -dy"""
         return Tensor.from_op(-self.data, (self,), lambda dy, needs: (-dy,))
 
     __radd__, __rmul__ = __add__, __mul__
@@ -176,19 +194,19 @@ class Tensor:
         return _constant(other, self) / self
 
     def exp(self) -> "Tensor":
-        """d exp(x) = exp(x) dx"""
+        """y = exp(x):  dx = dy exp(x) = dy y"""
         y = np.exp(self.data)
         return Tensor.from_op(y, (self,), lambda dy, needs: (dy * y,))
 
     def log(self) -> "Tensor":
-        """d log(x) = dx / x"""
+        """y = log(x):  dx = dy / x"""
         x = self.data
         return Tensor.from_op(np.log(x), (self,), lambda dy, needs: (dy / x,))
 
     # Matrix product
 
     def __matmul__(self, other) -> "Tensor":
-        """a (..., M, K) @ b (..., K, N) -> (..., M, N):  da = dy @ b.T, db = a.T @ dy (kernels/matmul.py derives it)"""
+        """a (..., M, K) @ b (..., K, N) -> (..., M, N):  da = dy b^T,  db = a^T dy (derived in ops/linear.py)"""
         other = _constant(other, self)
         a, b = self.data, other.data
         if a.ndim < 2 or b.ndim < 2:
@@ -202,7 +220,7 @@ class Tensor:
     # Sums, and other shapes of the same elements
 
     def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        """Each element goes into one sum with weight 1, so the sum's gradient comes back to each of them."""
+        """Each element is in one sum, and ∂sum/∂x_k = 1, so dx_k is the gradient of that sum."""
         shape = self.shape
 
         def backward(dy, needs):
@@ -213,22 +231,23 @@ class Tensor:
         return Tensor.from_op(np.asarray(self.data.sum(axis=axis, keepdims=keepdims)), (self,), backward)
 
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
+        """The sum over the number of elements in it; NaN if there are none."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size if self.size else np.nan)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The same elements in another shape, given as ``reshape(2, 3)`` or as ``reshape((2, 3))``."""
+        """The same elements in another shape, ``reshape(2, 3)`` or ``reshape((2, 3))``. dx is dy in x's shape."""
         before = self.shape
         return Tensor.from_op(self.data.reshape(*shape), (self,), lambda dy, needs: (dy.reshape(before),))
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """Axes in a new order; without arguments, in reverse order. Back: the inverse permutation."""
+        """Axes in a new order; without arguments, in reverse order. dx is dy with its axes put back."""
         order = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
         order = tuple(a % self.ndim for a in order) or tuple(reversed(range(self.ndim)))
         return Tensor.from_op(self.data.transpose(order), (self,), lambda dy, needs: (dy.transpose(np.argsort(order)),))
 
     def __getitem__(self, index) -> "Tensor":
-        """A selection. Each contribution goes back to where the element was taken from; one taken twice gets both."""
+        """A selection. Each dy is added to the dx of the element that was taken. One taken twice receives two."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
 
@@ -239,7 +258,7 @@ class Tensor:
 
 
 def _binary(y, a, b, da, db) -> Tensor:
-    """The result y of operands a and b, which NumPy broadcast; da(dy) and db(dy) are the broadcast ones' gradients."""
+    """The result y of operands a and b. da(dy) and db(dy) are their gradients, still in y's shape."""
     shapes = a.shape, b.shape
 
     def backward(dy, needs):
@@ -247,15 +266,6 @@ def _binary(y, a, b, da, db) -> Tensor:
         return [unbroadcast(gradient(dy), shape) if need else None for gradient, shape, need in pairs]
 
     return Tensor.from_op(y, (a, b), backward)
-
-
-def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Undo broadcasting: where NumPy repeated an input of ``shape``, add up the gradients of the copies."""
-    if gradient.shape == shape:
-        return gradient
-    added = tuple(range(gradient.ndim - len(shape)))
-    stretched = tuple(i + len(added) for i, n in enumerate(shape) if n == 1 and gradient.shape[i + len(added)] != 1)
-    return gradient.sum(axis=added + stretched, keepdims=True).reshape(shape)
 
 
 def _matmul(a, b):

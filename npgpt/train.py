@@ -1,8 +1,10 @@
 """python -m npgpt.train TEXT... : train a GPT on text files."""
 
+import time
 from pathlib import Path
 
-from npgpt.commandline import Parser, as_flag, pathname, run, use_threads
+from npgpt.commandline import Parser, as_flag, pathname, use_threads
+from npgpt.commandline import run as run_command
 from npgpt.errors import ConfigError
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
@@ -10,7 +12,8 @@ NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
-    parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
+    began = time.monotonic()
+    parser = Parser("train", "Train a GPT on texts, conversations (.jsonl), folders of them, or token files (.bin).")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
         "--resume", nargs="?", const=NEWEST, type=pathname, metavar="RUN",
@@ -30,22 +33,18 @@ def main() -> int:
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
     use_threads(settings.threads)
 
-    from npgpt.checkpoints.runs import newest_run, read_run_config
+    from npgpt.checkpoints.runs import newest_run
     from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
-    from npgpt.training.folder import locked
 
     if resumed is None:
-        new = start(settings)
-        with locked(new.folder):
-            execute(new)
+        opened = start(settings)
     else:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
-        read_run_config(folder)  # raises CheckpointError if it isn't a run
-        with locked(folder):
-            execute(resume(folder, {"threads": None, **given}))  # threads are a matter of this process
-    return 0
+        opened = resume(folder, {"threads": None, **given})  # threads are a matter of this process
+    with opened as run:
+        return execute(run, began)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals"],
+    ["config", "signals", "streams", "schedules"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -30,6 +30,8 @@ ORDER = [
     ["optim", "text"],
     ["checkpoints.formats"],
     ["checkpoints.shared"],
+    ["text.conversations", "text.token_files"],
+    ["text.corpus"],
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],
@@ -39,7 +41,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline"],
     ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

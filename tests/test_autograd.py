@@ -19,7 +19,7 @@ from npgpt.tensor import enable_grad, is_grad_enabled
 
 
 def test_a_result_that_is_used_twice_is_passed_once():
-    """The docstring's example: a walk that went on at the first share would give 6, or 8."""
+    """The docstring's example: a walk that went on at the first contribution would give 6, or 8."""
     a = leaf(1.0)
     b = a + a
     c = b + b

@@ -12,6 +12,7 @@ from npgpt.commandline import Parser
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
+from npgpt.schedules import SCHEDULES
 from npgpt.text import TOKENIZERS
 from npgpt.training.settings import TrainSettings
 
@@ -28,17 +29,18 @@ WHOLE_FROM_1 = [
     "context", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
     "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
 ]  # fmt: skip
-WHOLE_FROM_0 = ["warmup", "sample-every", "seed"]
+WHOLE_FROM_0 = ["warmup", "sample-every", "seed", "keep"]
 ABOVE_0 = ["epochs", "lr"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
-FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2"]
+FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction"]
 WORDS = {
     "tokenizer": TOKENIZERS,
     "split-by": ["tokens", "documents"],
-    "preset": PRESETS,
+    "preset": [*PRESETS, "auto"],
     "position": POSITIONS,
     "activation": ACTIVATIONS,
     "matmul-precision": MATMUL_PRECISIONS,
+    "schedule": SCHEDULES,
 }
 SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
 NAMES = ["out", "init-from"]
@@ -54,6 +56,7 @@ BAD = (
     + [("train", f, v) for f in ABOVE_0 for v in [*NOT_FROM_0, "0", "0.0"]]
     + [("train", f, v) for f in FROM_0 for v in NOT_FROM_0]
     + [("train", f, v) for f in FROM_0_BELOW_1 for v in [*NOT_FROM_0, "1", "1.5"]]
+    + [("train", "time-budget", v) for v in [*NOT_FROM_0, "0", "0s", "m", "10x", "1m1h", "1h1h", "h10"]]
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
@@ -87,7 +90,7 @@ def test_no_flag_is_forgotten_above():
         return {name.replace("_", "-") for name, f in settings.__dataclass_fields__.items() if "type" in f.metadata}
 
     of_train = {*WHOLE_FROM_1, *WHOLE_FROM_0, *ABOVE_0, *FROM_0, *FROM_0_BELOW_1, *WORDS, *SWITCHES, *NAMES, *TEXTS}
-    assert flags(TrainSettings) == of_train
+    assert flags(TrainSettings) == of_train | {"time-budget"}
     bad_for_sample = {flag for name, flag, _ in BAD if name == "sample"}
     assert flags(SampleSettings) == bad_for_sample | {"prompt"}  # which may be any text
 
@@ -105,6 +108,8 @@ def test_the_values_at_the_bounds_are_good():
         for word in words:
             assert parse(TrainSettings, f"--{flag}", word) == {flag.replace("-", "_"): word}
     assert parse(TrainSettings, "--seed", str(2**63 - 1)) == {"seed": 2**63 - 1}
+    for text, seconds in [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h2m3.5s", 3723.5)]:
+        assert parse(TrainSettings, "--time-budget", text) == {"time_budget": seconds}
     assert parse(TrainSettings, "--max-steps", str(2**31 - 1)) == {"max_steps": 2**31 - 1}
     assert parse(SampleSettings, "--temperature=0", "--top-p=1", "--seed=0") == {
         "temperature": 0,

@@ -10,7 +10,8 @@ import pytest
 
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.schedules import warmup_cosine
 
 FILE = Path(__file__).with_name("reference") / "model.npz"
 STORED = dict(np.load(FILE))

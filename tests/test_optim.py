@@ -1,4 +1,4 @@
-"""AdamW and clipping against torch's and against their formulas; the learning rate schedule at hand-computed places."""
+"""AdamW and clipping against torch's and against their formulas."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from helpers.tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, optim
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
 
 # "a" to "d" are matrices, embeddings or stacks, which decay; the others have one dimension or none.
 SHAPES = {"a.weight": (3, 5), "b.weight": (1, 4), "c": (2, 3, 2), "d": (200, 100), "bias": (5,), "scale": ()}
@@ -280,34 +280,3 @@ def test_clipping_nothing():
         p.grad[...] = 0
     assert clip_grad_norm(parameters, 1.0) == 0
     assert norm(parameters) == 0
-
-
-# The learning rate
-
-SCHEDULE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        (0, 0.25),  # the first step already learns
-        (1, 0.5),
-        (3, 1.0),
-        (4, 1.0),  # the cosine begins at its top
-        (6, 0.2 + 0.4 * (1 + math.sqrt(0.5))),  # a quarter of the way: cos(45 degrees)
-        (8, 0.6),  # half way down
-        (10, 0.2 + 0.4 * (1 - math.sqrt(0.5))),
-        (12, 0.2),
-        (13, 0.2),
-        (10_000, 0.2),
-    ],
-)
-def test_warm_up_and_cosine(step, expected):
-    assert warmup_cosine(step, **SCHEDULE) == pytest.approx(expected, rel=1e-14)
-
-
-def test_schedules_without_a_part():
-    assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=10) == 1.0
-    assert warmup_cosine(0, 1.0, 0.1, warmup=0, max_steps=1) == 1.0
-    assert [warmup_cosine(step, 1.0, 0.1, warmup=2, max_steps=2) for step in range(3)] == [0.5, 1.0, 0.1]
-    assert [warmup_cosine(step, 1.0, 1.0, warmup=1, max_steps=4) for step in range(5)] == [1.0] * 5

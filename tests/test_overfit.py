@@ -4,7 +4,8 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.schedules import warmup_cosine
 
 TEXT = b"""\
 The Moon is not a place to learn by heart,

@@ -11,7 +11,8 @@ from helpers.tolerances import FLOAT32_EXTRA
 
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.schedules import warmup_cosine
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
 pytest.importorskip("transformers", reason="compares with transformers, which is not installed")

@@ -19,11 +19,13 @@ class Side:
         self.dtype = getattr(torch, job["weights"])
         self.model = from_npgpt(config, weights).to(self.dtype)
         self.threads = torch.get_num_threads()
-
-    def prefill(self, prompts):
-        self.caches = [KeyValueCache(self.model.config, len(prompts)) for _ in self.model.h]
+        self.caches = [KeyValueCache(config, job["batch_size"]) for _ in self.model.h]
         for cache in self.caches:
             cache.keys, cache.values = cache.keys.to(self.dtype), cache.values.to(self.dtype)
+
+    def prefill(self, prompts):
+        for cache in self.caches:
+            cache.length = 0
         return self._logits(prompts)
 
     def step(self, ids):

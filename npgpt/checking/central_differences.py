@@ -4,7 +4,7 @@
     dy  a gradient of y             s = sum of dy * y, a scalar
     v   a direction, of x's shape   h   the step
 
-The backward pass gives dx = ds/dx = J^T dy, where J is the Jacobian of f. The function's values give
+The backward pass gives dx = ∂s/∂x = J^T dy, where J is the Jacobian of f. The function's values give
 
     slope along v = sum of dy * (f(x + h v) - f(x - h v)) / 2h          to be compared with         sum of dx * v
 

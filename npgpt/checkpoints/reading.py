@@ -63,7 +63,7 @@ def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
 
 def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
     if (path / "config.json").exists():
-        return runs.read(MappedFile(runs.weights_file(path, checkpoint))) if runs.is_run(path) else read_folder(path)
+        return runs.open_run(path, checkpoint) if runs.is_run(path) else read_folder(path)
     if (path / CKPT_FILE).exists():
         return _open_file(path / CKPT_FILE)
     if (path / tensorflow.HPARAMS_FILE).exists():

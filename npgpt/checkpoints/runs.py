@@ -6,6 +6,7 @@
     tokenizer.json      the tokenizer that made the training's tokens
     metrics.jsonl       one JSON object for each log line
     last.safetensors    everything that training goes on from: weights, optimizer, state
+    step-000200.safetensors   an earlier one, after step 200. There are as many as --keep says
     best.safetensors    the weights alone, from the best evaluation so far
     .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
@@ -14,13 +15,20 @@ matrices may be in blocks (safetensors.py), as kernels/packed.py packs them for 
 
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
-holds the model's configuration and the state as JSON. Both files are ordinary safetensors, which other tools open too.
+holds the model's configuration and the state as JSON. All are ordinary safetensors, which other tools open too.
+
+The metadata also holds checksums (shared/checksums.py). A file that is damaged is not taken: ``open_run`` and
+``load_newest`` warn, and take the newest one before it.
 """
 
 import json
-from collections.abc import Mapping
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,12 +36,13 @@ from npgpt.checkpoints.huggingface.read import read_weights_file
 from npgpt.checkpoints.safetensors import BLOCK_TYPES, open_safetensors, read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.cast import rounded
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.checksums import check_tensor, check_texts, with_checksums
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json, read_json_object
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError, CheckpointWarning, ConfigError
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,16 +50,20 @@ METRICS_FILE = "metrics.jsonl"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 
+_EARLIER = re.compile(r"step-(\d{6,})\.safetensors")
+
 RUN_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
 _OPTIMIZER = "optimizer."
+_T = TypeVar("_T")
 # In the metadata of the safetensors files.
 _CONFIG_KEY, _STATE_KEY, _TOKENIZER_KEY = "npgpt_config", "npgpt_state", "npgpt_tokenizer"
 
 
 def newest_run(root: str | Path = "runs") -> Path:
-    """The run in ``root`` whose last.safetensors was written most recently. Raises CheckpointError if there is none."""
+    """The run in ``root`` whose training state was saved most recently. Raises CheckpointError if there is none."""
     root = Path(root)
-    written = [(file.stat().st_mtime_ns, file.parent) for file in root.glob(f"*/{LAST_FILE}")]
+    folders = [path.parent for path in root.glob(f"*/{CONFIG_FILE}")]
+    written = [(file.stat().st_mtime_ns, file.parent) for folder in folders for file in state_files(folder)]
     if not written:
         raise CheckpointError(f"there is no run in {root}/ (a folder with a {LAST_FILE}): train one first")
     return max(written)[1]
@@ -95,7 +108,8 @@ def save_weights(
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the weights alone, atomically; ``load`` opens the file. Raises CheckpointError."""
-    write_safetensors(path, weights, {_CONFIG_KEY: json.dumps(config.to_dict()), **(metadata or {})})
+    texts = {_CONFIG_KEY: json.dumps(config.to_dict()), **(metadata or {})}
+    write_safetensors(path, weights, with_checksums(weights, texts))
 
 
 def write(path: str | Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
@@ -139,24 +153,38 @@ def save_checkpoint(
     if _parse_object({_STATE_KEY: text}, _STATE_KEY, path, infinity=True) != state:
         raise TypeError("state holds something that JSON changes, such as a tuple or a key that is not a string")
     arrays = {**weights, **{_OPTIMIZER + name: array for name, array in optimizer.items()}}
-    write_safetensors(path, arrays, {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text})
+    texts = {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text}
+    write_safetensors(path, arrays, with_checksums(arrays, texts))
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict]:
-    """Return the weights, optimizer and state that ``save_checkpoint`` wrote; the arrays are views of the file."""
+    """Return the weights, optimizer and state that ``save_checkpoint`` wrote; the arrays are views of the file.
+
+    Raises CheckpointError, also if a bit of the file has changed since.
+    """
     arrays, metadata = read_safetensors(path)
     if _STATE_KEY not in metadata:
         raise CheckpointError(f"{path}: __metadata__ has no {_STATE_KEY}, so training can't go on from this file")
+    sums = check_texts(metadata, path)
+    for name, array in arrays.items():
+        check_tensor(name, array, sums, path)
     names = [name for name in arrays if name.startswith(_OPTIMIZER)]
     optimizer = {name.removeprefix(_OPTIMIZER): arrays.pop(name) for name in names}
     return arrays, optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
 
 
 def read(file: MappedFile) -> Checkpoint:
-    """Open a run's weights, whatever the file's name is; or one of a Hugging Face folder. Raises CheckpointError."""
+    """Open a run's weights, whatever the file's name is; or one of a Hugging Face folder. Raises CheckpointError.
+
+    Weights that have checksums are read once, to compare them.
+    """
     tensors, metadata = open_safetensors(file)
     if _CONFIG_KEY not in metadata:
         return read_weights_file(file, tensors, "safetensors")
+    sums = check_texts(metadata, file.path)
+    for name in sums:
+        if name in tensors and not name.startswith(_OPTIMIZER):
+            check_tensor(name, tensors[name].numpy(), sums, file.path)
     config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
     ignored_keys = tuple(name for name in tensors if name.startswith(_OPTIMIZER))
     weights = _turned({name: tensor for name, tensor in tensors.items() if name not in ignored_keys})
@@ -173,14 +201,72 @@ def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> 
     return lambda: stored(_parse_object(metadata, _TOKENIZER_KEY, path), str(path))()
 
 
-def weights_file(run: str | Path, checkpoint: str) -> Path:
-    """The run's last.safetensors or best.safetensors, as ``checkpoint`` says; the other one if only that exists."""
-    run = Path(run)
-    names = (BEST_FILE, LAST_FILE) if checkpoint == "best" else (LAST_FILE, BEST_FILE)
-    for name in names:
-        if (run / name).exists():
-            return run / name
-    raise CheckpointError(f"{run}: no {' and no '.join(names)}: the run has not saved anything yet")
+def state_files(run: str | Path) -> list[Path]:
+    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones."""
+    found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
+    last = Path(run) / LAST_FILE
+    return [*([last] if last.exists() else []), *(found[step] for step in sorted(found, reverse=True))]
+
+
+def earlier_file(run: Path, step: int) -> Path:
+    """Where the state after ``step`` is kept when it is not the last one any more."""
+    return run / f"step-{step:06}.safetensors"
+
+
+def keep_last(run: Path, step: int) -> None:
+    """Let last.safetensors, the state after ``step``, keep a name of its own when a newer one takes its place.
+
+    For a moment the file has both names; where the file system can't do that, it has the new one only, so the run
+    always has a state. Raises CheckpointError.
+    """
+    last, kept = Path(os.path.realpath(run / LAST_FILE)), earlier_file(run, step)
+    try:
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(last, kept)
+        except OSError:
+            os.replace(last, kept)
+    except OSError as error:
+        raise CheckpointError(f"{kept}: can't be written: {error.strerror}") from error
+
+
+def load_newest(run: str | Path) -> tuple[Path, dict[str, np.ndarray], dict[str, np.ndarray], dict]:
+    """The newest state of a run that is whole: its file, weights, optimizer and state, as ``load_checkpoint`` gives.
+
+    Raises CheckpointError, the newest file's, if none is.
+    """
+    files = state_files(run)
+    if not files:
+        raise CheckpointError(f"{run}: no {LAST_FILE}: the run has not saved its state yet")
+    return _first_whole(files, lambda path: (path, *load_checkpoint(path)))
+
+
+def open_run(run: str | Path, checkpoint: str) -> Checkpoint:
+    """A run's "last" or "best" weights, as ``checkpoint`` says; of those that are whole and there, the next best.
+
+    Raises CheckpointError if there are none.
+    """
+    best = Path(run) / BEST_FILE
+    files = [*state_files(run), best] if checkpoint == "last" else [best, *state_files(run)]
+    files = [file for file in files if file.exists()]
+    if not files:
+        raise CheckpointError(f"{run}: no {LAST_FILE} and no {BEST_FILE}: the run has not saved anything yet")
+    return _first_whole(files, lambda path: read(MappedFile(path)))
+
+
+def _first_whole(files: list[Path], open: Callable[[Path], _T]) -> _T:
+    """``open`` of the first file that it opens, with a warning about those that are damaged."""
+    problems = []
+    for path in files:
+        try:
+            opened = open(path)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}\n{path.name} is taken instead", CheckpointWarning, stacklevel=3)
+        return opened
+    raise problems[0]
 
 
 def _config(values: dict, source: str) -> GPTConfig:

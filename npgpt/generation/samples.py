@@ -62,8 +62,7 @@ class Samples:
         tokens = Stopwatch(self._drawn() if self.draft is None else self._speculated(self.draft))
         with StopRequest() as stop:
             for token in tokens:
-                if stop.requested:
-                    raise KeyboardInterrupt
+                stop.check()
                 text, ended = self.texts.take(token.row, token.ended is not None), token.ended is not None
                 if self.show_probs:
                     text = token_line(token, self.tokenizer) + "\n" * (not ended)

@@ -1,12 +1,17 @@
 """One step of AdamW (Loshchilov & Hutter 2019), in place.
 
-    m = beta1 m + (1 - beta1) g             the gradient's running mean
-    v = beta2 v + (1 - beta2) g^2           and its running mean square
-    p = p - lr weight_decay p               decay acts on the weight itself and not through the gradient
+    m = beta1 m + (1 - beta1) g             running mean of the gradient
+    v = beta2 v + (1 - beta2) g^2           running mean of its square
+    p = p - lr weight_decay p               weight decay, which doesn't go through m and v
     p = p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-m and v start at zero and are too small at first. After t steps the weights of the mean add up to 1 - beta^t, so
-dividing by that makes them means (Kingma & Ba 2015, section 3).
+The divisors 1 - beta^t correct a bias. m starts at 0, so after t steps it is the weighted sum
+
+    m = (1 - beta1) (g_t + beta1 g_{t-1} + ... + beta1^(t-1) g_1)
+
+whose weights add up to 1 - beta1^t, and not to 1. Divided by that, m is a weighted mean of gradients. v in the same way
+is one of squares (Kingma & Ba 2015, section 3). While a gradient stays the same, the first mean is g, and the root of
+the second |g|: p moves by lr at each step, whatever the size of g.
 """
 
 import numpy as np
@@ -22,7 +27,7 @@ def adamw_step_numpy(
     parameters: Arrays, gradients: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays,
     lr: float, beta1: float, beta2: float, eps: float, decays: list[float], t: int
 ) -> None:  # fmt: skip
-    """Four lists with an array of its shape for each parameter; all but the gradients are changed in place.
+    """Four lists with an array for each parameter, of its shape. All but the gradients are changed in place.
 
     exp_avgs, exp_avg_sqs   the m and the v of each parameter
     decays                  each parameter's weight_decay
@@ -41,7 +46,7 @@ def adamw_step_numba(
     parameters: Arrays, gradients: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays,
     lr: float, beta1: float, beta2: float, eps: float, decays: list[float], t: int
 ) -> None:  # fmt: skip
-    """All parameters in one launch, chunks of them in parallel; one pass over the four arrays."""
+    """All parameters in one kernel launch, chunks in parallel. One pass over the four arrays."""
     if parameters:
         scalar = parameters[0].dtype.type
         decay_factors = (1 - lr * np.array(decays, np.float64)).astype(scalar)

@@ -1,23 +1,26 @@
-"""Causal attention of H heads: each position looks at itself and at what came before (Vaswani et al. 2017, 3.2).
+"""Causal attention of H heads: each position looks at itself and at earlier ones (Vaswani et al. 2017, 3.2).
 
-For one head, with q (Tq, D), k and v (Tk, D). The queries are the last Tq of the Tk positions, so query i stands at
-position i + Tk - Tq (Tq = Tk while training; Tq = 1 for a new token whose predecessors' k and v are kept in a cache).
+For one head, with q (Tq, D), k and v (Tk, D); * is elementwise. The queries are the last Tq of the Tk positions, so
+query i is at position i + Tk - Tq. (While training, Tq = Tk. For a new token after a cache of keys and values, Tq = 1.)
 
-    S = scale q k^T               scores, -inf where j > i + Tk - Tq or where position j is padding
-    P = exp(S - m) / z            softmax of each row of S: m is the row's largest score, z the sum of its exp(S - m).
-                                  A row that may look at nothing is all zeros (m = 0, z = 1), and so is what follows
-    M = keep / (1 - p)            dropout of the weights while training, all ones otherwise
-    y = (P * M) v
+    A = q k^T               products of queries and keys: A_ij = sum_c q_ic k_jc
+    S = scale A             scores; hidden ones, where j > i + Tk - Tq or position j is padding, are -inf
+    P = exp(S - m) / z      softmax of each row of S: m is the row's largest score, z the sum of its exp(S - m).
+                            If all scores of a row are hidden, P and y are 0 there (m = 0, z = 1)
+    M = keep / (1 - p)      dropout's factors while training, else all ones
+    y = (P * M) v           y_ic = sum_j P_ij M_ij v_jc
 
-Derivation, from the last line to the first (* is elementwise):
+Derivation, from the last line to the first. Each sum is the chain rule, over all that the element is used for:
 
-    dv = (P * M)^T dy                       y is linear in v
-    dP = (dy v^T) * M                       and in P
-    dS = P * (dP - rowsum(dP * P))          softmax, see softmax.py
-    dq = scale dS k,   dk = scale dS^T q    S is linear in q and in k
+    dv_jc = sum_i P_ij M_ij dy_ic                       dv = (P * M)^T dy
+    dP_ij = M_ij sum_c dy_ic v_jc                       dP = (dy v^T) * M
+    dS_ij = P_ij (dP_ij - sum_l dP_il P_il)             dS = P * (dP - rowsum(dP * P))      softmax.py derives it
+    dA_ij = scale dS_ij, 0 where hidden                 dA = scale dS           a hidden score is -inf, a constant
+    dq_ic = sum_j dA_ij k_jc                            dq = dA k
+    dk_jc = sum_i dA_ij q_ic                            dk = dA^T q
 
-A NaN in a masked score has no effect. A NaN in a masked value may reach the output (0 * NaN = NaN); whether it does
-depends on the version. The gradient of a masked score is 0, whatever P and dP are.
+A NaN in a hidden score has no effect. A NaN in a hidden value may reach the output (0 * NaN = NaN). Whether it does
+depends on the version.
 
 Each row's m and z are kept, and the backward pass computes P again from them: 2 T values a head instead of T x T
 (Dao et al. 2022). m + log z would be one value, but it is rounded like m, and P would be off by as much.
@@ -35,7 +38,7 @@ from npgpt.kernels.machine.product import gemm
 from npgpt.kernels.precision import gemm_dtype_tag, narrow_dtype_tag
 from npgpt.kernels.row_max import row_maximum
 
-QUERIES_PER_BLOCK = 64  # whose scores are computed at a time: 64 x Tk of them, up to the last visible key
+QUERIES_PER_BLOCK = 64  # for which scores are computed at a time: 64 x Tk of them
 
 
 def attention_forward_numpy(
@@ -67,15 +70,16 @@ def attention_backward_numpy(
     heads_first = (0, 2, 1, 3)
     q, k, v, dy = (x.transpose(heads_first) for x in (q, k, v, dy))
     dP = (dy @ v.swapaxes(-1, -2)) * M
-    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True)) * q.dtype.type(scale)
-    dS[hidden] = 0  # P is 0 there already, but 0 times NaN would be NaN
-    dq[...] = (dS @ k).transpose(heads_first)
-    dk[...] = (dS.swapaxes(-1, -2) @ q).transpose(heads_first)
+    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True))
+    dA = dS * q.dtype.type(scale)
+    dA[hidden] = 0  # P is 0 there already, but 0 * NaN would be NaN
+    dq[...] = (dA @ k).transpose(heads_first)
+    dk[...] = (dA.swapaxes(-1, -2) @ q).transpose(heads_first)
     dv[...] = ((P * M).swapaxes(-1, -2) @ dy).transpose(heads_first)
 
 
 def _scores(q, k, scale, padding_mask):
-    """-> S (B, H, Tq, Tk), -inf where a query may not look, and where that is (B, H, Tq, Tk)"""
+    """-> S (B, H, Tq, Tk), and which scores are hidden (B, H, Tq, Tk)"""
     Tq, Tk = q.shape[1], k.shape[1]
     S = q.transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1) * q.dtype.type(scale)
     hidden = np.arange(Tk) > np.arange(Tq)[:, None] + (Tk - Tq)
@@ -92,7 +96,7 @@ def attention_forward_numba(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Heads in parallel, each by blocks of 64 queries, without the keys that a block can't see."""
+    """Heads in parallel, each by blocks of 64 queries. Keys that are hidden from a whole block are left out."""
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
     y, row_max, row_sum = (np.empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))
     q, k, v = arrays = _with_contiguous_heads(q, k, v)
@@ -114,8 +118,8 @@ def _forward_heads(
         S = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), y.dtype)
         for i0 in range(0, Tq, QUERIES_PER_BLOCK):
             i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
-            n_keys = i1 + Tk - Tq  # those visible to the block's last query
-            gemm(  # S = q k^T
+            n_keys = i1 + Tk - Tq  # as many as the block's last query sees
+            gemm(  # A = q k^T
                 i1 - i0, n_keys, D, _element_ptr(q, b, i0, h), q.stride, 1, _element_ptr(k, b, 0, h), 1, k.stride,
                 0, 0, _data_ptr(S), Tk, dtype_tag
             )  # fmt: skip
@@ -129,7 +133,7 @@ def _forward_heads(
                 for j in range(n_keys):
                     row[j] = row[j] / z
                 _drop(row, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
-            gemm(  # y = P v
+            gemm(  # y = (P * M) v
                 i1 - i0, D, n_keys, _data_ptr(S), Tk, 1, _element_ptr(v, b, 0, h), v.stride, 1,
                 0, 0, _data_ptr(y[b, i0:, h]), H * D, dtype_tag
             )  # fmt: skip
@@ -140,7 +144,7 @@ def attention_backward_numba(
     scale: float, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> None:  # fmt: skip
-    """Heads in parallel, each by blocks of 64 queries; one thread adds up a head's dk and dv from block to block."""
+    """Heads in parallel, each by blocks of 64 queries. One thread adds up a head's dk and dv over the blocks."""
     dy, q, k, v = arrays = _with_contiguous_heads(dy, q, k, v)
     row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
@@ -170,7 +174,7 @@ def _backward_heads(
             i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
             n, n_keys = i1 - i0, i1 + Tk - Tq
             query, dquery, dout = _element_ptr(q, b, i0, h), _data_ptr(dq[b, i0:, h]), _element_ptr(dy, b, i0, h)
-            # S = q k^T, still in P, and dP = dy v^T
+            # A = q k^T, where P will be, and dy v^T, where dP and then dA will be
             gemm(n, n_keys, D, query, q.stride, 1, key, 1, k.stride, 0, 0, _data_ptr(P), Tk, dtype_tag)
             gemm(n, n_keys, D, dout, dy.stride, 1, value, 1, v.stride, 0, 0, _data_ptr(dP), Tk, dtype_tag)
             for i in range(i0, i1):
@@ -194,7 +198,7 @@ def _backward_heads(
                 for j in range(n_visible, n_keys):
                     dp[j] = zero
                 _drop(p, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
-            # dq = dS k; dk += dS^T q and dv += P^T dy
+            # dq = dA k, dk += dA^T q and dv += (P * M)^T dy
             gemm(n, D, n_keys, _data_ptr(dP), Tk, 1, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
             gemm(n_keys, D, n, _data_ptr(dP), 1, Tk, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
             gemm(n_keys, D, n, _data_ptr(P), 1, Tk, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
@@ -216,7 +220,7 @@ def _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask):
 
 @jit
 def _drop(row, n_visible, first, threshold, factor, seed):
-    """Dropout of row[:n_visible], whose elements are those from ``first`` on of (B, H, Tq, Tk)."""
+    """Dropout of row[:n_visible]. Its first element is element number ``first`` of (B, H, Tq, Tk)."""
     if threshold > 0:
         first = np.uint64(first)
         for j in range(n_visible):

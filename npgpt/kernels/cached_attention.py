@@ -1,6 +1,6 @@
-"""Attention of one new position of one head, on one thread: it looks at what the cache holds and at itself.
+"""Attention of one new position of one head, on one thread. It looks at the positions in the cache and at itself.
 
-attention.py has the formulas; this is a part of the step for all layers (decode.py). Keys and values are float32, or
+attention.py has the formulas. decode.py calls this within the step for all layers. Keys and values are float32, or
 uint16 that hold bfloat16.
 """
 
@@ -33,7 +33,7 @@ def store(x, out):
 def attend(q, keys, values, n, scale, scores, y):
     """y = softmax(scale q keys^T) values over the first ``n`` positions.
 
-    q, y (D,), keys and values (S, D), and ``scores`` (S,) is room for the softmax.
+    q, y (D,), keys and values (S, D); ``scores`` (S,) is memory for the softmax.
     """
     largest = np.float32(-np.inf)
     for j in range(n):

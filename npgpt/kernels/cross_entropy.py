@@ -6,8 +6,11 @@
 m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one value, but it is rounded like m,
 and a softmax computed from it is off by as much: by 5e-4 of itself where logits are around 10,000.
 
-Derivation. d log sum_k exp(x_k) / dx_j = exp(x_j) / sum_k exp(x_k) = softmax(x)_j; the other term subtracts 1 at t:
+Derivation. m cancels: loss_n = log sum_k exp(x_nk) - x_n[t_n]. The derivative of a logarithm is 1 over its argument,
+and only the term k = j of the sum depends on x_nj:
 
+    ∂(log sum_k exp(x_nk))/∂x_nj = exp(x_nj) / sum_k exp(x_nk) = softmax(x_n)_j
+    ∂(x_n[t_n])/∂x_nj = 1[j = t_n]                                              (1 if j = t_n, else 0)
     dx_nj = dloss_n (softmax(x_n)_j - 1[j = t_n])
 
 A target equal to ``ignore_index`` has loss 0 and gradient 0.
@@ -50,7 +53,7 @@ def cross_entropy_backward_numpy(
 def cross_entropy_forward_numba(
     logits: np.ndarray, targets: np.ndarray, ignore_index: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in parallel, each read twice: its maximum, then the sum of exponentials."""
+    """Rows in parallel. A row is read twice: for its maximum, and for the sum of exponentials."""
     N = logits.shape[0]
     losses, row_max, row_sum = (np.empty(N, logits.dtype) for _ in range(3))
     logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int64)

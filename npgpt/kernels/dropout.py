@@ -1,12 +1,16 @@
-"""Dropout (Srivastava et al. 2014), with a mask that is computed and never stored.
+"""Dropout (Srivastava et al. 2014), with a mask that is computed when it is needed, not stored.
 
-    y_i = x_i keep_i / (1 - p),   keep_i = 1 with probability 1 - p, else 0
+    keep_i = 1 with probability 1 - p, else 0           y_i = x_i keep_i / (1 - p)
 
-The derivative of y_i by x_i is keep_i / (1 - p), so the backward pass is the same function applied to dy. Where keep_i
-is 0, x_i is still multiplied: NaN and infinity reach the output (0 * inf is NaN) and aren't dropped by chance.
+The expectation is kept: E[y_i] = (1 - p) x_i / (1 - p) + p 0 = x_i. So nothing need be scaled when dropout is off.
 
-keep_i comes from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), a function of the seed and of
-i alone. So the backward pass recomputes the mask from the seed, and the result doesn't depend on the threads.
+Derivation. ∂y_i/∂x_i = keep_i / (1 - p), so dx_i = dy_i keep_i / (1 - p): the same function, applied to dy.
+
+Where keep_i is 0, x_i is still multiplied by it. So NaN and infinity reach the output (0 * inf is NaN), and a mistake
+isn't hidden by chance.
+
+keep_i is computed from the i-th output of the SplitMix64 generator (Steele, Lea & Flood 2014), a function of the seed
+and of i alone. So the backward pass recomputes the mask from the seed, and the result doesn't depend on the threads.
 """
 
 import numpy as np
@@ -20,7 +24,7 @@ _GAMMA, _MIX1, _MIX2 = _u(0x9E3779B97F4A7C15), _u(0xBF58476D1CE4E5B9), _u(0x94D0
 
 
 def dropout_threshold(p: float) -> np.uint64:
-    """keep_i = (the upper 32 bits of the i-th random number) >= this."""
+    """keep_i is 1 if the upper 32 bits of the i-th random number are at least this."""
     return _u(round(p * 2**32))
 
 
@@ -45,7 +49,7 @@ def dropout_numpy(x: np.ndarray, p: float, seed: int) -> np.ndarray:
 
 @exact_jit
 def is_kept(seed, i, threshold):
-    """keep_i of the above for one element; all three are uint64."""
+    """keep_i of ``keep_mask_numpy`` for one element; all three are uint64."""
     z = seed + (i + _u(1)) * _GAMMA
     z = (z ^ (z >> _u(30))) * _MIX1
     z = (z ^ (z >> _u(27))) * _MIX2

@@ -1,7 +1,10 @@
 """The gradient of an embedding table.
 
-forward     y[n] = weight[ids[n]]
-backward    dweight[v] = sum of dy[n] over all n with ids[n] = v: a row that was read twice gets two contributions
+    Forward     y_n = weight[ids_n]                     a row of C elements
+    Backward    dweight[v] = sum of dy_n over all n with ids_n = v
+
+Derivation. Row v of weight is used, unchanged, in each y_n with ids_n = v. By the chain rule the dy_n of these add up:
+a row that was read twice receives two contributions, and one that was not read has the gradient 0.
 """
 
 import numpy as np
@@ -18,7 +21,7 @@ def embedding_backward_numpy(dy: np.ndarray, ids: np.ndarray, dweight: np.ndarra
 
 
 def embedding_backward_numba(dy: np.ndarray, ids: np.ndarray, dweight: np.ndarray) -> None:
-    """Each thread owns a block of columns and goes through all ids, so no two threads write the same place."""
+    """Blocks of columns in parallel. A thread goes through all ids, so no two threads write to the same place."""
     dy = np.ascontiguousarray(dy).reshape(ids.size, dweight.shape[1])
     _add_rows(dy, np.ascontiguousarray(ids, np.int64).reshape(-1), dweight, work=dy.size)
 

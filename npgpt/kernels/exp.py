@@ -11,7 +11,7 @@ are those of the Cephes library's expf (Moshier). The error is below 1.1 units i
 
 n is rounded by adding 1.5 * 2^23: a float of that size has no bits left for a fraction, and its last bits are n as an
 integer. 2^n is made by writing n into the exponent bits, in two halves, n // 2 and the rest, so that the largest
-and the subnormal results come out too. Beyond [-104, 89] the result is 0 or infinity and the same for all.
+and the subnormal results are right too. Below -104 the result is 0, and above 89 it is infinity.
 """
 
 import math

@@ -1,12 +1,20 @@
-"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): x P(X < x), where X is a normal variable.
+"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): y = x P(X < x), where X is a normal variable.
 
-Exact:      y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2
-            Phi'(x) = phi(x) = exp(-x^2 / 2) / sqrt(2 pi), so dx = dy (Phi(x) + x phi(x))
+Exact form.     Phi(x) = P(X < x) = (1 + erf(x / sqrt 2)) / 2       y = x Phi(x)
 
-GPT-2's:    y = x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)
-            With (1 + tanh u) / 2 = 1 / (1 + exp(-2u)) = s(2u), the logistic function, y = x s(2u): one exponential.
-            s' = s (1 - s) and u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2), so
-            dx = dy (s + x s (1 - s) 2 u')
+    The derivative of a distribution is its density: ∂Phi/∂x = phi(x) = exp(-x^2 / 2) / sqrt(2 pi). By the product rule
+
+    dx = dy (Phi(x) + x phi(x))
+
+GPT-2's form.   u = sqrt(2 / pi) (x + 0.044715 x^3)     s = (1 + tanh u) / 2        y = x s
+
+    ∂u/∂x = sqrt(2 / pi) (1 + 3 * 0.044715 x^2)
+    ∂s/∂u = (1 - tanh^2 u) / 2 = 2 s (1 - s)            since 1 - tanh u = 2 (1 - s) and 1 + tanh u = 2 s
+    ∂s/∂x = 2 s (1 - s) ∂u/∂x
+
+    dx = dy (s + x ∂s/∂x) = dy (s + x 2 s (1 - s) ∂u/∂x)
+
+    s is also 1 / (1 + exp(-2u)), the logistic function of 2u, which takes one exponential.
 """
 
 import math
@@ -22,7 +30,7 @@ from npgpt.kernels.normal_cdf import normal_cdf
 
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
-_SATURATED = 100.0  # from here on tanh u is 1 to the last bit; a larger x could overflow, and infinity times 0 is NaN
+_SATURATED = 100.0  # from here on tanh u is 1 to the last bit. A larger x could overflow, and 0 * inf is NaN
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -52,7 +60,7 @@ def gelu_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def gelu_tanh(x: float) -> float:
-    """GPT-2's GELU of a scalar, for use inside jitted kernels: x s(2u) with one exponential."""
+    """GPT-2's GELU of a scalar, for use inside jitted kernels: x / (1 + exp(-2u))."""
     return x / (1 + math.exp(-_TWICE_ROOT * x * (1 + _CUBIC * x * x)))
 
 
@@ -77,9 +85,9 @@ def _tanh_forward(x, y):
 
 
 def gelu_tanh_backward_numba(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One pass, chunks in parallel; s is computed again, not kept.
+    """One pass, chunks in parallel. s is computed again, not kept.
 
-    With e = exp(-|2u|), s (1 - s) = e / (1 + e)^2: where s is nearly 1, 1 - s would lose most of its digits.
+    s (1 - s) is computed as e / (1 + e)^2, e = exp(-|2u|). Where s is nearly 1, 1 - s would lose most of its digits.
     """
     return elementwise(_tanh_backward, dy, x)
 

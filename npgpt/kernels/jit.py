@@ -3,7 +3,7 @@
 - Fast-math allows what a vectorised sum needs (reassociation, fused multiply-add, no care for the sign of zero,
   division by multiplying). It expects NaN and infinity: a mask is -inf, and a NaN loss must show.
 - Loops over elements start at 0, over a slice if need be. Where LLVM can't prove that an index isn't negative, it lets
-  it count from the end, as Python does, and loads each element by itself instead of a register full.
+  it count from the end, as Python does, and loads the elements one by one and not as vectors.
 - Division by zero gives infinity, as in NumPy, not an exception.
 - Compiled code is cached beside the source, or in the user's cache folder (cache.py).
 """

@@ -1,17 +1,25 @@
 """Layer normalisation over the last axis, C elements a row (Ba, Kiros & Hinton 2016).
 
-    mean = 1/C sum x                rstd = 1 / sqrt(1/C sum (x - mean)^2 + eps)
-    xhat = (x - mean) rstd          y = weight xhat + bias
+    mean = (1/C) sum x              variance = (1/C) sum (x - mean)^2       rstd = 1 / sqrt(variance + eps)
+    xhat = (x - mean) rstd          y = xhat weight + bias
 
-Derivation. weight and bias are easy: y is linear in them, so dweight = sum over rows of dy xhat, dbias = sum over rows
-of dy. Towards x, let g = dxhat = weight dy. x reaches xhat by three paths: directly, by the mean and by rstd.
+Derivation. y is linear in weight, in bias and in xhat, and every row uses the same weight and bias:
 
-    d rstd / d x_k = -rstd^3 (x_k - mean) / C = -rstd^2 xhat_k / C
-    d xhat_j / d x_k = rstd (1[j = k] - 1/C) - (x_j - mean) rstd^2 xhat_k / C
-                     = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
-    dx_k = sum_j g_j d xhat_j / d x_k = rstd (g_k - mean(g) - xhat_k mean(g xhat))
+    dweight = sum over rows of dy xhat          dbias = sum over rows of dy         dxhat = dy weight
 
-So the mean of g and its component along xhat are removed: moving x in those two directions doesn't change xhat.
+From xhat to x, in one row. x_k changes xhat_j in three ways: directly if j = k, through the mean, and through rstd. Let
+c_j = x_j - mean, so variance = (1/C) sum_j c_j^2.
+
+    ∂c_j/∂x_k       = 1[j = k] - 1/C                                            (1[j = k] is 1 if j = k, else 0)
+    ∂variance/∂x_k  = (2/C) sum_j c_j (1[j = k] - 1/C) = (2/C) c_k              (since the c_j add up to 0)
+    ∂rstd/∂x_k      = -(1/2) (variance + eps)^(-3/2) ∂variance/∂x_k = -rstd^3 c_k / C = -rstd^2 xhat_k / C
+    ∂xhat_j/∂x_k    = rstd ∂c_j/∂x_k + c_j ∂rstd/∂x_k = rstd (1[j = k] - 1/C - xhat_j xhat_k / C)
+
+    dx_k = sum_j dxhat_j ∂xhat_j/∂x_k = rstd (dxhat_k - mean(dxhat) - xhat_k mean(dxhat xhat))
+
+Two parts of dxhat are subtracted. One is its mean: the same number added to all of x changes no xhat, so a row of dx
+adds up to 0. The other is its part along xhat: if eps = 0, stretching x - mean changes no xhat either, and
+sum_k dx_k xhat_k = 0. With eps > 0, a stretch changes xhat a little, and a little of this part is left.
 """
 
 import numpy as np
@@ -19,14 +27,14 @@ from numba import prange
 
 from npgpt.kernels.jit import jit, parallel_jit
 
-ROWS_PER_BLOCK = 32  # in the backward pass: one thread adds up their contributions to dweight and dbias
+ROWS_PER_BLOCK = 32  # in the backward pass. One thread adds up their contributions to dweight and dbias
 
 
 def layernorm_forward_numpy(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (...), rstd (...)"""
-    C = max(x.shape[-1], 1)  # the mean of no elements is taken to be 0, not 0 / 0
+    C = max(x.shape[-1], 1)  # the mean of no elements is 0 here, not 0 / 0
     mean = (x.sum(axis=-1, dtype=np.float64) / C).astype(x.dtype)  # rstd multiplies its error, by up to 1 / sqrt(eps)
     centred = x - mean[..., None]
     variance = np.square(centred, dtype=np.float64).sum(axis=-1) / C  # float32 can't hold a square above 3e38
@@ -41,9 +49,9 @@ def layernorm_backward_numpy(
     """dy, x (..., C), weight (C,), mean, rstd (...) -> dx (..., C), dweight (C,), dbias (C,)"""
     C = x.dtype.type(max(x.shape[-1], 1))
     xhat = (x - mean[..., None]) * rstd[..., None]
-    g = dy * weight
-    dot = (g * xhat).sum(axis=-1, keepdims=True) / C
-    dx = rstd[..., None] * (g - g.sum(axis=-1, keepdims=True) / C - xhat * dot)
+    dxhat = dy * weight
+    dot = (dxhat * xhat).sum(axis=-1, keepdims=True) / C
+    dx = rstd[..., None] * (dxhat - dxhat.sum(axis=-1, keepdims=True) / C - xhat * dot)
     rows = tuple(range(x.ndim - 1))
     return dx, (dy * xhat).sum(axis=rows), dy.sum(axis=rows)
 
@@ -51,7 +59,7 @@ def layernorm_backward_numpy(
 def layernorm_forward_numba(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in parallel; each is finished while it is in the cache."""
+    """Rows in parallel. A row is finished while it is in the cache."""
     C = x.shape[-1]
     x = np.ascontiguousarray(x)
     y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
@@ -91,7 +99,7 @@ def forward_row(x, weight, bias, eps, y):
 def layernorm_backward_numba(
     dy: np.ndarray, x: np.ndarray, weight: np.ndarray, mean: np.ndarray, rstd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One pass, blocks of rows in parallel; each has its own dweight and dbias, and these are added up in order."""
+    """One pass, blocks of rows in parallel. Each has a dweight and dbias of its own, which are added up in order."""
     C = x.shape[-1]
     x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
     rows = mean.size
@@ -123,12 +131,12 @@ def _backward(dy, x, weight, mean, rstd, dx, dparameters):
             m, s = mean[r], rstd[r]
             total, dot = scalar(0), scalar(0)
             for c in range(C):
-                g = dy_row[c] * weight[c]
-                total += g
-                dot += g * ((x_row[c] - m) * s)
+                dxhat = dy_row[c] * weight[c]
+                total += dxhat
+                dot += dxhat * ((x_row[c] - m) * s)
             total, dot = total / n, dot / n
             for c in range(C):
                 dx_row[c] = s * (dy_row[c] * weight[c] - total - (x_row[c] - m) * s * dot)
-            for c in range(C):  # a loop of its own: one with six arrays isn't vectorised
+            for c in range(C):  # a loop of its own, since one with six arrays isn't vectorised
                 dweight[c] += dy_row[c] * ((x_row[c] - m) * s)
                 dbias[c] += dy_row[c]

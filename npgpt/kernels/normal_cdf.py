@@ -1,4 +1,4 @@
-"""The normal distribution, in a form that the compiler can vectorise; the math library's erf is a call per element.
+"""The normal distribution, in a form that the compiler can vectorise. (The math library's erf is a call per element.)
 
     Phi(x) = (1 + erf(x / sqrt 2)) / 2      the probability that a normal variable is below x
 
@@ -7,9 +7,10 @@ t = 1 / (1 + p |x|) (Hastings 1955; Abramowitz & Stegun 1964, 26.2.17):
 
     Phi(-|x|) = exp(-x^2 / 2) t (C0 + C1 t + ... + C8 t^8)      Phi(|x|) = 1 - Phi(-|x|)
 
-p and the C are ours, by repeated weighted least squares on 0 <= |x| <= 14.5, beyond which float32 has nothing but 0.
-Their largest relative error is 2.4e-8, less than half a unit in the last place; with rounding, and that of x^2 in the
-exponent, Phi is off by some 7 half units near 0, by 20 at -6. float64 is for checking and keeps the math library's erf.
+p and the C_i were fitted for this file, by repeated weighted least squares on 0 <= |x| <= 14.5. Beyond that, float32
+has no number as small as the tail. Their largest relative error is 2.4e-8, less than half a unit in the last place.
+Rounding adds to it, above all that of x^2 in the exponent: Phi is wrong by about 7 half units near 0, and by 20 at -6.
+float64 is for checking and keeps the math library's erf.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Bias gradients, the gradient norm, and gradient scaling."""
+"""Sums of rows, for a bias's gradient; the norm of gradients, and their scaling, for clipping."""
 
 import numpy as np
 from numba import prange
@@ -15,7 +15,7 @@ def sum_rows_numpy(x: np.ndarray) -> np.ndarray:
 
 
 def sum_rows_numba(x: np.ndarray) -> np.ndarray:
-    """Blocks of columns in parallel, four rows at a time: the sums are read and written a quarter as often."""
+    """Blocks of columns in parallel, four rows at a time, so that the sums are read and written a quarter as often."""
     x = np.ascontiguousarray(x)
     y = np.zeros(x.shape[1], x.dtype)
     _sum_rows(x, y)
@@ -40,12 +40,12 @@ def _sum_rows(x, y):
 
 
 def sum_of_squares_numpy(arrays: list[np.ndarray]) -> float:
-    """A list of arrays -> a Python float, summed in float64: 100 million float32 squares would lose digits."""
+    """The sum of the squares of all elements, in float64: a float32 sum of 100 million would lose digits."""
     return float(sum(np.square(x, dtype=np.float64).sum() for x in arrays))
 
 
 def sum_of_squares_numba(arrays: list[np.ndarray]) -> float:
-    """All arrays in one launch, chunks in parallel; the chunks' sums are added in order."""
+    """All arrays in one kernel launch, chunks in parallel. The sums of the chunks are added in order."""
     arrays = [np.ascontiguousarray(x) for x in arrays]
     if not arrays:
         return 0.0
@@ -72,7 +72,7 @@ def scale_numpy(arrays: list[np.ndarray], factor: float) -> None:
 
 
 def scale_numba(arrays: list[np.ndarray], factor: float) -> None:
-    """All contiguous arrays in one launch, chunks in parallel; NumPy scales the others."""
+    """All contiguous arrays in one kernel launch, chunks in parallel. NumPy scales the others."""
     scale_numpy([x for x in arrays if not x.flags.c_contiguous], factor)
     if arrays := [x for x in arrays if x.flags.c_contiguous]:
         addresses, sizes, _ = pointer_table([arrays])

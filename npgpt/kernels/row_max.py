@@ -2,8 +2,8 @@
 
 A vectorised float maximum loses NaN; an integer maximum of the bit patterns keeps it. The bits of floats, read as
 integers, are in the floats' order, except that negative ones run backwards: flipping all their bits but the sign
-reverses them. NaN has bits above infinity's, so it is the largest of all. With its sign set it is the smallest; the
-caller then computes NaN from that element itself, as from every other one.
+reverses them. NaN has bits above infinity's, so it is the largest of all. A NaN with its sign bit set is the smallest
+instead, and the maximum is another element. The callers get NaN all the same, from computing with each element.
 """
 
 import numpy as np

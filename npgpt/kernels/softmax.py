@@ -1,13 +1,22 @@
 """Softmax over the last axis.
 
-    m = max(x)      (subtracted so that exp can't overflow: it cancels in the quotient)
+    m = max(x)      (subtracted so that exp can't overflow; exp(-m) cancels in the quotient)
     y_j = exp(x_j - m) / sum_k exp(x_k - m)
 
-Derivation of the gradient. dy_j / dx_k = y_j (1[j = k] - y_k), so
+Derivation. Let e_j = exp(x_j) and z = sum_j e_j, so y_j = e_j / z. x_k changes e_k, and it changes z in every y_j:
 
-    dx_k = sum_j dy_j y_j (1[j = k] - y_k) = y_k (dy_k - sum_j dy_j y_j)
+    ∂e_j/∂x_k = 1[j = k] e_k                ∂z/∂x_k = e_k               (1[j = k] is 1 if j = k, else 0)
 
-The sum is one value for each row: how much the row's total would have grown if it were not held to 1.
+By the quotient rule, (u / v)' = (u' v - u v') / v^2,
+
+    ∂y_j/∂x_k = (1[j = k] e_k z - e_j e_k) / z^2 = y_k (1[j = k] - y_j)
+
+and by the chain rule
+
+    dx_k = sum_j dy_j ∂y_j/∂x_k = sum_j dy_j y_k (1[j = k] - y_j) = y_k (dy_k - sum_j dy_j y_j)
+
+The sum is one number for each row: the mean of dy, weighted with the probabilities y. So dx_k is positive where dy_k is
+above that mean. A row of dx adds up to 0: the same number added to all of x changes no y.
 """
 
 import numpy as np
@@ -34,7 +43,7 @@ def softmax_backward_numpy(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def softmax_forward_numba(x: np.ndarray) -> np.ndarray:
-    """Rows in parallel; each row is read while it is in the cache."""
+    """Rows in parallel. A row stays in the cache until it is finished."""
     y = np.empty(x.shape, x.dtype)
     _forward_rows(_rows(x), _rows(y))
     return y

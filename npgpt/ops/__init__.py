@@ -1,4 +1,4 @@
-"""Differentiable operations, one a file: forward, backward and derivation in one place."""
+"""Differentiable operations, one a file: forward and backward, with the formulas of both."""
 
 from npgpt.ops.attention import causal_self_attention
 from npgpt.ops.cross_entropy import cross_entropy

@@ -16,22 +16,25 @@ def causal_self_attention(
     seed: int = 0,
     cache: Any = None,
 ) -> Tensor:
-    """Every position takes a weighted mean of the values at its own and earlier positions, in n_head independent heads.
+    """Each position takes a weighted mean of the values at its own and earlier positions, in n_head independent heads.
 
     qkv (B, T, 3C): queries, keys and values side by side, each of n_head heads of D = C / n_head elements -> (B, T, C)
     scale           of the scores; None is 1 / sqrt(D)
-    padding_mask    (B, T) of bool, False where a position is padding that nobody may look at; None: there is none. A
-                    position that may look at nothing, because all up to it is padding, gets zeros
-    dropout, seed   drop attention weights, as ``dropout`` does
+    padding_mask    (B, T) of bool, False where a position is padding, which is hidden from all; None: there is none. A
+                    position from which everything is hidden gets zeros
+    dropout, seed   of the attention weights, as in ``dropout``
     cache           holds the keys and values of ``cache.length`` earlier positions (generation/cache.py). Those of qkv
-                    are stored behind them, and the padding mask covers all: (B, cache.length + T)
+                    are stored after them, and the padding mask covers all: (B, cache.length + T)
 
-    Forward     S = scale q k^T, -inf where the key is later or padding     P = softmax(S)      y = P v
-    Backward    dv = P^T dy         dP = dy v^T         dS = P * (dP - rowsum(dP * P))
-                dq = scale dS k     dk = scale dS^T q
+    For one head, with * elementwise:
 
-    Source: Vaswani et al. 2017, eq. 1; the derivation is in the kernel's file. Raises ValueError on shapes that don't
-    fit. With a cache there is no backward pass: the earlier keys and values have no record.
+    Forward     A = q k^T           S = scale A, -inf where the key is later or padding         P = softmax(S)
+                y = (P * M) v       M = keep / (1 - dropout), all ones without dropout
+    Backward    dv = (P * M)^T dy   dP = (dy v^T) * M       dS = P * (dP - rowsum(dP * P))      dA = scale dS
+                dq = dA k           dk = dA^T q
+
+    kernels/attention.py derives it. With a cache there is no backward pass: no record leads to the earlier keys and
+    values. Source: Vaswani et al. 2017, eq. 1. Raises ValueError on shapes that don't fit.
     """
     if qkv.ndim != 3 or n_head < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C > 0 divisible by {n_head} heads")

@@ -12,11 +12,13 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
     logits (..., V), targets (...) of whole numbers from 0 to V - 1, or ignore_index where there is nothing to predict
     -> ()
 
-    Forward     loss = 1/n sum_i (log sum_j exp(x_ij) - x_i[t_i])       over the n targets that count
-    Backward    dx_ij = dloss / n (softmax(x_i)_j - 1[j = t_i])         0 for a target that doesn't
+    Forward     loss = (1/n) sum_i (log sum_j exp(x_ij) - x_i[t_i])         over the n targets that count
+    Backward    dx_ij = (dloss / n) (softmax(x_i)_j - 1[j = t_i])           0 where the target doesn't count
 
-    Without any target that counts the loss is NaN (0 / 0), as in PyTorch. Raises IndexError on a target outside the
-    vocabulary, ValueError on shapes that don't fit.
+    The gradient is the probability that was predicted, less the one that was right: 1 at the target, 0 elsewhere.
+    kernels/cross_entropy.py derives it. If no target counts, the loss is NaN (0 / 0), as in PyTorch.
+
+    Raises IndexError on a target outside the vocabulary, ValueError on shapes that don't fit.
     """
     V = logits.shape[-1]
     targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
@@ -33,7 +35,7 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
 
 
 def mean_loss(losses: np.ndarray, count: int) -> np.ndarray:
-    """The sum of the losses over how many counted; added in float64, since there may be many. NaN if none counted."""
+    """The sum of the losses, divided by how many count; NaN if none does. Added in float64, since there may be many."""
     total = losses.sum(dtype=np.float64)
     return np.asarray(total / count if count else np.nan, losses.dtype)
 

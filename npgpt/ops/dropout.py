@@ -3,12 +3,14 @@ from npgpt.tensor import Tensor
 
 
 def dropout(x: Tensor, p: float, seed: int) -> Tensor:
-    """Zero each element with probability p and scale the others up, so that the expectation stays.
+    """Zero each element with probability p, and scale the others up.
 
     x (...), 0 <= p < 1, seed a whole number from 0 to 2^64 - 1 -> (...)
 
-    Forward     y = x * keep / (1 - p)      keep, of zeros and ones, is a function of the seed (kernels/dropout.py)
-    Backward    dx = dy * keep / (1 - p)    the same function, of dy
+    Forward     y = x * keep / (1 - p)          keep is 1 with probability 1 - p, else 0, and comes from the seed
+    Backward    dx = dy * keep / (1 - p)        since ∂y_i/∂x_i = keep_i / (1 - p)
+
+    The expectation is kept: E[y] = (1 - p) x / (1 - p) + p 0 = x. kernels/dropout.py makes keep from the seed.
 
     Source: Srivastava et al. 2014. Raises ValueError on p outside [0, 1).
     """

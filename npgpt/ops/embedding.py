@@ -10,11 +10,11 @@ def embedding(ids: ArrayLike, weight: Tensor) -> Tensor:
 
     ids (...) of whole numbers from 0 to V - 1, weight (V, C) -> (..., C)
 
-    Forward     y[n] = weight[ids[n]]
-    Backward    dweight[v] = sum of dy[n] over all n with ids[n] = v
+    Forward     y_n = weight[ids_n]
+    Backward    dweight[v] = sum of dy_n over all n with ids_n = v, since row v was used in each of these y_n
 
-    It is the product of a one-hot matrix with the table, and that matrix is not built. If weight already has a gradient
-    (a tied head's), the rows are added to it, and no dense dweight is built either.
+    This is the product of a one-hot matrix with the table, without building that matrix. If weight already has a
+    gradient (from a tied head), the rows are added to it, and no other array of weight's shape is built.
 
     Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
     """

@@ -3,15 +3,15 @@ from npgpt.tensor import Tensor
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GPT-2's GELU, by a hyperbolic tangent ("gelu_new").
+    """GPT-2's GELU ("gelu_new"), an approximation of the exact one by a hyperbolic tangent.
 
     x (...) -> (...)
 
-    Forward     u = sqrt(2 / pi) (x + 0.044715 x^3)         y = x (1 + tanh u) / 2
-    Backward    with s = (1 + tanh u) / 2:                  dx = dy (s + x s (1 - s) 2 du/dx)
-                                                            du/dx = sqrt(2 / pi) (1 + 3 * 0.044715 x^2)
+    Forward     u = sqrt(2 / pi) (x + 0.044715 x^3)         s = (1 + tanh u) / 2            y = x s
+    Backward    ∂u/∂x = sqrt(2 / pi) (1 + 3 * 0.044715 x^2)
+                dx = dy (s + x 2 s (1 - s) ∂u/∂x)
 
-    since ds/du = (1 - tanh^2 u) / 2 = 2 s (1 - s). Source: Hendrycks & Gimpel 2016, section 2.
+    since ∂s/∂u = 2 s (1 - s), which kernels/gelu.py derives. Source: Hendrycks & Gimpel 2016, section 2.
     """
     x_data = x.data
     y = kernels.gelu_tanh_forward(x_data)
@@ -23,10 +23,10 @@ def gelu(x: Tensor) -> Tensor:
 
     x (...) -> (...)
 
-    Forward     y = x Phi(x)                        Phi(x) = (1 + erf(x / sqrt 2)) / 2, the normal distribution
-    Backward    dx = dy (Phi(x) + x phi(x))         phi(x) = exp(-x^2 / 2) / sqrt(2 pi), its derivative
+    Forward     Phi(x) = (1 + erf(x / sqrt 2)) / 2              y = x Phi(x)
+    Backward    phi(x) = exp(-x^2 / 2) / sqrt(2 pi)             dx = dy (Phi(x) + x phi(x))
 
-    Source: Hendrycks & Gimpel 2016, section 2.
+    Phi is the normal distribution, and phi its density: ∂Phi/∂x = phi. Source: Hendrycks & Gimpel 2016, section 2.
     """
     x_data = x.data
     return Tensor.from_op(kernels.gelu_forward(x_data), (x,), lambda dy, needs: (kernels.gelu_backward(dy, x_data),))

@@ -7,12 +7,14 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
 
     x (..., C), weight (C,), bias (C,) or None -> (..., C)
 
-    Forward     xhat = (x - mean) * rstd,  rstd = 1 / sqrt(variance + eps)          y = weight * xhat + bias
-    Backward    dxhat = weight * dy
+    Forward     rstd = 1 / sqrt(variance + eps)     xhat = (x - mean) * rstd        y = xhat * weight + bias
+    Backward    dxhat = dy * weight
                 dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
-                dweight = sum over rows of dy * xhat,   dbias = sum over rows of dy
+                dweight = sum over rows of dy * xhat        dbias = sum over rows of dy
 
-    Source: Ba, Kiros & Hinton 2016, eq. 4; derived in the kernel's file. Raises ValueError on shapes that don't fit.
+    Mean and variance are those of a row, over C elements. kernels/layernorm.py derives the gradients.
+
+    Source: Ba, Kiros & Hinton 2016, eq. 4. Raises ValueError on shapes that don't fit.
     """
     C = x.shape[-1] if x.ndim else 0
     if weight.shape != (C,) or (bias is not None and bias.shape != (C,)):

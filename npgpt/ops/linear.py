@@ -7,12 +7,16 @@ from npgpt.tensor import Tensor
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W + b for every row of x.
 
-    x (..., I), weight (I, O), bias (O,) or None -> (..., O)
+    x (..., I), weight (I, O), bias (O,) or None -> (..., O); below, n counts the rows of x and y
 
-    Forward     y_o = sum_i x_i W_io + b_o
-    Backward    dx = dy W^T             each x_i went into every y_o with weight W_io
-                dW = x^T dy             summed over all rows: W was used for each of them
-                db = sum over rows of dy
+    Forward     y_no = sum_i x_ni W_io + b_o
+    Backward    dx_ni = sum_o dy_no W_io        dx = dy W^T
+                dW_io = sum_n dy_no x_ni        dW = x^T dy
+                db_o  = sum_n dy_no             db = sum over rows of dy
+
+    Derivation. x_ni is used in row n of y, once for each o, with ∂y_no/∂x_ni = W_io: the chain rule adds up over o.
+    W_io is used in column o of y, once for each n, with ∂y_no/∂W_io = x_ni: the chain rule adds up over n. b_o is used
+    in the same places, with ∂y_no/∂b_o = 1. The sums are matrix products: (W^T)_oi = W_io and (x^T)_in = x_ni.
 
     Raises ValueError if the shapes don't fit.
     """

@@ -5,21 +5,24 @@ from npgpt import kernels
 from npgpt.ops.cross_entropy import check_targets, mean_loss
 from npgpt.tensor import Tensor, needs_grad
 
-ROWS = 384  # at a time: enough for the products to be fast, few enough for their logits to be small
+ROWS = 384  # at a time: enough for fast products, few enough for their logits to be small
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
-    """The vocabulary head and the loss in one, cross_entropy(x W^T, targets); its forward pass computes the gradients.
+    """The vocabulary head and the loss in one: cross_entropy(x W^T, targets). Its forward pass computes the gradients.
 
     x (..., C), weight (V, C), targets (...) of whole numbers from 0 to V - 1, or ignore_index -> ()
 
     Forward     logits = x W^T                                          (N, V), the largest array of a training step
-                loss = -1/n sum_i log softmax(logits_i)[t_i]            over the n targets that count
-    Backward    dlogits = dloss / n (softmax(logits) - onehot(targets))
+                loss = -(1/n) sum_i log softmax(logits_i)[t_i]          over the n targets that count
+    Backward    dlogits = (dloss / n) (softmax(logits) - onehot(targets))           in the rows that count, else 0
                 dx = dlogits W,     dW = dlogits^T x
 
-    The (N, V) logits never exist at once. Each chunk's logits are overwritten by dlogits / dloss, which are added to dx
-    and dW at once; the backward pass multiplies both by dloss. Errors are those of ``cross_entropy``.
+    Derivation. dlogits is that of ``cross_entropy``. dx and dW are those of ``linear`` with the weight W^T.
+
+    The logits never exist all at once. They are made for ROWS rows at a time, and overwritten by dlogits for dloss = 1,
+    from which the rows' dx and their part of dW are computed. The backward pass multiplies both by dloss. Errors are
+    those of ``cross_entropy``.
     """
     V, C = weight.shape
     if x.shape[-1:] != (C,):

@@ -9,9 +9,10 @@ def relu(x: Tensor) -> Tensor:
     x (...) -> (...)
 
     Forward     y = max(x, 0)
-    Backward    dx = 0 where x <= 0, else dy (at 0 itself the slope is taken to be 0)
+    Backward    dx = 0 where x <= 0, else dy
 
-    Both are choices and not products: infinity in dy where nothing goes back would become 0 * inf = NaN.
+    The slope is 1 where x > 0, and 0 where x < 0. At 0 there is none, and it is taken to be 0. dx is selected, not
+    multiplied: where dy is infinite and x < 0, the product 0 * inf would be NaN.
     """
     y = np.maximum(x.data, 0)
     flat = x.data <= 0  # false for NaN

@@ -7,13 +7,19 @@ from npgpt.tensor import Tensor
 def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     """Rotary positions: turn each pair of elements of a query or key by an angle that grows with its position.
 
-    qkv (B, T, 3C), the positions being first, first + 1, ... -> (B, T, 3C), the values untouched
+    qkv (B, T, 3C), at positions first, first + 1, ... -> (B, T, 3C), with the values unchanged
 
-    Forward     pair j of a head is (a, b) = (x_j, x_{j + D/2}); its angle is theta = position / 10000^(2j / D)
-                a' = a cos theta - b sin theta          b' = a sin theta + b cos theta
-    Backward    the same with -theta: a rotation's transpose is the rotation back
+    Forward     pair j of a head's D elements is a = x_j, b = x_{j + D/2}; its angle is t = position / 10000^(2j / D)
+                r = y_j = a cos t - b sin t             s = y_{j + D/2} = a sin t + b cos t
+    Backward    da = dr cos t + ds sin t                db = -dr sin t + ds cos t
 
-    The product of a query and a key then depends on the distance of their positions alone.
+    Derivation. a is in both r and s, with ∂r/∂a = cos t and ∂s/∂a = sin t; b too, with ∂r/∂b = -sin t and
+    ∂s/∂b = cos t. The backward pass is the forward pass with the angle -t: it turns the gradient back.
+
+    A product q k^T stays the same if both are turned by the same angle. So if q is turned by t and k by u, it is the
+    product of q itself and k turned by u - t. It depends on the contents of both and on the difference of their
+    positions, and not on where the two are.
+
     Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's.
     """
     B, T, C3 = qkv.shape
@@ -32,6 +38,6 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
 
 
 def rotary_angles(positions: np.ndarray, D: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of the angles at positions (T,), (T, D / 2) each: the same for queries, keys and all heads."""
+    """cos and sin of the angles at positions (T,), each (T, D / 2), the same for queries, keys and all heads."""
     angles = positions[:, None] * 10000.0 ** (-np.arange(0, D, 2) / D)
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)

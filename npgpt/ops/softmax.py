@@ -8,9 +8,9 @@ def softmax(x: Tensor) -> Tensor:
     x (..., N) -> (..., N)
 
     Forward     y_j = exp(x_j) / sum_k exp(x_k)
-    Backward    dx = y * (dy - sum_j dy_j y_j)
+    Backward    dx_k = y_k (dy_k - sum_j dy_j y_j)
 
-    since dy_j/dx_k = y_j (1[j = k] - y_k); the derivation is in the kernel's file.
+    since ∂y_j/∂x_k = y_k (1[j = k] - y_j), which kernels/softmax.py derives.
     """
     y = kernels.softmax_forward(x.data)
     return Tensor.from_op(y, (x,), lambda dy, needs: (kernels.softmax_backward(dy, y),))

@@ -1,6 +1,8 @@
 """Runs made ready to train: new ones from their settings, stopped ones from their folders."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,34 +12,49 @@ from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.gpt import GPT
-from npgpt.text.corpus import iter_text
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.text.corpus import tokenizer_for
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
+from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import check_free, create_run, quoted, write_run_config
+from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
-from npgpt.training.loop import learning_rate
 from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
-from npgpt.training.settings import TrainSettings, plan_from_dict
+from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
 
 
-def start(settings: TrainSettings) -> Run:
-    """A new run with a new folder. On a UserError nothing has been made."""
+@contextmanager
+def start(settings: TrainSettings) -> Iterator[Run]:
+    """``with start(settings) as run:`` a new run in a new folder, which no other process trains meanwhile.
+
+    Its state is saved before its config.json makes the folder a run, so from then on it can be resumed, whatever stops
+    it. On a UserError before the block nothing is left.
+    """
     named = settings.out is not None
     # realpath, since resolve() raises RuntimeError on a link to itself.
     out = Path(settings.out or Path("runs") / (Path(os.path.realpath(settings.texts[0])).stem or "run"))
     if named:
         check_free(out)  # before the work, not after it
     run = prepare(settings)
-    check_room(out, run.model, run.optimizer)
+    check_room(out, run.model, run.optimizer, settings.keep)
+    existed = out.exists()
     folder = create_run(out, exact=named)
-    save_tokenizer(run.tokenizer, folder / runs.TOKENIZER_FILE)
-    products = choose_products(settings.matmul_precision)
-    write_run_config(folder, run.model.config, settings.to_dict(), run.plan, products)
-    run.open(folder)
-    return run
+    with locked(folder):
+        if named:
+            check_free(folder)  # no other process has had it since
+        try:
+            run.open(folder)
+            run.products = choose_products(settings.matmul_precision)
+            run.saver.save_first()
+            run.describe(folder)
+        except BaseException:
+            _empty(folder)
+            if not (named and existed):
+                folder.rmdir()
+            raise
+        yield run
 
 
 def prepare(settings: TrainSettings) -> Run:
@@ -51,14 +68,21 @@ def prepare(settings: TrainSettings) -> Run:
     return Run(settings, plan, model, tokenizer, data)
 
 
-def resume(folder: Path, given: dict[str, Any]) -> Run:
-    """The run in ``folder`` where its last save left it, with the settings that were ``given`` changed.
+@contextmanager
+def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
+    """``with resume(folder, given) as run:`` a run where its last save left it, with the settings ``given`` changed.
 
-    Raises RunError if it has saved nothing or is finished, DataError if its text has changed, CheckpointError.
+    No other process trains it meanwhile. Raises RunError if another one does, or if it has saved nothing or is
+    finished, DataError if its text has changed, CheckpointError.
     """
+    runs.read_run_config(folder)  # raises CheckpointError if it isn't a run
+    with locked(folder):
+        yield _resume(folder, given)
+
+
+def _resume(folder, given) -> Run:
     config, asked, planned = runs.read_run_config(folder)
-    path = runs.weights_file(folder, "last")
-    if path.name != runs.LAST_FILE:
+    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
         raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
@@ -67,10 +91,10 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
     except ConfigError as error:
         raise ConfigError(f"{folder / runs.CONFIG_FILE}: {error}") from None
     if "max_steps" in given or "epochs" in given:
-        given = {"max_steps": None, "epochs": None, **given}
+        given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
     tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
-    weights, moments, state = runs.load_checkpoint(path)
+    path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
     model = GPT.empty(config)
@@ -88,15 +112,15 @@ def resume(folder: Path, given: dict[str, Any]) -> Run:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
         done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
         raise RunError(f"{folder} is finished: {done}.\n{advice}")
-    check_room(folder, model, run.optimizer)
-    run.open(folder)
+    check_room(folder, model, run.optimizer, settings.keep)
+    run.open(folder, on_disk=run.step if path.name == runs.LAST_FILE else None)
     last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
-    products = keep_products(folder, settings.matmul_precision)
-    write_run_config(folder, config, settings.to_dict(), changed, products)
+    run.products = keep_products(folder, settings.matmul_precision)
+    write_run_config(folder, config, settings.to_dict(), changed, run.products)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
-        now, end = (learning_rate(changed, step) for step in (run.step, changed.max_steps - 1))
+        now, end = (changed.learning_rate(step) for step in (run.step, changed.max_steps - 1))
         rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
         log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
@@ -106,8 +130,13 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
+        tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
         preset = settings.preset or defaults.PRESET
+        if preset == AUTO:
+            if settings.time_budget is None:
+                raise ConfigError(f"--preset {AUTO} goes by the time: give a --time-budget")
+            preset = choose_preset(settings, tokenizer.vocab_size, settings.time_budget)
+            log(f"preset {preset}: the largest that --time-budget is long enough for")
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)
     tokenizer = checkpoint.require_tokenizer()
@@ -115,6 +144,11 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     if settings.context is not None and settings.context > config.block_size:
         raise ConfigError(f"--context {settings.context} is beyond {settings.init_from}'s {config.block_size}")
     return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _anew(folder: Path) -> str:

@@ -10,6 +10,7 @@ from npgpt.errors import TrainingDiverged
 from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT
 from npgpt.tensor import no_grad
+from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.plan import Plan
 
@@ -65,8 +66,9 @@ class Evaluation(Periodic):
             if stopped():
                 return None
             with no_grad():
-                total += self.model.loss(ids, targets).item() * targets.size
-            count += targets.size
+                learned = int(np.count_nonzero(targets != IGNORED))
+                total += self.model.loss(ids, targets).item() * learned
+            count += learned
         if not math.isfinite(total):
             raise TrainingDiverged(f"after step {step}: the {name} loss is {total / count:g}")
         return total / count

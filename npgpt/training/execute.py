@@ -1,26 +1,42 @@
 """One process's share of a run: compile, train, save, and say what has become of it."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
 
 from npgpt import kernels
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
-from npgpt.signals import StopRequest
+from npgpt.signals import StopRequest, exit_code
+from npgpt.training.budget import choose_steps
+from npgpt.training.divergence import likely_cause
+from npgpt.training.estimate import available_bytes, resident_bytes, step_bytes
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
+from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 
+SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
 
-def execute(run: Run) -> None:
-    """Train to the end, or until Ctrl-C or SIGTERM. Raises TrainingDiverged, RunError if it can't be saved."""
-    log(run.data.describe(run.plan.max_steps))
+
+def execute(run: Run, began: float) -> int:
+    """Train to the end, or until Ctrl-C, SIGTERM or SIGHUP -> the process's exit code, 0 or the signal's.
+
+    began       when the process did, by time.monotonic()
+
+    Raises TrainingDiverged, RunError if it can't be saved.
+    """
+    if not run.plan.time_budget:
+        log(run.data.describe(run.plan.max_steps))
     c = run.model.config
     log(
         f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
         f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
     )
+    log(_memory(run))
     # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
         StopRequest("stopping after this step (again to stop at once, without saving)") as stop,
@@ -29,19 +45,61 @@ def execute(run: Run) -> None:
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
         compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
-        run.progress.skip()
         run.saver.start()
         try:
+            _foresee(run, stop, began)
+            run.progress.skip()
             fit(run, stop)
             run.evaluation.check(run.step)
         except TrainingDiverged as error:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
-            raise TrainingDiverged(f"{error}: training has diverged.\n{advice}") from None
+            raise TrainingDiverged(f"{error}: training has diverged.\n{likely_cause(run.model)}\n{advice}") from None
         run.saver.save_at_end()
-    if run.finished or run.early_stopping.reached:
+    if run.finished or run.early_stopping.reached or stop.number is None:
         _report(run)
+        return 0
+    log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
+    return exit_code(stop.number)
+
+
+def _memory(run) -> str:
+    """The memory that the run will take, and a warning if it isn't there."""
+    s, optimizer = run.settings, run.optimizer
+    more = step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
+    if not optimizer.steps:  # new arrays of zeros take no memory before they are written to
+        more += sum(array.nbytes for array in optimizer.state_dict().values())
+    line = f"memory: about {(resident_bytes() + more) / 1e6:,.0f} MB"
+    if more > available_bytes():
+        line += f", and only {available_bytes() / 1e6:,.0f} MB more are free: try --recompute or a lower --batch-size"
+    return line
+
+
+def _foresee(run, stop, began):
+    """Say how long the run will take; if it has a time to end in, choose its steps."""
+    plan, tokens = run.plan, run.settings.batch_size * run.settings.grad_accum * run.plan.context
+    if run.step:
+        seconds = run.progress.elapsed_before * (plan.max_steps - run.step) / run.step
+        how = "as fast as before"
+    elif plan.max_steps <= SHORT and not plan.time_budget:
+        return
     else:
-        log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
+        pace = rehearse(run, lambda: stop.requested)
+        if pace is None:
+            return
+        if plan.time_budget:
+            settings, data = replace(run.settings, time_budget=None), run.data
+
+            def plan_of(steps):
+                return replace(settings, max_steps=steps).resolve(len(data.windows), plan.context, data.beginning)
+
+            left = plan.time_budget - (time.monotonic() - began)
+            run.follow(plan_of(choose_steps(plan_of, pace, left)))
+            run.describe(run.folder)
+            plan = run.plan
+            log(data.describe(plan.max_steps))
+        seconds, how = pace.seconds(plan), f"{pace.step:.3g} s a step"
+    left = plan.max_steps - run.step
+    log(f"time:  about {format_duration(seconds)} for {left:,} steps, {left * tokens:,} tokens ({how})")
 
 
 def _report(run):

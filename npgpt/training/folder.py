@@ -16,6 +16,8 @@ from npgpt.config import GPTConfig
 from npgpt.errors import RunError
 from npgpt.training.plan import Plan
 
+LOCK_FILE = ".lock"
+
 
 def create_run(out: Path, exact: bool = False) -> Path:
     """Make a new folder for a run and return it: ``out``, or if that is taken ``out-2``, ``out-3``, ...
@@ -41,8 +43,8 @@ def create_run(out: Path, exact: bool = False) -> Path:
 
 
 def check_free(out: Path) -> None:
-    """Raise RunError if something is at ``out``, other than an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Raise RunError if something is at ``out``, other than a folder that is empty but for a lock."""
+    if out.exists() and (not out.is_dir() or any(path.name != LOCK_FILE for path in out.iterdir())):
         resume = f", or --resume {quoted(out)}" if out.is_dir() else ""
         raise RunError(f"{out} is there already: name a new folder{resume}")
 
@@ -69,7 +71,7 @@ def locked(run: Path) -> Iterator[None]:
     The operating system drops the lock when the process ends, however it ends. The file stays, and means nothing then.
     """
     try:
-        file = open(run / ".lock", "a+", encoding="ascii", errors="replace")  # noqa: SIM115
+        file = open(run / LOCK_FILE, "a+", encoding="ascii", errors="replace")  # noqa: SIM115
     except OSError as error:
         raise RunError(f"{run}: can't be written to: {error.strerror}") from None
     with file:

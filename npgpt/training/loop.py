@@ -11,9 +11,9 @@ import numpy as np
 
 from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm, warmup_cosine
+from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.signals import StopRequest
-from npgpt.training.plan import Plan
+from npgpt.training.divergence import which_gradient
 from npgpt.training.run import Run
 
 
@@ -31,14 +31,18 @@ def fit(run: Run, stop: StopRequest) -> None:
         elif run.step >= run.plan.max_steps or run.early_stopping.reached:
             break
         else:
-            lr = learning_rate(run.plan, run.step)
-            batches = run.data.micro_batches(run.step)
-            loss, norm = train_step(run.model, run.optimizer, batches, lr, run.settings.grad_clip)
+            lr = run.plan.learning_rate(run.step)
+            loss, norm = take_step(run, lr)
             run.step += 1
             run.progress.step(run.step, loss, lr, norm)
         if run.saver.due:
             run.evaluation.check(run.step)  # weights that have diverged don't replace good ones
             run.saver.save()
+
+
+def take_step(run: Run, lr: float) -> tuple[float, float]:
+    """The run's next step, with this learning rate -> the mean loss of its batches, and the gradient's norm."""
+    return train_step(run.model, run.optimizer, run.data.micro_batches(run.step), lr, run.settings.grad_clip)
 
 
 def train_step(
@@ -59,18 +63,8 @@ def train_step(
         loss += micro_loss.item()
     norm = clip_grad_norm(model.trainable_parameters(), grad_clip or math.inf)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingDiverged(f"step {optimizer.steps + 1}: the loss is {loss:g} and the gradient's norm {norm:g}")
+        found = f"the loss is {loss:g} and the gradient's norm {norm:g}{which_gradient(model)}"
+        raise TrainingDiverged(f"step {optimizer.steps + 1}: {found}")
     optimizer.lr = lr
     optimizer.step()
     return loss, norm
-
-
-def learning_rate(plan: Plan, step: int) -> float:
-    """The learning rate of ``step``, counted from 0: up to ``lr``, half a cosine to ``min_lr``, and level.
-
-    >>> from npgpt.training.settings import TrainSettings
-    >>> plan = TrainSettings(max_steps=100, lr=1.0, warmup=4, decay_steps=20).resolve(n_windows=1, context=8)
-    >>> [round(learning_rate(plan, step), 3) for step in (0, 3, 4, 12, 20, 99)]
-    [0.25, 1.0, 1.0, 0.55, 0.1, 0.1]
-    """
-    return warmup_cosine(step, plan.lr, plan.min_lr, plan.warmup, plan.decay_steps)

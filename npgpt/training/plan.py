@@ -5,11 +5,15 @@
 
 from dataclasses import dataclass, fields, replace
 
+from npgpt.schedules import warmup_constant, warmup_cosine, warmup_linear, warmup_stable_decay
+
 TOKENIZER = "gpt2"
 PRESET = "mini"
 MAX_STEPS = 200
 WARMUP_PART = 20  # the warm-up is a twentieth of the steps
+SCHEDULE = "cosine"
 MIN_LR_PART = 10  # the learning rate falls to a tenth
+DECAY_FRACTION = 0.2  # of the steps, in which the schedule "wsd" falls
 EVAL_PART = 10  # an evaluation after each tenth of the steps
 
 
@@ -26,6 +30,27 @@ class Plan:
     eval_every: int
     sample_every: int  # 0 for no samples
     sample_prompt: str
+    schedule: str = SCHEDULE  # has a default, as the next field: plans of earlier versions lack them
+    decay_fraction: float = DECAY_FRACTION
+    time_budget: float = 0.0  # seconds for which ``max_steps`` are still to be chosen; 0 once they are
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of ``step``, counted from 0.
+
+        >>> plan = Plan(8, 100, 1.0, 4, 0.1, decay_steps=20, eval_every=10, sample_every=0, sample_prompt="")
+        >>> [round(plan.learning_rate(step), 3) for step in (0, 3, 4, 12, 20, 99)]
+        [0.25, 1.0, 1.0, 0.55, 0.1, 0.1]
+        """
+        falling = step, self.lr, self.min_lr, self.warmup, self.decay_steps
+        match self.schedule:
+            case "constant":
+                return warmup_constant(step, self.lr, self.warmup)
+            case "linear":
+                return warmup_linear(*falling)
+            case "wsd":
+                return warmup_stable_decay(*falling, self.decay_fraction)
+            case _:
+                return warmup_cosine(*falling)
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether what happens every so many steps, and after the last one, happens after ``step``; 0 is never."""
@@ -34,7 +59,7 @@ class Plan:
     def changed(self, resolved: "Plan", given: set[str]) -> "Plan":
         """This plan with the settings ``given`` on resume, whose values are in ``resolved``. All else stays as it was.
 
-        More steps don't stretch the schedule: the learning rate stays at ``min_lr`` after ``decay_steps``.
+        More steps don't stretch the schedule: the learning rate stays where it is after ``decay_steps``.
         """
         names = {"max_steps" if name == "epochs" else name for name in given} & {f.name for f in fields(Plan)}
         return replace(self, **{name: getattr(resolved, name) for name in names})

@@ -6,9 +6,10 @@ from typing import Any
 from npgpt.checkpoints import runs
 from npgpt.gpt import GPT
 from npgpt.optim import AdamW
-from npgpt.text.tokenizers import Tokenizer
+from npgpt.text.tokenizers import Tokenizer, save_tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
+from npgpt.training.folder import write_run_config
 from npgpt.training.log import Metrics, Progress
 from npgpt.training.plan import Plan
 from npgpt.training.saver import Saver
@@ -28,14 +29,26 @@ class Run:
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
         self.step = 0  # steps done
+        self.products: dict[str, str] = {}  # how its large products are made (products.py); {}: not chosen yet
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
-    def open(self, folder: Path) -> None:
-        """Write to this folder from now on."""
+    def follow(self, plan: Plan) -> None:
+        """Go by another plan from now on."""
+        self.plan = self.progress.plan = self.evaluation.plan = self.samples.plan = plan
+        self.evaluation.every, self.samples.every = plan.eval_every, plan.sample_every
+
+    def open(self, folder: Path, on_disk: int | None = None) -> None:
+        """Write to this folder from now on. ``on_disk``: the step of the last.safetensors that is there and whole."""
         self.folder = folder
         self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
-        self.saver = Saver(folder, self.model, self.optimizer, self.state_dict)
+        parts = self.model, self.optimizer, self.state_dict, self.describe
+        self.saver = Saver(folder, *parts, self.settings.keep, on_disk)
+
+    def describe(self, folder: Path) -> None:
+        """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
+        save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
+        write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan, self.products)
 
     @property
     def finished(self) -> bool:

@@ -1,9 +1,10 @@
-"""Saver: when a run is saved, and what happens where there is no room for it."""
+"""Saver: when a run is saved, how many earlier states are kept, and what happens where there is no room for it."""
 
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +16,60 @@ from npgpt.training.log import log
 
 SAVE_EVERY = 60.0  # seconds between saves
 PART = 20  # saving takes at most a twentieth of the time
-DISK_SPEED = 1e9  # bytes per second, until a save has shown how fast the disk is
 
 
 class Saver:
     """Writes last.safetensors, from which training is resumed, and best.safetensors, the best weights.
 
-    state       gives all state but the weights and the optimizer's arrays
+    state       gives all state but the weights and the optimizer's arrays; its "step" names the earlier ones
+    describe    writes to a folder what makes it a run: configuration and tokenizer
+    keep        so many earlier states stay beside the last one, so that one damaged file does not end the run
+    on_disk     the step of the last.safetensors that is there and is whole; None if there is none
 
-    The first save comes as soon as it costs no more than its part of the time: a kill leaves something to resume.
+    Time alone decides when a state is saved. A kill loses no more than what was trained since the last save. Where the
+    folder can't be written (it is full, or gone, or not ours any more), that is said, training goes on with the last
+    good state on the disk, and it is tried again at the next time. At the end it is saved elsewhere, if need be.
     """
 
-    def __init__(self, folder: Path, model: GPT, optimizer: AdamW, state: Callable[[], dict[str, Any]]):
-        self.folder, self.model, self.optimizer, self.state = folder, model, optimizer, state
+    def __init__(
+        self,
+        folder: Path,
+        model: GPT,
+        optimizer: AdamW,
+        state: Callable[[], dict[str, Any]],
+        describe: Callable[[Path], None],
+        keep: int,
+        on_disk: int | None = None,
+    ):
+        self.folder, self.model, self.optimizer, self.state, self.describe = folder, model, optimizer, state, describe
+        self.keep, self.on_disk = keep, on_disk
+        self.seconds = 0.0  # that the last save took
         self.start()
 
     def start(self) -> None:
-        """Count time from now on: again after compiling, before which a kill loses nothing."""
-        size = _nbytes(self.model.state_dict()) + _nbytes(self.optimizer.state_dict())
-        self._next_save = time.monotonic() + PART * size / DISK_SPEED
+        """Count time from now on."""
+        self._next_save = time.monotonic() + max(SAVE_EVERY, PART * self.seconds)
 
     @property
     def due(self) -> bool:
         """Whether it is time to save again."""
         return time.monotonic() > self._next_save
 
+    def save_first(self) -> None:
+        """Write the state of a new run. Raises CheckpointError."""
+        began = time.monotonic()
+        self._write_next()
+        self.seconds = time.monotonic() - began
+
     def save(self) -> None:
         """Write last.safetensors. If that fails, training goes on, and it is tried again later."""
         began = time.monotonic()
         try:
-            self._write(self.folder)
+            self._write_next()
         except CheckpointError as error:
             log(f"{error}; training goes on")
-        now = time.monotonic()
-        self._next_save = now + max(SAVE_EVERY, PART * (now - began))
+        self.seconds = time.monotonic() - began
+        self.start()
 
     def save_best(self) -> None:
         """Write best.safetensors. If that fails, training goes on."""
@@ -58,35 +79,63 @@ class Saver:
             log(f"{error}; training goes on")
 
     def save_at_end(self) -> None:
-        """Write last.safetensors. If that fails, write it to a temporary folder, and raise RunError."""
+        """Write last.safetensors. If that fails, write the run to another folder, and raise RunError."""
         try:
-            self._write(self.folder)
+            self._write_next()
         except CheckpointError as error:
             log(str(error))
-            elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-"))
-            self._write(elsewhere)
-            saved = elsewhere / runs.LAST_FILE
-            raise RunError(f"{self.folder} is not up to date. Make room, and move {saved} there.") from error
+            elsewhere = self._save_elsewhere()
+            advice = f"Go on from there with --resume {elsewhere}, or move its {runs.LAST_FILE} here."
+            raise RunError(f"{self.folder} is not up to date: the run was saved in {elsewhere}.\n{advice}") from error
+
+    def _write_next(self):
+        """Write last.safetensors while the one before keeps a name of its own, and remove what is too old."""
+        step = self.state()["step"]
+        self._remove_old()  # what a kill between a save and the end of this has left
+        if self.keep and self.on_disk not in (None, step):
+            runs.keep_last(self.folder, self.on_disk)
+        self._write(self.folder)
+        self.on_disk = step
+        self._remove_old()
+
+    def _remove_old(self):
+        for path in runs.state_files(self.folder)[1 + self.keep :]:
+            with suppress(OSError):
+                path.unlink()
 
     def _write(self, folder):
         weights, moments = self.model.state_dict(), self.optimizer.state_dict()
         runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), self.model.config)
 
+    def _save_elsewhere(self) -> Path:
+        """A new folder with the run, in the first place that has room. Raises CheckpointError."""
+        for place in (tempfile.gettempdir(), Path.home(), Path.cwd()):
+            try:
+                elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-", dir=place))
+                self._write(elsewhere)
+                self.describe(elsewhere)
+                return elsewhere
+            except (CheckpointError, OSError) as error:
+                failed = error
+        raise RunError(f"and nowhere else, so what was trained since the last save is lost: {failed}")
 
-def check_room(folder: Path, model: GPT, optimizer: AdamW) -> None:
+
+def check_room(folder: Path, model: GPT, optimizer: AdamW, keep: int) -> None:
     """Raise RunError unless there is room for what a run writes to ``folder``, which need not exist yet.
 
-    That is best.safetensors, and last.safetensors twice: a new one takes the old one's place when it is complete.
+    That is best.safetensors, last.safetensors and ``keep`` earlier ones, and one more state: a new one takes the last
+    one's place when it is complete.
     """
     weights, moments = _nbytes(model.state_dict()), _nbytes(optimizer.state_dict())
-    files = [folder / name for name in (runs.LAST_FILE, runs.BEST_FILE)]
-    needed = 2 * (weights + moments) + weights - sum(file.stat().st_size for file in files if file.exists())
+    files = [path for path in (*runs.state_files(folder), folder / runs.BEST_FILE) if path.exists()]
+    there = {(status.st_dev, status.st_ino): status.st_size for status in (path.stat() for path in files)}
+    needed = (2 + keep) * (weights + moments) + weights - sum(there.values())
     while not folder.exists():
         folder = folder.parent
     disk = shutil.disk_usage(folder)
     if disk.total and disk.free < needed:  # some file systems don't know, and say 0
         sizes = f"{disk.free / 1e6:,.1f} MB are free there, and the run will write {needed / 1e6:,.1f} MB"
-        raise RunError(f"{folder}: {sizes}.\nMake room, or name a folder on another disk with --out.")
+        raise RunError(f"{folder}: {sizes}.\nMake room, name a folder on another disk with --out, or give --keep 0.")
 
 
 def _nbytes(arrays):

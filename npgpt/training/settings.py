@@ -2,27 +2,41 @@
 
 import math
 from argparse import ArgumentTypeError
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import as_flag, choice, count, flag, number, pathname
+from npgpt.commandline import FlagType, as_flag, choice, count, duration, flag, number, pathname
 from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
-from npgpt.errors import ConfigError
-from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.errors import ConfigError, TokenizerError
+from npgpt.schedules import SCHEDULES
+from npgpt.text import LOSSES, SPLITS, TOKENIZERS, tokenizer_name
 from npgpt.training import plan as defaults
 from npgpt.training.plan import Plan
 
 DATA, MODEL, STEPS, OPTIMIZER, RUN = "data", "model", "how long", "optimizer", "run"
+
+AUTO = "auto"
 
 _fraction = number("X", 0, 1, open_high=True)
 _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
 _epochs = number("X", 0, 10**6, open_low=True)
 
+
+def _tokenizer(text):
+    try:
+        tokenizer_name(text)
+    except TokenizerError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+tokenizer_flag = FlagType("|".join(TOKENIZERS), _tokenizer)
+
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
     "max_steps", "epochs", "decay_steps", "patience", "min_delta",
-    "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
+    "keep", "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
 )  # fmt: skip
 
 
@@ -32,7 +46,9 @@ class TrainSettings:
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str | None = flag(None, choice(*TOKENIZERS), f"kind of tokens (default: {defaults.TOKENIZER})", DATA)
+    tokenizer: str | None = flag(
+        None, tokenizer_flag, f"kind of tokens; bpe:N is trained on the text (default: {defaults.TOKENIZER})", DATA
+    )
     context: int | None = flag(
         None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
         aliases=("block_size",),
@@ -40,11 +56,15 @@ class TrainSettings:
     stride: int | None = flag(None, count(), "tokens from sequence to sequence (default: the context)", DATA)
     batch_size: int = flag(8, count(), "sequences per batch", DATA)
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
-    split_by: str = flag("tokens", choice(*SPLITS), "hold out at any token, or whole documents only", DATA)
+    split_by: str | None = flag(
+        None, choice(*SPLITS), "hold out at any token, or whole documents only (default for conversations)", DATA
+    )
+    loss_on: str = flag("all", choice(*LOSSES), "learn all tokens, or in conversations the assistant's only", DATA)
 
     preset: str | None = flag(
-        None, choice(*PRESETS), f"size: {', '.join(PRESETS)} (default: {defaults.PRESET})", MODEL, metavar="NAME"
-    )
+        None, choice(*PRESETS, AUTO), f"size: {', '.join(PRESETS)}, or {AUTO}, by --time-budget "
+        f"(default: {defaults.PRESET})", MODEL, metavar="NAME",
+    )  # fmt: skip
     n_layer: int | None = flag(None, count(), "blocks (default, as for the next two: the preset's)", MODEL)
     n_head: int | None = flag(None, count(), "heads of attention; must divide --n-embd", MODEL)
     n_embd: int | None = flag(None, count(), "width", MODEL)
@@ -63,10 +83,16 @@ class TrainSettings:
         None, count(), f"optimizer steps (default: {defaults.MAX_STEPS})", STEPS, aliases=("max_iters",)
     )
     epochs: float | None = flag(None, _epochs, "instead of --max-steps: times through the text", STEPS)
+    time_budget: float | None = flag(
+        None, duration, "instead of --max-steps: as many as end in this time, such as 10m or 1h30m", STEPS
+    )
     patience: int | None = flag(None, count(), "stop after N evaluations without a lower validation loss", STEPS)
     min_delta: float = flag(0.0, _at_least_0, "by how much the loss must fall to count as better", STEPS)
 
     lr: float = flag(1e-3, _positive, "highest learning rate", OPTIMIZER, aliases=("learning_rate",))
+    schedule: str = flag(
+        defaults.SCHEDULE, choice(*SCHEDULES), "of the learning rate after the warm-up; wsd falls late", OPTIMIZER
+    )
     warmup: int | None = flag(
         None, count(0), f"warm-up steps, until --lr is reached (default: --decay-steps / {defaults.WARMUP_PART})",
         OPTIMIZER, aliases=("warmup_iters",),
@@ -78,6 +104,10 @@ class TrainSettings:
         None, count(), "step at which --min-lr is reached (default: the last; a resumed run keeps its own)", OPTIMIZER,
         aliases=("lr_decay_iters",),
     )  # fmt: skip
+    decay_fraction: float | None = flag(
+        None, _fraction, f"part of --decay-steps in which wsd falls (default: {defaults.DECAY_FRACTION:g})",
+        OPTIMIZER,
+    )  # fmt: skip
     grad_accum: int = flag(1, count(), "batches in a step", OPTIMIZER, aliases=("gradient_accumulation_steps",))
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
     weight_decay: float = flag(0.1, _at_least_0, "of matrices, decoupled from the gradient", OPTIMIZER)
@@ -86,6 +116,7 @@ class TrainSettings:
     seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of initial weights, order and dropout", OPTIMIZER)
 
     out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
+    keep: int = flag(1, count(0), "earlier training states kept beside the last one, each as large", RUN)
     log_every: int = flag(10, count(), "steps from log line to log line", RUN, aliases=("log_interval",))
     eval_every: int | None = flag(
         None, count(), f"steps between evaluations (default: all steps / {defaults.EVAL_PART})", RUN,
@@ -100,8 +131,11 @@ class TrainSettings:
     matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
 
     def __post_init__(self):
-        if self.max_steps is not None and self.epochs is not None:
-            raise ConfigError("--max-steps and --epochs both say how long to train: give one")
+        lengths = [name for name in ("max_steps", "epochs", "time_budget") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ConfigError(f"{' and '.join(map(as_flag, lengths))} both say how long to train: give one")
+        if self.time_budget == 0:
+            raise ConfigError("--time-budget 0 leaves no time to train")
         given = {"tokenizer": self.tokenizer, "preset": self.preset, **self.config_overrides()}
         fixed = [name for name, value in given.items() if value is not None and name not in ("dropout", "block_size")]
         if self.init_from is not None and fixed:
@@ -109,6 +143,10 @@ class TrainSettings:
             raise ConfigError(f"--init-from brings the model and its tokenizer with it: leave out {flags}")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
+        if self.schedule == "constant" and not (self.min_lr is None and self.decay_steps is None):
+            raise ConfigError("--schedule constant never falls: leave out --min-lr and --decay-steps")
+        if self.schedule != "wsd" and self.decay_fraction is not None:
+            raise ConfigError(f"--decay-fraction is for --schedule wsd, not {self.schedule}")
         if self.val_fraction == 0 and self.patience is not None:
             raise ConfigError("--patience watches the validation loss: it needs a --val-fraction above 0")
 
@@ -135,6 +173,9 @@ class TrainSettings:
             eval_every=eval_every,
             sample_every=eval_every if self.sample_every is None else self.sample_every,
             sample_prompt=sample_prompt if self.sample_prompt is None else self.sample_prompt,
+            schedule=self.schedule,
+            time_budget=self.time_budget or 0.0,
+            decay_fraction=defaults.DECAY_FRACTION if self.decay_fraction is None else self.decay_fraction,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,9 +199,10 @@ class TrainSettings:
 
 def plan_from_dict(values: dict[str, Any]) -> Plan:
     """A stored plan, whose values are checked as the settings of the same names are. Raises ConfigError."""
-    expected = {f.name for f in fields(Plan)}
-    if set(values) != expected:
-        raise ConfigError(f"a plan must have {', '.join(sorted(expected))}, nothing else")
+    known = {f.name for f in fields(Plan)}
+    needed = {f.name for f in fields(Plan) if f.default is MISSING}
+    if not needed <= set(values) <= known:
+        raise ConfigError(f"a plan must have {', '.join(sorted(known))}, nothing else")
     check_values(values)
     return Plan(**values)
 

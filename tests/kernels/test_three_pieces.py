@@ -52,7 +52,7 @@ def test_the_error_is_not_above_that_of_float32(shape, scale, seed):
 
 @in_tiles
 def test_the_page_tells_the_truth():
-    """docs/three-pieces.md: one piece is off by 2^-8.7, two by 2^-17.8, three by less than float32, however long a sum."""
+    """docs/three-pieces.md: one piece is off by 2^-8.7, two by 2^-17.8, three by less than float32."""
     for K in (64, 1600):
         found = errors(K)
         assert found["one piece"] == pytest.approx(2.3e-3, rel=0.1)

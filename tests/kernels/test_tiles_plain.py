@@ -11,10 +11,7 @@ WITHOUT = "highest_is_as_exact or without_bfloat16"
 
 
 def test_in_plain_tiles(python):
-    files = [str(HERE / name) for name in FILES]
-    done = python(
-        f"import sys, pytest; raise SystemExit(pytest.main([*{files!r}, '-q', '-k', 'not ({WITHOUT})', '-p', 'no:cacheprovider', '--durations=5']))",
-        NPGPT_CPU=PLAIN_TILES,
-    )
+    options = [*(str(HERE / name) for name in FILES), "-q", "-k", f"not ({WITHOUT})", "-p", "no:cacheprovider"]
+    done = python(f"import pytest; raise SystemExit(pytest.main({options!r}))", NPGPT_CPU=PLAIN_TILES)
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout, done.stdout

@@ -6,7 +6,6 @@ import tempfile
 from collections import namedtuple
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from helpers.commands import CONSTANT_LR, QUICK, command, refused, train
 from helpers.commands import everything as all_of
@@ -31,9 +30,8 @@ def clock(monkeypatch):
 
 
 def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkeypatch):
-    array = np.zeros(10**6, np.float32)  # 4 MB, and 8 of moments
-    parts = [SimpleNamespace(state_dict=lambda n=n: dict.fromkeys(range(n), array), config=None) for n in (1, 2)]
-    saving = saver.Saver(tmp_path, *parts, dict)
+    part = SimpleNamespace(state_dict=dict, config=None)
+    saving = saver.Saver(tmp_path, part, part, lambda: {"step": 0}, None, keep=0)
 
     def seconds_until_due():
         began = clock.now
@@ -41,7 +39,9 @@ def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkey
             clock.now += 0.01
         return clock.now - began
 
-    assert seconds_until_due() == pytest.approx(20 * 12e6 / 1e9, abs=0.02)  # as if the disk took 1 GB a second
+    saving.save_first()
+    saving.start()
+    assert seconds_until_due() == pytest.approx(60, abs=0.02)
     for took, wait in ((0.5, 60), (3.0, 60), (10.0, 200)):
         clock.save = took
         saving.save()
@@ -49,6 +49,10 @@ def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkey
     monkeypatch.setattr(saver.runs, "save_checkpoint", full)
     saving.save()
     assert seconds_until_due() == pytest.approx(60, abs=0.02)  # a save that fails is not tried again at once
+
+
+def state_step(run):
+    return runs.load_checkpoint(run / "last.safetensors")[2]["step"]
 
 
 def full(path, *arguments):
@@ -59,11 +63,11 @@ def test_no_room_for_a_run(folder, monkeypatch):
     sizes = GPTConfig(vocab_size=257, block_size=8, n_layer=1, n_head=2, n_embd=8)
     weights = sum(array.nbytes for array in GPT(sizes).state_dict().values())
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 7 * weights - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 10 * weights - 1))
     refused("train", "text.txt", *QUICK, cwd=folder, words=[".: 0.1 MB are free there, and the run will write 0.1 MB"])
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 7 * weights))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 10 * weights))
     train(folder, "text.txt", *QUICK)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 3 * weights))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 6 * weights))
     assert command("train", "--resume", "--max-steps", 3, cwd=folder).code == 0  # what is there makes room
 
 
@@ -72,33 +76,40 @@ def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     save = runs.save_checkpoint
-    monkeypatch.setattr(
-        runs, "save_checkpoint", lambda path, *of: (save if elsewhere in path.parents else full)(path, *of)
-    )
+    steps = iter([0])  # the first one can be saved
+
+    def save_or_not(path, *of):
+        (save if elsewhere in path.parents or next(steps, 1) == 0 else full)(path, *of)
+
+    monkeypatch.setattr(runs, "save_checkpoint", save_or_not)
     monkeypatch.setattr(runs, "save_weights", full)
     typed = ("text.txt", *QUICK, *CONSTANT_LR, "--decay-steps", 1, "--eval-every", 1)
     ended = command("train", *typed, cwd=folder)
     assert ended.code == 2
     assert "best.safetensors: can't be written: No space left on device; training goes on\n" in ended.err
-    (kept,) = elsewhere.glob("npgpt-*/last.safetensors")
+    (kept,) = elsewhere.glob("npgpt-*")
     assert ended.err.endswith(
         "runs/text/last.safetensors: can't be written: No space left on device\n"
-        f"error: runs/text is not up to date. Make room, and move {kept} there.\n"
+        f"error: runs/text is not up to date: the run was saved in {kept}.\n"
+        f"Go on from there with --resume {kept}, or move its last.safetensors here.\n"
     )
     monkeypatch.undo()
-    shutil.move(kept, folder / "runs" / "text")
-    assert command("train", "--resume", "runs/text", "--max-steps", 4, cwd=folder).code == 0
+    assert (state_step(folder / "runs" / "text"), state_step(kept)) == (0, 2)
     unbroken, _ = train(folder, *typed, "--max-steps", 4, "--out", "unbroken")
-    assert all_of(folder / "runs" / "text")["arrays"] == all_of(unbroken)["arrays"]
+    assert command("train", "--resume", kept, "--max-steps", 4, cwd=folder).code == 0
+    assert all_of(kept)["arrays"] == all_of(unbroken)["arrays"]
+    shutil.copy(kept / "last.safetensors", folder / "runs" / "text")
+    assert command("train", "--resume", "runs/text", "--max-steps", 6, cwd=folder).code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_end_is_saved_costs_nothing(folder, monkeypatch, number):
     save = runs.save_checkpoint
 
-    def interrupted(*arguments):
-        signal.raise_signal(number)
-        save(*arguments)
+    def interrupted(path, *arguments):
+        if arguments[2]["step"]:
+            signal.raise_signal(number)
+        save(path, *arguments)
 
     monkeypatch.setattr(saver.Saver, "due", False)  # so that nothing is saved before
     monkeypatch.setattr(runs, "save_checkpoint", interrupted)

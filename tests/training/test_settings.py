@@ -12,7 +12,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation import Sampling
 from npgpt.kernels import precision
 from npgpt.sample import SampleSettings
-from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.schedules import SCHEDULES
+from npgpt.text import LOSSES, SPLITS
 from npgpt.training.settings import RESUMABLE, TrainSettings, plan_from_dict
 
 fractions = st.floats(0, 1, exclude_max=True)
@@ -23,15 +24,18 @@ switches = st.booleans()
 # For each field values that can be; all that may be None in TrainSettings are None now and then.
 VALUES = {
     "texts": st.lists(st.text(), max_size=3).map(tuple),
-    "tokenizer": st.sampled_from(TOKENIZERS), "split_by": st.sampled_from(SPLITS),
+    "tokenizer": st.sampled_from(["gpt2", "char", "byte", "bpe:300"]), "split_by": st.sampled_from(SPLITS),
+    "loss_on": st.sampled_from(LOSSES),
     "context": counts, "stride": counts, "batch_size": counts, "val_fraction": fractions,
     "preset": st.sampled_from(sorted(PRESETS)), "n_layer": counts, "n_head": counts, "n_embd": counts,
     "n_inner": counts, "dropout": fractions, "bias": switches, "qkv_bias": switches, "tie_weights": switches,
     "position": st.sampled_from(POSITIONS), "activation": st.sampled_from(ACTIVATIONS),
-    "init_from": st.text(min_size=1), "max_steps": counts, "decay_steps": counts,
+    "init_from": st.text(min_size=1), "max_steps": counts, "decay_steps": counts, "decay_fraction": fractions,
+    "schedule": st.sampled_from(SCHEDULES),
     "epochs": positive, "patience": counts, "min_delta": from_0,
     "lr": positive, "min_lr": from_0, "warmup": st.integers(0, 2**31 - 1), "grad_accum": counts, "grad_clip": from_0,
     "weight_decay": from_0, "beta1": fractions, "beta2": fractions, "seed": st.integers(0, 2**63 - 1),
+    "keep": st.integers(0, 2**31 - 1), "time_budget": positive,
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
     "matmul_precision": st.sampled_from(MATMUL_PRECISIONS),
@@ -47,10 +51,15 @@ OF_THE_MODEL = {
 @st.composite
 def settings_values(draw):
     values = draw(st.fixed_dictionaries({}, optional=VALUES))
-    if "max_steps" in values:
-        values.pop("epochs", None)
+    for name, others in (("max_steps", ("epochs", "time_budget")), ("epochs", ("time_budget",))):
+        if name in values:
+            values = {n: value for n, value in values.items() if n not in others}
     if "init_from" in values:
         values = {name: value for name, value in values.items() if name not in OF_THE_MODEL}
+    if values.get("schedule") == "constant":
+        values = {name: value for name, value in values.items() if name not in ("min_lr", "decay_steps")}
+    if values.get("schedule") != "wsd":
+        values.pop("decay_fraction", None)
     if values.get("val_fraction") == 0:
         values.pop("patience", None)
     if "min_lr" in values:
@@ -77,7 +86,8 @@ def test_what_a_run_stores_comes_back(values):
     [
         ("texts", "a.txt"), ("texts", ["a.txt", 3]), ("batch_size", 0), ("batch_size", 1.5), ("batch_size", True),
         ("batch_size", "8"), ("batch_size", 10**400), ("lr", float("nan")), ("lr", "1e-3"), ("dropout", 1), ("bias", 1),
-        ("tokenizer", 3), ("preset", ["nano"]), ("init_from", ""), ("sample_prompt", 5), ("colour", "red"),
+        ("tokenizer", 3), ("tokenizer", "bpe:256"), ("preset", ["nano"]), ("init_from", ""), ("sample_prompt", 5),
+        ("colour", "red"),
     ],
 )  # fmt: skip
 def test_a_stored_value_that_can_not_be(name, value):
@@ -92,7 +102,13 @@ def test_a_stored_value_that_can_not_be(name, value):
         ({"init_from": "x", "preset": "nano", "tokenizer": "byte"}, "leave out --tokenizer, --preset"),
         ({"init_from": "x", "n_layer": 1, "bias": False}, "leave out --n-layer, --bias"),
         ({"lr": 1e-3, "min_lr": 2e-3}, "--min-lr 0.002 is above --lr 0.001"),
+        ({"max_steps": 3, "time_budget": 1.0}, "--max-steps and --time-budget"),
+        ({"epochs": 3.0, "time_budget": 1.0}, "--epochs and --time-budget"),
+        ({"time_budget": 0.0}, "--time-budget 0 leaves no time"),
         ({"val_fraction": 0.0, "patience": 1}, "--patience"),
+        ({"schedule": "constant", "min_lr": 0.0}, "leave out --min-lr and --decay-steps"),
+        ({"schedule": "constant", "decay_steps": 3}, "leave out --min-lr and --decay-steps"),
+        ({"schedule": "linear", "decay_fraction": 0.5}, "--decay-fraction is for --schedule wsd, not linear"),
     ],
 )
 def test_settings_that_contradict_each_other(values, words):
@@ -129,7 +145,8 @@ def test_a_plan_leaves_nothing_open_and_comes_back(values, n_windows, beginning)
 def test_the_defaults_of_a_plan():
     assert asdict(TrainSettings(lr=0.5).resolve(100, 64, "The")) == {
         "context": 64, "max_steps": 200, "lr": 0.5, "warmup": 10, "min_lr": 0.05, "decay_steps": 200,
-        "eval_every": 20, "sample_every": 20, "sample_prompt": "The",
+        "eval_every": 20, "sample_every": 20, "sample_prompt": "The", "schedule": "cosine", "decay_fraction": 0.2,
+        "time_budget": 0.0,
     }  # fmt: skip
     assert TrainSettings(max_steps=7, eval_every=3, decay_steps=40).resolve(1, 1).warmup == 2
     assert TrainSettings(max_steps=7).resolve(1, 1).eval_every == 1
@@ -141,6 +158,14 @@ def test_a_stored_plan_that_can_not_be(change):
         plan_from_dict({**asdict(TrainSettings().resolve(1, 1)), **change})
     with pytest.raises(ConfigError, match="a plan must have context, "):
         plan_from_dict({})
+
+
+def test_a_plan_of_before_there_were_schedules():
+    plan = TrainSettings().resolve(1, 1)
+    old = {
+        name: value for name, value in asdict(plan).items() if name not in ("schedule", "decay_fraction", "time_budget")
+    }
+    assert plan_from_dict(old) == plan
 
 
 def test_words_and_defaults_without_numpy_are_those_of_the_code():

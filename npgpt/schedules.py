@@ -1,0 +1,75 @@
+"""Learning rate schedules: the rate of each step, counted from 0. Nothing heavy is imported.
+
+All begin with a straight line up over ``warmup`` steps, which ends at ``lr`` in step ``warmup - 1``. With the factor
+f(p) of the way down, p going from 0 to 1, the rate then is min_lr + (lr - min_lr) f(p):
+
+    cosine      f(p) = (1 + cos(pi p)) / 2      all the way from the warm-up to ``steps``
+    linear      f(p) = 1 - p                    as far
+    constant    f(p) = 1                        never down
+    wsd         f(p) = 1 - sqrt(p)              ``lr`` until the last part before ``steps``, then down
+
+From step ``steps`` on the rate is ``min_lr``, and ``lr`` if it is constant.
+"""
+
+import math
+
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
+
+
+def warmup_cosine(step: int, lr: float, min_lr: float, warmup: int, max_steps: int) -> float:
+    """Half a cosine down to ``min_lr`` at ``max_steps`` (Loshchilov & Hutter 2017, eq. 5, without restarts).
+
+    >>> [round(warmup_cosine(step, lr=1.0, min_lr=0.0, warmup=2, max_steps=6), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    p = _progress(step, warmup, max_steps)
+    return _rising(step, lr, warmup) if step < warmup else min_lr + (lr - min_lr) * (1 + math.cos(math.pi * p)) / 2
+
+
+def warmup_linear(step: int, lr: float, min_lr: float, warmup: int, max_steps: int) -> float:
+    """A straight line down to ``min_lr`` at ``max_steps`` (Devlin et al. 2019, section A.2).
+
+    >>> [warmup_linear(step, lr=1.0, min_lr=0.0, warmup=2, max_steps=6) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    p = _progress(step, warmup, max_steps)
+    return _rising(step, lr, warmup) if step < warmup else min_lr + (lr - min_lr) * (1 - p)
+
+
+def warmup_constant(step: int, lr: float, warmup: int) -> float:
+    """``lr`` for good.
+
+    >>> [warmup_constant(step, lr=1.0, warmup=2) for step in range(4)]
+    [0.5, 1.0, 1.0, 1.0]
+    """
+    return _rising(step, lr, warmup) if step < warmup else lr
+
+
+def warmup_stable_decay(
+    step: int, lr: float, min_lr: float, warmup: int, max_steps: int, decay_fraction: float
+) -> float:
+    """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt down to ``min_lr`` at ``max_steps``.
+
+    A run can be trained on from any step before the decay as if it had been planned so: what was done does not depend
+    on ``max_steps`` (Hu et al. 2024, section 4.2). The form of the decay, and a fifth of the steps as its length, are
+    those of Hägele et al. 2024, section 3: it ended lower than a line.
+
+    >>> rates = [warmup_stable_decay(step, 1.0, 0.0, warmup=2, max_steps=10, decay_fraction=0.4) for step in range(11)]
+    >>> [round(rate, 3) for rate in rates]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.293, 0.134, 0.0]
+    """
+    begin = max(warmup, max_steps - round(decay_fraction * max_steps))
+    p = _progress(step, begin, max_steps)
+    return _rising(step, lr, warmup) if step < warmup else min_lr + (lr - min_lr) * (1 - math.sqrt(p))
+
+
+def _rising(step, lr, warmup):
+    """The rate during the warm-up. The first step has a part of ``lr``, not 0, or it would learn nothing."""
+    return lr * (step + 1) / warmup
+
+
+def _progress(step, begin, end):
+    """p, from 0 at step ``begin`` to 1 at ``end``."""
+    if step >= end:
+        return 1.0
+    return max(0, step - begin) / max(1, end - begin)

@@ -1,0 +1,53 @@
+"""Standard output and messages that can't end a command: streams that are closed, or whose reader has gone."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+class Messages:
+    """A stream for messages. Once nobody can read it, a closed terminal or pipe, what is written is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._stream = _nowhere()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._stream = _nowhere()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Within it there are sys.stdout and sys.stderr, even if the command was started without them (``>&-``)."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:  # or the next file would get a stream's number
+        pass
+    os.close(descriptor)
+    before = sys.stdout, sys.stderr
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
+    sys.stderr = Messages(sys.stderr or _nowhere())  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
