@@ -14,7 +14,7 @@ from helpers.tile_unit import TileUnit, block_module, compiled, pack_module, pie
 from llvmlite import binding
 
 from npgpt.kernels.bfloat16 import bf16_pieces, f32_to_bf16
-from npgpt.kernels.machine import tiles
+from npgpt.kernels.machine import tiles, vectors
 from npgpt.kernels.machine.tile_panels import STEPS
 
 STARTS = "nothing", "a matrix", "a bias"
@@ -102,6 +102,13 @@ def test_a_panel_holds_the_pieces_of_its_lines(count, lines_are_rows, of_a):
         found = np.full_like(right, 0x1234)
         pack(stored.ctypes.data, stored.shape[1], lines, K, found.ctypes.data)
         np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_without_tiles_nothing_is_compiled_for_them(monkeypatch, count):
+    monkeypatch.setattr(vectors, "UNIT", replace(vectors.UNIT, tiles=""))
+    with pytest.raises(TypeError, match="has no tiles"):
+        vectors.element(pieces(count))
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="LLVM may not know x86 here")
