@@ -37,7 +37,6 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     Raises TrainingDiverged, RunError if it can't be saved.
     """
     run.work_with(team)
-    precision.set_matmul_precision(run.settings.matmul_precision)
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
     c = run.model.config
