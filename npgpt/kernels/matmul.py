@@ -2,8 +2,13 @@
 
     C = A @ B + bias        C[i, j] = sum over k of A[i, k] B[k, j]  + bias[j]
 
-The derivatives are two more products: dA = dC @ B.T and dB = A.T @ dC (each is the only product of dC and the other
-factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]); dbias = sum over rows of dC.
+Derivation. A_ik is used in row i of C, once for each j, with ∂C_ij/∂A_ik = B_kj. B_kj is used in column j, once for
+each i, with ∂C_ij/∂B_kj = A_ik. bias_j is used once for each i. By the chain rule
+
+    dA_ik = sum_j dC_ij B_kj            dA = dC B^T
+    dB_kj = sum_i A_ik dC_ij            dB = A^T dC
+    dbias_j = sum_i dC_ij               dbias = sum over rows of dC
+
 A transposed view costs nothing: the kernels read it in place.
 """
 
