@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals", "streams", "schedules", "name_patterns"],
+    ["config", "signals", "streams", "schedules", "name_patterns", "machine_line"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -48,12 +48,13 @@ ORDER = [
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
 EXTRAS |= {"pytest", "hypothesis"}
 # {package: (its extra, the module that imports it, where it is used)}
 WHERE = {
     "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
     "tensorboard": ("tensorboard", "training.tensorboard"),
+    "mpi4py": ("mpi", "training.launch"),
 }
 
 

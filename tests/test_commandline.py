@@ -13,7 +13,7 @@ from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
-from npgpt.text import TOKENIZERS
+from npgpt.text import LOSSES
 from npgpt.training.settings import TrainSettings
 
 
@@ -34,7 +34,8 @@ ABOVE_0 = ["epochs", "lr", "lora-alpha"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
 FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction", "lora-dropout"]
 WORDS = {
-    "tokenizer": TOKENIZERS,
+    "tokenizer": ["gpt2", "char", "byte", "bpe:257", "bpe:100000"],
+    "loss-on": LOSSES,
     "split-by": ["tokens", "documents"],
     "preset": [*PRESETS, "auto"],
     "position": POSITIONS,
@@ -131,7 +132,10 @@ def test_the_message_says_what_is_wanted(folder):
         (["--lr", "fast"], "argument --lr/--learning-rate: 'fast' is not a number, above 0"),
         (["--dropout", "1"], "argument --dropout: 1 is not a number, at least 0 and below 1"),
         (["--context", "0"], "0 is not a whole number, at least 1 and at most 2,147,483,647"),
-        (["--tokenizer", "bpe"], "argument --tokenizer: 'bpe' is none of gpt2, char, byte"),
+        (
+            ["--tokenizer", "bpe"],
+            "argument --tokenizer: there is no tokenizer 'bpe'; there are gpt2, char, byte",
+        ),
         (["--out", ""], "argument --out: the name is empty"),
         (["--lernrate", "1"], "unrecognized arguments: --lernrate"),
         (["--batch_sise=1"], "unrecognized arguments: --batch_sise=1"),

@@ -1,7 +1,8 @@
 """Our own runs: the folder that training fills, ``runs/NAME/``.
 
     config.json         "model": its configuration; "training": the settings that were asked for; "plan": what they
-                        came to, every default filled in. This file makes the folder a run
+                        came to, every default filled in; "products": for a precision of matrix products, the
+                        way in which the machine made them. This file makes the folder a run
     tokenizer.json      the tokenizer that made the training's tokens
     metrics.jsonl       all that is measured, one JSON object a line; training/metrics.py names its kinds
     metrics.csv         its numbers for spreadsheets
@@ -89,6 +90,16 @@ def read_run_config(run: str | Path) -> tuple[GPTConfig, dict, dict]:
         if not isinstance(values.get(key), dict):
             raise CheckpointError(f"{path}: {key}: a JSON object was expected")
     return _config(values["model"], f"{path}: model"), values["training"], values["plan"]
+
+
+def read_way_of_products(run: str | Path, precision: str) -> str | None:
+    """The way in which a run makes products of this precision (kernels/precision.py). None: config.json has none."""
+    path = Path(run) / CONFIG_FILE
+    products = read_json_object(path).get("products", {})
+    way = products.get(precision) if isinstance(products, dict) else None
+    if not isinstance(products, dict) or not isinstance(way, str | None):
+        raise CheckpointError(f"{path}: products: a JSON object of names was expected")
+    return way
 
 
 def is_run(folder: str | Path) -> bool:
@@ -203,10 +214,13 @@ def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> 
 
 
 def state_files(run: str | Path) -> list[Path]:
-    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones."""
+    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones.
+
+    A second name of last.safetensors, which ``keep_last`` gave it, is none of them.
+    """
     found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
-    last = Path(run) / LAST_FILE
-    return [*([last] if last.exists() else []), *(found[step] for step in sorted(found, reverse=True))]
+    last, earlier = Path(run) / LAST_FILE, [found[step] for step in sorted(found, reverse=True)]
+    return [last, *(path for path in earlier if not path.samefile(last))] if last.exists() else earlier
 
 
 def earlier_file(run: Path, step: int) -> Path:

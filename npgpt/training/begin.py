@@ -16,8 +16,10 @@ from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
+from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
+from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
@@ -45,6 +47,7 @@ def start(settings: TrainSettings) -> Iterator[Run]:
             check_free(folder)  # no other process has had it since
         try:
             run.open(folder)
+            run.products = choose_products(settings.matmul_precision)
             run.saver.save_first()
             run.describe(folder)
         except BaseException:
@@ -61,7 +64,8 @@ def prepare(settings: TrainSettings) -> Run:
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
     plan = settings.resolve(len(data.windows), context, data.beginning)
-    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data)
+    occupied = resident_bytes()
+    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data, occupied)
 
 
 @contextmanager
@@ -93,7 +97,8 @@ def _resume(folder, given) -> Run:
     path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
-    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data)
+    occupied = resident_bytes()
+    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
     try:
         run.load_state_dict(state)
         run.optimizer.load_state_dict(moments, run.step)
@@ -111,7 +116,8 @@ def _resume(folder, given) -> Run:
     steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
     last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
-    write_run_config(folder, config, settings.to_dict(), changed)
+    run.products = keep_products(folder, settings.matmul_precision)
+    write_run_config(folder, config, settings.to_dict(), changed, run.products)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (changed.learning_rate(step) for step in (run.step, changed.max_steps - 1))

@@ -17,17 +17,27 @@ from npgpt.training.progress import Progress
 from npgpt.training.reporter import Reporter
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.team import ALONE, Alone
 from npgpt.training.tensorboard import EventFiles, check_installed
 from npgpt.training.trainable import StoredModel
 
 
 class Run:
-    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
+    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state.
+
+    occupied    bytes that the process took before the model was made
+    """
 
     def __init__(
-        self, settings: TrainSettings, plan: Plan, stored: StoredModel, tokenizer: Tokenizer, data: TrainingData
+        self,
+        settings: TrainSettings,
+        plan: Plan,
+        stored: StoredModel,
+        tokenizer: Tokenizer,
+        data: TrainingData,
+        occupied: int = 0,
     ):
-        s = settings
+        s, self.occupied = settings, occupied
         self.settings, self.plan, self.stored, self.tokenizer, self.data = s, plan, stored, tokenizer, data
         self.model = model = stored.model
         model.recompute = s.recompute
@@ -43,6 +53,8 @@ class Run:
         self.inspection = Inspection(model, tokenizer, splits.get("val", splits["train"])[0])
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context, self.inspection)
         self.step = 0  # steps done
+        self.products: dict[str, str] = {}  # how its large products are made (products.py); {}: not chosen yet
+        self.work_with(ALONE)
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
@@ -63,7 +75,11 @@ class Run:
     def describe(self, folder: Path) -> None:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
         save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
-        write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan)
+        write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan, self.products)
+
+    def work_with(self, team: Alone) -> None:
+        """Have steps and evaluations computed by these processes from now on."""
+        self.team = self.evaluation.team = team
 
     def close(self) -> None:
         """Write what is to be looked at for the last time."""

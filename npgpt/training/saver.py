@@ -111,15 +111,20 @@ class Saver:
         runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), config, metadata)
 
     def _save_elsewhere(self) -> Path:
-        """A new folder with the run, in the first place that has room. Raises CheckpointError."""
+        """A new folder with the run, in the first place that has room. Raises RunError if none has."""
         for place in (tempfile.gettempdir(), Path.home(), Path.cwd()):
             try:
                 elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-", dir=place))
+            except OSError as error:
+                failed: Exception = error
+                continue
+            try:
                 self._write(elsewhere)
                 self.describe(elsewhere)
                 return elsewhere
             except (CheckpointError, OSError) as error:
                 failed = error
+                shutil.rmtree(elsewhere, ignore_errors=True)
         raise RunError(f"and nowhere else, so what was trained since the last save is lost: {failed}")
 
 
