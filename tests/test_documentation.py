@@ -21,7 +21,7 @@ COMMANDS = sorted(set(re.findall(r"python -m npgpt\.(\w+)([^\n`|&]*)", README)))
 
 def test_readme_has_code_and_commands():
     assert {"As a library", "Check a gradient of your own"} <= set(CODE)
-    commands = {"train", "prepare", "sample", "convert", "evaluate", "info", "report", "gradcheck"}
+    commands = {"train", "prepare", "sample", "convert", "evaluate", "info", "report", "explain", "gradcheck"}
     assert commands == {name for name, _ in COMMANDS}
 
 

@@ -1,4 +1,4 @@
-"""bench.estimates: its runs are what training takes, and it finds what a run foretells in the lines that training logs."""
+"""bench.estimates: its runs are what training takes, and what a run foretells is found in the lines that it logs."""
 
 import pytest
 
