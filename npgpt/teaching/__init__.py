@@ -1,0 +1,1 @@
+"""Teaching: what the model computes, made visible."""
