@@ -28,16 +28,11 @@ def main() -> int:
     if given.action == "start":
         path = learner.start(exercise, folder)
         print(f"{path} has the task, and the function {exercise.function} to write.")
-        print(f"When you have written it: {_command('check', exercise.name, folder)}")
+        print(f"When you have written it: {learner.command('check', exercise.name, folder)}")
         return 0
     solved, answer = learner.check(exercise, folder)
     print(answer, end="")
     return 0 if solved else 1
-
-
-def _command(action, name, folder) -> str:
-    where = "" if folder == Path("exercises") else f" --dir {folder}"
-    return f"python -m npgpt.exercises {action} {name}{where}"
 
 
 def _find(name):
@@ -64,7 +59,7 @@ def _list(folder) -> int:
     print(f"{solved} of {len(EXERCISES)} are solved.", end=" ")
     following = next((name for name, state in states.items() if state != "solved"), None)
     if following:
-        print(f"The next one: {_command('check' if states[following] else 'start', following, folder)}")
+        print(f"The next one: {learner.command('check' if states[following] else 'start', following, folder)}")
     else:
         print("That is all of GPT-2.")
     return 0

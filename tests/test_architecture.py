@@ -38,8 +38,8 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline"],
-    ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate"],
+    ["training", "teaching"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

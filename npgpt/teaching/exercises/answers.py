@@ -129,5 +129,5 @@ def equal(a: Any, b: Any) -> bool:
         return all(map(equal, a, b))
     x, y = as_numbers(a), as_numbers(b)
     if x is None or y is None:
-        return type(a) is type(b) and a == b
+        return type(a) is type(b) and not isinstance(a, np.ndarray) and bool(a == b)
     return x.shape == y.shape and np.allclose(x, y, rtol=1e-9, atol=1e-12, equal_nan=True)

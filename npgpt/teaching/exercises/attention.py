@@ -138,6 +138,10 @@ Write y.
             "The mask is off by one. May a position attend to itself? The first one has nothing else.",
         ),
         Mistake(
+            lambda q, k, v: np.nan_to_num(attention(q, k, v, hidden=later(q, k, -1))),
+            "The mask is off by one. May a position attend to itself? The first one has nothing else.",
+        ),
+        Mistake(
             lambda q, k, v: attention(q, k, v, hidden=later(q, k, 1)),
             "The mask is off by one: position 0 sees position 1, which is later.",
         ),

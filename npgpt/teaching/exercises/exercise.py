@@ -1,6 +1,7 @@
 """An exercise: what the learner is asked, and how the answer is told from a wrong one."""
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,21 +98,26 @@ class Exercise:
 
         return {name: tensor(x) if f"d{name}" in self.outputs else x for name, x in arguments.items()}
 
-    def file(self) -> str:
-        """The text of the learner's file: the task, and the function without a body."""
+    def file(self, check: str) -> str:
+        """The text of the learner's file: the task, the command that grades it, and the function without a body."""
         task = re.sub(r"\n{3,}", "\n\n", self.task.strip("\n"))
         return f'''"""{self.title}
 
 {task}
 
-Read: {self.read}
-When you have written it: python -m npgpt.exercises check {self.name}
+{_wrapped(f"Read: {self.read}")}
+When you have written it: {check}
 """
 
 import numpy as np
 
 
 def {self.signature}:
-    """{self.gives}"""
+    {_wrapped(f'"""{self.gives}"""', "    ")}
     ...  # write it here
 '''
+
+
+def _wrapped(text, indent="") -> str:
+    """Lines of at most 79 columns; the first one stands behind the indent."""
+    return textwrap.fill(text, 79, initial_indent=indent, subsequent_indent=indent).removeprefix(indent)

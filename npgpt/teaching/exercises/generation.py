@@ -19,7 +19,7 @@ def _top_p(p, mass, count=lambda total, mass: 1 + np.searchsorted(total, mass), 
 
 TOP_P = Exercise(
     name="top_p",
-    title="Top-p sampling: which tokens are left to draw from?",
+    title="Top-p sampling: which tokens are left?",
     task="""
 Keep the smallest set of the likeliest tokens that together have at least the
 probability ``mass``. The token that crosses the line is in the set. Of tokens

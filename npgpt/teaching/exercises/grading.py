@@ -30,7 +30,7 @@ class Verdict:
     by_differences: bool = False
     problem: str = ""
     line: int | None = None
-    raised: Exception | None = None
+    raised: BaseException | None = None
     hint: str = ""
 
     @property
@@ -72,7 +72,7 @@ def _grade_case(exercise, number, case: Case, function) -> Verdict:
     except NotAnAnswer as problem:
         hinted = hint(exercise, arguments, answer, right, wrong)
         return Verdict(exercise, number, problem=str(problem), line=function.line, hint=hinted)
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         hinted = hint_for_exception(exercise, arguments, raised)
         return Verdict(exercise, number, problem=f"{type(raised).__name__}: {raised}", raised=raised, hint=hinted)
     wrong = [row.output for row in rows if not row.ok]

@@ -16,15 +16,15 @@ def _error(w, x, b, target):
 
 CHAIN_RULE = Exercise(
     name="chain_rule",
-    title="The chain rule by hand: a network of one weight and one bias.",
+    title="The chain rule by hand: a weight and a bias.",
     task="""
     y = w x + b             the answer
     e = y - target          how far off it is
     q = e^2                 what it costs
 
-All are numbers. q goes on into some loss, and dq, the slope of that loss for q,
-is given. Write dw, dx and db, the slopes for w, x and b: go backward, one line
-at a time, from dq to de, from de to dy, and from dy to the three.
+All are numbers. q goes on into some loss, and dq, the slope of that loss for
+q, is given. Write dw, dx and db, the slopes for w, x and b: go backward, one
+line at a time, from dq to de, from de to dy, and from dy to the three.
 """,
     read="docs/course/01-numbers-and-slopes.md",
     signature="chain_rule(dq, w, x, b, target)",
@@ -62,9 +62,14 @@ at a time, from dq to de, from de to dy, and from dy to the three.
 
 # Broadcasting
 
+_STRETCHED = (
+    "A (2, 1) array was used as if it were (2, 3): how many elements of the gradient belong to each of its own? "
+    "The axes that were stretched have to be added up, too."
+)
+
 UNBROADCAST = Exercise(
     name="unbroadcast",
-    title="Undo broadcasting: the gradient of an array that NumPy repeated.",
+    title="Undo broadcasting in a gradient.",
     task="""
 In x + b with x (2, 3) and b (3,), NumPy uses b once for each row. So each
 element of b has two consumers, and its gradient is the sum of two elements.
@@ -93,8 +98,11 @@ one before: add up over all copies of each element.
     mistakes=(
         Mistake(
             lambda g, shape: g.sum(axis=tuple(range(g.ndim - len(shape)))),
-            "A (2, 1) array was used as if it were (2, 3): how many elements of the gradient belong to each of its "
-            "own? The axes that were stretched have to be added up, too.",
+            _STRETCHED,
+        ),
+        Mistake(
+            lambda g, shape: g.sum(axis=tuple(range(g.ndim - len(shape))), keepdims=True).reshape(shape),
+            _STRETCHED,
         ),
         Mistake(
             lambda g, shape: g.mean(axis=tuple(range(g.ndim - len(shape)))),
@@ -105,7 +113,7 @@ one before: add up over all copies of each element.
             "That is the gradient of the first copy. What of the others?",
         ),
         Mistake(
-            lambda g, shape: g.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1)),
+            lambda g, shape: unbroadcast(g, shape).squeeze(),
             "Right numbers, other shape: see ``keepdims``, or reshape at the end.",
         ),
     ),
@@ -176,7 +184,7 @@ def _with_all_nodes(graph, grad):
 
 BACKPROPAGATE = Exercise(
     name="backpropagate",
-    title="The walk itself: from the result's gradient to those of the leaves.",
+    title="The walk through the graph, backward.",
     task="""
 A graph says what was computed, and from what. For b = a + a, c = b * d (with
 the values a = 1, d = 5):

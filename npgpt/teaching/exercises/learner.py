@@ -1,8 +1,9 @@
 """The learner's file: where it is, how it begins, and how it is run: in a process of its own, with a time limit.
 
-    python -m npgpt.teaching.exercises.learner NAME FILE ANSWER
+    python -m npgpt.teaching.exercises.learner NAME FILE ANSWER SECONDS
 
-grades FILE and writes the answer, as text, to the file ANSWER. Its exit code is 0 if the exercise is solved, else 1.
+grades FILE and writes the answer, as text, to the file ANSWER. After SECONDS it writes where it was, and ends. Its exit
+code is 0 if the exercise is solved, else 1.
 """
 
 import faulthandler
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,19 +30,25 @@ _START = 120.0  # more than a slow machine needs to import NumPy and Numba
 _SOLVED = "solved.json"
 
 
+def command(action: str, name: str, folder: Path) -> str:
+    """What to type."""
+    where = "" if folder == Path("exercises") else f" --dir {shlex.quote(str(folder))}"
+    return f"python -m npgpt.exercises {action} {name}{where}"
+
+
 def start(exercise: Exercise, folder: Path) -> Path:
     """Write the file that an exercise begins with -> its path. Raises UserError if there is one already."""
     path = folder / f"{exercise.name}.py"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(exercise.file())
+            file.write(exercise.file(command("check", exercise.name, folder)))
     except FileExistsError:
         if not folder.is_dir():
             raise UserError(f"{folder} is a file: name another folder with --dir") from None
         raise UserError(
             f"{path} is there already, and is left as it is.\n"
-            f"Grade it: python -m npgpt.exercises check {exercise.name}; or rename it to begin anew."
+            f"Grade it: {command('check', exercise.name, folder)}\nOr rename it, to begin anew."
         ) from None
     return path
 
@@ -49,15 +57,15 @@ def check(exercise: Exercise, folder: Path, seconds: float = SECONDS) -> tuple[b
     """Grade the file in a process of its own -> whether it is solved, and what to tell the learner."""
     path = folder / f"{exercise.name}.py"
     if not path.is_file():
-        raise UserError(f"there is no {path}. Begin with: python -m npgpt.exercises start {exercise.name}")
+        raise UserError(f"there is no {path}. Begin with: {command('start', exercise.name, folder)}")
     content = path.read_bytes()
     with tempfile.TemporaryDirectory() as temporary:
         answer = Path(temporary) / "answer"
-        command = [sys.executable, "-m", "npgpt.teaching.exercises.learner", exercise.name, str(path), str(answer)]
+        arguments = [exercise.name, str(path), str(answer), str(seconds)]
         environment = {**os.environ, "NPGPT_KERNELS": "numpy"}  # which define the results, and need no compiling
         try:
             ended = subprocess.run(
-                [*command, str(seconds)],
+                [sys.executable, "-u", "-m", "npgpt.teaching.exercises.learner", *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 timeout=_START + seconds,
@@ -144,7 +152,7 @@ def answer_to(exercise: Exercise, path: Path) -> tuple[bool, str]:
         return False, "\n".join([f"{path.name} can't be run:", *_raised(error, path, lines), ""])
     function = getattr(module, exercise.function, None)
     if not callable(function):
-        return False, f"{path.name} has no function {exercise.function} any more: it is the one that is graded.\n"
+        return False, f"{path.name} has no function {exercise.function}: it is the one that is graded.\n"
     verdict = grade(exercise, function)
     if verdict.raised:
         problem = "\n".join(_raised(verdict.raised, path, lines))

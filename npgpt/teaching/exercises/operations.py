@@ -146,11 +146,10 @@ SOFTMAX = Exercise(
 
 Write dx. Every y_j of a row depends on every x_k, so use
 
-    dx_k = sum_j dy_j ∂y_j/∂x_k     the chain rule, with the slope of y_j for x_k
-                                    by the quotient rule
+    dx_k = sum_j dy_j ∂y_j/∂x_k         the chain rule
 
-and put the slopes in, until no matrix is left. exp(1000) is infinite: how do
-you compute y?
+where ∂y_j/∂x_k, the slope of y_j for x_k, comes from the quotient rule. Put it
+in, until no matrix is left. exp(1000) is infinite: how do you compute y?
 """,
     read="docs/course/04-softmax-and-cross-entropy.md, npgpt/kernels/softmax.py (after you tried)",
     signature="softmax_backward(dy, x)",

@@ -175,7 +175,7 @@ the formulas of the exercise ``adamw``. What does the next step need besides p?
     ),
     mistakes=(
         Mistake(
-            _train(lambda m, v, t: None),
+            _train(lambda m, v, t: ()),
             "After the stop, m, v and t begin anew: the state is not used, or empty. What does the next step need?",
         ),
         Mistake(

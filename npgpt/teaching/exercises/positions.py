@@ -37,7 +37,8 @@ ROTARY = Exercise(
     title="Rotary positions, backward.",
     task="""
 Row i of x is the query (or key) of position i = 0, 1, 2 ... Its elements are
-taken in pairs: j and j + D/2, for j = 0 ... D/2 - 1. Each is turned by an angle:
+taken in pairs: j and j + D/2, for j from 0 to D/2 - 1. Each pair is turned by
+an angle t:
 
     t = i / 10000^(2j / D)
     y_j       = x_j cos t - x_{j + D/2} sin t

@@ -46,9 +46,9 @@ def _arguments(case) -> list[str]:
 
 def _brief(x: Any) -> str:
     if isinstance(x, np.ndarray):
-        return f"{x.shape}" if x.dtype.kind == "f" else str(x.tolist())
+        return str(x.tolist() if x.dtype.kind == "i" and x.size <= 10 else x.shape)
     text = repr(x)
-    return text if len(text) < 60 else f"of {len(x)}"
+    return text if len(text) < 200 else f"of {len(x)}"
 
 
 def _table(verdict) -> list[str]:

@@ -61,6 +61,10 @@ Return a list of new arrays, and the norm before.
             "Each array is clipped by itself. Does clipping keep the direction of the whole gradient?",
         ),
         Mistake(
+            lambda g, max_norm: _scaled(g, max_norm, max(_norm([x]) for x in g)),
+            "That is the norm of the longest array. The norm is that of all of them as one long vector.",
+        ),
+        Mistake(
             lambda g, max_norm: ([np.clip(x, -max_norm, max_norm) for x in g], _norm(g)),
             "Each element is clipped by itself, which changes the direction. One factor for all keeps it.",
         ),
@@ -108,11 +112,11 @@ def _beyond(step, lr, min_lr, warmup, max_steps):
 
 SCHEDULE = Exercise(
     name="schedule",
-    title="The learning rate: a line up, and half a cosine down.",
+    title="The learning rate: up a line, down half a cosine.",
     task="""
-Steps are counted from 0. In the first ``warmup`` of them, the rate goes up in a
-straight line. It has lr / warmup in step 0, not 0, and lr in step warmup - 1.
-Then p goes from 0, in step ``warmup``, to 1, in step ``max_steps``, and
+Steps are counted from 0. In the first ``warmup`` of them, the rate goes up in
+a straight line: it is lr / warmup in step 0, and lr in step warmup - 1. Then p
+goes from 0, in step ``warmup``, to 1, in step ``max_steps``, and
 
     rate = min_lr + (lr - min_lr) f(p)
 
