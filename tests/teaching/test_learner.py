@@ -1,6 +1,7 @@
 """python -m npgpt.exercises: it lists, begins and grades, and has an answer to whatever is in the learner's file."""
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 from helpers.commands import command, refused
@@ -65,14 +66,14 @@ def test_an_exercise_from_its_beginning_to_its_end(tmp_path):
     ended = command("exercises", "check", "dropout", cwd=tmp_path)
     assert ended.code == 1
     assert "dropout_backward returns None" in ended.out
-    assert "line 18: ...  # write it here" in ended.out
+    assert "  line 16: ...  # write it here" in ended.out
 
     path.write_text(empty.replace("...  #", "return dy * keep  #"), encoding="utf-8")
     ended = command("exercises", "check", "dropout", cwd=tmp_path)
     assert ended.code == 1
     lines = ended.out.splitlines()
     assert lines[0] == "dropout, case 1 of 3: p = 0.4"
-    title, row = next((a, b) for a, b in zip(lines, lines[1:], strict=False) if b.startswith("WRONG"))
+    title, row = next((a, b) for a, b in pairwise(lines) if b.startswith("WRONG"))
     assert title.split() == ["by", "hand", "numerically", "ratio"]
     by_hand, numerically, ratio = map(float, row.split()[-3:])
     assert by_hand / numerically == pytest.approx(0.6, abs=1e-4)
@@ -134,8 +135,7 @@ def test_help_loads_nothing_heavy(python):
 # A file that doesn't end
 
 
-def test_a_loop_without_an_end_is_stopped_with_its_line(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(learner, "SECONDS", 0.3)
+def test_a_loop_without_an_end_is_stopped_with_its_line(tmp_path, capfd):
     text = "def unbroadcast(gradient, shape):\n    print('here')\n    while True:\n        shape = shape\n"
     path = write(tmp_path, "unbroadcast", text)
     solved, said = learner.check(EXERCISES["unbroadcast"], path.parent, seconds=0.3)
@@ -145,11 +145,9 @@ def test_a_loop_without_an_end_is_stopped_with_its_line(tmp_path, monkeypatch, c
     assert capfd.readouterr().out == "here\n"
 
 
-@pytest.mark.parametrize(
-    "text", ["import os\nos._exit(0)\n", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"]
-)
+@pytest.mark.parametrize("text", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
 def test_a_process_that_ends_early_solves_nothing(text, tmp_path):
-    path = write(tmp_path, "unbroadcast", text)
+    path = write(tmp_path, "unbroadcast", f"import os\n{text}\n")
     solved, said = learner.check(EXERCISES["unbroadcast"], path.parent)
     assert not solved
     assert "while unbroadcast.py was run, without a result" in said
@@ -215,4 +213,4 @@ def test_what_is_wrong_is_said_with_its_line(text, words, tmp_path):
         solved, said = answer(tmp_path, "unbroadcast", text)
     assert not solved
     for word in words:
-        assert word in said
+        assert word in " ".join(said.split())

@@ -57,6 +57,8 @@ def _comparable_array(place, given, right) -> np.ndarray:
     array = as_numbers(given)
     if array is None:
         raise NotAnAnswer(f"{place} must be {described(right)}, and is {described(given)}")
+    if right.dtype.kind in "iu" and array.shape != right.shape and right.size <= 10 >= array.size:
+        raise NotAnAnswer(f"{place} must be {right.tolist()}, and is {array.tolist()}")
     if array.shape != right.shape:
         raise NotAnAnswer(f"{place} must have the shape {right.shape}, and has {array.shape}")
     if right.dtype.kind in "iu" and not np.array_equal(array, np.round(array)):

@@ -1,6 +1,7 @@
 """Attention of one head: without a mask, with the causal mask, and backward."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -198,17 +199,17 @@ softmax's backward pass, then dA, then dq and dk. Compute P again from q and k.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _backward(*a, row_sum=False),
+            partial(_backward, row_sum=False),
             "The row's sum is missing. The weights of a query add up to 1: see softmax's derivative.",
         ),
-        Mistake(lambda *a: _backward(*a, scaled=False), "S is A / sqrt(D). So dA is dS times what?"),
+        Mistake(partial(_backward, scaled=False), "S is A / sqrt(D). So dA is dS times what?"),
         Mistake(
-            lambda *a: _backward(*a, mask=False),
+            partial(_backward, mask=False),
             "P without the mask: is it the P of the forward pass? A hidden position gets no gradient.",
         ),
-        Mistake(lambda *a: _backward(*a, dq_of="q"), "A = q k^T: by what is dA multiplied to give dq?"),
+        Mistake(partial(_backward, dq_of="q"), "A = q k^T: by what is dA multiplied to give dq?"),
         Mistake(
-            lambda *a: _backward(*a, dk=lambda dA, q: dA @ q, dv=lambda P, dy: P @ dy),
+            partial(_backward, dk=lambda dA, q: dA @ q, dv=lambda P, dy: P @ dy),
             "y_i = sum_j P_ij v_j. v_j is used for every query i, with P_ij: over which index of P does the sum for "
             "dv_j run? The same with dk.",
         ),

@@ -1,5 +1,7 @@
 """Top-p, byte-pair merging, and a matrix product by blocks."""
 
+from functools import partial
+
 import numpy as np
 
 from npgpt.generation import filters
@@ -42,21 +44,21 @@ Return their positions, ascending.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _top_p(*a, count=lambda total, mass: max(1, np.searchsorted(total, mass))),
+            partial(_top_p, count=lambda total, mass: max(1, np.searchsorted(total, mass))),
             "With top_p = 0.5 and tokens of probability 0.4, 0.3, 0.3, which are kept? The token that crosses the line "
             "is missing.",
         ),
         Mistake(
-            lambda *a: _top_p(*a, count=lambda total, mass: np.searchsorted(total, mass)),
+            partial(_top_p, count=lambda total, mass: np.searchsorted(total, mass)),
             "With top_p = 0.5 and tokens of probability 0.4, 0.3, 0.3, which are kept? The token that crosses the line "
             "is missing.",
         ),
         Mistake(
-            lambda *a: _top_p(*a, ascending=False),
+            partial(_top_p, ascending=False),
             "The right tokens, in the order of their probability. Return the positions ascending.",
         ),
         Mistake(
-            lambda *a: _top_p(*a, count=lambda total, mass: 1 + np.searchsorted(total, mass, side="right")),
+            partial(_top_p, count=lambda total, mass: 1 + np.searchsorted(total, mass, side="right")),
             "One too many: a set that has the mass exactly has enough.",
         ),
         Mistake(
@@ -243,11 +245,11 @@ The sizes need not be multiples of ``size``: the last blocks may be smaller.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _blocks(*a, add=False),
+            partial(_blocks, add=False),
             "The last block of k overwrites the ones before. Each block of C is a sum: add to it.",
         ),
         Mistake(
-            lambda *a: _blocks(*a, whole=True),
+            partial(_blocks, whole=True),
             "The blocks at the ends are left out. What is the last block of 5 rows in steps of 2?",
         ),
         Mistake(

@@ -1,5 +1,7 @@
 """The backward passes at a model's two ends, and of the layer norms between."""
 
+from functools import partial
+
 import numpy as np
 
 from npgpt import ops
@@ -88,11 +90,11 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def _layernorm(dy, x, weight, bias, eps, mean=1.0, along=1.0, scale=True, ddof=0, outside=False, dxhat=None):
+def _layernorm(dy, x, weight, bias, eps, mean=1.0, along=1.0, scale=True, ddof=0, outside=False):
     variance = x.var(axis=-1, keepdims=True, ddof=ddof)
     rstd = 1 / (np.sqrt(variance) + eps if outside else np.sqrt(variance + eps))
     xhat = (x - _mean(x)) * rstd
-    dxhat = dy * weight if dxhat is None else dxhat
+    dxhat = dy * weight
     dx = (rstd if scale else 1) * (dxhat - mean * _mean(dxhat) - along * xhat * _mean(dxhat * xhat))
     return dx, _rows(dy * xhat).sum(axis=0), _rows(dy).sum(axis=0)
 
@@ -127,28 +129,29 @@ in each row.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _layernorm(*a, mean=0.0),
+            partial(_layernorm, mean=0.0),
             "A mean is missing. If all of a row grows by 1, what changes in y? So what must a row of dx add up to?",
         ),
         Mistake(
-            lambda *a: _layernorm(*a, along=0.0),
+            partial(_layernorm, along=0.0),
             "The path through the variance is missing. If x - mean is stretched, y hardly changes: so dx has (but for "
             "eps) no part along xhat.",
         ),
         Mistake(
-            lambda *a: _layernorm(*a, mean=0.0, along=0.0),
+            partial(_layernorm, mean=0.0, along=0.0),
             "That is the direct path alone. x changes the mean and the variance of its row as well.",
         ),
         Mistake(
-            lambda *a: _layernorm(*a, dxhat=a[0]), "xhat is multiplied by weight on the way to y. So what is dxhat?"
+            lambda dy, x, weight, bias, eps: _layernorm(dy, x, np.ones_like(weight), bias, eps),
+            "xhat is multiplied by weight on the way to y. So what is dxhat?",
         ),
-        Mistake(lambda *a: _layernorm(*a, scale=False), "A factor is missing: xhat is (x - mean) times what?"),
+        Mistake(partial(_layernorm, scale=False), "A factor is missing: xhat is (x - mean) times what?"),
         Mistake(
-            lambda *a: _layernorm(*a, outside=True),
+            partial(_layernorm, outside=True),
             "What is the slope of a square root at 0, and which eps keeps it finite? It is inside the root.",
         ),
         Mistake(
-            lambda *a: _layernorm(*a, ddof=1),
+            partial(_layernorm, ddof=1),
             "Is this the variance of the row, or an estimate of a population's from a sample? Divide by C.",
         ),
         Mistake(
@@ -207,11 +210,11 @@ no part in y. A row that three ids name is in three rows of y.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _embedding(*a, _add_once),
+            partial(_embedding, add=_add_once),
             "A token occurs several times. How many rows of dy does its embedding receive? dweight[ids] += dy adds "
             "only one of them: see np.add.at.",
         ),
-        Mistake(lambda *a: _embedding(*a, _add_means), "Contributions add up: that is their mean."),
+        Mistake(partial(_embedding, add=_add_means), "Contributions add up: that is their mean."),
         Mistake(
             lambda dy, ids, weight: dy,
             "dweight has a row for each token of the table, and not for each position. Add dy's rows to those of ids.",

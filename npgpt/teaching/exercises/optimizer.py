@@ -1,6 +1,7 @@
 """A step of AdamW, and its state in a resume."""
 
 import copy
+from functools import partial
 
 import numpy as np
 
@@ -73,29 +74,30 @@ t is the number of this step, from 1. Return new arrays.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _adamw(*a, correct=False),
+            partial(_adamw, correct=False),
             "The bias correction is missing. After the first step, m = (1 - beta1) g. By what is it divided to give g?",
         ),
         Mistake(
-            lambda *a: _adamw(*a, late=1),
+            partial(_adamw, late=1),
             "The correction is off by one step. After the first step, m = (1 - beta1) g. By what is it divided to give "
             "g? t is 1 then.",
         ),
         Mistake(
-            lambda *a: _adamw(*a, inside=True),
+            partial(_adamw, inside=True),
             "eps is added to the root, and not inside it.",
         ),
-        Mistake(lambda *a: _adamw(*a, power=1), "v is a mean of squares. What is the square root of it for then?"),
+        Mistake(partial(_adamw, power=1), "v is a mean of squares. What is the square root of it for then?"),
         Mistake(
             _decay_without_lr,
             "By what is the weight decay multiplied, if the learning rate falls to 0?",
         ),
         Mistake(
-            lambda *a: _adamw(*a, l2=True),
+            partial(_adamw, l2=True),
             "The decay doesn't go through m and v: that is the W in AdamW. Leave the gradient as it is.",
         ),
         Mistake(
-            lambda *a: _adamw(*a[:8], 0.0, a[9]), "The weight decay is missing: a part lr weight_decay of p goes away."
+            lambda p, g, m, v, lr, b1, b2, eps, decay, t: _adamw(p, g, m, v, lr, b1, b2, eps, 0.0, t),
+            "The weight decay is missing: a part lr weight_decay of p goes away.",
         ),
         Mistake(_replaced, "The old mean is multiplied by beta, and the new gradient by 1 - beta."),
         Mistake(

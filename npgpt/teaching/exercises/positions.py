@@ -1,6 +1,7 @@
 """Where a position is: rotary positions, and the key/value cache, in which new ones follow old ones."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -79,7 +80,7 @@ Write dx. Each element of x is in two elements of y.
 
 def _package_cache(q, k, v, keys, values_):
     """The package's cache, filled with what there is, stores the new ones and gives all."""
-    n, T, D = len(keys), *q.shape
+    n, (T, D) = len(keys), q.shape
     cache = KeyValueCache(GPTConfig(vocab_size=1, block_size=n + T, n_layer=1, n_head=1, n_embd=D), 1, np.float64)
     if n:
         cache.layers[0].store(*heads(keys, values_))
@@ -130,11 +131,11 @@ given: return new ones.
             "The new position sees itself alone. What are the kept keys for?",
         ),
         Mistake(
-            lambda *a: _cached(*a, hidden=lambda q, k: later(q, k)),
+            partial(_cached, hidden=lambda q, k: later(q, k)),
             "The cache holds n positions. Which position has the first new one? Your mask takes it for position 0.",
         ),
         Mistake(
-            lambda *a: _cached(*a, hidden=lambda q, k: later(q, k, len(k))),
+            partial(_cached, hidden=lambda q, k: later(q, k, len(k))),
             "Of two new positions, the first one sees the second: a mask is still needed where T is above 1.",
         ),
         Mistake(

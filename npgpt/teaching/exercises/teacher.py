@@ -35,7 +35,7 @@ def shown_line(source: list[str], number: int) -> list[str]:
 
 
 def _paragraph(text) -> list[str]:
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH, drop_whitespace=False)]
+    return [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH)]
 
 
 def _arguments(case) -> list[str]:
@@ -47,6 +47,8 @@ def _arguments(case) -> list[str]:
 def _brief(x: Any) -> str:
     if isinstance(x, np.ndarray):
         return str(x.tolist() if x.dtype.kind == "i" and x.size <= 10 else x.shape)
+    if isinstance(x, list) and any(isinstance(element, np.ndarray) for element in x):
+        return f"of {', '.join(map(_brief, x[:3]))}{' ...' if len(x) > 3 else ''}"
     text = repr(x)
     return text if len(text) < 200 else f"of {len(x)}"
 
@@ -64,11 +66,8 @@ def _table(verdict) -> list[str]:
 
 
 def _two_lines(row: Row) -> list[str]:
-    indent = {"width": WIDTH, "subsequent_indent": " " * 14}
-    return [
-        *textwrap.wrap(f"{_mark(row)} yours  {row.yours}", **indent),
-        *textwrap.wrap(f"       right  {row.right}", **indent),
-    ]
+    told = (f"{_mark(row)} yours  {row.yours}", f"       right  {row.right}")
+    return [line for text in told for line in textwrap.wrap(text, WIDTH, subsequent_indent=" " * 14)]
 
 
 def _mark(row) -> str:

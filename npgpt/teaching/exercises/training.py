@@ -1,6 +1,7 @@
 """What a training step does besides: clipping, and the learning rate's schedule."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -134,13 +135,13 @@ where f is half a cosine: 1 at p = 0, and 0 at p = 1. Later on it is min_lr.
     ),
     mistakes=(
         Mistake(
-            lambda *a: _rate(*a, first=0),
+            partial(_rate, first=0),
             "What does a step with a learning rate of 0 learn? Step 0 has lr / warmup.",
         ),
-        Mistake(lambda *a: _rate(*a, turns=2.0), "What is the cosine at the end of the schedule? Half a turn is pi."),
-        Mistake(lambda *a: _rate(*a, begin=0), "p is 0 in step ``warmup``, and not in step 0."),
+        Mistake(partial(_rate, turns=2.0), "What is the cosine at the end of the schedule? Half a turn is pi."),
+        Mistake(partial(_rate, begin=0), "p is 0 in step ``warmup``, and not in step 0."),
         Mistake(
-            lambda *a: _rate(*a, floor=False),
+            partial(_rate, floor=False),
             "The cosine goes from lr to min_lr: yours goes to 0. It isn't cut off at min_lr either.",
         ),
         Mistake(_beyond, "After max_steps the rate stays at min_lr. Your cosine goes up again."),
