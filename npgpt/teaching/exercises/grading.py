@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from npgpt.checking.central_differences import gradcheck
 from npgpt.teaching.exercises.answers import Row, at, comparable, compared
 from npgpt.teaching.exercises.exercise import Case, Exercise, NotAnAnswer
 from npgpt.teaching.exercises.hints import hint, hint_for_exception
-from npgpt.teaching.exercises.trial import ReturnLine, arguments_of, call
+from npgpt.teaching.exercises.trial import ReturnLine, arguments_of, call, parameters
 from npgpt.tensor import Tensor
 
 
@@ -18,6 +19,7 @@ class Verdict:
     """What there is to say about an answer.
 
     case            the number, from 1, of the first case that is wrong, else of the last one
+    arguments       by name, those of the first call
     rows            its outputs beside what is right, if they can be compared
     by_differences  what is right comes from central differences
     problem         why there are no rows, and ``line``: where, in the learner's file
@@ -26,6 +28,7 @@ class Verdict:
 
     exercise: Exercise
     case: int
+    arguments: dict[str, Any]
     rows: tuple[Row, ...] = ()
     by_differences: bool = False
     problem: str = ""
@@ -55,46 +58,64 @@ def grade(exercise: Exercise, function: Callable) -> Verdict:
 
 
 def _grade_case(exercise, number, case: Case, function) -> Verdict:
-    function = ReturnLine(function)
-    arguments = arguments_of(exercise, case)
-    right = call(exercise, exercise.solution, arguments)
-    answer, wrong = {}, exercise.outputs
+    attempt = _Attempt(exercise, case, ReturnLine(function))
+    by_differences = bool(exercise.forward) and case.by_differences
+    rows: tuple[Row, ...] = ()
+    problem, raised, found = "", None, ""
     try:
-        answer = call(exercise, function, arguments)
-        for name in exercise.outputs:
-            wrong = [name]
-            answer[name] = comparable(name, answer[name], right[name])
-        by_differences = bool(exercise.forward) and case.by_differences
-        if by_differences:
-            rows = _by_differences(exercise, case, function)
-        else:
-            rows = tuple(compared(name, answer[name], right[name]) for name in right)
-    except NotAnAnswer as problem:
-        hinted = hint(exercise, arguments, answer, right, wrong)
-        return Verdict(exercise, number, problem=str(problem), line=function.line, hint=hinted)
-    except (Exception, SystemExit) as raised:
-        hinted = hint_for_exception(exercise, arguments, raised)
-        return Verdict(exercise, number, problem=f"{type(raised).__name__}: {raised}", raised=raised, hint=hinted)
-    wrong = [row.output for row in rows if not row.ok]
-    hinted = hint(exercise, arguments, answer, right, wrong) if wrong else ""
-    return Verdict(exercise, number, rows, by_differences, line=function.line, hint=hinted)
+        rows = attempt.beside_differences() if by_differences else attempt.beside_the_package()
+        wrong = [row.output for row in rows if not row.ok]
+        found = attempt.hint(wrong) if wrong else ""
+    except NotAnAnswer as error:
+        problem, found = str(error), attempt.hint(attempt.compared)
+    except (Exception, SystemExit) as error:
+        problem, raised = f"{type(error).__name__}: {error}", error
+        found = hint_for_exception(exercise, attempt.arguments, error)
+    named = dict(zip(parameters(exercise, case), attempt.arguments, strict=True))
+    return Verdict(exercise, number, named, rows, by_differences, problem, attempt.function.line, raised, found)
 
 
-def _by_differences(exercise, case, function) -> tuple[Row, ...]:
-    """The rows of ``gradcheck``, for the package's forward pass and the learner's backward pass."""
-    names = [name.removeprefix("d") for name in exercise.outputs]
+class _Attempt:
+    """One case: the arguments, what is right and what was given, as far as it got."""
 
-    def f(*tensors):
-        inputs = {name: tensor.data for name, tensor in zip(names, tensors, strict=True)}
-        arguments = {**case.arguments, **inputs}
+    def __init__(self, exercise, case, function):
+        self.exercise, self.case, self.function = exercise, case, function
+        self.arguments, self.right, self.answer = [], {}, {}
+        self.compared = exercise.outputs  # those that may be wrong, if the answer can't be compared
 
-        def backward(dy, needs):
-            given = [x.item() if isinstance(x, np.ndarray) and not x.ndim else x for x in (dy, *arguments.values())]
-            answer = call(exercise, function, given)
-            return tuple(comparable(f"d{name}", answer[f"d{name}"], inputs[name]) for name in names)
+    def answer_to(self, arguments) -> dict:
+        """What the function gives, made comparable with the package's answer."""
+        self.arguments = arguments
+        self.right = call(self.exercise, self.exercise.solution, arguments)
+        self.answer = call(self.exercise, self.function, arguments)
+        for name, right in self.right.items():
+            self.compared = (name,)
+            self.answer[name] = comparable(name, self.answer[name], right)
+        return self.answer
 
-        return Tensor.from_op(exercise.values(arguments), tensors, backward)
+    def beside_the_package(self) -> tuple[Row, ...]:
+        """Each output beside the package's."""
+        answer = self.answer_to(arguments_of(self.exercise, self.case))
+        return tuple(compared(name, answer[name], right) for name, right in self.right.items())
 
-    inputs = [np.array(case.arguments[name], np.float64) for name in names]
-    found = gradcheck(f, inputs, names).inputs
-    return tuple(Row(f"d{c.name}", at(f"d{c.name}", c.index), c.ok, c.by_hand, c.numerical) for c in found)
+    def beside_differences(self) -> tuple[Row, ...]:
+        """The rows of ``gradcheck``, for the package's forward pass and this backward pass."""
+        names = [name.removeprefix("d") for name in self.exercise.outputs]
+
+        def f(*tensors):
+            inputs = {name: tensor.data for name, tensor in zip(names, tensors, strict=True)}
+            arguments = {**self.case.arguments, **inputs}
+
+            def backward(dy, needs):
+                given = [dy, *arguments.values()]
+                given = [x.item() if isinstance(x, np.ndarray) and not x.ndim else x for x in given]
+                return tuple(self.answer_to(given).values())
+
+            return Tensor.from_op(self.exercise.values(arguments), tensors, backward)
+
+        inputs = [np.array(self.case.arguments[name], np.float64) for name in names]
+        found = gradcheck(f, inputs, names).inputs
+        return tuple(Row(f"d{c.name}", at(f"d{c.name}", c.index), c.ok, c.by_hand, c.numerical) for c in found)
+
+    def hint(self, wrong) -> str:
+        return hint(self.exercise, self.arguments, self.answer, self.right, wrong)

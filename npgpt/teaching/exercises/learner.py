@@ -17,12 +17,13 @@ import sys
 import tempfile
 import traceback
 import types
+from dataclasses import replace
 from pathlib import Path
 
 from npgpt.errors import UserError
 from npgpt.teaching.exercises import EXERCISES
 from npgpt.teaching.exercises.exercise import Exercise
-from npgpt.teaching.exercises.grading import Verdict, grade
+from npgpt.teaching.exercises.grading import grade
 from npgpt.teaching.exercises.teacher import report, shown_line
 
 SECONDS = 10.0  # for the learner's code; a right answer takes less than one
@@ -156,7 +157,7 @@ def answer_to(exercise: Exercise, path: Path) -> tuple[bool, str]:
     verdict = grade(exercise, function)
     if verdict.raised:
         problem = "\n".join(_raised(verdict.raised, path, lines))
-        verdict = Verdict(exercise, verdict.case, problem=problem, hint=verdict.hint)
+        verdict = replace(verdict, problem=problem, line=None)
     return verdict.solved, report(verdict, lines)
 
 

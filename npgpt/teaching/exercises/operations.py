@@ -177,6 +177,10 @@ in, until no matrix is left. exp(1000) is infinite: how do you compute y?
             "Each row is a softmax of its own: over which axis does the sum of dy y run?",
         ),
         Mistake(
+            lambda dy, x: _softmax(x) * (dy - (dy * _softmax(x)).sum(axis=0)),
+            "Each row is a softmax of its own: over which axis does the sum of dy y run?",
+        ),
+        Mistake(
             lambda dy, x: _softmax(x) * (dy - dy.sum(axis=-1, keepdims=True)),
             "The sum is of dy_j y_j, and not of dy_j: each is weighted by its probability.",
         ),

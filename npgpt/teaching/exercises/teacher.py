@@ -1,7 +1,6 @@
 """What is said about an answer: which element, both values, their ratio, and a hint. At most 79 columns wide."""
 
 import textwrap
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,11 @@ def report(verdict: Verdict, source: list[str]) -> str:
     exercise, case = verdict.exercise, verdict.exercise.cases[verdict.case - 1]
     if verdict.solved:
         return f"{exercise.name} is solved: all {len(exercise.cases)} cases are right.\n"
-    lines = [f"{exercise.name}, case {verdict.case} of {len(exercise.cases)}: {case.label}", *_arguments(case), ""]
+    lines = [
+        f"{exercise.name}, case {verdict.case} of {len(exercise.cases)}: {case.label}",
+        *_arguments(verdict.arguments),
+        "",
+    ]
     if verdict.problem:
         lines += _paragraph(verdict.problem)
         if verdict.line:
@@ -38,19 +41,21 @@ def _paragraph(text) -> list[str]:
     return [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH)]
 
 
-def _arguments(case) -> list[str]:
-    """Small arguments by their value, others by their shape."""
-    told = [f"{name} {_brief(x)}" for name, x in case.arguments.items()]
-    return textwrap.wrap(f"({', '.join(told)})", WIDTH)
+def _arguments(arguments) -> list[str]:
+    """Small ones with their values, which can be copied and tried out; of large ones the shape."""
+    return [line for name, x in arguments.items() for line in _argument(name, x)]
 
 
-def _brief(x: Any) -> str:
-    if isinstance(x, np.ndarray):
-        return str(x.tolist() if x.dtype.kind == "i" and x.size <= 10 else x.shape)
+def _argument(name, x) -> list[str]:
     if isinstance(x, list) and any(isinstance(element, np.ndarray) for element in x):
-        return f"of {', '.join(map(_brief, x[:3]))}{' ...' if len(x) > 3 else ''}"
-    text = repr(x)
-    return text if len(text) < 200 else f"of {len(x)}"
+        return [line for i, element in enumerate(x) for line in _argument(f"{name}[{i}]", element)]
+    if not isinstance(x, np.ndarray):
+        text = repr(x) if len(repr(x)) < 300 else f"{len(x)} entries"
+        return textwrap.wrap(f"{name} = {text}", WIDTH, subsequent_indent="    ")
+    if x.size > 20:
+        return [f"{name}, an array {x.shape}"]
+    text = np.array2string(np.asarray(x), precision=4, separator=", ", max_line_width=WIDTH - len(name) - 3)
+    return textwrap.indent(f"{name} = {text}", " " * (len(name) + 3)).strip().splitlines()
 
 
 def _table(verdict) -> list[str]:

@@ -28,9 +28,8 @@ def call(exercise: Exercise, function: Callable, arguments: list) -> dict[str, A
     """
     given = [_protected(x) for x in arguments]
     answer = exercise.call(function, given)
-    for name, after, before in zip(_parameters(exercise), given, arguments, strict=False):
-        if not _same(after, before):
-            raise NotAnAnswer(f"{exercise.function} changes its argument {name}: work on a copy")
+    if not _same(given, arguments):
+        raise NotAnAnswer(f"{exercise.function} changes one of its arguments: work on a copy")
     return dict(zip(exercise.outputs, _unpacked(exercise, answer), strict=True))
 
 
@@ -42,8 +41,10 @@ def _protected(x):
     return x
 
 
-def _parameters(exercise) -> list[str]:
-    return exercise.signature.partition("(")[2].rstrip(")").split(", ")
+def parameters(exercise: Exercise, case: Case) -> list[str]:
+    """The names of the arguments."""
+    first = [exercise.signature.partition("(")[2].partition(",")[0]] if exercise.forward else []
+    return [*first, *case.arguments]
 
 
 def _same(a, b) -> bool:
