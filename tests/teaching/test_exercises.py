@@ -46,6 +46,12 @@ def test_there_are_at_least_twenty_with_names_of_their_own():
     assert all(name == exercise.name and name.isidentifier() for name, exercise in EXERCISES.items())
 
 
+def test_the_course_names_each_exercise():
+    course = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "course").glob("*.md")))
+    assert set(re.findall(r"npgpt.exercises (?:start|check) (\w+)", course)) <= set(EXERCISES)
+    assert [name for name in EXERCISES if f"`{name}`" not in course and f"start {name}`" not in course] == []
+
+
 @each_exercise
 def test_the_packages_own_code_is_right(exercise):
     verdict = grade(exercise, exercise.solution)
@@ -201,3 +207,25 @@ def test_a_mutant_of_the_package_gets_the_hint(what, name, answer, words):
         verdict = grade(exercise, answer(exercise, mutated(what, name)))
     assert not verdict.solved
     assert words in verdict.hint
+
+
+@pytest.mark.parametrize(
+    "whole", [np.matmul, np.dot, lambda A, B: A.dot(B), lambda A, B: np.einsum("ik,kj->ij", A, B), np.inner]
+)
+def test_no_way_around_the_blocks(whole):
+    verdict = grade(EXERCISES["blocked_product"], lambda A, B, size: whole(A, B))
+    assert "a block of 4 x 4 does not fit into the cache" in verdict.problem
+
+
+def test_other_ways_to_add_up_blocks():
+    def product(A, B, size):
+        C = np.zeros_like(A, shape=(len(A), B.shape[1]))
+        for i in range(0, len(A), size):
+            for k in range(0, len(B), size):
+                for j in range(0, B.shape[1], size):
+                    C[i : i + size, j : j + size] += np.einsum(
+                        "ik,kj->ij", A[i : i + size, k : k + size], B[k : k + size, j : j + size]
+                    )
+        return C
+
+    assert grade(EXERCISES["blocked_product"], product).solved

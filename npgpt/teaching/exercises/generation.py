@@ -1,6 +1,7 @@
 """Top-p, byte-pair merging, and a matrix product by blocks."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -176,7 +177,7 @@ class InMemory(np.ndarray):
             self._check([x for x in arguments if isinstance(x, np.ndarray)])
         return super().__array_function__(function, types, arguments, options)
 
-    def dot(self, other, out=None):
+    def dot(self, other: Any, out: None = None) -> Any:
         """The method is the same product."""
         return self @ other
 

@@ -71,7 +71,7 @@ def _grade_case(exercise, number, case: Case, function) -> Verdict:
     except (Exception, SystemExit) as error:
         problem, raised = f"{type(error).__name__}: {error}", error
         found = hint_for_exception(exercise, attempt.arguments, error)
-    named = dict(zip(parameters(exercise, case), attempt.arguments, strict=True))
+    named = dict(zip(parameters(exercise, case), attempt.arguments, strict=False))
     return Verdict(exercise, number, named, rows, by_differences, problem, attempt.function.line, raised, found)
 
 

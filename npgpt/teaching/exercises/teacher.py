@@ -50,12 +50,12 @@ def _argument(name, x) -> list[str]:
     if isinstance(x, list) and any(isinstance(element, np.ndarray) for element in x):
         return [line for i, element in enumerate(x) for line in _argument(f"{name}[{i}]", element)]
     if not isinstance(x, np.ndarray):
-        text = repr(x) if len(repr(x)) < 300 else f"{len(x)} entries"
+        text = f"{x:.6g}" if isinstance(x, float) else repr(x) if len(repr(x)) < 300 else f"{len(x)} entries"
         return textwrap.wrap(f"{name} = {text}", WIDTH, subsequent_indent="    ")
     if x.size > 20:
         return [f"{name}, an array {x.shape}"]
     text = np.array2string(np.asarray(x), precision=4, separator=", ", max_line_width=WIDTH - len(name) - 3)
-    return textwrap.indent(f"{name} = {text}", " " * (len(name) + 3)).strip().splitlines()
+    return textwrap.indent(f"{name} = {text}", " " * (len(name) + 3)).strip().replace("\n\n", "\n").splitlines()
 
 
 def _table(verdict) -> list[str]:

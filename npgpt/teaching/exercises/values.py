@@ -7,7 +7,7 @@ def values(*shape: int, seed: int = 0) -> np.ndarray:
     """An array of 0.5 to 2, of either sign. A wrong sign, factor or place then always shows.
 
     >>> values(2, 2).round(2).tolist()
-    [[1.46, 0.9], [-0.56, 0.52]]
+    [[-0.58, -0.61], [-0.76, 1.41]]
     """
     rng = np.random.default_rng([seed, *shape])
     return rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
