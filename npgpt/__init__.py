@@ -24,7 +24,10 @@ _HOME = {
     "CheckpointError": "errors",
 }
 _MODULES = {
-    **{name: name for name in ("checkpoints", "generation", "gradcheck", "kernels", "layers", "ops", "optim")},
+    **{
+        name: name
+        for name in ("adapters", "checkpoints", "generation", "gradcheck", "kernels", "layers", "ops", "optim")
+    },
     "data": "text.batches",
     "tokenizers": "text.tokenizers",
 }

@@ -77,6 +77,9 @@ def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     So the nodes are taken in reverse topological order: consumers first. The walk is a loop and not a recursion, so a
     graph may be of any depth. Each node is released when it has been processed. So memory is freed on the way, and a
     graph can be walked once.
+
+    A leaf comes directly after its last consumer, if that one has it behind its other inputs, as linear(x, weight,
+    bias) has: its gradient is complete then, and may be sent away while the walk goes on.
     """
     gradients = {result.source: grad}
     order = _topological_order(result.source)
@@ -102,7 +105,7 @@ def _topological_order(result) -> list:
             seen.add(source)
             stack.append((source, True))
             if isinstance(source, Node):
-                stack.extend((parent, False) for parent in source.parents if parent is not None)
+                stack.extend((parent, False) for parent in reversed(source.parents) if parent is not None)
     return order
 
 

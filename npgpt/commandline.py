@@ -198,15 +198,22 @@ def _exit_code(main) -> int:
         _check_number_of_threads()
         code = main()
         sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        print("stopped", file=sys.stderr)
-        code = error.exit_code if isinstance(error, Stopped) else exit_code(signal.SIGINT)
     except BrokenPipeError:  # whoever read our output (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (UserError, OSError, MemoryError) as error:
-        if os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
-            traceback.print_exc()
-        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
-        code = 2
+    except (KeyboardInterrupt, UserError, OSError, MemoryError) as error:
+        code = explain(error)
     return code
+
+
+def explain(error: BaseException) -> int:
+    """Print why a command ends early, and return its exit code: a signal's, 2, or 1 for a mistake in npgpt."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return error.exit_code if isinstance(error, Stopped) else exit_code(signal.SIGINT)
+    expected = isinstance(error, UserError | OSError | MemoryError)
+    if not expected or os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if expected:
+        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
+    return 2 if expected else 1

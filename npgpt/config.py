@@ -10,6 +10,7 @@ POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 WEIGHTS = ("f32", "bf16", "int8", "int4")  # forms of a model's matrices for generating (kernels/packed.py)
+BASE_FORMATS = ("f32", "nf4")  # how the model beneath an adapter is held while that is trained (kernels/few_bits.py)
 CACHE_DTYPES = ("f32", "bf16")  # of the keys and values that are kept
 
 # How the next token is drawn unless told otherwise, in samples of a training run, npgpt.sample and GPT.generate alike.

@@ -1,5 +1,6 @@
 """python -m npgpt.convert : a checkpoint of one format to another, or the differences between two."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,14 +17,18 @@ def main() -> int:
     which = "of a run: the last, or the one with the lowest validation loss (default: last)"
     parser.add_argument("src", metavar="SRC", type=pathname, help=source)
     parser.add_argument("dst", metavar="DST", type=pathname, help=target)
-    parser.add_argument("--to", choices=formats.WRITTEN, help=format)
+    parser.add_argument("--to", choices=[*formats.WRITTEN, "peft"], help=format)
     parser.add_argument("--dtype", choices=formats.DTYPES, help="how weights are stored (default: F32)")
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    merge = "of an adapter: write the model that it makes of its base"
+    parser.add_argument("--merge", action="store_true", help=merge)
     parser.add_argument("--diff", action="store_true", help="write nothing, and compare SRC and DST tensor by tensor")
     given = parser.parse_args()
     src, dst = given.src, given.dst
     if given.diff:
         return _print_differences(src, dst, given.checkpoint)
+    if given.to == "peft":
+        return _write_adapter(given)
     suffix = Path(dst).suffix.lower()
     if given.to is None and (suffix in formats.NOT_WRITTEN or Path(dst).name == "pytorch_model.bin"):
         raise ConfigError(f"{dst}: such files aren't written: see --to for what is")
@@ -33,12 +38,41 @@ def main() -> int:
     from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint
 
     check_can_write(dst)  # before anything is downloaded
+    _check_merge(given)
     checkpoint = open_checkpoint(src, given.checkpoint)
     write_checkpoint(dst, checkpoint, to, dtype)
     for line in _lost(checkpoint, open_checkpoint(dst)):
         print(f"{to} doesn't keep {line}", file=sys.stderr)
     total = sum(tensor.size for tensor in checkpoint.tensors.values())
     print(f"{src} ({checkpoint.format}) -> {dst} ({to}, {dtype}): {total:,} parameters")
+    return 0
+
+
+def _check_merge(given) -> None:
+    """Raise ConfigError if SRC is an adapter and --merge isn't given, or the other way round."""
+    from npgpt.adapters import find_adapter
+
+    adapter = find_adapter(given.src, given.checkpoint) if os.path.exists(given.src) else None
+    if adapter is not None and not given.merge:
+        raise ConfigError(
+            f"{given.src} is an adapter: --merge writes the model that it makes of its base, and --to peft\n"
+            "the adapter alone"
+        )
+    if adapter is None and given.merge:
+        raise ConfigError(f"{given.src} is no adapter: there is nothing to --merge")
+
+
+def _write_adapter(given) -> int:
+    from npgpt.adapters import open_adapter, write_peft
+    from npgpt.checkpoints import check_can_write
+
+    if given.merge or given.dtype:
+        flag = "--merge" if given.merge else "--dtype"
+        raise ConfigError(f"--to peft writes an adapter alone, in float32: leave out {flag}")
+    check_can_write(given.dst)
+    adapter = open_adapter(given.src, given.checkpoint)
+    write_peft(given.dst, adapter)
+    print(f"{given.src} (adapter) -> {given.dst} (peft): {adapter.num_parameters():,} parameters")
     return 0
 
 

@@ -1,12 +1,13 @@
 """AdamW and gradient clipping."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from npgpt import kernels
 from npgpt.kernels.machine.malloc import keep_freed_memory
+from npgpt.name_patterns import matching
 from npgpt.tensor import Tensor
 
 
@@ -18,8 +19,12 @@ class AdamW:
     matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network overfit,
     and pulling a layer norm's weight towards 0 would only shrink its output.
 
-    ``lr`` may be set before each step. A parameter without a gradient is left alone. Making an AdamW also tells the C
-    library to keep freed memory for this process (``keep_freed_memory``), which makes training steps faster.
+    ``lr`` may be set before each step. ``lr_for`` gives parameters a rate of their own, by patterns of their names
+    (name_patterns.py): {"wte": 1e-4} with lr=1e-3 means a tenth of whatever ``lr`` is set to. If several patterns cover
+    a parameter, the last one counts. Raises ConfigError if a pattern covers nothing that is trained.
+
+    A parameter without a gradient is left alone. Making an AdamW also tells the C library to keep freed memory for this
+    process (``keep_freed_memory``), which makes training steps faster.
 
     >>> w = Tensor([[1.0, -1.0]], requires_grad=True)
     >>> optimizer = AdamW([("w", w)], lr=0.1, weight_decay=0.0)
@@ -36,6 +41,7 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        lr_for: Mapping[str, float] | None = None,
     ):
         keep_freed_memory()
         named = dict(named_parameters)
@@ -43,6 +49,10 @@ class AdamW:
         self._frozen = {name: p for name, p in named.items() if not p.requires_grad}
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.steps = 0
+        self.lr_factors = dict.fromkeys(self.parameters, 1.0)
+        for pattern, own in (lr_for or {}).items():
+            names = matching(self.parameters, pattern, "parameter that is trained")
+            self.lr_factors |= dict.fromkeys(names, own / lr)
         self.exp_avg = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
@@ -56,15 +66,17 @@ class AdamW:
             if not p.data.flags.writeable:
                 raise ValueError(f"parameter {name} is read-only: load the model's weights before training it")
         self.steps += 1
-        kernels.adamw_step(
-            [p.data for p in changed.values()],
-            [p.grad for p in changed.values()],
-            [self.exp_avg[name] for name in changed],
-            [self.exp_avg_sq[name] for name in changed],
-            *(self.lr, *self.betas, self.eps),
-            [self.weight_decay if p.ndim >= 2 else 0.0 for p in changed.values()],
-            self.steps,
-        )
+        for factor in dict.fromkeys(self.lr_factors.values()):
+            group = {name: p for name, p in changed.items() if self.lr_factors[name] == factor}
+            kernels.adamw_step(
+                [p.data for p in group.values()],
+                [p.grad for p in group.values()],
+                [self.exp_avg[name] for name in group],
+                [self.exp_avg_sq[name] for name in group],
+                *(self.lr * factor, *self.betas, self.eps),
+                [self.weight_decay if p.ndim >= 2 else 0.0 for p in group.values()],
+                self.steps,
+            )
 
     def zero_grad(self) -> None:
         """Set all gradients to None."""

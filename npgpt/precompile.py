@@ -4,6 +4,7 @@ Which kernels a run needs follows from its options, here; their argument types a
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from npgpt import kernels
 from npgpt.config import GPTConfig
@@ -12,16 +13,37 @@ from npgpt.kernels.ahead import compile_ahead
 from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
 from npgpt.ops.linear_cross_entropy import ROWS
 
+_FEW_BITS = {"few_bits_matmul_nf4", "few_bits_matmul_bf16"}
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": None}  # relu is made of NumPy's operations
 
 
+@dataclass(frozen=True)
+class AdapterToCompile:
+    """What adapters call besides the model, and in its place: their rank, dropout, and how the base is held."""
+
+    rank: int
+    dropout: float
+    base_format: str
+
+
 def compile_for_training(
-    config: GPTConfig, batch_size: int, context: int, prompt: int, stop: Callable[[], bool] = lambda: False
+    config: GPTConfig,
+    batch_size: int,
+    context: int,
+    prompt: int,
+    passage: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    adapter: AdapterToCompile | None = None,
 ) -> None:
-    """Compile what steps need, and samples that begin with ``prompt`` tokens (0: none); ends early once ``stop()``."""
+    """Compile what steps need, losses of ``passage`` tokens, and samples that begin with ``prompt`` tokens; 0 is none.
+
+    It ends early once ``stop()``.
+    """
     if kernels.BACKEND == "numba":
-        names = training_kernels(config, batch_size, context)
-        compile_ahead(names | sampling_kernels(config, prompt) if prompt else names, stop)
+        names = training_kernels(config, batch_size, context, adapter)
+        if passage:
+            names |= scoring_kernels(config, [(passage, passage)])
+        compile_ahead(names | sampling_kernels(config, prompt, adapter) if prompt else names, stop)
 
 
 def compile_for_sampling(
@@ -44,28 +66,45 @@ def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]], we
         compile_ahead(scoring_kernels(config, shapes, weights))
 
 
-def training_kernels(config: GPTConfig, batch_size: int, context: int) -> set[str]:
+def training_kernels(
+    config: GPTConfig, batch_size: int, context: int, adapter: AdapterToCompile | None = None
+) -> set[str]:
     """The kernels of training steps, by their names in kernels/signatures.py."""
     rows = batch_size * context
-    names = {"layernorm_forward", "layernorm_backward", "attention_forward", "attention_backward", "embedding_backward"}
+    names = {"layernorm_forward", "layernorm_backward", "attention_forward", "attention_backward"}
     names |= {"cross_entropy_forward", "cross_entropy_backward", "sum_of_squares", "scale", "adamw_step"}
-    if config.bias or config.has_qkv_bias:
-        names.add("sum_rows")
-    if config.dropout:
+    if adapter is None:
+        names.add("embedding_backward")
+        if config.bias or config.has_qkv_bias:
+            names.add("sum_rows")
+    if config.dropout or (adapter and adapter.dropout):
         names.add("dropout")
     if activation := _ACTIVATIONS[config.activation]:
         names |= {f"{activation}_forward", f"{activation}_backward"}
+    layers = list(_layer_products(config, rows))
+    if adapter:
+        for M, K, N in _thin_products(config, rows, adapter.rank):
+            names |= {*_matmul(M, K, N), *_matmul(M, N, K), *_matmul(K, M, N)}
+    if adapter and adapter.base_format == "nf4":
+        return names | _FEW_BITS
     head = [(M, config.n_embd, config.vocab_size) for M in (min(rows, ROWS), rows % ROWS)]
-    for M, K, N in (*_layer_products(config, rows), *head):
-        names |= {*_matmul(M, K, N), *_matmul(M, N, K), *_matmul(K, M, N)}  # y = x W, dx = dy W^T, dW = x^T dy
+    for M, K, N in (*layers, *head):
+        names |= {*_matmul(M, K, N), *_matmul(M, N, K)}  # y = x W, dx = dy W^T
+        if adapter is None:
+            names |= _matmul(K, M, N)  # dW = x^T dy
     return names
 
 
-def sampling_kernels(config: GPTConfig, prompt: int) -> set[str]:
+def sampling_kernels(config: GPTConfig, prompt: int, adapter: AdapterToCompile | None = None) -> set[str]:
     """The kernels of a prompt's ``prompt`` tokens and of one token after another, with the model's own weights."""
     head = 1, config.n_embd, config.vocab_size
-    products = *_layer_products(config, prompt), *_layer_products(config, 1), head
-    return _forward_kernels(config).union(*(_matmul(*product) for product in products))
+    products = [*_layer_products(config, prompt), *_layer_products(config, 1), head]
+    names = _forward_kernels(config)
+    if adapter and adapter.base_format == "nf4":
+        products, names = [], names | _FEW_BITS
+    if adapter:
+        products += [product for rows in (prompt, 1) for product in _thin_products(config, rows, adapter.rank)]
+    return names.union(*(_matmul(*product) for product in products))
 
 
 def decoding_kernels(
@@ -123,6 +162,13 @@ def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, in
     C = config.n_embd
     for inputs, outputs in ((C, 3 * C), (C, C), (C, config.inner_size), (config.inner_size, C)):
         yield rows, inputs, outputs
+
+
+def _thin_products(config: GPTConfig, rows: int, rank: int) -> Iterator[tuple[int, int, int]]:
+    """(M, K, N) of the products with the A and the B of adapters in all linear layers."""
+    for M, inputs, outputs in _layer_products(config, rows):
+        yield M, inputs, rank
+        yield M, rank, outputs
 
 
 def _matmul(M, K, N) -> set[str]:

@@ -45,6 +45,9 @@ class SampleSettings:
     model: str | None = flag(
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
+    adapter: str | None = flag(
+        None, pathname, "a run that trained an adapter, or peft's folder; --model is its base (default: its own)", MODEL
+    )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
     cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
@@ -133,15 +136,15 @@ def main() -> int:
     use_threads(settings.threads)
     prompt = _read_prompt(settings)
 
-    from npgpt.checkpoints import make_model, open_checkpoint
+    from npgpt.checkpoints import make_model
     from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Decoder
     from npgpt.generation.drafts import PromptLookup
     from npgpt.generation.samples import Samples
     from npgpt.precompile import compile_for_sampling
 
-    path = settings.model or newest_run()
-    checkpoint = open_checkpoint(path, settings.checkpoint)
+    path = settings.adapter or settings.model or newest_run()
+    checkpoint = _open(settings, path)
     tokenizer = checkpoint.require_tokenizer()
     if prompt is None:
         prompt = _prompt_of_training(Path(path))
@@ -170,6 +173,18 @@ def main() -> int:
     except FloatingPointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return 0
+
+
+def _open(settings, path):
+    """The model's checkpoint, with the adapter if one is given."""
+    from npgpt.adapters.files import open_adapter, with_adapter
+    from npgpt.checkpoints import open_checkpoint
+
+    if settings.adapter is not None:
+        adapter = open_adapter(settings.adapter, settings.checkpoint)
+        if settings.model is not None:  # which is taken as the base, whatever the adapter says
+            return with_adapter(open_checkpoint(settings.model), adapter)
+    return open_checkpoint(path, settings.checkpoint)
 
 
 def _sampling(settings, tokenizer, vocab_size):

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 
 # SIGHUP, which a terminal sends when it is closed, is unknown to Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -23,14 +24,15 @@ class StopRequest:
     """Within ``with StopRequest(...) as stop:`` Ctrl-C, SIGTERM and SIGHUP set ``stop.requested``.
 
     notice      printed at the first signal; the second raises Stopped. Without a notice the first one does
+    say         prints it, where stderr has more on it than lines
     number      of the signal that came first; None before
 
     A signal that is ignored stays so: nohup means it. An exception raised inside a callback from LLVM is lost, so a
     loop should look at ``requested``, or call ``check``, as well.
     """
 
-    def __init__(self, notice: str | None = None):
-        self.notice = notice
+    def __init__(self, notice: str | None = None, say: Callable[[str], None] | None = None):
+        self.notice, self.say = notice, say or _say
         self.number: int | None = None
 
     @property
@@ -57,4 +59,8 @@ class StopRequest:
             self.number = number
         if again or self.notice is None:
             raise Stopped(number)
-        print(self.notice, file=sys.stderr, flush=True)
+        self.say(self.notice)
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)

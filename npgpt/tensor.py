@@ -89,10 +89,11 @@ class Tensor:
         """What this tensor's gradient belongs to: the Node that made it, or the tensor itself if it is a leaf."""
         return self if self._node is None else self._node
 
-    def backward(self, grad: np.ndarray | None = None) -> None:
+    def backward(self, grad: np.ndarray | None = None, done: Callable[["Tensor"], None] | None = None) -> None:
         """Compute the gradients of all leaves that this tensor depends on, and add each to its leaf's ``grad``.
 
         grad    this tensor's own gradient, of its shape; 1 if left out: then this tensor, of one element, is the loss
+        done    called with each leaf as soon as its gradient is complete, while others are still to come
 
         Raises RuntimeError if this tensor depends on nothing with requires_grad, ValueError on a wrong shape.
         """
@@ -110,6 +111,8 @@ class Tensor:
                 leaf.grad = dy
             else:
                 leaf.grad += dy
+            if done is not None:
+                done(leaf)
 
     # Properties of the array
 

@@ -6,14 +6,27 @@ from pathlib import Path
 from npgpt.commandline import Parser, as_flag, pathname, use_threads
 from npgpt.commandline import run as run_command
 from npgpt.errors import ConfigError
+from npgpt.training.launch import OneProcess, Processes, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
 NEWEST = object()  # what --resume without a name means
 
 
 def main() -> int:
+    return launch(train, follow)
+
+
+def follow(processes: Processes) -> None:
+    """Compute for another process, which reads the flags and does all else."""
+    from npgpt.training import parallel
+
+    parallel.follow(processes)
+
+
+def train(processes: OneProcess) -> int:
+    """Read the flags, and train with these processes."""
     began = time.monotonic()
-    parser = Parser("train", "Train a GPT on text files, folders of .txt files, or nanoGPT's .bin files.")
+    parser = Parser("train", "Train a GPT on texts, conversations (.jsonl), folders of them, or token files (.bin).")
     parser.add_argument("texts", nargs="*", type=pathname, metavar="TEXT", help="files or folders to train on")
     parser.add_argument(
         "--resume", nargs="?", const=NEWEST, type=pathname, metavar="RUN",
@@ -31,19 +44,21 @@ def main() -> int:
         raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
     elif fixed := sorted(set(given) - set(RESUMABLE)):
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
-    use_threads(settings.threads)
+    use_threads(processes.threads(settings.threads))
 
     from npgpt.checkpoints.runs import newest_run
     from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
+    from npgpt.training.parallel import team_of
 
     if resumed is None:
+        processes.check_batch_size(settings.batch_size)
         opened = start(settings)
     else:
         folder = newest_run() if resumed is NEWEST else Path(resumed)
         opened = resume(folder, {"threads": None, **given})  # threads are a matter of this process
     with opened as run:
-        return execute(run, began)
+        return execute(run, began, team_of(processes))
 
 
 if __name__ == "__main__":

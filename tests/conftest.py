@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.browser import started
 from hypothesis import settings
 
 # Numba and torch each have a pool of threads. Threads that wait must not keep a core busy. This is read when the pools
@@ -64,6 +65,13 @@ def python():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium (helpers.browser.Browser). Its tests are skipped where there is none."""
+    with started() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals", "streams", "schedules"],
+    ["config", "signals", "streams", "schedules", "name_patterns"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -25,27 +25,37 @@ ORDER = [
     ["tensor"],
     ["ops"],
     ["layers"],
-    ["activation_checkpointing"],
+    ["activation_checkpointing", "hooks"],
     ["gpt"],
     ["optim", "text"],
     ["checkpoints.formats"],
     ["checkpoints.shared"],
+    ["text.conversations", "text.token_files"],
+    ["text.corpus"],
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],
+    ["adapters"],
     ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],
     ["generation"],
     ["scoring"],
-    ["checking", "precompile", "commandline"],
+    ["checking", "precompile", "commandline", "reporting"],
     ["training", "teaching"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "exercises"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare", "report", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
-EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "pytest", "hypothesis"}
+EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
+EXTRAS |= {"pytest", "hypothesis"}
+# {package: (its extra, the module that imports it, where it is used)}
+WHERE = {
+    "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
+    "tensorboard": ("tensorboard", "training.tensorboard"),
+    "mpi4py": ("mpi", "training.launch"),
+}
 
 
 @cache
@@ -166,11 +176,11 @@ def test_imported_packages_are_declared():
     assert declared == NEEDED
     tops = {name.split(".")[0] for module in modules() for name in imports(module)}
     brought = {"llvmlite"}  # by Numba
-    extra = {"huggingface_hub"}  # imported only where it is used, as a test below holds
-    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | extra
-    assert [module for module in modules() if extra & imports(module)] == ["checkpoints.huggingface.hub"]
-    extras = setup["options.extras_require"]
-    assert extra == {re.match(r"\w+", extras["hub"].strip())[0]}
+    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | set(WHERE)
+    for package, (extra, where) in WHERE.items():  # imported only where it is used, as a test below holds
+        importing = [m for m in modules() if package in {name.split(".")[0] for name in imports(m)}]
+        assert importing == [where]
+        assert package == re.match(r"\w+", setup["options.extras_require"][extra].strip())[0]
 
 
 def loaded_by(python, code) -> set[str]:

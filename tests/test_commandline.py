@@ -9,11 +9,11 @@ from helpers.commands import Ended, assert_refused, command, listing, refused
 
 from npgpt import commandline
 from npgpt.commandline import Parser
-from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS
+from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS
 from npgpt.errors import UserError
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
-from npgpt.text import TOKENIZERS
+from npgpt.text import LOSSES
 from npgpt.training.settings import TrainSettings
 
 
@@ -27,24 +27,27 @@ def parse(settings, *arguments) -> dict:
 
 WHOLE_FROM_1 = [
     "context", "stride", "batch-size", "n-layer", "n-head", "n-embd", "n-inner", "max-steps", "patience", "grad-accum",
-    "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads",
+    "decay-steps", "log-every", "eval-every", "eval-batches", "sample-tokens", "threads", "lora-rank",
 ]  # fmt: skip
 WHOLE_FROM_0 = ["warmup", "sample-every", "seed", "keep"]
-ABOVE_0 = ["epochs", "lr"]
+ABOVE_0 = ["epochs", "lr", "lora-alpha"]
 FROM_0 = ["min-delta", "min-lr", "grad-clip", "weight-decay"]
-FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction"]
+FROM_0_BELOW_1 = ["val-fraction", "dropout", "beta1", "beta2", "decay-fraction", "lora-dropout"]
 WORDS = {
-    "tokenizer": TOKENIZERS,
+    "tokenizer": ["gpt2", "char", "byte", "bpe:257", "bpe:100000"],
+    "loss-on": LOSSES,
     "split-by": ["tokens", "documents"],
     "preset": [*PRESETS, "auto"],
     "position": POSITIONS,
     "activation": ACTIVATIONS,
     "matmul-precision": MATMUL_PRECISIONS,
     "schedule": SCHEDULES,
+    "lora-base": BASE_FORMATS,
 }
-SWITCHES = ["bias", "qkv-bias", "tie-weights", "recompute"]
+SWITCHES = ["bias", "qkv-bias", "tie-weights", "tensorboard", "recompute"]
 NAMES = ["out", "init-from"]
 TEXTS = ["sample-prompt"]
+PATTERNS = ["lora-targets", "freeze", "train-only"]
 
 FROM_0_OF_SAMPLE = ["min-new-tokens", "no-repeat-ngram-size"]
 
@@ -57,6 +60,11 @@ BAD = (
     + [("train", f, v) for f in FROM_0 for v in NOT_FROM_0]
     + [("train", f, v) for f in FROM_0_BELOW_1 for v in [*NOT_FROM_0, "1", "1.5"]]
     + [("train", "time-budget", v) for v in [*NOT_FROM_0, "0", "0s", "m", "10x", "1m1h", "1h1h", "h10"]]
+    + [("train", f, v) for f in PATTERNS for v in ["", " ", ",", "wte,", ",wte", "wte,,wpe"]]
+    + [
+        ("train", "lr-for", v)
+        for v in ["", "wte", "wte=", "=1", "wte=x", "wte=0", "wte=-1", "wte=nan", "wte=inf", "wte=1,"]
+    ]
     + [("train", f, v) for f in WORDS for v in ["", "x", "0", "GPT2"]]
     + [("train", f, v) for f in SWITCHES for v in ["", "x", "False", "0"]]  # they take no value
     + [("train", f, "") for f in [*NAMES, "resume"]]
@@ -71,7 +79,7 @@ BAD = (
     + [("sample", "length-penalty", v) for v in [*NOT_NUMBERS, "20.5", "-21"]]
     + [("sample", f, v) for f in ("checkpoint", "cache-dtype", "early-stopping") for v in ("", "x", "0")]
     + [("sample", f, v) for f in ("greedy", "show-probs") for v in ("", "1")]
-    + [("sample", f, "") for f in ("model", "prompt-file", "stop", "bad-words", "regex", "choices", "draft")]
+    + [("sample", f, "") for f in ("model", "adapter", "prompt-file", "stop", "bad-words", "regex", "choices", "draft")]
     + [("sample", "weights", v) for v in ("", "int2")]
     + [("sample", "logit-bias", v) for v in ("", "a", "a:", ":1", "a:b", "a:nan", "a:inf", "a=1")]
 )
@@ -90,6 +98,7 @@ def test_no_flag_is_forgotten_above():
         return {name.replace("_", "-") for name, f in settings.__dataclass_fields__.items() if "type" in f.metadata}
 
     of_train = {*WHOLE_FROM_1, *WHOLE_FROM_0, *ABOVE_0, *FROM_0, *FROM_0_BELOW_1, *WORDS, *SWITCHES, *NAMES, *TEXTS}
+    of_train |= {*PATTERNS, "lr-for"}
     assert flags(TrainSettings) == of_train | {"time-budget"}
     bad_for_sample = {flag for name, flag, _ in BAD if name == "sample"}
     assert flags(SampleSettings) == bad_for_sample | {"prompt"}  # which may be any text
@@ -123,7 +132,10 @@ def test_the_message_says_what_is_wanted(folder):
         (["--lr", "fast"], "argument --lr/--learning-rate: 'fast' is not a number, above 0"),
         (["--dropout", "1"], "argument --dropout: 1 is not a number, at least 0 and below 1"),
         (["--context", "0"], "0 is not a whole number, at least 1 and at most 2,147,483,647"),
-        (["--tokenizer", "bpe"], "argument --tokenizer: 'bpe' is none of gpt2, char, byte"),
+        (
+            ["--tokenizer", "bpe"],
+            "argument --tokenizer: there is no tokenizer 'bpe'; there are gpt2, char, byte",
+        ),
         (["--out", ""], "argument --out: the name is empty"),
         (["--lernrate", "1"], "unrecognized arguments: --lernrate"),
         (["--batch_sise=1"], "unrecognized arguments: --batch_sise=1"),

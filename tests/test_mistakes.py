@@ -50,7 +50,7 @@ def test_what_training_can_not_read(folder):
         (["empty.txt"], "empty.txt is empty"),
         (["binary.txt"], "binary.txt is a binary file"),
         (["latin1.txt"], "latin1.txt is not UTF-8"),
-        (["no texts"], "no texts has no .txt file in it"),
+        (["no texts"], "no texts has no .txt or .jsonl file in it"),
         (["text.txt", "empty.txt"], "empty.txt is empty"),
         (["odd.bin"], "an odd number"),
         (["beyond.bin"], "its token 0 is 65535"),

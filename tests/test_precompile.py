@@ -99,7 +99,22 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("arguments", SAMPLES.values(), ids=SAMPLES)
 def test_sampling_calls_exactly_what_is_compiled_before_it(trained, recorded, arguments):
-    assert command("sample", "--max-new-tokens", 3, *arguments, cwd=trained).code == 0
+    assert command("sample", "--max-new-tokens", 3, "--seed", 0, *arguments, cwd=trained).code == 0
+    assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
+
+
+ADAPTERS = {
+    "an adapter": ("--lora-rank", 4),
+    "a thin adapter with dropout": ("--lora-rank", 2, "--lora-dropout", 0.1),
+    "an adapter beside 4 bits": ("--lora-rank", 4, "--lora-base", "nf4"),
+}
+
+
+@pytest.mark.parametrize("arguments", ADAPTERS.values(), ids=ADAPTERS)
+def test_a_run_with_an_adapter_calls_exactly_what_is_compiled_before_it(trained, recorded, tmp_path, arguments):
+    (tmp_path / "text.txt").write_text(TEXT)
+    limits = "--max-steps", 1, "--eval-batches", 1, "--sample-tokens", 3, "--grad-clip", 1e-3, "--val-fraction", 0.2
+    train(tmp_path, "text.txt", "--init-from", trained / "runs" / "text", *arguments, *limits)
     assert names_of(recorded["called"]) == names_of(recorded["foreseen"])
 
 
@@ -150,4 +165,4 @@ def test_a_run_without_it_is_the_same(tmp_path, monkeypatch):
     for name, array in load(without).state_dict().items():
         np.testing.assert_array_equal(array, load(compiled).state_dict()[name], err_msg=name)
     ((config, *numbers, stop),) = asked
-    assert (config.n_layer, numbers, stop()) == (2, [8, 8, 4], False)
+    assert (config.n_layer, numbers, stop()) == (2, [8, 8, 4, 8], False)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from helpers.commands import TINY, command, metrics, train
 
 from npgpt.schedules import warmup_constant, warmup_cosine, warmup_linear, warmup_stable_decay
 from npgpt.training.settings import TrainSettings
@@ -69,3 +70,20 @@ def test_schedules_without_a_part(schedule):
 def test_a_plan_follows_its_schedule(flags, rates):
     plan = TrainSettings(max_steps=10, warmup=2, lr=1.0, **flags).resolve(n_windows=1, context=8)
     assert [plan.learning_rate(step) for step in (0, 1, 2, 6, 10)] == pytest.approx(rates, rel=1e-14)
+
+
+def test_a_run_keeps_its_schedule_when_it_goes_on(folder):
+    for schedule in ("linear", "constant", "wsd"):
+        typed = ("text.txt", *TINY, "--schedule", schedule, "--lr", 1.0, "--min-lr", 0.1, "--warmup", 0)
+        typed = typed if schedule != "constant" else (*typed[:-4], "--warmup", 0)
+        typed += ("--log-every", 1, "--eval-every", 100, "--sample-every", 0, "--max-steps")
+        run, _ = train(folder, *typed, 4)
+        assert command("train", "--resume", run, "--max-steps", 6, cwd=folder).code == 0
+        rates = [line["lr"] for line in metrics(run, "train")]
+        assert rates == pytest.approx(
+            {
+                "linear": [1.0, 0.775, 0.55, 0.325, 0.1, 0.1],
+                "constant": [1.0] * 6,
+                "wsd": [1.0, 1.0, 1.0, 1.0, 0.1, 0.1],  # a fifth of 4 steps is 1
+            }[schedule]
+        )

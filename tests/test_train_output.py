@@ -49,18 +49,22 @@ def test_metrics(folder):
         lines = [json.loads(line) for line in file]
     fields = {
         "train": {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "seconds_left"},
-        "eval": {"train_loss", "val_loss"},
+        "layers": {"gradient", "weight"},
+        "eval": {"train_loss", "val_loss", "tokens", "seconds"},
+        "passage": {"pieces", "losses", "activation"},
         "sample": {"text"},
+        "process": {"command", "date", "parameters", "machine"},
     }
     for line in lines:
         assert set(line) == {"kind", "step"} | fields[line["kind"]]
-        assert all(math.isfinite(v) and v >= 0 for v in line.values() if not isinstance(v, str))
+        assert all(math.isfinite(v) and v >= 0 for v in line.values() if isinstance(v, int | float))
     assert [(line["step"], line["kind"]) for line in lines] == [
-        (0, "eval"), (0, "sample"), (1, "train"), (2, "train"), (2, "eval"), (2, "sample"),
-        (3, "train"), (4, "train"), (4, "eval"), (4, "sample"),
+        (0, "process"), (0, "eval"), (0, "passage"), (0, "sample"), (1, "train"), (1, "layers"),
+        (2, "train"), (2, "layers"), (2, "eval"), (2, "passage"), (2, "sample"), (3, "train"), (3, "layers"),
+        (4, "train"), (4, "layers"), (4, "eval"), (4, "passage"), (4, "sample"),
     ]  # fmt: skip
     assert [line["tokens"] for line in lines if line["kind"] == "train"] == [16, 32, 48, 64]
-    assert lines[-3]["seconds_left"] == 0
+    assert lines[-5]["seconds_left"] == 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ PADDING = np.array([[False, True, True, True], [True, True, False, True]])  # th
 MANY_IDS = _rng.integers(0, 50, (4, 40))
 MANY_TARGETS = _rng.integers(0, 300, 70)
 ATTENTION = partial(ops.causal_self_attention, n_head=2)
+LORA = partial(ops.lora, scale=0.5)
 HEAD = partial(ops.linear_cross_entropy, targets=TARGETS)
 
 # "large" cases take several of the kernels' blocks and threads; small ones fit into a single block.
@@ -82,6 +83,9 @@ OPERATIONS = [
     ("linear", "", ops.linear, {"x": (2, 3, 4), "weight": (4, 5), "bias": (5,)}),
     ("linear", "no bias", ops.linear, {"x": (2, 3, 4), "weight": (4, 5)}),
     ("linear", "large", ops.linear, {"x": (70, 65), "weight": (65, 130), "bias": (130,)}),
+    ("lora", "", LORA, {"y": (2, 2, 5), "x": (2, 2, 4), "A": (4, 3), "B": (3, 5)}),
+    ("lora", "dropout", partial(LORA, p=0.4, seed=7), {"y": (4, 5), "x": (4, 4), "A": (4, 1), "B": (1, 5)}),
+    ("lora", "large", LORA, {"y": (70, 90), "x": (70, 80), "A": (80, 4), "B": (4, 90)}),
     ("relu", "", ops.relu, {"x": (3, 5)}),
     ("gelu", "", ops.gelu, {"x": (3, 5)}),
     ("gelu", "large", ops.gelu, {"x": (50, 101)}),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from npgpt.adapters.files import checkpoint_of, find_adapter
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.huggingface import hub
 from npgpt.checkpoints.huggingface.read import read_folder
@@ -51,9 +52,19 @@ def open_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
 
 def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
     """As ``open_checkpoint``, but the tensors may be any, of any shapes: for looking at what can't be loaded."""
+    return _find(path, checkpoint, ())
+
+
+def _find(path, checkpoint, above):
+    """``above``: the adapters whose base this is."""
     exists = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
     try:
         found = Path(path) if exists else hub.find(path)
+        adapter = find_adapter(found, checkpoint)
+        if adapter is not None:
+            if adapter.source in above:
+                raise CheckpointError(f"{adapter.source}: the adapter is its own base")
+            return checkpoint_of(adapter, lambda base: _find(base, "last", (*above, adapter.source)))
         opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
     except OSError as error:  # a folder that may not be looked into
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None

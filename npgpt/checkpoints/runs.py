@@ -3,10 +3,13 @@
     config.json         "model": its configuration; "training": the settings that were asked for; "plan": what they
                         came to, every default filled in. This file makes the folder a run
     tokenizer.json      the tokenizer that made the training's tokens
-    metrics.jsonl       one JSON object for each log line
+    metrics.jsonl       all that is measured, one JSON object a line; training/metrics.py names its kinds
+    metrics.csv         its numbers for spreadsheets
+    report.html         all of it to look at
     last.safetensors    everything that training goes on from: weights, optimizer, state
     step-000200.safetensors   an earlier one, after step 200. There are as many as --keep says
     best.safetensors    the weights alone, from the best evaluation so far
+    adapter_config.json, adapter_model.safetensors      of a run that trains an adapter: it, for peft (adapters/peft.py)
     .lock               held by the process that trains the run, whose number is in it; training/folder.py
 
 A lone .safetensors file of weights, which conversion writes, is like best.safetensors, with its tokenizer inside. Its
@@ -14,7 +17,9 @@ matrices may be in blocks (safetensors.py), as kernels/packed.py packs them for 
 
 last.safetensors is one file so that one rename replaces all of it: weights, optimizer and state are never from
 different steps. Weights are under their own names, the optimizer's arrays under "optimizer." + name; the metadata
-holds the model's configuration and the state as JSON. All are ordinary safetensors, which other tools open too.
+holds the model's configuration and the state as JSON. If an adapter is trained, the weights are the adapter's alone,
+and the metadata says where the model beneath it is (adapters/files.py). All are ordinary safetensors, which other tools
+open too.
 
 The metadata also holds checksums (shared/checksums.py). A file that is damaged is not taken: ``open_run`` and
 ``load_newest`` warn, and take the newest one before it.
@@ -46,13 +51,15 @@ from npgpt.errors import CheckpointError, CheckpointWarning, ConfigError
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
+TABLE_FILE = "metrics.csv"
+REPORT_FILE = "report.html"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 
 _EARLIER = re.compile(r"step-(\d{6,})\.safetensors")
 
 RUN_FORMAT = "npgpt run"  # config.json's "format", by which it is told from a Hugging Face one
-_OPTIMIZER = "optimizer."
+OPTIMIZER = "optimizer."
 _T = TypeVar("_T")
 # In the metadata of the safetensors files.
 _CONFIG_KEY, _STATE_KEY, _TOKENIZER_KEY = "npgpt_config", "npgpt_state", "npgpt_tokenizer"
@@ -130,9 +137,14 @@ def _turned(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 
 def save_checkpoint(
-    path: str | Path, weights: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], state: dict, config: GPTConfig
+    path: str | Path,
+    weights: dict[str, np.ndarray],
+    optimizer: dict[str, np.ndarray],
+    state: dict,
+    config: GPTConfig,
+    metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write, atomically, everything that training goes on from.
+    """Write, atomically, everything that training goes on from. ``metadata`` is what else the file says of the weights.
 
     Arrays come back bit for bit, and ``state`` comes back equal: what JSON holds, and infinity. Anything else (a tuple,
     a key that is a number) is a TypeError now, rather than a difference later. Raises CheckpointError on NaN in it, and
@@ -141,8 +153,8 @@ def save_checkpoint(
     text = json.dumps(state)
     if _parse_object({_STATE_KEY: text}, _STATE_KEY, path, infinity=True) != state:
         raise TypeError("state holds something that JSON changes, such as a tuple or a key that is not a string")
-    arrays = {**weights, **{_OPTIMIZER + name: array for name, array in optimizer.items()}}
-    texts = {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text}
+    arrays = {**weights, **{OPTIMIZER + name: array for name, array in optimizer.items()}}
+    texts = {_CONFIG_KEY: json.dumps(config.to_dict()), _STATE_KEY: text, **(metadata or {})}
     write_safetensors(path, arrays, with_checksums(arrays, texts))
 
 
@@ -157,8 +169,8 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     sums = check_texts(metadata, path)
     for name, array in arrays.items():
         check_tensor(name, array, sums, path)
-    names = [name for name in arrays if name.startswith(_OPTIMIZER)]
-    optimizer = {name.removeprefix(_OPTIMIZER): arrays.pop(name) for name in names}
+    names = [name for name in arrays if name.startswith(OPTIMIZER)]
+    optimizer = {name.removeprefix(OPTIMIZER): arrays.pop(name) for name in names}
     return arrays, optimizer, _parse_object(metadata, _STATE_KEY, path, infinity=True)
 
 
@@ -172,10 +184,10 @@ def read(file: MappedFile) -> Checkpoint:
         return read_weights_file(file, tensors, "safetensors")
     sums = check_texts(metadata, file.path)
     for name in sums:
-        if name in tensors and not name.startswith(_OPTIMIZER):
+        if name in tensors and not name.startswith(OPTIMIZER):
             check_tensor(name, tensors[name].numpy(), sums, file.path)
     config = _config(_parse_object(metadata, _CONFIG_KEY, file.path), f"{file.path}: __metadata__ {_CONFIG_KEY}")
-    ignored_keys = tuple(name for name in tensors if name.startswith(_OPTIMIZER))
+    ignored_keys = tuple(name for name in tensors if name.startswith(OPTIMIZER))
     weights = _turned({name: tensor for name, tensor in tensors.items() if name not in ignored_keys})
     tokenizer = _find_tokenizer(file.path, metadata, config)
     return Checkpoint("run of npgpt", config, weights, file.path, (file,), ignored_keys, tokenizer)
@@ -191,10 +203,13 @@ def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> 
 
 
 def state_files(run: str | Path) -> list[Path]:
-    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones."""
+    """The files from which training can go on, the newest first: last.safetensors, and the earlier ones.
+
+    A second name of last.safetensors, which ``keep_last`` gave it, is none of them.
+    """
     found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
-    last = Path(run) / LAST_FILE
-    return [*([last] if last.exists() else []), *(found[step] for step in sorted(found, reverse=True))]
+    last, earlier = Path(run) / LAST_FILE, [found[step] for step in sorted(found, reverse=True)]
+    return [last, *(path for path in earlier if not path.samefile(last))] if last.exists() else earlier
 
 
 def earlier_file(run: Path, step: int) -> Path:
@@ -235,12 +250,17 @@ def open_run(run: str | Path, checkpoint: str) -> Checkpoint:
 
     Raises CheckpointError if there are none.
     """
+    return first_whole(run, checkpoint, lambda path: read(MappedFile(path)))
+
+
+def first_whole(run: str | Path, checkpoint: str, open: Callable[[Path], _T]) -> _T:
+    """``open`` of the first of a run's files that it opens: in the order of ``open_run``, and with its errors."""
     best = Path(run) / BEST_FILE
     files = [*state_files(run), best] if checkpoint == "last" else [best, *state_files(run)]
     files = [file for file in files if file.exists()]
     if not files:
         raise CheckpointError(f"{run}: no {LAST_FILE} and no {BEST_FILE}: the run has not saved anything yet")
-    return _first_whole(files, lambda path: read(MappedFile(path)))
+    return _first_whole(files, open)
 
 
 def _first_whole(files: list[Path], open: Callable[[Path], _T]) -> _T:

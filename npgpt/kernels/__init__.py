@@ -15,6 +15,7 @@ from npgpt.kernels.cross_entropy import cross_entropy_backward_numpy, cross_entr
 from npgpt.kernels.decode import decode_step_numpy
 from npgpt.kernels.dropout import dropout_numpy
 from npgpt.kernels.embedding import embedding_backward_numpy
+from npgpt.kernels.few_bits_product import few_bits_matmul_numpy
 from npgpt.kernels.gelu import (
     gelu_backward_numpy,
     gelu_forward_numpy,
@@ -26,7 +27,7 @@ from npgpt.kernels.matmul import matmul_numpy
 from npgpt.kernels.packed_product import packed_matmul_numpy
 from npgpt.kernels.reductions import scale_numpy, sum_of_squares_numpy, sum_rows_numpy
 from npgpt.kernels.softmax import softmax_backward_numpy, softmax_forward_numpy
-from npgpt.kernels.table import DECODING, KERNELS
+from npgpt.kernels.table import DECODING, FEW_BITS, KERNELS
 
 BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
@@ -42,7 +43,7 @@ def _chosen(plain: Kernel) -> Kernel:
     from there to the file with the derivation.
     """
     name = plain.__name__.removesuffix("_numpy")
-    return (KERNELS | DECODING)[name][BACKEND]
+    return (KERNELS | DECODING | FEW_BITS)[name][BACKEND]
 
 
 matmul = _chosen(matmul_numpy)
@@ -66,3 +67,4 @@ scale = _chosen(scale_numpy)
 adamw_step = _chosen(adamw_step_numpy)
 packed_matmul = _chosen(packed_matmul_numpy)
 decode_step = _chosen(decode_step_numpy)
+few_bits_matmul = _chosen(few_bits_matmul_numpy)

@@ -12,6 +12,7 @@ from npgpt.kernels import (
     cross_entropy,
     decode,
     embedding,
+    few_bits_product,
     gelu,
     layernorm,
     packed,
@@ -60,7 +61,7 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
     }
     if dtype == np.float32:
-        table |= _of_decoding()
+        table |= _of_decoding() | _of_few_bits(tag)
     return {name: (launch.dispatcher, types) for name, (launch, types) in table.items()}
 
 
@@ -79,4 +80,16 @@ def _of_decoding() -> dict[str, tuple]:
             arrays = [matrix] * 6 + [element[:, :, :, :, ::1]] * 2 + [ids] * 2 + [matrix] * 2 + [vector]
             arguments = (i64[:, ::1], *arrays, f, i64, i64, ids, ids, i64, tag)
             table[f"decode_step_{name}{suffix}"] = decode._step, arguments
+    return table
+
+
+def _of_few_bits(tag) -> dict[str, tuple]:
+    """Those of frozen weights: few_bits_matmul_nf4 and few_bits_matmul_bf16."""
+    f, i64, byte = types.float32, types.int64, types.uint8
+    matrix, vector = f[:, ::1], f[::1]
+    table = {}
+    for name, code in (("nf4", byte), ("bf16", types.uint16)):
+        weights = code[:, ::1], byte[:, ::1], vector, types.float64
+        others = types.uint64[::1], vector, types.boolean, i64, matrix, i64, tag
+        table[f"few_bits_matmul_{name}"] = few_bits_product._multiply, (matrix, *weights, *others)
     return table

@@ -12,6 +12,7 @@ from npgpt.kernels import (
     decode,
     dropout,
     embedding,
+    few_bits_product,
     gelu,
     layernorm,
     matmul,
@@ -53,4 +54,12 @@ KERNELS: dict[str, dict[str, Callable]] = {
 DECODING: dict[str, dict[str, Callable]] = {
     "packed_matmul": {"numpy": packed_product.packed_matmul_numpy, "numba": packed_product.packed_matmul_numba},
     "decode_step": {"numpy": decode.decode_step_numpy, "numba": decode.decode_step_numba},
+}
+
+# Those that take frozen weights in few bits (few_bits.py), with which adapters are trained. Apart for the same reason.
+FEW_BITS: dict[str, dict[str, Callable]] = {
+    "few_bits_matmul": {
+        "numpy": few_bits_product.few_bits_matmul_numpy,
+        "numba": few_bits_product.few_bits_matmul_numba,
+    },
 }

@@ -8,6 +8,7 @@ from npgpt.ops.gelu import gelu, gelu_tanh
 from npgpt.ops.layernorm import layernorm
 from npgpt.ops.linear import linear
 from npgpt.ops.linear_cross_entropy import linear_cross_entropy
+from npgpt.ops.lora import lora
 from npgpt.ops.relu import relu
 from npgpt.ops.rotary import rotary
 from npgpt.ops.softmax import softmax
@@ -22,6 +23,7 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "lora",
     "relu",
     "rotary",
     "softmax",

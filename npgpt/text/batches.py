@@ -5,6 +5,8 @@ from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError, DataError
 
+IGNORED = -100  # as a target: the loss leaves it out
+
 
 class TokenDataset:
     """All whole windows over a sequence of tokens. Window i starts at token i * stride and has T = context inputs.
@@ -18,14 +20,31 @@ class TokenDataset:
 
     With stride = context each token is a target once, except the first and the rest at the end.
 
+    Conversations are packed: documents follow each other with <|endoftext|> between them, and windows go over the
+    borders. A window for each, filled up with padding, would be mostly padding where they are short, and cut off what
+    is longer than the context. Packed, every token is learned, in full batches, by the same code as any text. The price
+    is that the end of another conversation stands before some, which <|endoftext|> teaches a model to ignore.
+
+    With ``answers`` only these tokens are learned: other targets are -100, which the loss leaves out. Windows without
+    any are left out.
+
     >>> dataset = TokenDataset(np.arange(8), context=3, stride=2)
     >>> ids, targets = dataset.batch([0, 2])
     >>> ids.tolist(), targets.tolist()
     ([[0, 1, 2], [4, 5, 6]], [[1, 2, 3], [5, 6, 7]])
     """
 
-    def __init__(self, tokens: np.ndarray, context: int, stride: int | None = None, part: str = "text"):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        context: int,
+        stride: int | None = None,
+        part: str = "text",
+        answers: np.ndarray | None = None,
+    ):
         """tokens (N,), which may be memory-mapped; stride None means context; part names the tokens in errors.
+
+        answers     (N,) bool, the tokens that are learned; None: all
 
         Raises ConfigError if context or stride is below 1, DataError if there is not one window.
         """
@@ -40,18 +59,30 @@ class TokenDataset:
         self.tokens = tokens
         self.context = context
         self.stride = stride
+        self.answers = answers
+        self._starts = range(0, len(tokens) - context, stride)
+        if answers is not None:
+            before = np.concatenate([[0], np.cumsum(answers)])  # answers before each token
+            starts = np.array(self._starts)
+            self._starts = starts[before[starts + context + 1] > before[starts + 1]]
+            if not len(self._starts):
+                raise DataError(f"the {part} has no token of an assistant to learn: give more text, or --loss-on all")
 
     def __len__(self) -> int:
-        return (len(self.tokens) - self.context - 1) // self.stride + 1
+        return len(self._starts)
 
     def batch(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Gather windows (B,) -> ids (B, T), targets (B, T), int64. Raises IndexError on an index out of range."""
         indices = np.asarray(indices)
         if ((indices < 0) | (indices >= len(self))).any():
             raise IndexError(f"window indices must be 0 to {len(self) - 1}, not {indices}")
-        positions = indices[:, None] * self.stride + np.arange(self.context + 1)
+        starts = np.array([self._starts[i] for i in indices.tolist()], np.int64)
+        positions = starts[:, None] + np.arange(self.context + 1)
         tokens = self.tokens[positions].astype(np.int64)  # (B, T + 1)
-        return tokens[:, :-1].copy(), tokens[:, 1:].copy()
+        ids, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+        if self.answers is not None:
+            targets[~self.answers[positions[:, 1:]]] = IGNORED
+        return ids, targets
 
 
 class BatchSampler:

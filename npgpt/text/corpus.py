@@ -8,28 +8,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from npgpt.errors import ConfigError, DataError, TokenizerError
-from npgpt.text import SPLITS
+from npgpt.text import SPLITS, tokenizer_name
+from npgpt.text.byte_pairs import BPETokenizer
+from npgpt.text.conversations import ConversationFile, is_conversations
 from npgpt.text.files import Paths, as_paths, find_texts, progress, read_text
-from npgpt.text.tokenizers import Tokenizer
+from npgpt.text.token_files import check_tokenizer, find_token_files, listed, map_tokens, tokenizer_beside
+from npgpt.text.tokenizer import Tokenizer
+from npgpt.text.tokenizers import make_tokenizer
 
-TOKEN_CHUNK = 2**22  # tokens of a .bin that are checked at a time
+FEW_CONVERSATIONS = 10  # fewer than these teach a model little but themselves
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Tokens to train on.
 
-    ===========  ================================================================================================
-    tokens       (N,) ids, uint16 or uint32, read-only, memory-mapped; <|endoftext|> is between the documents
-    documents    (D,) int64, the position in tokens at which each document starts; the first is 0
-    characters   the number of characters of the text; None if it came as tokens
-    fingerprint  the tokens' sha256, for a .bin that of the file; it changes with the text
-    validation   (M,) ids if the data came with a validation part, else None
-    ===========  ================================================================================================
+    =============  ================================================================================================
+    tokens         (N,) ids, uint16 or uint32, read-only, memory-mapped; <|endoftext|> is between the documents
+    documents      (D,) int64, the position in tokens at which each document starts; the first is 0
+    characters     the number of characters of the text; None if it came as tokens
+    fingerprint    the tokens' sha256, for a .bin that of the file; it changes with the text
+    validation     (M,) ids if the data came with a validation part, else None
+    conversations  how many of the documents are conversations
+    answers        (N,) bool, what an assistant says, <|endoftext|> after it too; None without conversations
+    warnings       lines that the user should see
+    =============  ================================================================================================
     """
 
     tokens: np.ndarray
@@ -37,38 +45,69 @@ class Corpus:
     characters: int | None
     fingerprint: str
     validation: np.ndarray | None = None
+    conversations: int = 0
+    answers: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
-    """Read text files and folders of them (see ``find_texts``), or token files.
+    """Read text files, files of conversations and folders of them (see ``find_texts``), or token files.
 
-    Each text file is a document. The tokens are in an unnamed file in the folder TMPDIR, which disappears with them.
+    Each text file is a document, and so is each conversation of a .jsonl file. They may be mixed, and keep the order of
+    the paths. The tokens are in an unnamed file in the folder TMPDIR, which disappears with them.
 
-    A .bin file has nanoGPT's format, bare little-endian uint16, and is mapped itself; <|endoftext|> separates its
-    documents. A folder with a train.bin and a val.bin gives tokens and validation.
+    Token files (token_files.py) are mapped themselves; <|endoftext|> separates their documents. There may be one, or a
+    folder with a train.bin and a val.bin, which gives tokens and validation; they are not mixed with anything.
 
     Raises DataError if a file can't be read as text or as the tokenizer's ids; TokenizerError if one can't be encoded.
     """
     paths = as_paths(paths)
-    token_files = _find_token_files(paths)
+    token_files = find_token_files(paths)
     if not token_files:
         return _tokenize(find_texts(paths), tokenizer)
+    check_tokenizer(token_files, tokenizer)
     digest = sha256()
     with progress(token_files, "Reading") as bar:
-        parts = [_map_tokens(path, tokenizer, digest, bar) for path in token_files]
+        parts = [map_tokens(path, tokenizer, digest, bar) for path in token_files]
     (tokens, documents), validation = parts[0], parts[1][0] if len(parts) == 2 else None
     return Corpus(tokens, documents, None, digest.hexdigest(), validation)
 
 
+def tokenizer_for(name: str | None, paths: Paths, default: str = "gpt2") -> Tokenizer:
+    """The tokenizer for some files: the one that was stored with token files, else the one of that name.
+
+    Raises DataError if both are there and differ, or if it is to be made from the text and there are tokens only.
+    """
+    token_files = find_token_files(as_paths(paths))
+    kind, size = tokenizer_name(name or default)
+    if stored := tokenizer_beside(token_files):
+        if name is not None and (kind != stored.name or size not in (0, stored.vocab_size)):
+            made = f"the {stored.name} tokenizer of {stored.vocab_size:,} ids"
+            raise DataError(f"{token_files[0]} was made with {made}: leave out --tokenizer {name}")
+        return stored
+    if kind == BPETokenizer.name:
+        return BPETokenizer.from_texts(iter_documents(paths), size)
+    return make_tokenizer(kind, iter_text(paths))
+
+
 def iter_text(paths: Paths) -> Iterator[str]:
     """Yield the text that ``read_corpus`` would tokenize, in chunks, for ``make_tokenizer``. Raises its DataErrors."""
+    for chunks in iter_documents(paths):
+        yield from chunks
+
+
+def iter_documents(paths: Paths) -> Iterator[Iterator[str]]:
+    """Yield the same document by document; each is to be read before the next."""
     paths = as_paths(paths)
-    if _find_token_files(paths):
-        raise DataError(f"{_list(paths)} has tokens, not text, so it has no characters to make a tokenizer from")
+    if find_token_files(paths):
+        raise DataError(f"{listed(paths)} has tokens, not text, so it has no characters to make a tokenizer from")
     found = find_texts(paths)
     with progress(found, "Reading") as bar:
         for path in found:
-            yield from read_text(path, bar)
+            if is_conversations(path):
+                yield from (iter([conversation.text]) for conversation in ConversationFile(path).read(bar))
+            else:
+                yield read_text(path, bar)
 
 
 def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -> tuple[np.ndarray, np.ndarray | None]:
@@ -84,106 +123,121 @@ def train_val_split(corpus: Corpus, fraction: float = 0.1, by: str = "tokens") -
     >>> train.tolist(), val.tolist()
     ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
     """
+    if corpus.validation is not None and 0 < fraction < 1 and by in SPLITS:
+        return corpus.tokens, corpus.validation
+    cut = split_position(len(corpus.tokens), corpus.documents, fraction, by)
+    return corpus.tokens[:cut] if fraction else corpus.tokens, corpus.tokens[cut:] if fraction else None
+
+
+def split_position(count: int, documents: np.ndarray, fraction: float, by: str) -> int:
+    """Where ``train_val_split`` cuts ``count`` tokens, whose documents start at these positions. Raises its errors."""
     if not 0 <= fraction < 1:
         raise ConfigError(f"the fraction for validation must be at least 0 and less than 1, not {fraction}")
     if by not in SPLITS:
         raise ConfigError(f"a text can be split by tokens or by documents, not by {by!r}")
-    if fraction == 0:
-        return corpus.tokens, None
-    if corpus.validation is not None:
-        return corpus.tokens, corpus.validation
-    cut = len(corpus.tokens) - round(fraction * len(corpus.tokens))
-    if by == "documents":
-        starts = corpus.documents[1:]
+    cut = count - round(fraction * count)
+    if by == "documents" and fraction:
+        starts = documents[1:]
         if not len(starts):
-            raise DataError("one document can't be split by documents: give several files, or split by tokens")
-        cut = starts[np.abs(starts - cut).argmin()]
-    return corpus.tokens[:cut], corpus.tokens[cut:]
+            advice = "give several, split by tokens, or keep none for validation (--val-fraction 0)"
+            raise DataError(f"one document can't be split by documents: {advice}")
+        cut = int(starts[np.abs(starts - cut).argmin()])
+    return cut
+
+
+class TokenWriter:
+    """Writes the tokens of text files to a file, <|endoftext|> between documents, and counts what there was.
+
+    count           tokens so far
+    documents       the position at which each document begins
+    characters      of the text
+    conversations   how many of the documents are conversations
+    digest          the tokens' sha256
+    warnings        lines that the user should see
+    """
+
+    def __init__(self, tokenizer: Tokenizer, file: BinaryIO, answers: BinaryIO | None = None):
+        """answers: gets a byte for each token, 1 where it is an assistant's; <|endoftext|> after it counts too."""
+        self.tokenizer, self._file, self._answers = tokenizer, file, answers
+        self.count = self.characters = self.conversations = 0
+        self.documents: list[int] = []
+        self.warnings: list[str] = []
+        self.digest = sha256()
+        self._after_answer = False
+
+    def write(self, paths: list[Path]) -> None:
+        """Write all files. Raises DataError, TokenizerError, which name the file."""
+        with progress(paths, "Tokenizing") as bar:
+            for path in paths:
+                try:
+                    if is_conversations(path):
+                        self._write_conversations(ConversationFile(path), bar)
+                    else:
+                        self._write_text(path, bar)
+                except TokenizerError as error:
+                    raise TokenizerError(f"{path}: {error}") from error
+        if 0 < self.conversations < FEW_CONVERSATIONS:
+            few = f"{self.conversations} conversation{'s are few' if self.conversations > 1 else ' is little'}"
+            self.warnings.append(f"{few}: the model will learn the very words, and nothing that goes beyond them")
+
+    def _write_text(self, path, bar):
+        self._begin_document(path)
+        for ids in self.tokenizer.encode_stream(self._counted(read_text(path, bar))):
+            self._add(ids)
+        self._after_answer = False
+
+    def _write_conversations(self, file, bar):
+        for conversation in file.read(bar):
+            self._begin_document(file.path)
+            self.conversations += 1
+            self.characters += len(conversation.text)
+            self._add(*conversation.encode(self.tokenizer))
+            self._after_answer = True
+        if file.unused:
+            fields = ", ".join(f"{name[:40]!r} ({n:,} times)" for name, n in file.unused.most_common(5))
+            self.warnings.append(f"{file.path}: these fields are no part of the text: {fields}")
+
+    def _begin_document(self, path):
+        if self.documents:
+            if self.tokenizer.end_of_text is None:
+                raise DataError(f"{path}: the tokenizer has no <|endoftext|> to separate documents: train on one text")
+            self._add(np.array([self.tokenizer.end_of_text], self.tokenizer.dtype), np.array([self._after_answer]))
+        self.documents.append(self.count)
+
+    def _counted(self, chunks):
+        for chunk in chunks:
+            self.characters += len(chunk)
+            yield chunk
+
+    def _add(self, ids, answers=None):
+        self._file.write(ids.data)
+        self.digest.update(ids.data)
+        self.count += len(ids)
+        if self._answers is not None:
+            self._answers.write(bytes(len(ids)) if answers is None else answers.data)
 
 
 def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
-    if len(paths) > 1 and tokenizer.end_of_text is None:
-        raise DataError(f"{paths[1]}: the tokenizer has no <|endoftext|> to separate documents: train on one text")
-    digest = sha256()
-    documents = []
-    characters = count = 0
-
-    def counted(chunks):
-        nonlocal characters
-        for chunk in chunks:
-            characters += len(chunk)
-            yield chunk
-
-    def encoded():
-        for path in paths:
-            if documents:
-                yield np.array([tokenizer.end_of_text], tokenizer.dtype)
-            documents.append(count)
-            try:
-                yield from tokenizer.encode_stream(counted(read_text(path, bar)))
-            except TokenizerError as error:
-                raise TokenizerError(f"{path}: {error}") from error
-
     try:
-        # The file has no name, so nothing is left behind, however this ends. The mapping keeps it alive.
-        with tempfile.TemporaryFile() as file, progress(paths, "Tokenizing") as bar:
-            for ids in encoded():
-                file.write(ids.data)
-                digest.update(ids.data)
-                count += len(ids)
+        # The files have no name, so nothing is left behind, however this ends. The mapping keeps them alive.
+        with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as marks:
+            writer = TokenWriter(tokenizer, file, marks if any(map(is_conversations, paths)) else None)
+            writer.write(paths)
             file.flush()
-            tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(count,)))
-    except OSError as error:  # of the temporary file: the text files' are DataErrors already
+            marks.flush()
+            tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(writer.count,)))
+            answers = np.asarray(np.memmap(marks, bool, mode="r", shape=(writer.count,))) if marks.tell() else None
+    except OSError as error:  # of the temporary files: the text files' are DataErrors already
         raise DataError(
             f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: {error.strerror}.\n"
             "Set TMPDIR to a folder with more room: twice the size of the text is always enough."
         ) from error
-    return Corpus(tokens, np.array(documents, np.int64), characters, digest.hexdigest())
-
-
-def _find_token_files(paths: list[Path]) -> list[Path]:
-    """-> [x.bin], [train.bin, val.bin] or, if the paths are text, []. Raises DataError on a mixture."""
-    found = []
-    for path in paths:
-        parts = [path / "train.bin", path / "val.bin"]
-        if all(part.is_file() for part in parts):
-            found.append(parts)
-        elif path.suffix == ".bin" and not path.is_dir():
-            found.append([path])
-    if found and len(paths) > 1:
-        advice = "Give one .bin file, or one folder with a train.bin and a val.bin, or only text."
-        raise DataError(f"token files can't be read together with others: {_list(paths)}.\n{advice}")
-    return found[0] if found else []
-
-
-def _map_tokens(path, tokenizer, digest, bar):
-    """Map one .bin -> its tokens, its documents' starts. Adds the tokens to the digest."""
-    try:
-        size = path.stat().st_size
-        if not size:
-            raise DataError(f"{path} is empty: there are no tokens in it")
-        if size % 2:
-            raise DataError(f"{path} has {size:,} bytes, an odd number, but a token has two: the file is cut off")
-        tokens = np.asarray(np.memmap(path, "<u2", mode="r"))
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}") from error
-    starts = [[0]]
-    for first in range(0, len(tokens), TOKEN_CHUNK):
-        chunk = tokens[first : first + TOKEN_CHUNK]
-        unknown = chunk >= tokenizer.vocab_size
-        if unknown.any():
-            position = first + int(unknown.argmax())
-            raise DataError(
-                f"{path} was not made with the {tokenizer.name} tokenizer, or has a header before its tokens:\n"
-                f"its token {position:,} is {tokens[position]}, but the last id is {tokenizer.vocab_size - 1}."
-            )
-        starts.append(first + 1 + np.flatnonzero(chunk == tokenizer.end_of_text))
-        digest.update(chunk.data)
-        bar.update(chunk.nbytes)
-    documents = np.concatenate(starts)
-    # nanoGPT puts <|endoftext|> after every document, and after the last one no other starts.
-    return tokens, documents[documents < len(tokens)]
-
-
-def _list(paths):
-    return ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+    return Corpus(
+        tokens,
+        np.array(writer.documents, np.int64),
+        writer.characters,
+        writer.digest.hexdigest(),
+        conversations=writer.conversations,
+        answers=answers,
+        warnings=tuple(writer.warnings),
+    )

@@ -26,7 +26,7 @@ def as_paths(paths: Paths) -> list[Path]:
 
 
 def find_texts(paths: Paths) -> list[Path]:
-    """Expand paths: a folder stands for all .txt files below it, sorted, without hidden ones (.git, ._notes.txt).
+    """Expand paths: a folder stands for all .txt and .jsonl files below it, sorted, without hidden ones (.git, ._a).
 
     Raises DataError on a missing path, a folder that can't be read, and a folder without text.
     """
@@ -34,7 +34,7 @@ def find_texts(paths: Paths) -> list[Path]:
     for path in as_paths(paths):
         in_folder = sorted(_walk(path)) if path.is_dir() else [path]
         if not in_folder:
-            raise DataError(f"the folder {path} has no .txt file in it: name the files, or another folder")
+            raise DataError(f"the folder {path} has no .txt or .jsonl file in it: name the files, or another folder")
         found += in_folder
     return found
 
@@ -92,7 +92,7 @@ def _size(path):
 
 
 def _walk(folder):
-    """The .txt files below a folder. Unlike Path.rglob, this raises on a folder that can't be read."""
+    """The .txt and .jsonl files below a folder. Unlike Path.rglob, this raises on a folder that can't be read."""
 
     def stop(error):
         raise DataError(f"can't read the folder {error.filename}: {error.strerror}") from error
@@ -100,7 +100,7 @@ def _walk(folder):
     for parent, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(".txt") and not name.startswith("."):
+            if name.lower().endswith((".txt", ".jsonl")) and not name.startswith("."):
                 yield Path(parent, name)
 
 

@@ -7,18 +7,22 @@ distribution of openai-whisper (MIT licence).
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tiktoken
 
 # The encoding first splits a text into pieces by this expression, then merges bytes within each piece.
 # It is tiktoken's, which finds the same pieces as the published one (openai/gpt-2, src/encoder.py) in less time.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 # \s in that expression: Unicode's White_Space. (Python's own \s has U+001C to U+001F as well.)
-_WHITESPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+WHITESPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _LONG_RUN = 500_000
-_LONG_RUN_OF_WHITESPACE = re.compile(f"(?<!{_WHITESPACE}){_WHITESPACE}{{{_LONG_RUN},}}+")
+_LONG_RUN_OF_WHITESPACE = re.compile(f"(?<!{WHITESPACE}){WHITESPACE}{{{_LONG_RUN},}}+")
 
 _CUT_BEFORE_SPACE = " \t\r\n"
 _CUT_BEFORE_PUNCTUATION = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~、。，！？：；'
@@ -32,16 +36,25 @@ def tokens() -> list[bytes]:
 
 
 @cache
-def _encoding():
+def gpt2_encoding() -> "tiktoken.Encoding":
+    """Of GPT-2, made once."""
+    return make_encoding("gpt2", tokens())
+
+
+def make_encoding(name: str, tokens: Sequence[bytes]) -> "tiktoken.Encoding":
+    """tiktoken's encoder with GPT-2's pattern and these tokens, which are in order of rank. <|endoftext|> is none."""
     import tiktoken  # here: decoding and other tokenizers don't need it
 
-    ranks = {token: rank for rank, token in enumerate(tokens())}
-    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
-def encode(text: str) -> list[int]:
-    """Encode a text without lone surrogates. ``<|endoftext|>`` in it is text like any other."""
-    encode_ordinary = _encoding().encode_ordinary
+def encode(text: str, encoding: "tiktoken.Encoding | None" = None) -> list[int]:
+    """Encode a text without lone surrogates. ``<|endoftext|>`` in it is text like any other.
+
+    encoding    made by ``make_encoding``; None: GPT-2's
+    """
+    encode_ordinary = (encoding or gpt2_encoding()).encode_ordinary
     return [id for part in _split_long_runs(text) for id in encode_ordinary(part)]
 
 

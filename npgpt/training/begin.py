@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import make_model, open_checkpoint, runs
+from npgpt.checkpoints import open_checkpoint, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
-from npgpt.gpt import GPT
-from npgpt.text.corpus import iter_text
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from npgpt.text.corpus import tokenizer_for
+from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
+from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
+from npgpt.training.trainable import new_model, stored_model
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def start(settings: TrainSettings) -> Iterator[Run]:
     if named:
         check_free(out)  # before the work, not after it
     run = prepare(settings)
-    check_room(out, run.model, run.optimizer, settings.keep)
+    check_room(out, run.stored, run.optimizer, settings.keep)
     existed = out.exists()
     folder = create_run(out, exact=named)
     with locked(folder):
@@ -61,9 +62,8 @@ def prepare(settings: TrainSettings) -> Run:
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
     plan = settings.resolve(len(data.windows), context, data.beginning)
-    model = GPT(config, seed=settings.seed) if checkpoint is None else make_model(replace(checkpoint, config=config))
-    model.seed(settings.seed)
-    return Run(settings, plan, model, tokenizer, data)
+    occupied = resident_bytes()
+    return Run(settings, plan, new_model(settings, config, checkpoint), tokenizer, data, occupied)
 
 
 @contextmanager
@@ -95,9 +95,8 @@ def _resume(folder, given) -> Run:
     path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
-    model = GPT.empty(config)
-    model.load_state_dict(weights, str(path))
-    run = Run(settings, changed, model, tokenizer, data)
+    occupied = resident_bytes()
+    run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
     try:
         run.load_state_dict(state)
         run.optimizer.load_state_dict(moments, run.step)
@@ -110,9 +109,10 @@ def _resume(folder, given) -> Run:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
         done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
         raise RunError(f"{folder} is finished: {done}.\n{advice}")
-    check_room(folder, model, run.optimizer, settings.keep)
+    check_room(folder, run.stored, run.optimizer, settings.keep)
     run.open(folder, on_disk=run.step if path.name == runs.LAST_FILE else None)
-    last_steps = {"train": run.step, "eval": run.evaluation.last_step, "sample": run.samples.last_step}
+    steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
+    last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
     write_run_config(folder, config, settings.to_dict(), changed)
     log(f"resuming {folder} at step {run.step:,}")
@@ -127,7 +127,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
     if settings.init_from is None:
-        tokenizer = make_tokenizer(settings.tokenizer or defaults.TOKENIZER, iter_text(settings.texts))
+        tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
         preset = settings.preset or defaults.PRESET
         if preset == AUTO:
             if settings.time_budget is None:

@@ -12,7 +12,7 @@ from npgpt.training.estimate import FLOAT, Pace, available_bytes, parameters, st
 from npgpt.training.plan import Plan
 from npgpt.training.settings import TrainSettings
 
-MARGIN = 0.03  # of the time left, for what is slower later
+MARGIN = 0.08  # of the time left: a run is up to so much slower than its rehearsal
 TOKENS_PER_PARAMETER = 20
 NOT_PRODUCTS = 1.5  # a step takes so many times its matrix products
 
@@ -24,7 +24,7 @@ def choose_steps(plan_of: Callable[[int], Plan], pace: Pace, seconds: float) -> 
 
     >>> plan_of = lambda steps: Plan(8, steps, 1e-3, 0, 1e-4, steps, eval_every=10, sample_every=0, sample_prompt="")
     >>> choose_steps(plan_of, Pace(step=1.0, evaluation=2.0, sample=0.0, save=0.0), 100)
-    79
+    74
     """
     enough = seconds * (1 - MARGIN)
 

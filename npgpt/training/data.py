@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.errors import DataError
+from npgpt.errors import ConfigError, DataError
+from npgpt.text import tokenizer_name
 from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
 from npgpt.text.corpus import read_corpus, train_val_split
 from npgpt.text.tokenizers import Tokenizer
@@ -17,10 +18,14 @@ class TrainingData:
     def __init__(self, settings: TrainSettings, tokenizer: Tokenizer, context: int):
         self.settings = settings
         self.corpus = read_corpus(settings.texts, tokenizer)
-        self.train, self.validation = train_val_split(self.corpus, settings.val_fraction, settings.split_by)
-        self.windows = TokenDataset(self.train, context, settings.stride, "training part")
+        self.tokenizer = tokenizer
+        by = settings.split_by or ("documents" if self.corpus.conversations else "tokens")
+        self.train, self.validation = train_val_split(self.corpus, settings.val_fraction, by)
+        answers = self._answers() if settings.loss_on == "assistant" else None
+        self.answers = (None, None) if answers is None else np.split(answers, [len(self.train)])
+        self.windows = TokenDataset(self.train, context, settings.stride, "training part", self.answers[0])
         self.batches = BatchSampler(self.windows, settings.batch_size, settings.seed)
-        self.beginning = _first_characters(self.train, tokenizer)
+        self.beginning = self._first_words(context)
 
     def micro_batches(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The batches whose gradients make a step, counted from 0: ``grad_accum`` of ids (B, T), targets (B, T)."""
@@ -30,22 +35,29 @@ class TrainingData:
     def evaluation_splits(self) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """{"train": batches, "val": batches}, spread evenly over each part; no "val" without a validation part."""
         s, context = self.settings, self.windows.context
-        parts = {"train": (self.train, "training part"), "val": (self.validation, "validation part")}
+        parts = {
+            "train": (self.train, "training part", self.answers[0]),
+            "val": (self.validation, "validation part", self.answers[1]),
+        }
         return {
-            name: evaluation_batches(TokenDataset(tokens, context, part=part), s.batch_size, s.eval_batches)
-            for name, (tokens, part) in parts.items()
+            name: evaluation_batches(TokenDataset(tokens, context, None, part, answers), s.batch_size, s.eval_batches)
+            for name, (tokens, part, answers) in parts.items()
             if tokens is not None
         }
 
     def describe(self, max_steps: int) -> str:
-        """Two lines for the log: how much text, how many sequences and steps."""
+        """Lines for the log: how much text, how many sequences and steps; then what the user should look at."""
         s, corpus, held_out = self.settings, self.corpus, 0 if self.validation is None else len(self.validation)
+        conversations = f"{corpus.conversations:,} conversations, " if corpus.conversations else ""
         characters = "" if corpus.characters is None else f"{corpus.characters:,} characters, "
+        learned = "" if self.answers[0] is None else f", {np.count_nonzero(self.answers[0]):,} of them to learn"
+        warnings = [*corpus.warnings, *few_ids(s.tokenizer, self.tokenizer)]
         validation = "" if self.validation is None else f" ({held_out:,} for validation)"
         return (
-            f"text:  {characters}{len(self.train) + held_out:,} tokens{validation}\n"
+            f"text:  {conversations}{characters}{len(self.train) + held_out:,} tokens{validation}{learned}\n"
             f"       {len(self.windows):,} windows of {self.windows.context:,} tokens, "
             f"{len(self.windows) / (s.batch_size * s.grad_accum):,.1f} steps an epoch, {max_steps:,} steps"
+            + "".join(f"\nwarning: {warning}" for warning in warnings)
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,6 +68,29 @@ class TrainingData:
         """Raises DataError if the state is that of another text."""
         if state["fingerprint"] != self.corpus.fingerprint:
             raise DataError(f"{', '.join(self.settings.texts)}: the text is not the one that this run began with")
+
+    def _answers(self):
+        corpus = self.corpus
+        if corpus.answers is None or corpus.conversations < len(corpus.documents):
+            problem = "--loss-on assistant needs conversations (.jsonl), and nothing else"
+            raise ConfigError(f"{problem}: in other text nobody is an assistant")
+        return corpus.answers
+
+    def _first_words(self, context):
+        """How samples begin: with the first question, up to the assistant's turn; else as the text does."""
+        answers = self.corpus.answers
+        if answers is not None and self.corpus.conversations == len(self.corpus.documents):
+            question = self.train[: int(answers.argmax())]
+            return self.tokenizer.decode(question.tolist()) if len(question) <= context // 2 else "Human:"
+        return _first_characters(self.train, self.tokenizer)
+
+
+def few_ids(asked: str | None, tokenizer: Tokenizer) -> list[str]:
+    """A line if the text was too small for the tokenizer that was asked for, such as "bpe:4096"; else none."""
+    size = 0 if asked is None else tokenizer_name(asked)[1]
+    if tokenizer.vocab_size >= size:
+        return []
+    return [f"the tokenizer has {tokenizer.vocab_size:,} ids of {size:,}: no other pair of tokens is there twice"]
 
 
 def _first_characters(tokens, tokenizer) -> str:

@@ -10,6 +10,7 @@ from npgpt.training.plan import Plan
 from npgpt.training.saver import PART, SAVE_EVERY
 
 FLOAT = 4  # bytes
+KERNELS = 40 << 20  # bytes of compiled code and what it keeps
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Pace:
         Each evaluation may find the best weights so far, which are a third of the state.
 
         >>> plan = Plan(8, 100, 1e-3, 0, 1e-4, 100, eval_every=40, sample_every=50, sample_prompt="")
-        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 200 + 4 * 10 + 3 * 3, 3 times the best, 3 saves
+        >>> Pace(step=2.0, evaluation=10.0, sample=3.0, save=6.0).seconds(plan)  # 200 + 40 + 9, and 24 of saves
         273.0
         """
         evaluations, samples = (_times(every, plan.max_steps) for every in (plan.eval_every, plan.sample_every))
@@ -54,15 +55,18 @@ def step_bytes(config: GPTConfig, sequences: int, context: int, accumulates: boo
     theirs, with the logits of a chunk, the head's gradient V C and the gradients of the last layer norm's input and
     output; or at the end of the backward pass, when all gradients are there and one block's activations still are.
     Batches that are accumulated meet the gradients of those before at the loss.
+
+    The chunk's logits count twice: freed, they leave a hole in which smaller arrays settle, so that the next ones go
+    elsewhere. And the kernels' code is loaded in the first step.
     """
     R, C, V = sequences * context, config.n_embd, config.vocab_size
     block = R * (8 * C + 2 * config.inner_size)
     kept = config.n_layer * (R * C if recompute else block) + (block if recompute else 0)
     gradients = parameters(config)
-    head = min(R, ROWS) * V + V * C + 4 * R * C
+    head = 2 * min(R, ROWS) * V + V * C + 4 * R * C
     at_the_loss = kept + head + (gradients if accumulates else 0)
     at_the_end = gradients + block + R * (3 * C + config.inner_size)
-    return FLOAT * max(at_the_loss, at_the_end)
+    return FLOAT * max(at_the_loss, at_the_end) + KERNELS
 
 
 def parameters(config: GPTConfig, embeddings: bool = True) -> int:
@@ -79,7 +83,7 @@ def parameters(config: GPTConfig, embeddings: bool = True) -> int:
 
 
 def resident_bytes() -> int:
-    """The memory of this process now; 200 MB, what Python and kernels take, where the system doesn't tell."""
+    """The memory of this process now; 200 MB, what Python and imports take, where the system doesn't tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

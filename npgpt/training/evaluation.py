@@ -9,11 +9,10 @@ import numpy as np
 from npgpt.errors import TrainingDiverged
 from npgpt.generation import Decoder, Sampling, stream
 from npgpt.gpt import GPT
-from npgpt.tensor import no_grad
+from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.plan import Plan
-
-Batch = tuple[np.ndarray, np.ndarray]  # ids (B, T), targets (B, T)
+from npgpt.training.team import ALONE, Batch
 
 
 class Periodic:
@@ -40,6 +39,7 @@ class Evaluation(Periodic):
     def __init__(self, model: GPT, splits: dict[str, list[Batch]], plan: Plan):
         super().__init__(plan, plan.eval_every)
         self.model, self.splits = model, splits
+        self.team = ALONE
 
     def losses(self, step: int, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """{split: mean loss}, or None if ``stopped()`` meanwhile. Raises TrainingDiverged if one is not finite."""
@@ -60,13 +60,14 @@ class Evaluation(Periodic):
     def _mean_loss(self, step, name, batches, stopped) -> float | None:
         """The mean cross-entropy over all targets of the batches, dropout off."""
         self.model.eval()
+        losses = self.team.losses(self.model, batches, stopped)
+        if losses is None:
+            return None
         total, count = 0.0, 0
-        for ids, targets in batches:
-            if stopped():
-                return None
-            with no_grad():
-                total += self.model.loss(ids, targets).item() * targets.size
-            count += targets.size
+        for (_, targets), loss in zip(batches, losses, strict=True):
+            learned = int(np.count_nonzero(targets != IGNORED))
+            total += loss * learned
+            count += learned
         if not math.isfinite(total):
             raise TrainingDiverged(f"after step {step}: the {name} loss is {total / count:g}")
         return total / count

@@ -2,13 +2,16 @@
 
 import time
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 
 from npgpt import kernels
+from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
 from npgpt.precompile import compile_for_training
+from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest, exit_code
 from npgpt.training.budget import choose_steps
 from npgpt.training.divergence import likely_cause
@@ -16,36 +19,44 @@ from npgpt.training.estimate import available_bytes, resident_bytes, step_bytes
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
+from npgpt.training.memory import describe_model, partial_step_bytes
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
+from npgpt.training.team import ALONE, Alone
 
+FEW = 100  # steps: of a run that has made fewer, the start was much of the time
 SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
 
 
-def execute(run: Run, began: float) -> int:
+def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     """Train to the end, or until Ctrl-C, SIGTERM or SIGHUP -> the process's exit code, 0 or the signal's.
 
     began       when the process did, by time.monotonic()
+    team        the processes that train it
 
     Raises TrainingDiverged, RunError if it can't be saved.
     """
+    run.work_with(team)
     precision.set_matmul_precision(run.settings.matmul_precision)
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
     c = run.model.config
-    log(
-        f"model: {run.model.num_parameters():,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide\n"
-        f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}"
-    )
+    log(describe_model(run.stored))
+    log(f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}")
     log(_memory(run))
+    log(f"report: {run.folder / runs.REPORT_FILE}")
     # Silence NumPy: values that aren't finite end the run with a message of our own.
     with (
-        StopRequest("stopping after this step (again to stop at once, without saving)") as stop,
+        StopRequest("stopping after this step (again to stop at once, without saving)", log) as stop,
         np.errstate(over="ignore", invalid="ignore"),
     ):
         run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
-        compile_for_training(c, run.settings.batch_size, run.plan.context, prompt, lambda: stop.requested)
+        sequences, context, passage = team.sequences(run.settings.batch_size), run.plan.context, run.inspection.ids.size
+        adapter = run.stored.to_compile()
+        compile_for_training(c, sequences, context, prompt, passage, lambda: stop.requested, **adapter)
+        team.begin(run, stop)
+        run.progress.process(run.step, **_described(run))
         run.saver.start()
         try:
             _foresee(run, stop, began)
@@ -55,6 +66,8 @@ def execute(run: Run, began: float) -> int:
         except TrainingDiverged as error:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             raise TrainingDiverged(f"{error}: training has diverged.\n{likely_cause(run.model)}\n{advice}") from None
+        finally:
+            run.close()
         run.saver.save_at_end()
     if run.finished or run.early_stopping.reached or stop.number is None:
         _report(run)
@@ -65,20 +78,26 @@ def execute(run: Run, began: float) -> int:
 
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
-    s, optimizer = run.settings, run.optimizer
-    more = step_bytes(run.model.config, s.batch_size, run.plan.context, s.grad_accum > 1, s.recompute)
-    if not optimizer.steps:  # new arrays of zeros take no memory before they are written to
-        more += sum(array.nbytes for array in optimizer.state_dict().values())
-    line = f"memory: about {(resident_bytes() + more) / 1e6:,.0f} MB"
-    if more > available_bytes():
-        line += f", and only {available_bytes() / 1e6:,.0f} MB more are free: try --recompute or a lower --batch-size"
-    return line
+    s, model, optimizer = run.settings, run.model, run.optimizer
+    sequences = run.team.sequences(s.batch_size)
+    moments = sum(array.nbytes for array in optimizer.state_dict().values())
+    if run.stored.adapter is None and not s.freeze and not s.train_only:
+        total = run.occupied + sum(array.nbytes for array in model.state_dict().values()) + moments
+        total += step_bytes(model.config, sequences, run.plan.context, s.grad_accum > 1, s.recompute)
+    else:  # new moments are zeros, which take no memory before they are written to
+        total = resident_bytes() + (0 if optimizer.steps else moments)
+        total += partial_step_bytes(model, sequences, run.plan.context)
+    free = resident_bytes() + available_bytes()
+    line = f"memory: about {total / 1e6:,.0f} MB"
+    return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"
 
 
 def _foresee(run, stop, began):
     """Say how long the run will take; if it has a time to end in, choose its steps."""
     plan, tokens = run.plan, run.settings.batch_size * run.settings.grad_accum * run.plan.context
     if run.step:
+        if run.step < FEW:
+            return
         seconds = run.progress.elapsed_before * (plan.max_steps - run.step) / run.step
         how = "as fast as before"
     elif plan.max_steps <= SHORT and not plan.time_budget:
@@ -101,6 +120,21 @@ def _foresee(run, stop, began):
         seconds, how = pace.seconds(plan), f"{pace.step:.3g} s a step"
     left = plan.max_steps - run.step
     log(f"time:  about {format_duration(seconds)} for {left:,} steps, {left * tokens:,} tokens ({how})")
+
+
+def _described(run):
+    """The process that trains the run from here on."""
+    model = run.model
+    machine = describe_machine() | {
+        "kernels": kernels.BACKEND,
+        "products": "by NumPy" if kernels.BACKEND == "numpy" else precision.described(),
+    }
+    return {
+        "command": typed_command(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "parameters": model.num_parameters(),
+        "machine": machine,
+    }
 
 
 def _report(run):

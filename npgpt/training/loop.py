@@ -6,8 +6,7 @@ so stopping and resuming gives the same weights, bit for bit, as never having st
 """
 
 import math
-
-import numpy as np
+from collections.abc import Iterable
 
 from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
@@ -15,6 +14,7 @@ from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.signals import StopRequest
 from npgpt.training.divergence import which_gradient
 from npgpt.training.run import Run
+from npgpt.training.team import ALONE, Alone, Part
 
 
 def fit(run: Run, stop: StopRequest) -> None:
@@ -42,25 +42,29 @@ def fit(run: Run, stop: StopRequest) -> None:
 
 def take_step(run: Run, lr: float) -> tuple[float, float]:
     """The run's next step, with this learning rate -> the mean loss of its batches, and the gradient's norm."""
-    return train_step(run.model, run.optimizer, run.data.micro_batches(run.step), lr, run.settings.grad_clip)
+    parts = run.team.share_out(run.data.micro_batches(run.step), lr)
+    return train_step(run.model, run.optimizer, parts, lr, run.settings.grad_clip, run.team)
 
 
 def train_step(
-    model: GPT, optimizer: AdamW, batches: list[tuple[np.ndarray, np.ndarray]], lr: float, grad_clip: float = 0.0
+    model: GPT, optimizer: AdamW, parts: Iterable[Part], lr: float, grad_clip: float = 0.0, team: Alone = ALONE
 ) -> tuple[float, float]:
-    """One step of the optimizer, by the mean gradient of all batches -> their mean loss, and the gradient's norm.
+    """One step of the optimizer, by the gradient of the parts' weighted losses -> their sum, and the gradient's norm.
 
+    parts       ids (B, T), targets (B, T), and the weight of their mean loss: 1 / n for the mean of n batches
     grad_clip   the largest norm of the gradient; 0 for no limit
+    team        the processes whose losses and gradients are added up
 
     Raises TrainingDiverged, before anything is changed, if the loss or the norm is not finite.
     """
     model.train()
     optimizer.zero_grad()
     loss = 0.0
-    for ids, targets in batches:
-        micro_loss = model.loss(ids, targets) * (1 / len(batches))
-        micro_loss.backward()
+    for ids, targets, weight in parts:
+        micro_loss = model.loss(ids, targets) * weight
+        micro_loss.backward(done=team.gradient_done)
         loss += micro_loss.item()
+    loss = team.add_up(loss)
     norm = clip_grad_norm(model.trainable_parameters(), grad_clip or math.inf)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         found = f"the loss is {loss:g} and the gradient's norm {norm:g}{which_gradient(model)}"

@@ -27,12 +27,9 @@ def rehearse(run: Run, stopped: Callable[[], bool]) -> Pace | None:
     steps: list[float] = []
     while not stopped() and len(steps) < STEPS and sum(steps) < SECONDS:
         steps.append(_seconds(lambda: take_step(run, lr=0.0)))
-    run.optimizer.zero_grad()
-    for moments in run.optimizer.state_dict().values():
-        moments[...] = 0
-    run.optimizer.steps = 0
+    run.team.forget(run.optimizer)
     run.model.set_rng_state(random_numbers)
-    batches = sum(map(len, run.evaluation.splits.values()))
+    batches = sum(run.team.sequences(len(split)) for split in run.evaluation.splits.values())
     evaluation = _second_time(lambda: run.evaluation.check(run.step), stopped)
     sample = _second_time(_sample(run), stopped)
     if stopped():

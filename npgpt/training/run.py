@@ -4,31 +4,56 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoints import runs
-from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.text.tokenizers import Tokenizer, save_tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
 from npgpt.training.folder import write_run_config
-from npgpt.training.log import Metrics, Progress
+from npgpt.training.inspection import Inspection
+from npgpt.training.metrics import Metrics
+from npgpt.training.parts import parse_rates
 from npgpt.training.plan import Plan
+from npgpt.training.progress import Progress
+from npgpt.training.reporter import Reporter
 from npgpt.training.saver import Saver
 from npgpt.training.settings import TrainSettings
+from npgpt.training.team import ALONE, Alone
+from npgpt.training.tensorboard import EventFiles, check_installed
+from npgpt.training.trainable import StoredModel
 
 
 class Run:
-    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state."""
+    """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state.
 
-    def __init__(self, settings: TrainSettings, plan: Plan, model: GPT, tokenizer: Tokenizer, data: TrainingData):
-        s = settings
-        self.settings, self.plan, self.model, self.tokenizer, self.data = s, plan, model, tokenizer, data
+    occupied    bytes that the process took before the model was made
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        plan: Plan,
+        stored: StoredModel,
+        tokenizer: Tokenizer,
+        data: TrainingData,
+        occupied: int = 0,
+    ):
+        s, self.occupied = settings, occupied
+        self.settings, self.plan, self.stored, self.tokenizer, self.data = s, plan, stored, tokenizer, data
+        self.model = model = stored.model
         model.recompute = s.recompute
-        self.optimizer = AdamW(model.named_parameters(), s.lr, (s.beta1, s.beta2), weight_decay=s.weight_decay)
-        self.evaluation = Evaluation(model, data.evaluation_splits(), plan)
+        if s.tensorboard:
+            check_installed()
+        rates = parse_rates(s.lr_for) if s.lr_for else None
+        betas = s.beta1, s.beta2
+        self.optimizer = AdamW(model.named_parameters(), s.lr, betas, weight_decay=s.weight_decay, lr_for=rates)
+        splits = data.evaluation_splits()
+        self.evaluation = Evaluation(model, splits, plan)
         self.early_stopping = EarlyStopping(s.patience, s.min_delta)
         self.samples = Samples(model, tokenizer, plan, s.sample_tokens)
-        self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context)
+        self.inspection = Inspection(model, tokenizer, splits.get("val", splits["train"])[0])
+        self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context, self.inspection)
         self.step = 0  # steps done
+        self.work_with(ALONE)
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
 
@@ -40,14 +65,26 @@ class Run:
     def open(self, folder: Path, on_disk: int | None = None) -> None:
         """Write to this folder from now on. ``on_disk``: the step of the last.safetensors that is there and whole."""
         self.folder = folder
-        self.progress.metrics = Metrics(folder / runs.METRICS_FILE)
-        parts = self.model, self.optimizer, self.state_dict, self.describe
+        self.events = EventFiles(folder, self.step) if self.settings.tensorboard else None
+        self.progress.metrics = Metrics(folder / runs.METRICS_FILE, *([self.events.write] if self.events else []))
+        self.progress.report = Reporter(folder)
+        parts = self.stored, self.optimizer, self.state_dict, self.describe
         self.saver = Saver(folder, *parts, self.settings.keep, on_disk)
 
     def describe(self, folder: Path) -> None:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
         save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
         write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan)
+
+    def work_with(self, team: Alone) -> None:
+        """Have steps and evaluations computed by these processes from now on."""
+        self.team = self.evaluation.team = team
+
+    def close(self) -> None:
+        """Write what is to be looked at for the last time."""
+        self.progress.end()
+        if self.events is not None:
+            self.events.close()
 
     @property
     def finished(self) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 
 from npgpt.checkpoints import runs
 from npgpt.errors import CheckpointError, RunError
-from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.training.log import log
+from npgpt.training.trainable import StoredModel
 
 SAVE_EVERY = 60.0  # seconds between saves
 PART = 20  # saving takes at most a twentieth of the time
@@ -34,7 +34,7 @@ class Saver:
     def __init__(
         self,
         folder: Path,
-        model: GPT,
+        model: StoredModel,
         optimizer: AdamW,
         state: Callable[[], dict[str, Any]],
         describe: Callable[[Path], None],
@@ -74,7 +74,8 @@ class Saver:
     def save_best(self) -> None:
         """Write best.safetensors. If that fails, training goes on."""
         try:
-            runs.save_weights(self.folder / runs.BEST_FILE, {**self.model.state_dict()}, self.model.config)
+            best, weights = self.folder / runs.BEST_FILE, self.model.state_dict()
+            runs.save_weights(best, weights, self.model.config, self.model.metadata())
         except CheckpointError as error:
             log(f"{error}; training goes on")
 
@@ -105,22 +106,29 @@ class Saver:
 
     def _write(self, folder):
         weights, moments = self.model.state_dict(), self.optimizer.state_dict()
-        runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), self.model.config)
+        config, metadata = self.model.config, self.model.metadata()
+        self.model.write_beside(folder)
+        runs.save_checkpoint(folder / runs.LAST_FILE, weights, moments, self.state(), config, metadata)
 
     def _save_elsewhere(self) -> Path:
-        """A new folder with the run, in the first place that has room. Raises CheckpointError."""
+        """A new folder with the run, in the first place that has room. Raises RunError if none has."""
         for place in (tempfile.gettempdir(), Path.home(), Path.cwd()):
             try:
                 elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-", dir=place))
+            except OSError as error:
+                failed: Exception = error
+                continue
+            try:
                 self._write(elsewhere)
                 self.describe(elsewhere)
                 return elsewhere
             except (CheckpointError, OSError) as error:
                 failed = error
+                shutil.rmtree(elsewhere, ignore_errors=True)
         raise RunError(f"and nowhere else, so what was trained since the last save is lost: {failed}")
 
 
-def check_room(folder: Path, model: GPT, optimizer: AdamW, keep: int) -> None:
+def check_room(folder: Path, model: StoredModel, optimizer: AdamW, keep: int) -> None:
     """Raise RunError unless there is room for what a run writes to ``folder``, which need not exist yet.
 
     That is best.safetensors, last.safetensors and ``keep`` earlier ones, and one more state: a new one takes the last

@@ -5,15 +5,17 @@ from argparse import ArgumentTypeError
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import as_flag, choice, count, duration, flag, number, pathname
-from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
-from npgpt.errors import ConfigError
+from npgpt.commandline import FlagType, as_flag, choice, count, duration, flag, number, pathname
+from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
+from npgpt.errors import ConfigError, TokenizerError
 from npgpt.schedules import SCHEDULES
-from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.text import LOSSES, SPLITS, TOKENIZERS, tokenizer_name
 from npgpt.training import plan as defaults
+from npgpt.training.parts import check_parts, names, rates
 from npgpt.training.plan import Plan
 
 DATA, MODEL, STEPS, OPTIMIZER, RUN = "data", "model", "how long", "optimizer", "run"
+PARTS = "what is trained: an adapter, or a part of the model"
 
 AUTO = "auto"
 
@@ -22,10 +24,22 @@ _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
 _epochs = number("X", 0, 10**6, open_low=True)
 
+
+def _tokenizer(text):
+    try:
+        tokenizer_name(text)
+    except TokenizerError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+tokenizer_flag = FlagType("|".join(TOKENIZERS), _tokenizer)
+
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
     "max_steps", "epochs", "decay_steps", "patience", "min_delta",
-    "keep", "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "recompute", "threads",
+    "keep", "log_every", "eval_every", "sample_every", "sample_prompt", "sample_tokens", "tensorboard", "recompute",
+    "threads",
 )  # fmt: skip
 
 
@@ -35,7 +49,9 @@ class TrainSettings:
 
     texts: tuple[str, ...] = ()
 
-    tokenizer: str | None = flag(None, choice(*TOKENIZERS), f"kind of tokens (default: {defaults.TOKENIZER})", DATA)
+    tokenizer: str | None = flag(
+        None, tokenizer_flag, f"kind of tokens; bpe:N is trained on the text (default: {defaults.TOKENIZER})", DATA
+    )
     context: int | None = flag(
         None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
         aliases=("block_size",),
@@ -43,7 +59,10 @@ class TrainSettings:
     stride: int | None = flag(None, count(), "tokens from sequence to sequence (default: the context)", DATA)
     batch_size: int = flag(8, count(), "sequences per batch", DATA)
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
-    split_by: str = flag("tokens", choice(*SPLITS), "hold out at any token, or whole documents only", DATA)
+    split_by: str | None = flag(
+        None, choice(*SPLITS), "hold out at any token, or whole documents only (default for conversations)", DATA
+    )
+    loss_on: str = flag("all", choice(*LOSSES), "learn all tokens, or in conversations the assistant's only", DATA)
 
     preset: str | None = flag(
         None, choice(*PRESETS, AUTO), f"size: {', '.join(PRESETS)}, or {AUTO}, by --time-budget "
@@ -62,6 +81,24 @@ class TrainSettings:
     position: str | None = flag(None, choice(*POSITIONS), f"position encoding (default: {GPTConfig.position})", MODEL)
     activation: str | None = flag(None, choice(*ACTIVATIONS), f"in the MLP (default: {GPTConfig.activation})", MODEL)
     init_from: str | None = flag(None, pathname, "start from this run, folder, or model by name (gpt2)", MODEL)
+
+    lora_rank: int | None = flag(
+        None, number("N", 1, 65536, whole=True), "train an adapter of this rank (LoRA), and leave --init-from as it is",
+        PARTS,
+    )  # fmt: skip
+    lora_alpha: float | None = flag(None, _positive, "its result times X / rank (default: twice the rank)", PARTS)
+    lora_dropout: float | None = flag(None, _fraction, "of what goes into it (default: 0)", PARTS)
+    lora_targets: str | None = flag(
+        None, names, "layers that get one, such as c_attn,mlp.c_proj (default: all linear layers of the blocks)", PARTS
+    )
+    lora_base: str | None = flag(
+        None, choice(*BASE_FORMATS), "the model beneath: nf4 holds its matrices in 4 bits (QLoRA; default: f32)", PARTS
+    )
+    freeze: str | None = flag(None, names, "don't train these parameters: wte,wpe or 'h.[0-5]' or '*.bias'", PARTS)
+    train_only: str | None = flag(None, names, "train these alone: 'h.11.*,ln_f'", PARTS)
+    lr_for: str | None = flag(
+        None, rates, "learning rates of their own, which follow --lr's schedule: 'wte=1e-4,h.11=3e-4'", PARTS
+    )
 
     max_steps: int | None = flag(
         None, count(), f"optimizer steps (default: {defaults.MAX_STEPS})", STEPS, aliases=("max_iters",)
@@ -110,6 +147,7 @@ class TrainSettings:
     sample_every: int | None = flag(None, count(0), "steps between samples; 0: none (default: --eval-every)", RUN)
     sample_prompt: str | None = flag(None, str, "how samples begin (default: as the text)", RUN, metavar="TEXT")
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
+    tensorboard: bool = flag(False, bool, "also write event files for TensorBoard to the run's folder", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
     matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
@@ -125,6 +163,7 @@ class TrainSettings:
         if self.init_from is not None and fixed:
             flags = ", ".join(map(as_flag, fixed))
             raise ConfigError(f"--init-from brings the model and its tokenizer with it: leave out {flags}")
+        check_parts(self)
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
         if self.schedule == "constant" and not (self.min_lr is None and self.decay_steps is None):

@@ -95,13 +95,13 @@ def train(folder, *arguments):
 
 
 def metrics(run, kind=None) -> list[dict]:
-    """metrics.jsonl without times, which differ from run to run. Of one kind, or all with their kinds."""
+    """metrics.jsonl without times and processes, which differ from run to run. Of one kind, or all with their kinds."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     without = TIMES if kind is None else (*TIMES, "kind")
     return [
         {name: value for name, value in line.items() if name not in without}
         for line in lines
-        if kind in (None, line["kind"])
+        if kind in (None, line["kind"]) and line["kind"] != "process"
     ]
 
 

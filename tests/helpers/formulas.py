@@ -74,6 +74,14 @@ def factors(x):
     return keep_mask_numpy(x.shape, P, SEED) / (1 - P)
 
 
+def lora_backward(dz, y, x, A, B):
+    d = x * factors(x)
+    u = np.einsum("ni,ir->nr", d, A)
+    du = SCALE * np.einsum("no,ro->nr", dz, B)
+    dB, dA = SCALE * np.einsum("nr,no->ro", u, dz), np.einsum("ni,nr->ir", d, du)
+    return dz, np.einsum("nr,ir->ni", du, A) * factors(x), dA, dB
+
+
 def mean_loss(x):
     losses = [np.log(np.exp(row).sum()) - row[t] for row, t in zip(x[COUNTED], TARGETS[COUNTED], strict=True)]
     return np.asarray(sum(losses) / len(losses))
@@ -184,6 +192,19 @@ DERIVATIONS = {
             np.einsum("no->o", dy),
         ),
         shapes=((3, 4), (4, 5), (5,)),
+    ),
+    "lora": Derivation(
+        docs=(ops.lora,),
+        formulas=(
+            "dB_ro = s sum_n u_nr dz_no",
+            "du_nr = s sum_o dz_no B_ro",
+            "dA_ir = sum_n d_ni du_nr",
+            "dd_ni = sum_r du_nr A_ir",
+        ),
+        operation=lambda y, x, A, B: ops.lora(y, x, A, B, SCALE, P, SEED),
+        forward=lambda y, x, A, B: y + SCALE * np.einsum("ni,ir,ro->no", x * factors(x), A, B),
+        backward=lora_backward,
+        shapes=((3, 5), (3, 4), (4, 2), (2, 5)),
     ),
     "relu": operator(
         ops.relu, "dx = 0 where x <= 0, else dy", lambda x: x * (x > 0), lambda dy, x: (np.where(x <= 0, 0, dy),), (9,)

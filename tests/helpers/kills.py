@@ -1,4 +1,4 @@
-"""python -m helpers.kills FOLDER COUNT: train in FOLDER, killed COUNT times with SIGKILL, and look at the run each time.
+"""python -m helpers.kills FOLDER COUNT: train in FOLDER, killed COUNT times with SIGKILL, and look at each run then.
 
 Half of the kills come at a random line of the code that writes files, as if the machine had failed there: the process
 kills itself. The others come at a random time from outside. Every tenth process begins a new run, the others resume
@@ -18,10 +18,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-
-os.environ["NPGPT_KERNELS"] = "numpy"
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
 
 from npgpt import commandline, train
 from npgpt.checkpoints import runs, safetensors

@@ -16,6 +16,12 @@ def linear(x, weight, bias=None):
     return F.linear(x, weight.T, bias)
 
 
+def lora(y, x, A, B, scale, p=0.0, seed=0):
+    if p:
+        x = dropout(x, p, seed)
+    return y + F.linear(F.linear(x, A.T), B.T) * scale
+
+
 def gelu(x):
     return F.gelu(x)
 

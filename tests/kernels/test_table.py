@@ -10,7 +10,7 @@ from helpers.versions import large_arguments, not_a_number_comes_out, places_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.kernels import DECODING, KERNELS, jit
+from npgpt.kernels import DECODING, FEW_BITS, KERNELS, jit
 
 CASES = {}
 for path in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -26,7 +26,7 @@ def test_every_kernel_is_tried():
 
 
 def test_every_kernel_has_a_plain_version_and_a_compiled_one():
-    for name, versions in (KERNELS | DECODING).items():
+    for name, versions in (KERNELS | DECODING | FEW_BITS).items():
         assert {"numpy", "numba"} <= versions.keys(), name
         for version, function in versions.items():
             assert function.__name__ == f"{name}_{version}"
@@ -36,7 +36,7 @@ def test_every_kernel_has_a_plain_version_and_a_compiled_one():
 def test_the_environment_chooses_the_versions(python, value, backend):
     done = python(
         "from npgpt import kernels\n"
-        "for name, versions in (kernels.KERNELS | kernels.DECODING).items():\n"
+        "for name, versions in (kernels.KERNELS | kernels.DECODING | kernels.FEW_BITS).items():\n"
         "    assert getattr(kernels, name) is versions[kernels.BACKEND], name\n"
         "print(kernels.BACKEND)",
         NPGPT_KERNELS=value,

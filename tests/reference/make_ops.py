@@ -56,6 +56,11 @@ def cases() -> dict[str, tuple[dict, dict]]:
         "linear_cross_entropy, some ignored": ({"x": normal(3, 5, 8), "weight": normal(11, 8)}, {"targets": some}),
         "rotary": ({"qkv": normal(2, 5, 24)}, {"n_head": 2}),
         "rotary, from position 1,000": ({"qkv": normal(1, 3, 12)}, {"n_head": 1, "first": 1000}),
+        "lora": ({"y": normal(2, 5, 9), "x": normal(2, 5, 7), "A": normal(7, 3), "B": normal(3, 9)}, {"scale": 1.5}),
+        "lora, dropout": (
+            {"y": normal(4, 6), "x": normal(4, 7), "A": normal(7, 1), "B": normal(1, 6)},
+            {"scale": 0.25, "p": 0.3, "seed": 9},
+        ),
     }
 
 

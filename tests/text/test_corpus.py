@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from npgpt.errors import ConfigError, DataError, UserError
 from npgpt.text import corpus as corpus_module
 from npgpt.text import files as text_files
-from npgpt.text.corpus import Corpus, iter_text, read_corpus, train_val_split
+from npgpt.text import token_files
+from npgpt.text.corpus import Corpus, iter_text, read_corpus, tokenizer_for, train_val_split
 from npgpt.text.files import find_texts
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer, save_tokenizer
 
 BYTE = ByteTokenizer()
 GPT2 = GPT2Tokenizer()
@@ -175,7 +176,7 @@ def test_a_missing_path_is_refused(tmp_path):
 
 def test_a_folder_without_text_is_refused(tmp_path):
     write(tmp_path / "sub" / "a.md", "text")
-    assert_refused([tmp_path], BYTE, tmp_path, "no .txt file")
+    assert_refused([tmp_path], BYTE, tmp_path, "no .txt or .jsonl file")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
@@ -261,7 +262,7 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_refused(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 9, 2**22])
 def test_a_token_file_is_mapped_with_its_documents(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(corpus_module, "TOKEN_CHUNK", chunk)
+    monkeypatch.setattr(token_files, "TOKEN_CHUNK", chunk)
     end = GPT2.end_of_text
     path = write_tokens(tmp_path / "a.bin", [5, 6, end, 7, end, end, 8, 50255, end])
     corpus = read_corpus(path, GPT2)
@@ -285,8 +286,67 @@ def test_a_folder_of_token_files_brings_its_validation_part(tmp_path):
     assert read_corpus(changed.parent, GPT2).fingerprint != corpus.fingerprint
 
 
+def llmc_file(path, ids, magic=20240520, version=1, count=None):
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, version, len(ids) if count is None else count
+    return write(path, header.tobytes() + np.array(ids, "<u2").tobytes())
+
+
+def test_token_files_of_llmc(tmp_path):
+    end = GPT2.end_of_text
+    path = llmc_file(tmp_path / "tiny_train.bin", [end, 5, 6, end, 7])
+    corpus = read_corpus(path, GPT2)
+    assert corpus.tokens.tolist() == [end, 5, 6, end, 7]
+    assert corpus.documents.tolist() == [0, 1, 4]
+    llmc_file(tmp_path / "tiny_val.bin", [8, 9])
+    both = read_corpus(tmp_path, GPT2)
+    assert (both.tokens.tolist(), both.validation.tolist()) == ([end, 5, 6, end, 7], [8, 9])
+    assert both.fingerprint != corpus.fingerprint
+    llmc_file(tmp_path / "more_train.bin", [1])
+    assert_refused(tmp_path, GPT2, "several token files", "more_train.bin", "tiny_train.bin")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 7}, ["version 7 is not 1"]),
+        ({"count": 4}, ["1,030 bytes", "1,032 for the 4 tokens"]),
+        ({"count": -1}, ["1,030 bytes", "-1 tokens"]),
+        ({"magic": 20240801, "version": 7}, ["Llama 3"]),
+        ({"magic": 20240522}, ["was not made with the gpt2 tokenizer, or has a header"]),  # HellaSwag's questions
+    ],
+)
+def test_wrong_headers_of_llmc_are_refused(tmp_path, changes, words):
+    assert_refused(llmc_file(tmp_path / "a.bin", [1, 2, 3], **changes), GPT2, tmp_path / "a.bin", *words)
+
+
+def test_a_tokenizer_beside_tokens_is_theirs(tmp_path):
+    for name in ("train.bin", "val.bin"):
+        write_tokens(tmp_path / name, [97, 98, 257])
+    ours = make_tokenizer("bpe:258", ["abab"])
+    save_tokenizer(ours, tmp_path / "npgpt_tokenizer.json")
+    for paths in (tmp_path, tmp_path / "val.bin"):
+        found = tokenizer_for(None, paths)
+        assert found.to_dict() == ours.to_dict() == tokenizer_for("bpe:258", paths).to_dict()
+        assert len(read_corpus(paths, found).tokens) == 3
+        assert_refused(paths, BYTE, "made with another tokenizer than the model's", "npgpt_tokenizer.json")
+        for other in ("gpt2", "bpe:300"):
+            with pytest.raises(DataError, match=f"leave out --tokenizer {other}"):
+                tokenizer_for(other, paths)
+    write(tmp_path / "npgpt_tokenizer.json", "{}")
+    assert_refused(tmp_path, BYTE, "npgpt_tokenizer.json")
+
+
+def test_tokens_of_32_bits_are_mapped(tmp_path):
+    characters = "".join(chr(code) for code in range(1, 70_000) if not 0xD800 <= code < 0xE000)
+    tokenizer = CharTokenizer(characters)
+    path = write(tmp_path / "a.bin", np.array([3, 66_000, 1], "<u4").tobytes())
+    assert read_corpus(path, tokenizer).tokens.tolist() == [3, 66_000, 1]
+    assert_refused(write(tmp_path / "b.bin", b"123456"), tokenizer, "a token has four", "cut off")
+
+
 def test_wrong_token_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_module, "TOKEN_CHUNK", 2)
+    monkeypatch.setattr(token_files, "TOKEN_CHUNK", 2)
     cases = {
         "empty.bin": (b"", ["is empty"]),
         "odd.bin": (b"\1\0\2", ["3 bytes", "odd"]),

@@ -262,7 +262,9 @@ def test_kill(folder, line):
     assert metrics(folder / "runs" / "text", "eval")[line - 1]
     goes_on_as_unbroken(folder)
     *others, kept, tokenizer = sorted(path.name for path in (folder / "runs" / "text").iterdir())
-    assert others == [".lock", "best.safetensors", "config.json", "last.safetensors", "metrics.jsonl"]
+    assert others == [
+        ".lock", "best.safetensors", "config.json", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html",
+    ]  # fmt: skip
     assert kept.startswith("step-")
     assert tokenizer == "tokenizer.json"
 

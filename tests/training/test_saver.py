@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 
 def test_saving_is_by_time_and_takes_a_twentieth_at_most(tmp_path, clock, monkeypatch):
-    part = SimpleNamespace(state_dict=dict, config=None)
+    part = SimpleNamespace(state_dict=dict, config=None, metadata=dict, write_beside=str)
     saving = saver.Saver(tmp_path, part, part, lambda: {"step": 0}, None, keep=0)
 
     def seconds_until_due():

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.config import ACTIVATIONS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
+from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError
 from npgpt.generation import Sampling
 from npgpt.kernels import precision
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
-from npgpt.text import SPLITS, TOKENIZERS
+from npgpt.text import LOSSES, SPLITS
+from npgpt.training.parts import LORA
 from npgpt.training.settings import RESUMABLE, TrainSettings, plan_from_dict
 
 fractions = st.floats(0, 1, exclude_max=True)
@@ -24,11 +25,15 @@ switches = st.booleans()
 # For each field values that can be; all that may be None in TrainSettings are None now and then.
 VALUES = {
     "texts": st.lists(st.text(), max_size=3).map(tuple),
-    "tokenizer": st.sampled_from(TOKENIZERS), "split_by": st.sampled_from(SPLITS),
+    "tokenizer": st.sampled_from(["gpt2", "char", "byte", "bpe:300"]), "split_by": st.sampled_from(SPLITS),
+    "loss_on": st.sampled_from(LOSSES),
     "context": counts, "stride": counts, "batch_size": counts, "val_fraction": fractions,
     "preset": st.sampled_from(sorted(PRESETS)), "n_layer": counts, "n_head": counts, "n_embd": counts,
     "n_inner": counts, "dropout": fractions, "bias": switches, "qkv_bias": switches, "tie_weights": switches,
     "position": st.sampled_from(POSITIONS), "activation": st.sampled_from(ACTIVATIONS),
+    "lora_rank": st.integers(1, 65536), "lora_alpha": positive, "lora_dropout": fractions,
+    "lora_targets": st.sampled_from(["c_attn", "c_proj, mlp.c_fc"]), "lora_base": st.sampled_from(BASE_FORMATS),
+    "freeze": st.sampled_from(["wte,wpe", "*.bias"]), "train_only": st.just("h.[0-5]"), "lr_for": st.just("h=1,wte=2"),
     "init_from": st.text(min_size=1), "max_steps": counts, "decay_steps": counts, "decay_fraction": fractions,
     "schedule": st.sampled_from(SCHEDULES),
     "epochs": positive, "patience": counts, "min_delta": from_0,
@@ -38,7 +43,7 @@ VALUES = {
     "out": st.text(min_size=1), "log_every": counts, "eval_every": counts, "eval_batches": counts,
     "sample_every": st.integers(0, 2**31 - 1), "sample_prompt": st.text(), "sample_tokens": counts,
     "matmul_precision": st.sampled_from(MATMUL_PRECISIONS),
-    "recompute": switches, "threads": st.integers(1, 1024),
+    "recompute": switches, "tensorboard": switches, "threads": st.integers(1, 1024),
 }  # fmt: skip
 
 OF_THE_MODEL = {
@@ -55,6 +60,9 @@ def settings_values(draw):
             values = {n: value for n, value in values.items() if n not in others}
     if "init_from" in values:
         values = {name: value for name, value in values.items() if name not in OF_THE_MODEL}
+    for flags, needed in ((LORA, "lora_rank"), (("lora_rank", *LORA), "init_from")):
+        if needed not in values:
+            values = {name: value for name, value in values.items() if name not in flags}
     if values.get("schedule") == "constant":
         values = {name: value for name, value in values.items() if name not in ("min_lr", "decay_steps")}
     if values.get("schedule") != "wsd":
@@ -85,7 +93,8 @@ def test_what_a_run_stores_comes_back(values):
     [
         ("texts", "a.txt"), ("texts", ["a.txt", 3]), ("batch_size", 0), ("batch_size", 1.5), ("batch_size", True),
         ("batch_size", "8"), ("batch_size", 10**400), ("lr", float("nan")), ("lr", "1e-3"), ("dropout", 1), ("bias", 1),
-        ("tokenizer", 3), ("preset", ["nano"]), ("init_from", ""), ("sample_prompt", 5), ("colour", "red"),
+        ("tokenizer", 3), ("tokenizer", "bpe:256"), ("preset", ["nano"]), ("init_from", ""), ("sample_prompt", 5),
+        ("colour", "red"),
     ],
 )  # fmt: skip
 def test_a_stored_value_that_can_not_be(name, value):

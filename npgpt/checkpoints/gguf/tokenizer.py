@@ -1,7 +1,8 @@
 """A tokenizer in a GGUF file: for llama.cpp under tokenizer.ggml; and, if it is not GPT-2's, as a run stores it, too.
 
-llama.cpp computes GPT-2's byte-pair encoding from lists of tokens and merges. With no merges that encodes byte by byte,
-so byte tokenizers can be written, and ASCII character tokenizers. Any other is "no_vocab": llama.cpp works on ids.
+llama.cpp computes byte-pair encodings with GPT-2's pattern from lists of tokens and merges. With no merges that encodes
+byte by byte, so byte tokenizers can be written, and ASCII character tokenizers. Any other is "no_vocab": then llama.cpp
+works on ids.
 """
 
 import json
@@ -10,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
 from npgpt.errors import CheckpointError, TokenizerError
-from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode, spelled_merges
+from npgpt.text.byte_pairs import BytePairTokenizer
 from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 
 OURS = "npgpt.tokenizer"  # JSON, as ``Tokenizer.to_dict`` makes it
@@ -33,13 +34,13 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     types = np.full(vocab_size, _NORMAL, np.int32)
     types[tokenizer.end_of_text] = _CONTROL
     types[tokenizer.vocab_size :] = _UNUSED
-    pairs = merges(tuple(gpt2_bpe.tokens())) if tokenizer.name == GPT2Tokenizer.name else ()
+    merges = spelled_merges(tokenizer.tokens) if isinstance(tokenizer, BytePairTokenizer) else []
     return {
         _MODEL: "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         _TOKENS: tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in pairs],
+        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
         "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
         **ours,
@@ -78,6 +79,6 @@ def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] |
         return None
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
     single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)
-    if not single and tokenizer.name != GPT2Tokenizer.name:
+    if not single and not isinstance(tokenizer, BytePairTokenizer):
         return None
     return [*map(bytes_to_unicode, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]

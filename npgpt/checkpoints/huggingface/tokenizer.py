@@ -3,7 +3,8 @@
     tokenizer.json            all of it, for the tokenizers library: what ``AutoTokenizer`` reads
     tokenizer_config.json     which class of transformers, and its settings
     special_tokens_map.json   <|endoftext|>'s roles; older versions read it
-    vocab.json, merges.txt    GPT-2's only: what the released folder has, and the tools that read no tokenizer.json
+    vocab.json, merges.txt    of byte-pair encodings: what GPT-2's folder has, and the tools that read no tokenizer.json
+    tokenizer.tiktoken        of one trained on one's own text: tiktoken's file, each token and its rank
     npgpt_tokenizer.json      our own form, which is what npgpt reads back
 
 transformers encodes and decodes as npgpt does, with two exceptions that are matters of its library:
@@ -15,15 +16,17 @@ transformers encodes and decodes as npgpt does, with two exceptions that are mat
 Source: huggingface/tokenizers, serialization of its types; huggingface/transformers, tokenization_gpt2.py.
 """
 
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 
 from npgpt.checkpoints.shared.atomic import atomic_write, write_json
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import MAX_ITEMS, items_at_most, parse_json
 from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode, spelled_merges
+from npgpt.text.byte_pairs import BPETokenizer, BytePairTokenizer
 from npgpt.text.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 # Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.
@@ -36,23 +39,29 @@ _MAX_BYTES = 10_000_000
 
 
 def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
-    """Write the files. ``block_size`` is what transformers warns at when a text is longer. Raises OSError."""
-    is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-    roles = ("bos_token", "eos_token", *(("unk_token",) if is_gpt2 else ()))
+    """Write the files. ``block_size`` is what transformers warns at when a text is longer.
+
+    Raises OSError; TokenizerError if a stranger's merges are no byte-pair encoding.
+    """
+    is_byte_pairs = isinstance(tokenizer, BytePairTokenizer)
+    roles = ("bos_token", "eos_token", *(("unk_token",) if is_byte_pairs else ()))
     special = {} if tokenizer.end_of_text is None else dict.fromkeys(roles, END_OF_TEXT)
     settings = {
         **special,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,  # would take away the space before a full stop
         "model_max_length": block_size,
-        "tokenizer_class": "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast",
+        "tokenizer_class": "GPT2Tokenizer" if is_byte_pairs else "PreTrainedTokenizerFast",
     }
     stored = tokenizer_json(tokenizer)
     write_json(folder / OUR_TOKENIZER_FILE, tokenizer.to_dict())
     write_json(folder / "tokenizer.json", stored)
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", special)
-    if is_gpt2:
+    if isinstance(tokenizer, BPETokenizer):
+        with atomic_write(folder / "tokenizer.tiktoken") as file:
+            file.writelines(b"%s %d\n" % (b64encode(token), rank) for rank, token in enumerate(tokenizer.tokens))
+    if is_byte_pairs:
         write_json(folder / "vocab.json", stored["model"]["vocab"])
         with atomic_write(folder / "merges.txt") as file:
             file.write("\n".join(["#version: 0.2", *stored["model"]["merges"], ""]).encode())
@@ -69,10 +78,10 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
         cut, model = _SINGLE_CHARACTERS, {"type": "WordLevel", "unk_token": "<unk>"}  # which isn't there: it raises
         decoder = {"type": "Fuse"}
     else:
-        is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
+        is_byte_pairs = isinstance(tokenizer, BytePairTokenizer)
         tokens = tuple(tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size - 1))
         vocabulary = {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
-        cut, decoder = _PIECES_AS_BYTES if is_gpt2 else _BYTES, _BYTES
+        cut, decoder = _PIECES_AS_BYTES if is_byte_pairs else _BYTES, _BYTES
         model = {
             "type": "BPE",
             "dropout": None,
@@ -80,7 +89,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "",
             "fuse_unk": False,
-            "merges": [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in merges(tokens)],
+            "merges": spelled_merges(tokens),
         }
     return {
         "version": "1.0",

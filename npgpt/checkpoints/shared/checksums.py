@@ -48,4 +48,4 @@ def check_tensor(name: str, array: np.ndarray, sums: dict[str, int], path: objec
 def _crc32(content) -> int:
     if isinstance(content, str):
         return zlib.crc32(content.encode("utf-8", "surrogatepass"))
-    return zlib.crc32(np.ascontiguousarray(content, content.dtype.newbyteorder("<")).reshape(-1))
+    return zlib.crc32(np.ascontiguousarray(content, content.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data)

@@ -11,9 +11,9 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.gguf.metadata import packed_strings
 from npgpt.checkpoints.gguf.model import write as write_gguf
 from npgpt.checkpoints.gguf.tokenizer import OURS
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode
 from npgpt.errors import CheckpointError
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode
 from npgpt.text.tokenizers import GPT2Tokenizer, tokenizer_from_dict
 
 TOKENS = "tokenizer.ggml.tokens"
@@ -59,6 +59,16 @@ def test_gpt2(tmp_path):
     count, data = metadata.strings("tokenizer.ggml.merges")
     assert data.startswith(packed_strings(["Ġ t", "Ġ a", "h e", "i n"]))  # the first lines of OpenAI's vocab.bpe
     assert count == 50000
+
+
+def test_a_byte_pair_encoding_of_ones_own(tmp_path):
+    stored = {"name": "bpe", "merges": ["t h", "th e", "Ġ the"]}
+    checkpoint, metadata = written(tmp_path, 300, stored)
+    assert checkpoint.tokenizer.to_dict() == stored
+    assert metadata.text("tokenizer.ggml.model") == "gpt2"
+    assert tokens_of(metadata)[:261] == [*GPT2_TOKENS[:256], "th", "the", "Ġthe", "<|endoftext|>", "[PAD260]"]
+    count, data = metadata.strings("tokenizer.ggml.merges")
+    assert (count, data) == (3, packed_strings(["t h", "th e", "Ġ the"]))
 
 
 def test_types_of_tokens(tmp_path):

@@ -17,8 +17,10 @@ from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface import tokenizer as tokenizer_files
 from npgpt.checkpoints.huggingface.tokenizer import tokenizer_json, tokenizer_of_folder, write_tokenizer_files
 from npgpt.checkpoints.huggingface.write import write as write_huggingface
-from npgpt.errors import CheckpointError
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
+from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.text.byte_pairs import BPETokenizer
+from npgpt.text.gpt2_bpe import PATTERN
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer
 
 REASON = "compares with transformers and tokenizers, which are not installed"
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "data").glob("*.txt"))]
@@ -38,7 +40,12 @@ ODD = [
     "Ġ Ċ â ▁",
 ]
 CHARACTERS = "".join(sorted({*"".join([*TEXTS, *ODD])}))
-TOKENIZERS = {"gpt2": GPT2Tokenizer(), "char": CharTokenizer(CHARACTERS), "byte": ByteTokenizer()}
+TOKENIZERS = {
+    "gpt2": GPT2Tokenizer(),
+    "char": CharTokenizer(CHARACTERS),
+    "byte": ByteTokenizer(),
+    "bpe": make_tokenizer("bpe:1000", [*TEXTS, *ODD]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +118,28 @@ def test_end_of_text(theirs, libraries, name):
         assert ordinary == TOKENIZERS[name].encode("a<|endoftext|>b").tolist()
     assert their.decode([end, end], skip_special_tokens=True) == ""
     assert libraries[name].decode([end, end], skip_special_tokens=True) == ""
+
+
+def test_tiktokens_file_of_a_tokenizer_of_ones_own(tmp_path):
+    """tiktoken's own reader and encoder give the same ids, and transformers reads vocab.json and merges.txt too."""
+    tiktoken_load = pytest.importorskip("tiktoken.load")
+    import tiktoken
+
+    ours = TOKENIZERS["bpe"]
+    write_tokenizer_files(tmp_path, ours, 1024)
+    ranks = tiktoken_load.load_tiktoken_bpe(str(tmp_path / "tokenizer.tiktoken"))
+    theirs = tiktoken.Encoding("theirs", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
+    assert lines[1:-1] == list(ours.merges)
+    assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["<|endoftext|>"] == ours.end_of_text
+    for text in [*TEXTS, *ODD]:
+        assert theirs.encode_ordinary(text) == ours.encode(text).tolist()
+
+
+def test_merges_that_are_no_encoding_are_not_written(tmp_path):
+    """In "abcd" the bytes "bc" are merged first, so it is never made of "ab" and "cd"."""
+    with pytest.raises(TokenizerError, match="not made of two earlier ones"):
+        write_tokenizer_files(tmp_path, BPETokenizer(["b c", "a b", "c d", "ab cd"]), 8)
 
 
 # Whose vocabulary a folder has

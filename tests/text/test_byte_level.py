@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from npgpt.checkpoints.shared.byte_level import bytes_to_unicode, merges
 from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import bytes_to_unicode, merges
 
 
 def test_every_byte_is_a_printable_character_of_its_own():

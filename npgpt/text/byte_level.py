@@ -8,9 +8,15 @@ Source: Radford et al. 2019, section 2.2; the characters are those of openai/gpt
 
 from functools import cache
 
+from npgpt.errors import TokenizerError
+
 # Latin-1's printable characters stand for themselves. The other bytes, in order, are U+0100, U+0101, ...: a space is Ġ.
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _CHARACTERS = {byte: 0x100 + i for i, byte in enumerate(sorted(set(range(0x100)) - _PRINTABLE))}
+
+
+# Every byte, in the order of its character: GPT-2's first 256 tokens.
+BYTES = tuple(bytes([byte]) for byte in sorted(range(0x100), key=lambda byte: _CHARACTERS.get(byte, byte)))
 
 
 def bytes_to_unicode(token: bytes) -> str:
@@ -23,7 +29,7 @@ def merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
     """The merges that made a byte-pair vocabulary, in order: one for each token longer than a byte.
 
     tokens: in order of rank, special ones left out. Each was made by one merge of two earlier ones: those that are left
-    when its own bytes are encoded with the earlier ones alone. Raises ValueError if there are not two.
+    when its own bytes are encoded with the earlier ones alone. Raises TokenizerError if there are not two.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
     found = []
@@ -31,9 +37,14 @@ def merges(tokens: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
         if len(token) > 1:
             parts = _encoded(token, ranks, rank)
             if len(parts) != 2:
-                raise ValueError(f"token {rank}, {token[:100]!r}, is not made of two earlier ones")
+                raise TokenizerError(f"token {rank}, {token[:100]!r}, is not made of two earlier ones")
             found.append((parts[0], parts[1]))
     return tuple(found)
+
+
+def spelled_merges(tokens: tuple[bytes, ...]) -> list[str]:
+    """The same as other programs' files have them, the two tokens spelled as characters: ["Ġ t", "Ġ a", ...]."""
+    return [f"{bytes_to_unicode(a)} {bytes_to_unicode(b)}" for a, b in merges(tokens)]
 
 
 def _encoded(token: bytes, ranks: dict[bytes, int], end: int) -> list[bytes]:

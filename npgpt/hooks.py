@@ -1,0 +1,55 @@
+"""Forward hooks: watch what the parts of a model give, without a word about it in the model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from npgpt.layers import Module
+from npgpt.tensor import Tensor
+
+
+def named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    """(name, Module) of all parts, in the model's order, each before its own parts.
+
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> [name for name, _ in named_modules(model) if name.count(".") < 2]
+    ['wte', 'wpe', 'drop', 'h.0', 'ln_f']
+    """
+    for name, child in module.children():
+        yield prefix + name, child
+        yield from named_modules(child, f"{prefix}{name}.")
+
+
+@contextmanager
+def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
+    """Within the block, see(name, y) is called each time that a part of ``model`` has computed y.
+
+    What ``see`` returns is ignored, and it must not change y; so results are the same, bit for bit, as without it. A
+    block may stand inside another one. It replaces ``Module.__call__`` for all models meanwhile, and therefore for all
+    threads; other models only pass through.
+
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> with forward_hook(model, lambda name, y: print(name, y.shape)):
+    ...     hidden = model.hidden_states([[0, 1, 2]])  # doctest: +ELLIPSIS
+    wte (1, 3, 2)
+    wpe (3, 2)
+    drop (1, 3, 2)
+    h.0.ln_1 (1, 3, 2)
+    ...
+    """
+    names = {module: name for name, module in named_modules(model)}
+    call = Module.__call__
+
+    def watched(self, *inputs, **named):
+        y = call(self, *inputs, **named)
+        if self in names:
+            see(names[self], y)
+        return y
+
+    Module.__call__ = watched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Module.__call__ = call  # type: ignore[method-assign]

@@ -1,0 +1,41 @@
+"""python -m npgpt.report RUN... : the report of a run, or the comparison of several."""
+
+import sys
+from pathlib import Path
+
+from npgpt.commandline import Parser, pathname, run
+from npgpt.errors import ConfigError
+
+
+def main() -> int:
+    parser = Parser("report", "Write a run's report.html again, or a page that compares runs.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=pathname, help="runs' folders, such as runs/the-verdict")
+    parser.add_argument(
+        "--out", type=pathname, metavar="FILE",
+        help="the page (default: report.html in the run's folder; of several runs: comparison.html here)",
+    )  # fmt: skip
+    given = parser.parse_args()
+    folders = [Path(name) for name in given.runs]
+    if repeated := {name for name in given.runs if given.runs.count(name) > 1}:
+        raise ConfigError(f"{repeated.pop()} is named twice")
+
+    from npgpt.checkpoints.shared.atomic import atomic_write
+    from npgpt.reporting import page, read_record
+    from npgpt.training.reporter import write_report
+
+    if len(folders) == 1 and given.out is None:
+        out, skipped = folders[0] / "report.html", {folders[0]: write_report(folders[0])}
+    else:
+        records = [read_record(folder) for folder in folders]
+        out, skipped = Path(given.out or "comparison.html"), {record.path: record.skipped for record in records}
+        with atomic_write(out) as file:
+            file.write(page(records).encode())
+    for folder, lines in skipped.items():
+        if lines:
+            print(f"{folder}: {lines:,} lines of metrics.jsonl could not be read and are left out", file=sys.stderr)
+    print(f"{out}: open it in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

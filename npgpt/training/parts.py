@@ -1,0 +1,63 @@
+"""The flags that say which part of a model is trained: what they may be, and which go together.
+
+Nothing heavy is imported.
+"""
+
+from argparse import ArgumentTypeError
+from typing import Any
+
+from npgpt.commandline import FlagType, as_flag
+from npgpt.errors import ConfigError
+from npgpt.name_patterns import split_patterns
+
+LORA = ("lora_alpha", "lora_dropout", "lora_targets", "lora_base")  # these go with lora_rank
+
+
+def _names(text):
+    try:
+        split_patterns(text)
+    except ConfigError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _rates(text):
+    try:
+        parse_rates(text)
+    except ConfigError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+names = FlagType("NAMES", _names)
+rates = FlagType("NAMES=LR", _rates)
+
+
+def parse_rates(text: str) -> dict[str, float]:
+    """{pattern: learning rate}. Raises ConfigError.
+
+    >>> parse_rates("wte=1e-4, h.11.*=0.003")
+    {'wte': 0.0001, 'h.11.*': 0.003}
+    """
+    found = {}
+    for part in split_patterns(text):
+        pattern, _, number = part.rpartition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = 0.0
+        if not pattern or not 0 < rate < 1e6:
+            raise ConfigError(f"{part[:60]!r} is not NAME=LR with a rate above 0, such as wte=1e-4")
+        found[pattern.strip()] = rate
+    return found
+
+
+def check_parts(settings: Any) -> None:
+    """Raise ConfigError if flags don't go together. ``settings``: a TrainSettings."""
+    if not settings.texts:  # a run to be resumed, which keeps its own and says so
+        return
+    given = [name for name in LORA if getattr(settings, name) is not None]
+    if settings.lora_rank is None and given:
+        raise ConfigError(f"{as_flag(given[0])} is of an adapter: give its rank, as in --lora-rank 8")
+    if settings.lora_rank is not None and settings.init_from is None:
+        raise ConfigError("--lora-rank trains an adapter beside a model: name that model, as in --init-from gpt2")

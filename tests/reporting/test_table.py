@@ -1,0 +1,57 @@
+"""metrics.csv holds the numbers of metrics.jsonl, and nothing that a spreadsheet would obey."""
+
+import csv
+import json
+
+from helpers.commands import RUN, command, train
+
+from npgpt.reporting import read_record, table
+from reporting.runs import lines_of_a_run, write_run
+
+
+def rows(lines) -> dict[int, dict[str, float]]:
+    return {
+        int(row["step"]): {name: float(value) for name, value in row.items() if value != ""}
+        for row in csv.DictReader(lines)
+    }
+
+
+def flat(run) -> dict[int, dict[str, float]]:
+    """The numbers of metrics.jsonl by step, written down here once more."""
+    found = {}
+    for line in map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]):
+        if line["kind"] in ("train", "eval", "layers", "passage"):
+            row = found.setdefault(line["step"], {})
+            for name, value in line.items():
+                if isinstance(value, dict):
+                    row |= {f"{name}.{part}": number for part, number in value.items()}
+                elif isinstance(value, int | float):
+                    row[name] = value
+    return found
+
+
+def test_a_row_for_each_step_with_exactly_the_numbers_of_its_lines(tmp_path):
+    run = write_run(tmp_path / "run", lines_of_a_run())
+    lines = list(table(read_record(run)))
+    assert len(lines) == 42
+    assert rows(lines) == flat(run)
+    assert lines[1].startswith("0,,,,0,0,,,5,5,")  # the evaluation before the first step
+    assert lines[2].startswith("1,4.95,0.001,2,16,0.5,900,19.5,,,")
+
+
+def test_a_run_writes_it_and_so_does_one_that_is_resumed(folder):
+    run, _ = train(folder, *RUN)
+    assert rows((run / "metrics.csv").read_text().splitlines()) == flat(run)
+    assert command("train", "--resume", run, "--max-steps", 6, cwd=folder).code == 0
+    found = rows((run / "metrics.csv").read_text().splitlines())
+    assert found == flat(run)
+    assert sorted(found) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_names_from_strangers_are_no_formulas(tmp_path):
+    odd = {"=cmd|' /C calc'!A0": 1.0, "a,b": 2.0, 'c"d\n': 3.0, "-x": 4.0}
+    lines = [{"kind": "eval", "step": 1, "val_loss": 1.0, "=1+1": 2.0}]
+    lines.append({"kind": "layers", "step": 1, "gradient": odd, "weight": {}})
+    heading, row = table(read_record(write_run(tmp_path / "run", lines)))
+    assert heading == "step,val_loss,_1_1,gradient._cmd____C_calc__A0,gradient.a_b,gradient.c_d_,gradient.-x\n"
+    assert row == "1,1,2,1,2,3,4\n"

@@ -1,0 +1,95 @@
+"""Commands whose output nobody reads any more, or that were started without it."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers.commands import QUICK
+
+from npgpt.checkpoints import runs
+from npgpt.signals import Stopped, StopRequest
+from npgpt.streams import Messages, standard_streams
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone after its first line."""
+
+    def write(self, text):
+        if self.getvalue().endswith("\n"):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        return super().write(text)
+
+    def flush(self):
+        if self.getvalue().endswith("\n"):
+            raise OSError(errno.EIO, "Input/output error")
+
+
+def test_messages_that_nobody_reads_are_dropped():
+    stream = Gone()
+    messages = Messages(stream)
+    print("one", file=messages, flush=True)
+    print("two", file=messages, flush=True)
+    assert stream.getvalue() == "one\n"
+    assert not messages.isatty()
+
+
+def test_streams_that_are_missing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with standard_streams():
+        print("nowhere", flush=True)
+        print("nowhere", file=sys.stderr, flush=True)
+    assert sys.stdout is None
+    assert sys.stderr is None
+
+
+def shell(line, folder):
+    python = f"'{sys.executable}' -m"
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line.replace('python -m', python)}"],
+        cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "NPGPT_KERNELS": "numpy"},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_commands_with_closed_streams(folder):
+    typed = " ".join(map(str, ("text.txt", *QUICK)))
+    ended = shell(f"python -m npgpt.train {typed} --log-every 1 2>&1 | head -1", folder)
+    assert ended.stdout.startswith("text:")
+    assert runs.load_checkpoint(folder / "runs" / "text" / "last.safetensors")[2]["step"] == 2
+    ended = shell("python -m npgpt.sample --max-new-tokens 3 --seed 1 >&-", folder)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended
+    ended = shell(f"python -m npgpt.train {typed} --out closed <&- >&- 2>&-", folder)
+    assert ended.returncode == 0
+    assert runs.load_checkpoint(folder / "closed" / "last.safetensors")[2]["step"] == 2
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_the_second_signal_says_which_it_was(number, code, capsys):
+    with StopRequest("stopping") as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(Stopped) as stopped:
+            signal.raise_signal(number)
+    assert stopped.value.exit_code == code
+    with pytest.raises(Stopped):
+        stop.check()
+    assert capsys.readouterr().err == "stopping\n"
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)  # as under nohup
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,180 @@
+"""A rehearsal changes nothing, the steps chosen end in time, and a run by the clock goes on as any other run."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.commands import TINY, command, everything, refused, train
+
+from npgpt import GPT, GPTConfig
+from npgpt.config import PRESETS
+from npgpt.errors import ConfigError
+from npgpt.gpt import parameter_shapes
+from npgpt.training import begin, budget, estimate, execute, rehearsal
+from npgpt.training.budget import choose_preset, choose_steps
+from npgpt.training.estimate import Pace, parameters, step_bytes
+from npgpt.training.plan import Plan
+from npgpt.training.settings import TrainSettings
+
+RUN = ("text.txt", *TINY, "--dropout", 0.2, "--grad-accum", 2, "--sample-tokens", 3, "--max-steps", 24)
+PACE = Pace(step=0.01, evaluation=0.02, sample=0.01, save=0.05)
+
+
+def test_a_rehearsal_changes_nothing(folder, monkeypatch):
+    rehearsed, ended = train(folder, *RUN)
+    assert re.search(r"\ntime:  about \d+:\d\d for 24 steps, 768 tokens \(", ended.err)
+    monkeypatch.setattr(execute, "SHORT", 24)
+    run, ended = train(folder, *RUN)
+    assert "time:" not in ended.err
+    assert everything(run) == everything(rehearsed)
+
+
+def test_a_run_that_has_begun_is_not_rehearsed(folder, monkeypatch):
+    run, _ = train(folder, *RUN)
+    monkeypatch.setattr(execute, "rehearse", None)
+    monkeypatch.setattr(execute, "FEW", 24)
+    ended = command("train", "--resume", run, "--max-steps", 48, cwd=folder)
+    assert "\ntime:  about " in ended.err
+    assert "for 24 steps, 768 tokens (as fast as before)" in ended.err
+
+
+def test_the_steps_that_end_in_time():
+    def plan_of(steps):
+        return TrainSettings(max_steps=steps).resolve(n_windows=9, context=8)
+
+    for seconds in (0.0, 1.0, 7.0, 60.0, 3600.0):
+        steps = choose_steps(plan_of, PACE, seconds)
+        enough = seconds * (1 - budget.MARGIN)
+        assert steps == 1 or PACE.seconds(plan_of(steps)) <= enough
+        assert PACE.seconds(plan_of(steps + 1)) > enough
+    saves = PACE.seconds(plan_of(steps)) - steps * 0.01 - 11 * 0.03 - 10 * 0.05 / 3
+    assert saves == pytest.approx(0.05 * enough / 60, abs=0.11)  # a minute apart
+
+
+def test_a_run_by_the_clock_is_the_run_of_its_steps(folder, monkeypatch):
+    """What is chosen is stored: it is the same run as with --max-steps, also when it is stopped and goes on."""
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: PACE)
+    monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
+    by_clock = (*RUN[:-2], "--time-budget", "1s", "--schedule", "wsd")
+    run, ended = train(folder, *by_clock)
+    stored = json.loads((run / "config.json").read_text())
+    steps = stored["plan"]["max_steps"]
+    assert 5 < steps < 97
+    assert f" steps an epoch, {steps} steps\n" in ended.err
+    assert (stored["plan"]["time_budget"], stored["plan"]["decay_steps"]) == (0.0, steps)
+    same, _ = train(folder, *RUN[:-1], steps, "--schedule", "wsd")
+    found, expected = everything(run), everything(same)
+    for asked in (found, expected):
+        del asked["config"]["training"]["time_budget"], asked["config"]["training"]["max_steps"]
+    assert found == expected
+    monkeypatch.setattr(execute, "rehearse", None)
+    assert command("train", "--resume", run, "--max-steps", steps + 2, cwd=folder).code == 0
+
+
+def test_a_run_that_was_stopped_before_its_steps_were_chosen(folder, monkeypatch):
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert command("train", *RUN[:-2], "--time-budget", "1s", cwd=folder).code == 130
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: PACE)
+    monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
+    assert command("train", "--resume", cwd=folder).code == 0
+    run = folder / "runs" / "text"
+    assert json.loads((run / "config.json").read_text())["plan"]["max_steps"] > 5
+
+
+# Presets
+
+
+@pytest.mark.parametrize(
+    ("speed", "free", "name"),
+    [
+        (1e9, 1e15, "nano"),  # floating-point operations a second
+        (1e13, 1e15, "mini"),
+        (1e14, 1e15, "small"),
+        (1e15, 1e15, "gpt2"),
+        (1e20, 1e15, "gpt2-xl"),
+        (1e20, 6e9, "gpt2"),  # gpt2-medium with its moments and activations doesn't fit in
+        (1e20, 1e6, "nano"),
+    ],
+)
+def test_the_preset_goes_by_the_time(monkeypatch, speed, free, name):
+    monkeypatch.setattr(budget, "_product_seconds", lambda M, K, N: 2 * M * K * N / speed)
+    monkeypatch.setattr(budget, "available_bytes", lambda: free)
+    assert choose_preset(TrainSettings(batch_size=2), 50257, seconds=3600) == name
+
+
+def test_a_preset_by_the_time(folder, monkeypatch):
+    refused("train", "text.txt", "--preset", "auto", cwd=folder, words=["--preset auto goes by the time: give"])
+    monkeypatch.setattr(begin, "choose_preset", lambda settings, vocab_size, seconds: "nano")
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: replace(PACE, step=0.5))
+    typed = ("--tokenizer", "byte", "--preset", "auto", "--n-layer", 1, "--time-budget", "1s", "--batch-size", 1)
+    run, ended = train(folder, "text.txt", *typed, "--context", 8, "--sample-tokens", 2)
+    assert "preset nano: the largest that --time-budget is long enough for\n" in ended.err
+    assert json.loads((run / "config.json").read_text())["model"]["n_embd"] == 64
+    assert command("train", "--resume", run, "--max-steps", 3, cwd=folder).code == 0
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_are_counted_without_making_them(name):
+    for changes in (
+        {},
+        {"bias": False},
+        {"tie_weights": False, "qkv_bias": False},
+        {"position": "rotary", "n_inner": 5},
+    ):
+        config = GPTConfig.preset(name, **changes)
+        shapes = parameter_shapes(config)
+        assert parameters(config) == sum(int(np.prod(shape)) for shape in shapes.values())
+        inside = [shape for n, shape in shapes.items() if not n.startswith(("wte", "wpe", "lm_head"))]
+        assert parameters(config, embeddings=False) == sum(int(np.prod(shape)) for shape in inside)
+
+
+def test_what_a_step_keeps_is_what_is_counted():
+    """The activations that a model holds between the passes, counted as arrays: one more block's are 8 C + 2 I each."""
+    import tracemalloc
+
+    def kept(layers):
+        model = GPT(GPTConfig(vocab_size=50, block_size=64, n_layer=layers, n_head=2, n_embd=32, n_inner=96))
+        ids = np.zeros((4, 64), np.int64)
+        model.loss(ids, ids).backward()  # what is made once is made
+        tracemalloc.start()
+        hidden = model.hidden_states(ids)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        del hidden
+        return size
+
+    counted = 4 * 64 * (8 * 32 + 2 * 96) * estimate.FLOAT
+    assert kept(3) - kept(2) == pytest.approx(counted, rel=0.05)
+
+
+def test_less_memory_with_recompute_and_more_with_accumulation():
+    config = GPTConfig.preset("small")
+    usual = step_bytes(config, 8, 256, accumulates=False, recompute=False)
+    assert step_bytes(config, 8, 256, accumulates=False, recompute=True) < 0.8 * usual
+    assert step_bytes(config, 8, 256, accumulates=True, recompute=False) == usual + 4 * parameters(config)
+
+
+def test_pace_by_hand():
+    plan = Plan(8, 100, 1e-3, 0, 1e-4, 100, eval_every=100, sample_every=0, sample_prompt="")
+    assert Pace(1.0, 0.0, 9.0, 0.0).seconds(plan) == 100
+    assert Pace(1.0, 5.0, 9.0, 0.0).seconds(plan) == 110  # before the first step and after the last
+    assert Pace(1.0, 5.0, 9.0, 0.0).seconds(replace(plan, eval_every=30)) == 125
+    assert Pace(1.0, 0.0, 9.0, 0.0).seconds(replace(plan, sample_every=50)) == 127
+    assert Pace(1.0, 0.0, 0.0, 3.0).seconds(plan) == 100 + 1 + 2 * 3.0  # the best, one on the way, the last
+
+
+def test_what_can_not_be_rehearsed(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = begin.prepare(TrainSettings(texts=("text.txt",), preset="nano", tokenizer="byte", batch_size=1, context=8))
+    run.optimizer.steps = 1
+    with pytest.raises(ValueError, match="its moments would change"):
+        rehearsal.rehearse(run, lambda: False)
+    run.optimizer.steps = 0
+    assert rehearsal.rehearse(run, lambda: True) is None
+    with pytest.raises(ConfigError, match="both say how long"):
+        TrainSettings(time_budget=3.0, epochs=1.0)

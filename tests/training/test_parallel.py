@@ -1,0 +1,294 @@
+"""Several processes train as one: parts of batches, sums of gradients, and whole runs under mpiexec."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, TEXT
+from helpers.commands import CONSTANT_LR, TINY, Ended, assert_refused, everything, metrics, train, without_compiling
+from helpers.models import with_random_parameters
+from helpers.tolerances import FLOAT64_GRADIENT
+
+from npgpt import GPT, AdamW, GPTConfig, Tensor
+from npgpt.errors import ConfigError
+from npgpt.training import launch
+from npgpt.training.gradient_sum import GradientSum
+from npgpt.training.loop import train_step
+from npgpt.training.parallel import broadcast, dropout_state, split
+
+CONFIG = GPTConfig(vocab_size=20, block_size=6, n_layer=2, n_head=2, n_embd=8)
+
+
+def model_and_batch(rows=5):
+    model = with_random_parameters(GPT(CONFIG, dtype=np.float64))
+    tokens = np.random.default_rng(0).integers(20, size=(rows, 7))
+    return model, tokens[:, :-1], tokens[:, 1:].copy()
+
+
+# Parts of batches
+
+
+@pytest.mark.parametrize("ignored", [0, 11])
+def test_the_parts_gradients_add_up_to_that_of_the_whole_batch(ignored):
+    """Three processes with one or two of five sequences each, whose targets count to different degrees."""
+    model, ids, targets = model_and_batch()
+    targets.reshape(-1)[:ignored] = -100
+    batches = [(ids, targets), (ids[::-1], targets[::-1])]
+    total = 0
+    for batch in batches:
+        loss = model.loss(*batch) * 0.5
+        loss.backward()
+        total += loss.item()
+    whole = {name: p.grad for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = None
+    shares = split(batches, 3)
+    for share in shares:
+        for part_ids, part_targets, weight in share:
+            loss = model.loss(part_ids, part_targets) * weight
+            loss.backward()
+            total -= loss.item()
+    assert [[len(ids) for ids, _, _ in share] for share in shares] == [[1, 1], [2, 2], [2, 2]]
+    assert abs(total) < FLOAT64_GRADIENT
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(p.grad, whole[name], rtol=0, atol=FLOAT64_GRADIENT, err_msg=name)
+
+
+def test_each_process_drops_other_elements_and_the_leader_those_of_a_single_one():
+    state = GPT(CONFIG, seed=3).get_rng_state()
+    states = [dropout_state(state, rank) for rank in range(3)]
+    assert states[0] == state
+    assert states[1:] == [dropout_state(state, rank) for rank in (1, 2)]
+    seeds = set()
+    for rank_state in states:
+        model = GPT(CONFIG)
+        model.set_rng_state(rank_state)
+        seeds |= {model.drop.draw_seed() for _ in range(100)}
+    assert len(seeds) == 300
+
+
+# Sums of gradients
+
+
+class Network:
+    """What ``n`` communicators send. A sum is made when the last of them sends, whether or not the others wait."""
+
+    def __init__(self, n):
+        self.n, self.sent = n, [[] for _ in range(n)]
+
+    def comm(self, rank):
+        def begin(in_place, array):
+            assert in_place == "in place"
+            assert array.flags.c_contiguous
+            self.sent[rank].append(array)
+            number = len(self.sent[rank]) - 1
+            if all(len(arrays) > number for arrays in self.sent):
+                arrays = [arrays[number] for arrays in self.sent]
+                total = sum(arrays)
+                for a in arrays:
+                    a[...] = total
+            arrived = lambda: all(len(arrays) > number for arrays in self.sent)  # noqa: E731
+            return SimpleNamespace(Test=arrived, Wait=lambda: None)
+
+        return SimpleNamespace(Iallreduce=begin)
+
+
+def test_gradients_become_their_sums_in_place_or_side_by_side():
+    shapes = [(3,), (5, 4), (2, 1), (9,), (2, 3), ()]
+    network = Network(2)
+    sums = [GradientSum(network.comm(rank), "in place", piece=8) for rank in range(2)]
+    leaves = [[Tensor(np.zeros(shape, np.float32)) for shape in shapes] for _ in sums]
+    rng = np.random.default_rng(0)
+    for own in leaves:
+        for leaf in own:
+            leaf.grad = rng.standard_normal(leaf.shape[::-1]).astype(np.float32).T  # columns first
+    expected = [a.grad + b.grad for a, b in zip(*leaves, strict=True)]
+    for own, gradient_sum in zip(leaves, sums, strict=True):
+        for leaf in own:
+            gradient_sum.add(leaf)
+    before_the_end = [len(arrays) for arrays in network.sent]
+    for gradient_sum in sums:
+        gradient_sum.finish()
+    # 20 elements in pieces of 8, 8, 4; 9 of 8 and 1; small ones together as soon as they are 8 (3 + 2 + 6)
+    sizes = [array.size for array in network.sent[0]]
+    assert sizes == [8, 8, 4, 8, 1, 8, 3, 1]
+    assert before_the_end == [7, 7]
+    for own in leaves:
+        for leaf, total in zip(own, expected, strict=True):
+            np.testing.assert_array_equal(leaf.grad, total)
+            assert leaf.grad.shape == leaf.shape
+
+
+def test_a_gradient_is_sent_when_it_is_complete_in_the_last_backward_pass():
+    """The last block's are on their way before the first block's exist; the tied embedding gets its last part there."""
+    model, ids, targets = model_and_batch()
+    names = {p: name for name, p in model.named_parameters()}
+    told = []
+    for last in (False, True):
+        loss = model.loss(ids, targets)
+        loss.backward(done=lambda p: told.append((names[p], last, p.grad.copy())))  # noqa: B023
+    order = [name for name, last, _ in told if last]
+    assert sorted(order) == sorted(names.values())
+    assert order[-2:] == ["wpe.weight", "wte.weight"]
+    assert [name.split(".")[1] for name in order if name.startswith("h.")] == ["1"] * 12 + ["0"] * 12
+    for name, last, gradient in told:
+        if last:
+            np.testing.assert_array_equal(gradient, dict(model.named_parameters())[name].grad)
+
+
+def test_a_step_sends_the_sums_of_its_micro_batches_only():
+    from npgpt.training.parallel import Worker
+
+    model, ids, targets = model_and_batch()
+    optimizer = AdamW(model.named_parameters())
+    network = Network(1)
+    comm = network.comm(0)
+    comm.Allreduce = lambda in_place, array: None
+    worker = Worker(SimpleNamespace(comm=comm, size=1, MPI=SimpleNamespace(IN_PLACE="in place"), busy=True))
+    parts = [(ids, targets, 0.5), (ids[:2], targets[:2], 0.5)]
+    loss, norm = train_step(model, optimizer, worker.passes(parts), 0.0, team=worker)
+    assert sum(array.size for array in network.sent[0]) == model.num_parameters()
+    assert not worker.processes.busy
+    alone = train_step(model, optimizer, parts, 0.0)
+    assert (loss, norm) == alone
+
+
+def test_a_model_and_its_optimizer_arrive_with_their_arrays_shared():
+    model, ids, targets = model_and_batch()
+    sent = []
+    comm = SimpleNamespace(bcast=lambda thing, root: sent.append(thing), Bcast=lambda a, root: sent.append(a.copy()))
+    optimizer = AdamW(model.named_parameters())
+    assert broadcast(SimpleNamespace(comm=comm, rank=0), (model, optimizer))[0] is model
+    assert len(sent[0][0]) < 20_000  # the arrays are not in the pickled part
+
+    def receive(array, root):
+        array[...] = sent.pop(0)
+
+    comm = SimpleNamespace(bcast=lambda thing, root: sent.pop(0), Bcast=receive)
+    other, its_optimizer = broadcast(SimpleNamespace(comm=comm, rank=1), None)
+    assert other.loss(ids, targets).item() == model.loss(ids, targets).item()
+    assert all(its_optimizer.parameters[name] is p for name, p in other.named_parameters())
+    assert other.drop.rng is other.rng
+    train_step(other, its_optimizer, [(ids, targets, 1.0)], 0.1)
+    assert other.loss(ids, targets).item() != model.loss(ids, targets).item()
+
+
+# Processes
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in (*launch.RANKS, *launch.SIZES):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_launcher_nothing_of_mpi_is_imported(no_launcher, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # an import fails
+    processes = launch.connect()
+    assert type(processes) is launch.OneProcess
+    assert processes.threads(None) is None
+    assert processes.threads(3) == 3
+
+
+@pytest.mark.parametrize("name", launch.RANKS)
+def test_a_launcher_without_mpi4py_is_refused_once(no_launcher, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(ConfigError, match=r"mpi4py is not installed: pip install 'npgpt\[mpi\]'"):
+        launch.connect()
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SystemExit) as end:  # without a word
+        launch.connect()
+    assert end.value.code == 2
+
+
+# Runs under mpiexec
+
+ARGUMENTS = ("text.txt", *TINY, *CONSTANT_LR, "--eval-every", 2, "--eval-batches", 3, "--log-every", 1)
+ARGUMENTS += ("--sample-every", 0)
+
+
+@pytest.fixture(scope="module")
+def mpiexec():
+    """mpiexec(folder, ...) runs Python's arguments in two processes."""
+    pytest.importorskip("mpi4py")
+    beside = str(Path(sys.executable).parent)
+    launcher = shutil.which("mpiexec", path=beside) or shutil.which("mpiexec")
+    if launcher is None:
+        pytest.skip("there is no mpiexec: pip install mpich")
+
+    def run(folder, *arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"}
+        if "OMPI" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout:
+            environment |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        command = [launcher, "-n", "2", sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        return Ended(done.returncode, done.stdout, without_compiling(done.stderr))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def together(mpiexec, tmp_path_factory):
+    """A run of four steps by two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "text.txt").write_text(TEXT)
+    arguments = (*ARGUMENTS, "--batch-size", 4, "--max-steps", 4, "--out", "run")
+    ended = mpiexec(folder, "-m", "npgpt.train", *arguments)
+    assert ended.code == 0, ended
+    assert "2 processes, 1 thread each" in ended.err
+    assert ended.out.count("trained 4 steps") == 1  # one of them writes
+    return folder
+
+
+def test_two_processes_make_the_run_of_one_that_accumulates_bit_for_bit(together, folder):
+    alone, _ = train(folder, *ARGUMENTS, "--batch-size", 2, "--grad-accum", 2, "--eval-batches", 6, "--max-steps", 4)
+    ours, theirs = everything(together / "run"), everything(alone)
+    assert ours["arrays"] == theirs["arrays"]
+    assert metrics(together / "run", "train") == metrics(alone, "train")
+
+
+def test_they_see_the_batches_of_one_process_and_it_can_go_on_alone(together, folder):
+    """An evaluation has the very losses of one process; the steps differ by rounding alone."""
+    shutil.copytree(together / "run", folder / "run")
+    resumed, _ = train(folder, "--resume", "run", "--max-steps", 6)
+    alone, _ = train(folder, *ARGUMENTS, "--batch-size", 4, "--max-steps", 6)
+    assert metrics(resumed, "eval")[0] == metrics(alone, "eval")[0]
+    for kind in ("train", "eval"):
+        for a, b in zip(metrics(resumed, kind), metrics(alone, kind), strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_a_mistake_is_told_once(mpiexec, folder):
+    assert_refused(mpiexec(folder, "-m", "npgpt.train", "absent.txt"), "absent.txt")
+
+
+FAILING = """
+import os, sys
+from npgpt import GPT, commandline, train
+loss, calls = GPT.loss, []
+def failing(self, *batch):
+    calls.append(batch)
+    if len(calls) == 7 and os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+        {failure}
+    return loss(self, *batch)
+GPT.loss = failing
+commandline.run(train.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"), [("raise MemoryError('of this machine')", "of this machine"), ("os.kill(os.getpid(), 9)", "")]
+)
+def test_if_one_process_fails_all_end(mpiexec, folder, failure, words):
+    arguments = (*ARGUMENTS, "--batch-size", 4, "--max-steps", 10_000, "--out", "run")
+    ended = mpiexec(folder, "-c", FAILING.format(failure=failure), *arguments)
+    assert ended.code != 0
+    assert words in ended.err
+    assert "trained" not in ended.out
