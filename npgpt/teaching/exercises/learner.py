@@ -17,6 +17,7 @@ import sys
 import tempfile
 import traceback
 import types
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,9 +116,10 @@ def _remember(exercise, folder, content) -> None:
     if content is not None:
         after[exercise.name] = _digest(content)
     if after != before:
-        new = folder / f"{_SOLVED}.{os.getpid()}"
-        new.write_text(json.dumps(after, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        new.replace(folder / _SOLVED)
+        with suppress(OSError):  # a folder that can't be written to: the answer is what was asked for
+            new = folder / f"{_SOLVED}.{os.getpid()}"
+            new.write_text(json.dumps(after, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            new.replace(folder / _SOLVED)
 
 
 def _stopped_in(text, path) -> int | None:
