@@ -46,7 +46,7 @@ def _without_maximum(S):
 
 def queries_keys_values(Tq: int, Tk: int, D: int) -> dict[str, np.ndarray]:
     """The arguments of a case."""
-    return {"q": 2 * values(Tq, D), "k": values(Tk, D, seed=1), "v": values(Tk, D, seed=2)}
+    return {"q": values(Tq, D), "k": values(Tk, D, seed=1), "v": values(Tk, D, seed=2)}
 
 
 ATTENTION = Exercise(
@@ -61,7 +61,7 @@ Each query looks at all keys, and takes a weighted mean of the values:
 
 Write y, with NumPy. (The backward pass comes in attention_backward.)
 """,
-    read="docs/course/06-attention.md",
+    read="docs/course/06-attention.md, npgpt/kernels/attention.py (after you tried)",
     signature="attention(q, k, v)",
     gives="q (Tq, D), k, v (Tk, D) -> y (Tq, D)",
     outputs=("y",),

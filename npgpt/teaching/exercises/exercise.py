@@ -67,6 +67,11 @@ class Exercise:
     drive: Callable | None = None
 
     @property
+    def solution_is_in(self) -> str:
+        """The package's own code: the last file to read."""
+        return re.findall(r"npgpt/[\w/]+\.py", self.read)[-1]
+
+    @property
     def function(self) -> str:
         """The name of the function."""
         return self.signature.partition("(")[0]

@@ -26,7 +26,7 @@ All are numbers. q goes on into some loss, and dq, the slope of that loss for
 q, is given. Write dw, dx and db, the slopes for w, x and b: go backward, one
 line at a time, from dq to de, from de to dy, and from dy to the three.
 """,
-    read="docs/course/01-numbers-and-slopes.md",
+    read="docs/course/01-numbers-and-slopes.md, npgpt/tensor.py: __mul__, __add__ and __pow__ (after you tried)",
     signature="chain_rule(dq, w, x, b, target)",
     gives="five numbers -> dw, dx, db",
     outputs=("dw", "dx", "db"),
@@ -82,7 +82,7 @@ NumPy does two things, and both must be undone:
 ``gradient`` has the shape after that, and the result must have ``shape``, the
 one before: add up over all copies of each element.
 """,
-    read="docs/course/03-linear.md (why the rows of db add up), npgpt/tensor.py",
+    read="docs/course/03-linear.md (why the rows of db add up), npgpt/autograd.py: unbroadcast (after you tried)",
     signature="unbroadcast(gradient, shape)",
     gives="gradient, an array; shape, a tuple -> the gradient of the array before it was repeated, of that shape",
     outputs=("result",),

@@ -131,7 +131,7 @@ def _stopped_in(text, path) -> int | None:
 
 
 def _too_slow(exercise, content, seconds, line) -> str:
-    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds. Is there a loop without an end? It was at"]
+    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds.", "Is there a loop without an end? It was at"]
     lines += shown_line(content.decode(errors="replace").splitlines(), line)
     return "\n".join([*lines, "", f"{exercise.name} is not solved yet.", ""])
 

@@ -61,7 +61,7 @@ m and v start at 0. So after t steps their weights don't add up to 1, but to
 1 - beta^t (to which beta?). mhat and vhat are m and v with this put right.
 t is the number of this step, from 1. Return new arrays.
 """,
-    read="npgpt/kernels/adamw.py (after you tried), docs/course/08-training.md",
+    read="docs/course/08-training.md, npgpt/kernels/adamw.py (after you tried)",
     signature="adamw_step(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t)",
     gives="p, g, m, v, arrays of one shape; the others are numbers -> p, m, v",
     outputs=("p", "m", "v"),
@@ -154,7 +154,7 @@ RESUME = Exercise(
     title="Adam's state in a resume.",
     task="""
 train() does a step of Adam for each gradient of a list. It is stopped and
-called again, and must go on as if nothing had been: the same p, bit for bit.
+called again, and must go on as if nothing had been: p comes out the same.
 
     state       None in the first call, later what the call before returned.
                 You decide what it holds; arrays and numbers, so that it can be

@@ -14,7 +14,8 @@ def report(verdict: Verdict, source: list[str]) -> str:
     """The answer to the learner, whose file has the lines ``source``."""
     exercise, case = verdict.exercise, verdict.exercise.cases[verdict.case - 1]
     if verdict.solved:
-        return f"{exercise.name} is solved: all {len(exercise.cases)} cases are right.\n"
+        solved = f"{exercise.name} is solved: all {len(exercise.cases)} cases are right."
+        return "\n".join([solved, *_paragraph(f"The package's own is in {exercise.solution_is_in}."), ""])
     lines = [
         f"{exercise.name}, case {verdict.case} of {len(exercise.cases)}: {case.label}",
         *_arguments(verdict.arguments),
