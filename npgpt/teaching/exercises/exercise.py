@@ -105,7 +105,7 @@ class Exercise:
 
     def file(self, check: str) -> str:
         """The text of the learner's file: the task, the command that grades it, and the function without a body."""
-        task = re.sub(r"\n{3,}", "\n\n", self.task.strip("\n"))
+        task = self.task.strip("\n")
         return f'''"""{self.title}
 
 {task}

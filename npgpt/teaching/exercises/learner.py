@@ -77,8 +77,8 @@ def check(exercise: Exercise, folder: Path, seconds: float = SECONDS) -> tuple[b
             return False, f"{exercise.name}.py takes longer than {seconds:g} seconds. Is there a loop without an end?\n"
         text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     solved = ended == 0 and text != ""
-    if not solved and (dump := _stopped_in(text, path)):
-        text = _too_slow(exercise, content, seconds, dump)
+    if text.startswith("Timeout"):  # faulthandler's first word
+        text = _too_slow(exercise, path, content, seconds, text)
     elif not text:
         text = f"Python ended (exit code {ended}) while {exercise.name}.py was run, without a result.\n"
     _remember(exercise, folder, content if solved else None)
@@ -122,17 +122,12 @@ def _remember(exercise, folder, content) -> None:
             new.replace(folder / _SOLVED)
 
 
-def _stopped_in(text, path) -> int | None:
-    """The line of the learner's file in the traceback of a process that was stopped; None if it wasn't."""
-    if not text.startswith("Timeout"):
-        return None
-    found = re.search(rf'{re.escape(path.stem)}\.py", line (\d+)', text)
-    return int(found[1]) if found else 0
-
-
-def _too_slow(exercise, content, seconds, line) -> str:
-    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds.", "Is there a loop without an end? It was at"]
-    lines += shown_line(content.decode(errors="replace").splitlines(), line)
+def _too_slow(exercise, path, content, seconds, dump) -> str:
+    """The answer to a file that was stopped. ``dump`` is faulthandler's traceback, the innermost call first."""
+    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds.", "Is there a loop without an end?"]
+    name = str(path).encode("ascii", "backslashreplace").decode()  # as faulthandler writes it
+    if found := re.search(rf'"{re.escape(name)}", line (\d+)', dump):
+        lines += shown_line(content.decode(errors="replace").splitlines(), int(found[1]))
     return "\n".join([*lines, "", f"{exercise.name} is not solved yet.", ""])
 
 
