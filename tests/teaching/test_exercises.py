@@ -17,6 +17,7 @@ from npgpt import kernels, ops
 from npgpt.teaching.exercises import EXERCISES, graph, training
 from npgpt.teaching.exercises.grading import grade
 from npgpt.teaching.exercises.teacher import WIDTH, report
+from npgpt.tensor import Tensor
 
 each_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 EACH_MISTAKE = [
@@ -163,6 +164,26 @@ def rotary(exercise, module):
     return function
 
 
+def fused(exercise, module):
+    def function(q, k, v):
+        qkv = Tensor(np.concatenate([q, k, v], axis=1)[None])
+        return module.causal_self_attention(qkv, n_head=1).data[0]
+
+    return function
+
+
+def optimizer(exercise, module):
+    def function(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
+        parameter = Tensor(p.copy(), requires_grad=True)
+        adamw = module.AdamW([("p", parameter)], lr, (beta1, beta2), eps, weight_decay)
+        adamw.load_state_dict({"exp_avg.p": m, "exp_avg_sq.p": v}, t - 1)
+        parameter.grad = g.copy()
+        adamw.step()
+        return parameter.data, adamw.exp_avg["p"], adamw.exp_avg_sq["p"]
+
+    return function
+
+
 # A change of mutant_table.py, the exercise, how the changed code answers it, and words of the hint.
 CHANGES = [
     ("unbroadcast: a stretched axis not summed", "unbroadcast", itself("unbroadcast"), "were stretched"),
@@ -187,12 +208,15 @@ CHANGES = [
         "which targets",
     ),
     ("the mask off by one, NumPy", "causal_attention", kernel("attention_forward"), "attend to itself"),
+    ("dropped 1/sqrt(d)", "causal_attention", fused, "sqrt(D) is missing"),
+    ("K and V swapped", "causal_attention", fused, "k and v are swapped"),
     ("backward, NumPy: the row sum missing", "attention_backward", kernel("attention_backward"), "softmax's"),
     ("Q and K swapped in the gradients, NumPy", "attention_backward", kernel("attention_backward"), "to give dq"),
     ("a repeated id collects once, NumPy", "embedding", kernel("embedding_backward"), "np.add.at"),
     ("kept elements not scaled up, NumPy", "dropout", kernel("dropout"), "Half of the elements"),
     ("the gradient turned the same way", "rotary", rotary, "Which rotation undoes"),
     ("epsilon inside the root, NumPy", "adamw", kernel("adamw_step"), "not inside it"),
+    ("a bias correction off by one step", "adamw", optimizer, "off by one step"),
     ("decay without the learning rate", "adamw", kernel("adamw_step"), "falls to 0"),
     ("the norm of one gradient at a time", "clipping", clip, "one long vector"),
     ("warm-up begins at 0", "schedule", itself("warmup_cosine"), "rate of 0 learn"),

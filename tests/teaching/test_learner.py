@@ -67,7 +67,7 @@ def test_an_exercise_from_its_beginning_to_its_end(tmp_path):
     ended = command("exercises", "check", "dropout", cwd=tmp_path)
     assert ended.code == 1
     assert "dropout_backward returns None" in ended.out
-    assert "  line 16: ...  # write it here" in ended.out
+    assert "  line 18: ...  # write it here" in ended.out
 
     path.write_text(empty.replace("...  #", "return dy * keep  #"), encoding="utf-8")
     ended = command("exercises", "check", "dropout", cwd=tmp_path)

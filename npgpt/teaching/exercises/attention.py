@@ -160,6 +160,10 @@ Write y.
             "A score of 0 is not hidden: exp(0) is 1. Which score has the weight 0?",
         ),
         Mistake(
+            lambda q, k, v: attention(q, v, k, hidden=later(q, k)),
+            "k and v are swapped: scores are of keys, the mean is of values.",
+        ),
+        Mistake(
             lambda q, k, v: attention(q, k, v, scale=1.0, hidden=later(q, k)),
             "1 / sqrt(D) is missing. How large is the dot product of two random vectors of D elements?",
         ),

@@ -106,6 +106,8 @@ class Exercise:
     def file(self, check: str) -> str:
         """The text of the learner's file: the task, the command that grades it, and the function without a body."""
         task = self.task.strip("\n")
+        if self.forward:
+            task += "\n\nd in front of a name means the slope of the loss for it: its gradient."
         return f'''"""{self.title}
 
 {task}
