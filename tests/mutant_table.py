@@ -197,7 +197,6 @@ MUTANTS = [
     Mutant("compile_ahead", "not stop()", "True", "compiling ahead can't be stopped"),
     Mutant("compile_ahead", "process.kill()\nprocess.wait()", "pass", "processes left over"),
     Mutant("ahead._main", "names[number[0]]", "names[0]", "a process compiles another kernel than the one it has read"),
-    Mutant("cpu._default", "is_amd or not UNITS[name].has_bf16", "True", "products in bfloat16 where they are slower", tests="kernels/test_cpu.py"),
     Mutant("precompile.sampling_kernels", "_layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
     Mutant("precompile.training_kernels", "(min(rows, ROWS), rows % ROWS)", "(min(rows, ROWS),)", "a last chunk of a few rows forgotten"),
     # The model
@@ -387,4 +386,12 @@ MUTANTS = [
     Mutant("parallel.dropout_state", "generator.jumped(rank)", "generator.jumped(1)", "all but one process drop the same"),
     Mutant("Worker.gradient_done", "self._is_last_pass", "True", "a gradient sent before its last contribution"),
     Mutant("GradientSum.add", "leaf.grad = np.ascontiguousarray(leaf.grad)", "pass", "a gradient with gaps sent as it lies"),
+    Mutant("_Number.part", "b.select(self.is_finite, self.rest, self.x)", "self.rest", "infinity in no piece", tests="kernels/test_tiles.py"),
+    Mutant("Instructions.begin", "ROW_BYTES * register", "ROWS * register", "tile registers of 16 bytes a row", tests="kernels/test_tiles.py"),
+    Mutant("tile_panels._add_products", "loaded[side] = pair[side]", "pass", "tiles loaded again", tests="kernels/test_tiles.py"),
+    Mutant("fastest_way", "WORTH * seconds[chosen]", "seconds[chosen]", "a way that saves nothing is taken", tests="kernels/test_fastest.py"),
+    Mutant("tile_check._is_right", "2.0 ** (-8 * pieces)", "2.0**-8", "three pieces may be as wrong as one", tests="kernels/test_tile_check.py"),
+    Mutant("keep_products", "began in precision.ways(word)", "False", "a resumed run takes the machine's way", tests="training/test_products.py"),
+    Mutant("bfloat16.bf16_pieces", "np.clip(rest, -largest, largest) if piece == 0 else rest", "rest", "the largest numbers become infinity", tests="kernels/test_three_pieces.py"),
+    Mutant("matmul._multiply_in_tiles", "c.ctypes.data, N", "start, start_row", "later steps begin anew", tests="kernels/test_tiles_plain.py"),
 ]
