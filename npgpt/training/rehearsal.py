@@ -17,8 +17,9 @@ TOKENS = 8  # of a sample
 def rehearse(run: Run, stopped: Callable[[], bool]) -> Pace | None:
     """Measure the parts of a run that has not begun; None if ``stopped()`` meanwhile.
 
-    The first step of a process is slower than others, since its memory is new: it doesn't count. A step with a learning rate of 0 leaves the weights as they are, bit for bit. The moments that it makes are set back to
-    zero, and dropout's random numbers to where they were.
+    The first step of a process is slower than others, since its memory is new: it doesn't count. A step with a learning
+    rate of 0 leaves the weights as they are, bit for bit. The moments that it makes are set back to zero, and dropout's
+    random numbers to where they were.
     """
     if run.optimizer.steps:
         raise ValueError("a run that has made steps can't be rehearsed: its moments would change")
