@@ -42,7 +42,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
     ["training", "teaching"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

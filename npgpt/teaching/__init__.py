@@ -6,4 +6,5 @@ slopes.py         the loss a little to both sides of one element, from the model
 explain.py        one sentence through a model, forward and backward; what was computed, as JSON
 page.py           ... and as a page, of the files in page/
 model/            the small model that the page shows if no other is given
+exercises/        functions for the reader to write, and their grading
 """
