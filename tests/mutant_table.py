@@ -20,6 +20,7 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
+    "teaching/exercises/": "teaching/test_learner.py teaching/test_exercises.py",
     "training/inspection.py": "training/test_inspection.py",
     "training/reporter.py": "test_report.py",
     "kernels/few_bits_product.py": "kernels/test_few_bits.py",
@@ -372,7 +373,7 @@ MUTANTS = [
     Mutant("trainable.choose", "kept -= _covered(names, settings.freeze)", "pass", "--freeze freezes nothing", tests="training/test_trainable.py"),
     Mutant("Inspection.sizes", "math.sqrt(square) * unclipped", "math.sqrt(square)", "norms after clipping"),
     Mutant("thinned", "[np.argmin(y[part]), np.argmax(y[part])]", "[np.argmin(y[part])]", "peaks lost"),
-    Mutant("embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
+    Mutant("html_page.embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
     Mutant("reporting.table.table", "np.searchsorted(steps, part['step'])", "np.arange(len(part['step']))", "rows of other steps"),
     Mutant("Reporter.write", "PART * (now - began)", "0", "the report's cost unbounded"),
     Mutant("EventFiles.__init__", "step + 1", "step + 2", "a lost step stays"),
@@ -394,4 +395,11 @@ MUTANTS = [
     Mutant("keep_products", "began in precision.ways(word)", "False", "a resumed run takes the machine's way", tests="training/test_products.py"),
     Mutant("bfloat16.bf16_pieces", "np.clip(rest, -largest, largest) if piece == 0 else rest", "rest", "the largest numbers become infinity", tests="kernels/test_three_pieces.py"),
     Mutant("matmul._multiply_in_tiles", "c.ctypes.data, N", "start, start_row", "later steps begin anew", tests="kernels/test_tiles_plain.py"),
+    # Teaching
+    Mutant("hints.hint", "equal(other[name], answer[name])", "True", "the first mistake's hint, whatever was answered"),
+    Mutant("trial._protected", "array.flags.writeable = False", "pass", "arguments can be changed"),
+    Mutant("learner.start", "'x'", "'w'", "an exercise's file overwritten"),
+    Mutant("answers._rows", "bool(error[worst] <= TOLERANCE)", "True", "every value is right"),
+    Mutant("grading._grade_case", "bool(exercise.forward) and case.by_differences", "False", "never by differences"),
+    Mutant("learner.answer_to", "(Exception, SystemExit)", "Exception", "a sys.exit() in a file ends the grading"),
 ]

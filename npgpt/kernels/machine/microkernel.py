@@ -21,6 +21,9 @@ product of float32 takes. Values below 1.2e-38 count as 0 there.
 ``IN_TILES`` leaves the vector registers: tile_panels.py writes what is done then.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -34,7 +37,7 @@ TILE_ROWS = UNIT.rows
 WHOLE = types.int64
 
 
-def constant_of_tag(value_of):
+def constant_of_tag(value_of: Callable[[Any], int]) -> Callable:
     """A function of a ``dtype_tag`` for compiled code, which returns a number that follows from the tag's type."""
 
     @intrinsic
