@@ -3,6 +3,7 @@
 The page is made of four files beside this one.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
