@@ -100,10 +100,10 @@ def number(
     >>> number("X", 0, 1, open_high=True)("0.5")
     0.5
     """
-    bounds = f"{'above' if open_low else 'at least'} {low:,}"
+    bounds = f"{'above' if open_low else 'of at least'} {low:,}"
     if high != inf:
         bounds += f" and {'below' if open_high else 'at most'} {high:,}"
-    wanted = f"a {'whole ' if whole else ''}number, {bounds}"
+    wanted = f"a {'whole ' if whole else ''}number {bounds}"
 
     def parse(text):
         try:

@@ -129,9 +129,9 @@ def test_the_values_at_the_bounds_are_good():
 
 def test_the_message_says_what_is_wanted(folder):
     for typed, words in [
-        (["--lr", "fast"], "argument --lr/--learning-rate: 'fast' is not a number, above 0"),
-        (["--dropout", "1"], "argument --dropout: 1 is not a number, at least 0 and below 1"),
-        (["--context", "0"], "0 is not a whole number, at least 1 and at most 2,147,483,647"),
+        (["--lr", "fast"], "argument --lr/--learning-rate: 'fast' is not a number above 0"),
+        (["--dropout", "1"], "argument --dropout: 1 is not a number of at least 0 and below 1"),
+        (["--context", "0"], "0 is not a whole number of at least 1 and at most 2,147,483,647"),
         (
             ["--tokenizer", "bpe"],
             "argument --tokenizer: there is no tokenizer 'bpe'; there are gpt2, char, byte",
