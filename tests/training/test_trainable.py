@@ -114,13 +114,13 @@ def test_the_memory_that_is_announced_is_taken(make, recompute):
     model.recompute = recompute
     warm_up = make()
     warm_up.recompute = recompute
-    train_step(warm_up, AdamW(warm_up.named_parameters()), [(ids, ids)], 1e-3)
+    train_step(warm_up, AdamW(warm_up.named_parameters()), [(ids, ids, 1.0)], 1e-3)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         optimizer = AdamW(model.named_parameters())
         for _ in range(2):
-            train_step(model, optimizer, [(ids, ids)], 1e-3)
+            train_step(model, optimizer, [(ids, ids, 1.0)], 1e-3)
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
