@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoints import runs
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.optim import AdamW
-from npgpt.text.tokenizers import Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
 from npgpt.training.folder import write_run_config
@@ -73,7 +74,7 @@ class Run:
 
     def describe(self, folder: Path) -> None:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
-        save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
+        write_json(folder / runs.TOKENIZER_FILE, self.tokenizer.to_dict())
         write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan)
 
     def work_with(self, team: Alone) -> None:
