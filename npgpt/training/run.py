@@ -61,7 +61,6 @@ class Run:
     def follow(self, plan: Plan) -> None:
         """Go by another plan from now on."""
         self.plan = self.progress.plan = self.evaluation.plan = self.samples.plan = plan
-        self.evaluation.every, self.samples.every = plan.eval_every, plan.sample_every
 
     def open(self, folder: Path, on_disk: int | None = None) -> None:
         """Write to this folder from now on. ``on_disk``: the step of the last.safetensors that is there and whole."""
