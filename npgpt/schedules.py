@@ -51,8 +51,8 @@ def warmup_stable_decay(
     """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt down to ``min_lr`` at ``max_steps``.
 
     A run can be trained on from any step before the decay as if it had been planned so: what was done does not depend
-    on ``max_steps`` (Hu et al. 2024, on their WSD scheduler). The form of the decay, and a fifth of the steps as its length, are
-    those of Hägele et al. 2024, section 3: it ended lower than a line.
+    on ``max_steps`` (Hu et al. 2024, on their WSD scheduler). The form of the decay, and a fifth of the steps as its
+    length, are those of Hägele et al. 2024, section 3: it ended lower than a line.
 
     >>> rates = [warmup_stable_decay(step, 1.0, 0.0, warmup=2, max_steps=10, decay_fraction=0.4) for step in range(11)]
     >>> [round(rate, 3) for rate in rates]

@@ -16,9 +16,9 @@ from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
+from npgpt.training.memory import resident_bytes
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict

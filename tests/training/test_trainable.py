@@ -12,7 +12,7 @@ from npgpt import GPT, AdamW, GPTConfig
 from npgpt.adapters import LoRAConfig, attach, load_quantized, new_adapter
 from npgpt.checkpoints.runs import load_checkpoint
 from npgpt.training.loop import train_step
-from npgpt.training.memory import partial_step_bytes
+from npgpt.training.memory import step_bytes
 
 
 def changed(folder, *flags):
@@ -125,4 +125,4 @@ def test_the_memory_that_is_announced_is_taken(make, recompute):
     finally:
         tracemalloc.stop()
     moments = sum(array.nbytes for array in optimizer.state_dict().values())
-    assert peak == pytest.approx(partial_step_bytes(model, 8, 64) + moments, rel=0.15)
+    assert peak == pytest.approx(step_bytes(model, 8, 64, accumulates=False) + moments, rel=0.15)
