@@ -60,7 +60,7 @@ class TokenDataset:
         self.context = context
         self.stride = stride
         self.answers = answers
-        self._starts = range(0, len(tokens) - context, stride)
+        self._starts: range | np.ndarray = range(0, len(tokens) - context, stride)
         if answers is not None:
             learned = (start for start in self._starts if answers[start + 1 : start + context + 1].any())
             self._starts = np.fromiter(learned, np.int64)

@@ -19,6 +19,7 @@ from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
 from npgpt.training.memory import available_bytes, model_bytes, process_bytes, resident_bytes
+from npgpt.training.plan import Plan
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 from npgpt.training.team import ALONE, Alone
@@ -100,19 +101,23 @@ def _foresee(run, stop, began):
         if pace is None:
             return
         if plan.time_budget:
-            settings, data = replace(run.settings, time_budget=None), run.data
-
-            def plan_of(steps):
-                return replace(settings, max_steps=steps).resolve(len(data.windows), plan.context, data.beginning)
-
-            left = plan.time_budget - (time.monotonic() - began)
-            run.follow(plan_of(choose_steps(plan_of, pace, left)))
+            plan = _plan_in_time(run, pace, plan.time_budget - (time.monotonic() - began))
+            run.follow(plan)
             run.describe(run.folder)
-            plan = run.plan
-            log(data.describe(plan.max_steps))
+            log(run.data.describe(plan.max_steps))
         seconds, how = pace.seconds(plan), f"{pace.step:.3g} s a step"
     left = plan.max_steps - run.step
     log(f"time:  about {format_duration(seconds)} for {left:,} steps, {left * tokens:,} tokens ({how})")
+
+
+def _plan_in_time(run, pace, seconds) -> Plan:
+    """The plan that the settings make of the most steps which end in time."""
+    settings, data = replace(run.settings, time_budget=None), run.data
+
+    def plan_of(steps):
+        return replace(settings, max_steps=steps).resolve(len(data.windows), run.plan.context, data.beginning)
+
+    return plan_of(choose_steps(plan_of, pace, seconds))
 
 
 def _described(run):
