@@ -22,6 +22,7 @@ _HOME = {
     "load": "checkpoints",
     "set_matmul_precision": "kernels.precision",
     "CheckpointError": "errors",
+    "trace": "teaching.trace",
 }
 _MODULES = {
     **{

@@ -8,6 +8,19 @@ from npgpt.layers import Module
 from npgpt.tensor import Tensor
 
 
+def named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    """(name, Module) of all parts, in the model's order, each before its own parts.
+
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> [name for name, _ in named_modules(model) if name.count(".") < 2]
+    ['wte', 'wpe', 'drop', 'h.0', 'ln_f']
+    """
+    for name, child in module.children():
+        yield prefix + name, child
+        yield from named_modules(child, f"{prefix}{name}.")
+
+
 @contextmanager
 def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
     """Within the block, see(name, y) is called each time that a part of ``model`` has computed y.
@@ -26,7 +39,7 @@ def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[N
     h.0.ln_1 (1, 3, 2)
     ...
     """
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in named_modules(model)}
     call = Module.__call__
 
     def watched(self, *inputs, **named):

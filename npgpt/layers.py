@@ -30,18 +30,6 @@ class Module:
             elif isinstance(value, list):
                 yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """(name, Module) of all parts, in the model's order, each before its own parts.
-
-        >>> from npgpt import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
-        >>> [name for name, _ in model.named_modules() if name.count(".") < 2]
-        ['wte', 'wpe', 'drop', 'h.0', 'ln_f']
-        """
-        for name, child in self.children():
-            yield prefix + name, child
-            yield from child.named_modules(f"{prefix}{name}.")
-
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(name, Tensor) of every parameter, named as in the public GPT-2 checkpoint."""
         for name, value in vars(self).items():

@@ -6,6 +6,7 @@ from pathlib import Path
 from npgpt.commandline import Parser, as_flag, pathname, use_threads
 from npgpt.commandline import run as run_command
 from npgpt.errors import ConfigError
+from npgpt.machine_line import read_machine_line
 from npgpt.training.launch import OneProcess, Processes, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
 
@@ -33,6 +34,8 @@ def train(processes: OneProcess) -> int:
         help="resume this run, or the newest one in runs/",
     )  # fmt: skip
     parser.add_flags(TrainSettings)
+    if line := read_machine_line():
+        parser.epilog = f"machine, when a run last began: {line}"
     given = vars(parser.parse_args())
     texts, resumed = given.pop("texts"), given.pop("resume")
     settings = TrainSettings(texts=tuple(texts), **given)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,10 @@ TEXT = "The jury sat four days over a drowned pig, and nobody ate. " * 8
 # No test asks the Hugging Face hub, or reads the user's cache of it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = str(ROOT / "tests" / "no-such-cache")
+
+# What runs note of the machine is not left in the user's cache folder.
+_cache = tempfile.TemporaryDirectory(prefix="npgpt-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=1000)

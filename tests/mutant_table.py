@@ -20,6 +20,7 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
+    "teaching/exercises/": "teaching/test_learner.py teaching/test_exercises.py",
     "training/inspection.py": "training/test_inspection.py",
     "training/reporter.py": "test_report.py",
     "kernels/few_bits_product.py": "kernels/test_few_bits.py",
@@ -197,7 +198,6 @@ MUTANTS = [
     Mutant("compile_ahead", "not stop()", "True", "compiling ahead can't be stopped"),
     Mutant("compile_ahead", "process.kill()\nprocess.wait()", "pass", "processes left over"),
     Mutant("ahead._main", "names[number[0]]", "names[0]", "a process compiles another kernel than the one it has read"),
-    Mutant("cpu._default", "is_amd or not UNITS[name].has_bf16", "True", "products in bfloat16 where they are slower", tests="kernels/test_cpu.py"),
     Mutant("precompile.sampling_kernels", "_layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
     Mutant("precompile.training_kernels", "(min(rows, ROWS), rows % ROWS)", "(min(rows, ROWS),)", "a last chunk of a few rows forgotten"),
     # The model
@@ -373,7 +373,7 @@ MUTANTS = [
     Mutant("trainable.choose", "kept -= _covered(names, settings.freeze)", "pass", "--freeze freezes nothing", tests="training/test_trainable.py"),
     Mutant("Inspection.sizes", "math.sqrt(square) * unclipped", "math.sqrt(square)", "norms after clipping"),
     Mutant("thinned", "[np.argmin(y[part]), np.argmax(y[part])]", "[np.argmin(y[part])]", "peaks lost"),
-    Mutant("embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
+    Mutant("html_page.embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
     Mutant("reporting.table.table", "np.searchsorted(steps, part['step'])", "np.arange(len(part['step']))", "rows of other steps"),
     Mutant("Reporter.write", "PART * (now - began)", "0", "the report's cost unbounded"),
     Mutant("EventFiles.__init__", "step + 1", "step + 2", "a lost step stays"),
@@ -387,4 +387,19 @@ MUTANTS = [
     Mutant("parallel.dropout_state", "generator.jumped(rank)", "generator.jumped(1)", "all but one process drop the same"),
     Mutant("Worker.gradient_done", "self._is_last_pass", "True", "a gradient sent before its last contribution"),
     Mutant("GradientSum.add", "leaf.grad = np.ascontiguousarray(leaf.grad)", "pass", "a gradient with gaps sent as it lies"),
+    Mutant("_Number.part", "b.select(self.is_finite, self.rest, self.x)", "self.rest", "infinity in no piece", tests="kernels/test_tiles.py"),
+    Mutant("Instructions.begin", "ROW_BYTES * register", "ROWS * register", "tile registers of 16 bytes a row", tests="kernels/test_tiles.py"),
+    Mutant("tile_panels._add_products", "loaded[side] = pair[side]", "pass", "tiles loaded again", tests="kernels/test_tiles.py"),
+    Mutant("fastest_way", "WORTH * seconds[chosen]", "seconds[chosen]", "a way that saves nothing is taken", tests="kernels/test_fastest.py"),
+    Mutant("tile_check._is_right", "2.0 ** (-8 * pieces)", "2.0**-8", "three pieces may be as wrong as one", tests="kernels/test_tile_check.py"),
+    Mutant("keep_products", "began in precision.ways(word)", "False", "a resumed run takes the machine's way", tests="training/test_products.py"),
+    Mutant("bfloat16.bf16_pieces", "np.clip(rest, -largest, largest) if piece == 0 else rest", "rest", "the largest numbers become infinity", tests="kernels/test_three_pieces.py"),
+    Mutant("matmul._multiply_in_tiles", "c.ctypes.data, N", "start, start_row", "later steps begin anew", tests="kernels/test_tiles_plain.py"),
+    # Teaching
+    Mutant("hints.hint", "equal(other[name], answer[name])", "True", "the first mistake's hint, whatever was answered"),
+    Mutant("trial._protected", "array.flags.writeable = False", "pass", "arguments can be changed"),
+    Mutant("learner.start", "'x'", "'w'", "an exercise's file overwritten"),
+    Mutant("answers._rows", "bool(error[worst] <= TOLERANCE)", "True", "every value is right"),
+    Mutant("grading._grade_case", "bool(exercise.forward) and case.by_differences", "False", "never by differences"),
+    Mutant("learner.answer_to", "(Exception, SystemExit)", "Exception", "a sys.exit() in a file ends the grading"),
 ]

@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals", "streams", "schedules", "name_patterns"],
+    ["config", "signals", "streams", "schedules", "name_patterns", "machine_line", "html_page"],
     ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
@@ -41,8 +41,8 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
-    ["training"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "prepare", "report"],
+    ["training", "teaching"],
+    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

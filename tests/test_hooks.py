@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig
-from npgpt.hooks import forward_hook
+from npgpt.hooks import forward_hook, named_modules
 from npgpt.layers import Module
 
 CONFIG = GPTConfig(vocab_size=11, block_size=4, n_layer=2, n_head=2, n_embd=8, dropout=0.3)
@@ -21,7 +21,7 @@ def test_every_part_is_seen_once_a_call_after_its_own_parts():
     model, seen = GPT(CONFIG), []
     with forward_hook(model, lambda name, y: seen.append((name, y.shape))):
         model.hidden_states(IDS)
-    called = [name for name, _ in model.named_modules() if not name.endswith("attn_dropout")]  # attention draws its own
+    called = [name for name, _ in named_modules(model) if not name.endswith("attn_dropout")]  # attention draws its own
     assert sorted(name for name, _ in seen) == sorted(called)
     names = [name for name, _ in seen]
     assert names.index("h.0.mlp.c_fc") < names.index("h.0.mlp") < names.index("h.0") < names.index("h.1.ln_1")

@@ -7,6 +7,7 @@ from npgpt.adapters.adapter import Adapter, LoRAConfig
 from npgpt.adapters.quantized import FrozenLinear
 from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
+from npgpt.hooks import named_modules
 from npgpt.layers import Dropout, Linear, Module
 from npgpt.tensor import Tensor
 
@@ -125,7 +126,7 @@ def adapter_of(model: GPT, name: str = "default") -> Adapter:
 
 def _layers(model: GPT) -> list[tuple[str, LoRALinear]]:
     """(name, layer) of all layers with adapters."""
-    return [(path, module) for path, module in model.named_modules() if isinstance(module, LoRALinear)]
+    return [(path, module) for path, module in named_modules(model) if isinstance(module, LoRALinear)]
 
 
 def _wrapped(model: GPT, path: str) -> LoRALinear:

@@ -1,7 +1,8 @@
 """Our own runs: the folder that training fills, ``runs/NAME/``.
 
     config.json         "model": its configuration; "training": the settings that were asked for; "plan": what they
-                        came to, every default filled in. This file makes the folder a run
+                        came to, every default filled in; "products": for a precision of matrix products, the
+                        way in which the machine made them. This file makes the folder a run
     tokenizer.json      the tokenizer that made the training's tokens
     metrics.jsonl       all that is measured, one JSON object a line; training/metrics.py names its kinds
     metrics.csv         its numbers for spreadsheets
@@ -89,6 +90,16 @@ def read_run_config(run: str | Path) -> tuple[GPTConfig, dict, dict]:
         if not isinstance(values.get(key), dict):
             raise CheckpointError(f"{path}: {key}: a JSON object was expected")
     return _config(values["model"], f"{path}: model"), values["training"], values["plan"]
+
+
+def read_way_of_products(run: str | Path, precision: str) -> str | None:
+    """The way in which a run makes products of this precision (kernels/precision.py). None: config.json has none."""
+    path = Path(run) / CONFIG_FILE
+    products = read_json_object(path).get("products", {})
+    way = products.get(precision) if isinstance(products, dict) else None
+    if not isinstance(products, dict) or not isinstance(way, str | None):
+        raise CheckpointError(f"{path}: products: a JSON object of names was expected")
+    return way
 
 
 def is_run(folder: str | Path) -> bool:

@@ -35,7 +35,7 @@ from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.product import gemm
-from npgpt.kernels.precision import gemm_dtype_tag
+from npgpt.kernels.precision import gemm_dtype_tag, narrow_dtype_tag
 from npgpt.kernels.row_max import row_maximum
 
 QUERIES_PER_BLOCK = 64  # for which scores are computed at a time: 64 x Tk of them
@@ -102,7 +102,7 @@ def attention_forward_numba(
     q, k, v = arrays = _with_contiguous_heads(q, k, v)
     _forward_heads(
         Tk, *map(_strided, arrays), q.dtype.type(scale), *_mask_arguments(padding_mask, B),
-        *_dropout_arguments(q.dtype, dropout, seed), gemm_dtype_tag(q.dtype), y, row_max, row_sum,
+        *_dropout_arguments(q.dtype, dropout, seed), narrow_dtype_tag(gemm_dtype_tag(q.dtype)), y, row_max, row_sum,
         work=2 * (q.size + k.size)
     )  # fmt: skip
     return y, row_max, row_sum
@@ -149,7 +149,7 @@ def attention_backward_numba(
     row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
         *map(_strided, arrays), row_max, row_sum, q.dtype.type(scale), *_mask_arguments(padding_mask, len(k)),
-        *_dropout_arguments(q.dtype, dropout, seed), gemm_dtype_tag(q.dtype), dq, dk, dv,
+        *_dropout_arguments(q.dtype, dropout, seed), narrow_dtype_tag(gemm_dtype_tag(q.dtype)), dq, dk, dv,
         work=3 * q.size + 4 * k.size
     )  # fmt: skip
 

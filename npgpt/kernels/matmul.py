@@ -2,8 +2,13 @@
 
     C = A @ B + bias        C[i, j] = sum over k of A[i, k] B[k, j]  + bias[j]
 
-The derivatives are two more products: dA = dC @ B.T and dB = A.T @ dC (each is the only product of dC and the other
-factor that has the right shape; written out, dA[i, k] = sum over j of dC[i, j] B[k, j]); dbias = sum over rows of dC.
+Derivation. A_ik is used in row i of C, once for each j, with ∂C_ij/∂A_ik = B_kj. B_kj is used in column j, once for
+each i, with ∂C_ij/∂B_kj = A_ik. bias_j is used once for each i. By the chain rule
+
+    dA_ik = sum_j dC_ij B_kj            dA = dC B^T
+    dB_kj = sum_i A_ik dC_ij            dB = A^T dC
+    dbias_j = sum_i dC_ij               dbias = sum over rows of dC
+
 A transposed view costs nothing: the kernels read it in place.
 """
 
@@ -13,11 +18,14 @@ from numba import prange
 
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
-from npgpt.kernels.machine.product import gemm
+from npgpt.kernels.machine.product import K_BLOCK, gemm, multiply_packed, pack_all
+from npgpt.kernels.machine.tile_panels import panel_bytes
+from npgpt.kernels.machine.vectors import pieces_of
 from npgpt.kernels.precision import gemm_dtype_tag
 
 MAX_SMALL_PRODUCT = 64**3  # multiplications; below, NumPy's call is quicker than starting threads
 MAX_FEW_ROWS = 3  # fewer than half of a tile
+MAX_PANELS = 1 << 26  # bytes of the factor that threads share, at a time
 
 
 def matmul_numpy(
@@ -55,10 +63,10 @@ def _add_product_by_rows(a, b, c):
 def matmul_numba(
     a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
 ) -> np.ndarray:
-    """Each of Numba's threads computes a part of C with ``gemm`` of kernels/machine/product.py.
+    """Each of Numba's threads computes a part of C by kernels/machine/product.py. The longer side of C is divided.
 
-    The longer side of C is divided, since each thread packs the factor along the other side for itself. Packing rounds
-    the factors if ``set_matmul_precision`` allows it (precision.py); a few rows or a small product are never rounded.
+    Packing rounds the factors if ``set_matmul_precision`` allows it (precision.py); a few rows or a small product are
+    never rounded.
     """
     (M, K), N = a.shape, b.shape[1]
     if M * N * K <= MAX_SMALL_PRODUCT:
@@ -76,10 +84,15 @@ def matmul_numba(
     start, start_row = (0, 0) if bias is None else (bias.ctypes.data, 0)
     if add_to is not None:
         start, start_row = c.ctypes.data, N
-    _multiply_parts(
-        M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
-        numba.get_num_threads(), gemm_dtype_tag(c.dtype), work=M * N * K // 16
-    )  # fmt: skip
+    dtype_tag = gemm_dtype_tag(c.dtype)
+    if pieces_of(dtype_tag):
+        lines_of_a, lines_of_b = (a.ctypes.data, a_row, a_column), (b.ctypes.data, b_column, b_row)
+        _multiply_in_tiles(M, N, K, lines_of_a, lines_of_b, start, start_row, c, dtype_tag)
+    else:
+        _multiply_parts(
+            M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
+            numba.get_num_threads(), dtype_tag, work=M * N * K // 16
+        )  # fmt: skip
     return c
 
 
@@ -109,6 +122,62 @@ def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, start, star
                 start + (i * start_row + j) * size if start else 0, start_row,
                 np.int64(c.ctypes.data) + (i * N + j) * size, N, dtype_tag
             )  # fmt: skip
+
+
+def _multiply_in_tiles(M, N, K, a, b, start, start_row, c, dtype_tag):
+    """As ``_multiply_parts``, but the factor along the shorter side is packed once, by all threads for all threads.
+
+    A product in tiles takes so little time that packing would take most of it. a and b: a factor's address, the
+    distance from one line to the next and from one step of k to the next; lines are rows of A and columns of B.
+
+    A weight's panels are not kept for the backward pass, which has no use for them: a panel's pairs lie along the axis
+    that is summed over, and each matrix is summed over one axis forward (y = x W) and the other backward (dy W^T).
+    """
+    is_a = M >= N  # whether A is divided
+    (shared, line, step), (divided, divided_line, divided_step) = (b, a) if is_a else (a, b)
+    lines, parts, size = min(M, N), numba.get_num_threads(), c.itemsize
+    steps = max(MAX_PANELS // panel_bytes(lines, K_BLOCK, dtype_tag), 1) * K_BLOCK
+    panels = np.empty(panel_bytes(lines, min(steps, K), dtype_tag) + 64, np.uint8)
+    for k0 in range(0, K, steps):
+        k = min(steps, K - k0)
+        _pack_parts(
+            lines, k, shared + k0 * step * size, line, step, not is_a, panels, parts, dtype_tag, work=lines * k
+        )  # fmt: skip
+        _multiply_packed_parts(
+            M, N, k, divided + k0 * divided_step * size, divided_line, divided_step, is_a, panels,
+            start, start_row, c, parts, dtype_tag, work=M * N * k // 16
+        )  # fmt: skip
+        start, start_row = c.ctypes.data, N
+
+
+@parallel_jit
+def _pack_parts(lines, K, x, line_step, k_step, is_a, panels, parts, dtype_tag):
+    for part in prange(parts):
+        first, last = _part_start(lines, part, parts), _part_start(lines, part + 1, parts)
+        if first < last:
+            pack_all(x, line_step, k_step, lines, K, first, last, is_a, _aligned(panels), dtype_tag)
+
+
+@parallel_jit
+def _multiply_packed_parts(M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, parts, dtype_tag):
+    """The sides of C are M and N; x is A (``is_a``) or B, which isn't packed yet, and whose lines are divided."""
+    size = c.itemsize
+    for part in prange(parts):
+        side = M if is_a else N
+        first, last = _part_start(side, part, parts), _part_start(side, part + 1, parts)
+        i, j, m, n = (first, 0, last - first, N) if is_a else (0, first, M, last - first)
+        if first < last:
+            multiply_packed(
+                m, n, K, x + first * line_step * size, line_step, k_step, is_a, _aligned(panels),
+                start + (i * start_row + j) * size if start else 0, start_row,
+                np.int64(c.ctypes.data) + (i * N + j) * size, N, dtype_tag
+            )  # fmt: skip
+
+
+@jit
+def _aligned(memory):
+    """The first address in it that is a multiple of 64."""
+    return (np.int64(memory.ctypes.data) + 63) // 64 * 64
 
 
 @jit

@@ -1,40 +1,59 @@
 """The precision of products of float32 matrices. The words are torch's, from ``set_float32_matmul_precision``:
 
     highest     as exact as float32 is
-    high        may be less exact, by up to 2^-16 of a factor
-    medium      the factors are rounded to bfloat16, 8 bits and all of float32's range, where that is faster: by 2^-9
+    high        may be less exact: the factors keep at least 16 of float32's 24 bits
+    medium      the factors are rounded to bfloat16, 8 bits and all of float32's range, where that is faster
 
 Sums are float32 in each of them; so are weights, gradients and everything that isn't a matrix product. Small products
 and those of a few rows, as for single tokens, are never rounded, since they would gain nothing.
 
-Multiplying pairs of bfloat16 (AVX-512 BF16) takes half the time of float32's products on AMD's CPUs, and 1.45 times as
-long on Intel's. So "medium" uses pairs on AMD only; NPGPT_CPU=avx512_bf16 makes it use them wherever they exist. "high"
-would need three such products, so it is the same as "highest". So is "medium" on other CPUs, and in float64.
+Which instructions multiply is another question, with an answer for each precision and machine:
+
+    way         medium                          high                    highest
+    vectors     float32                         float32                 float32
+    pairs       bfloat16, AVX-512 BF16
+    tiles       one piece of bfloat16           two, their 16 bits      three, which are as exact as float32
+
+Where there are several ways the fastest one is taken: pairs take half the time of float32 on AMD's CPUs, and 1.45 times
+as long on Intel's. fastest.py measures it once on a machine. With NPGPT_CPU it is the last one in the table that this
+unit has. float64 has one way.
 """
+
+from functools import cache
 
 import numba
 import numpy as np
 
 from npgpt.errors import ConfigError
-from npgpt.kernels.machine.cpu import UNIT
-from npgpt.kernels.machine.vectors import IN_PAIRS
+from npgpt.kernels.fastest import fastest_way
+from npgpt.kernels.machine.cpu import IS_ASKED_FOR, UNIT
+from npgpt.kernels.machine.tile_check import trouble_with_tiles
+from npgpt.kernels.machine.vectors import IN_PAIRS, IN_TILES, pieces_of
 
 PRECISIONS = ("highest", "high", "medium")
+WAYS = ("vectors", "pairs", "tiles")
+_PIECES = {"highest": 3, "high": 2, "medium": 1}
+_FLOAT32 = np.dtype(np.float32)
 
 _precision = "highest"
+_way: str | None = None  # None: to be chosen
 
 
-def set_matmul_precision(precision: str) -> None:
+def set_matmul_precision(precision: str, way: str | None = None) -> None:
     """Set the precision in this process: "highest" (the default), "high" or "medium". Raises ConfigError.
+
+    way     "vectors", "pairs" or "tiles"; by default what is fastest. Raises ConfigError if this machine hasn't it
 
     >>> set_matmul_precision("high"); get_matmul_precision()
     'high'
     >>> set_matmul_precision("highest")
     """
-    global _precision
+    global _precision, _way
     if precision not in PRECISIONS:
         raise ConfigError(f"the precision of products must be {', '.join(PRECISIONS)}, not {precision!r}")
-    _precision = precision
+    if way is not None and way not in ways(precision):
+        raise ConfigError(f"products of precision {precision} are made by {' or '.join(ways(precision))}, not {way!r}")
+    _precision, _way = precision, way
 
 
 def get_matmul_precision() -> str:
@@ -42,18 +61,59 @@ def get_matmul_precision() -> str:
     return _precision
 
 
+@cache
+def ways(precision: str) -> dict[str, np.generic]:
+    """{way: its type tag for ``gemm``}: those of this precision that work on this machine, for float32 matrices."""
+    found = {"vectors": np.float32(0)}
+    if precision == "medium" and UNIT.has_bf16:
+        found["pairs"] = IN_PAIRS
+    pieces = _PIECES[precision]
+    if UNIT.tiles and not trouble_with_tiles(pieces):
+        found["tiles"] = IN_TILES[pieces]
+    return found
+
+
+def chosen_way(precision: str) -> str:
+    """The way that this machine takes for a precision; it may be measured now, in some milliseconds."""
+    found = ways(precision)
+    return list(found)[-1] if IS_ASKED_FOR or len(found) == 1 else fastest_way(found)
+
+
+def get_way() -> str:
+    """The way in which large products of float32 matrices are made."""
+    global _way
+    if _way is None:
+        _way = chosen_way(_precision)
+    return _way
+
+
 def rounds_to_bfloat16() -> bool:
-    """Whether large products of float32 matrices round their factors to bfloat16."""
-    return _precision == "medium" and UNIT.has_bf16
+    """Whether large products of float32 matrices round their factors to bfloat16, 8 bits."""
+    return _precision == "medium" and get_way() != "vectors"
 
 
 def gemm_dtype_tag(dtype: np.dtype) -> np.generic:
-    """The type tag for ``gemm``: a scalar of the inputs' dtype, or IN_PAIRS for bfloat16."""
-    return IN_PAIRS if rounds_to_bfloat16() and dtype == np.float32 else dtype.type(0)
+    """The type tag for ``gemm``: a scalar of the inputs' dtype, or IN_PAIRS or one of IN_TILES for bfloat16."""
+    return ways(_precision)[get_way()] if dtype == _FLOAT32 else dtype.type(0)
+
+
+def narrow_dtype_tag(dtype_tag: np.generic) -> np.generic:
+    """The type tag for products of a few dozen rows or columns, from that for large ones: no pieces.
+
+    In tiles, packing takes most of their time. Three pieces of 64 rows and columns take about as long as float32.
+    """
+    return np.float32(0) if pieces_of(dtype_tag) > 1 else dtype_tag
 
 
 def described() -> str:
-    """The data type and the vector unit of large products, for people."""
+    """The data type and the unit of large products, for people."""
     threads = numba.get_num_threads()
-    how = "in bfloat16, AVX-512 BF16" if rounds_to_bfloat16() else f"in float32, {UNIT.title}"
-    return f"{how}, {threads} thread{'s' if threads > 1 else ''}"
+    pieces = _PIECES[_precision]
+    how = {
+        "vectors": f"in float32, {UNIT.title}",
+        "pairs": "in bfloat16, AVX-512 BF16",
+        "tiles": f"in bfloat16 tiles, {pieces} piece{'s' if pieces > 1 else ''}",
+    }[get_way()]
+    trouble = trouble_with_tiles(pieces) if UNIT.tiles else ""
+    unused = f"; tiles are not used: {trouble}" if trouble else ""
+    return f"{how}, {threads} thread{'s' if threads > 1 else ''}{unused}"

@@ -20,7 +20,9 @@ from npgpt.kernels import (
     reductions,
 )
 from npgpt.kernels.dropout import _drop
-from npgpt.kernels.matmul import _add_few_rows, _multiply_parts
+from npgpt.kernels.machine.vectors import pieces_of
+from npgpt.kernels.matmul import _add_few_rows, _multiply_packed_parts, _multiply_parts, _pack_parts
+from npgpt.kernels.precision import narrow_dtype_tag
 
 
 def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
@@ -29,6 +31,7 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
     gemm_dtype      of the scalar that ``precision.gemm_dtype_tag`` gives
     """
     f, tag = from_dtype(dtype), from_dtype(gemm_dtype)
+    narrow_tag = from_dtype(narrow_dtype_tag(gemm_dtype.type(0)).dtype)
     i64, u64, flag = types.int64, types.uint64, types.boolean
     vector, matrix, array3, array4 = f[::1], f[:, ::1], f[:, :, ::1], f[:, :, :, ::1]
     view4, ids, addresses = f[:, :, :, :], i64[::1], i64[:, ::1]
@@ -45,11 +48,11 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "gelu_tanh_backward": (gelu._tanh_backward, (vector, vector, vector)),
         "attention_forward": (
             attention._forward_heads,
-            (i64, strided, strided, strided, f, *mask_and_dropout, tag, array4, array3, array3),
+            (i64, strided, strided, strided, f, *mask_and_dropout, narrow_tag, array4, array3, array3),
         ),
         "attention_backward": (
             attention._backward_heads,
-            (*[strided] * 4, array3, array3, f, *mask_and_dropout, tag, view4, view4, view4),
+            (*[strided] * 4, array3, array3, f, *mask_and_dropout, narrow_tag, view4, view4, view4),
         ),
         "cross_entropy_forward": (cross_entropy._forward_rows, (matrix, ids, i64, vector, vector, vector)),
         "cross_entropy_backward": (cross_entropy._backward_rows, (vector, matrix, ids, vector, vector, i64, matrix)),
@@ -60,6 +63,11 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "scale": (reductions._scale_chunks, (addresses, ids, f)),
         "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
     }
+    if pieces_of(gemm_dtype.type(0)):
+        factor = (i64, i64, i64, flag, types.uint8[::1])
+        del table["matmul"]
+        table["matmul_pack"] = (_pack_parts, (i64, i64, *factor, i64, tag))
+        table["matmul_packed"] = (_multiply_packed_parts, (i64, i64, i64, *factor, i64, i64, matrix, i64, tag))
     if dtype == np.float32:
         table |= _of_decoding() | _of_few_bits(tag)
     return {name: (launch.dispatcher, types) for name, (launch, types) in table.items()}

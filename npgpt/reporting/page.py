@@ -1,28 +1,26 @@
 """report.html: one run in depth, or several runs side by side, in one file that needs no network.
 
-The page is made of four files beside this one. What was measured is put into it as JSON, which its script shows as
-text: no name and no sample can become markup.
+The page is made of four files beside this one.
 """
 
-import html
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
+from npgpt.html_page import make_page
 from npgpt.reporting.record import Columns, Record
 from npgpt.reporting.thinning import smoothed, thinned
 
 POINTS = 1200  # of a line; a wide screen has no more pixels
 LAYER_POINTS = 240  # of each of many lines
 SMOOTH_FROM = 100  # points; fewer need no smoothing
+SCRIPTS = ("charts.js", "report.js")
 AXES = ("step", "tokens", "seconds")
 
 
@@ -33,26 +31,7 @@ def page(records: Sequence[Record]) -> str:
         "runs": [_run(record) for record in records],
     }
     title = " and ".join(record.name for record in records[:4]) + (" and more" if len(records) > 4 else "")
-    parts = {"title": html.escape(title), "data": embedded(data)}
-    parts |= {name: _asset(name) for name in ("style.css", "charts.js", "report.js")}
-    return re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
-
-
-def embedded(value: Any) -> str:
-    """JSON that may stand inside <script>: in ASCII, and without characters that mean something to HTML.
-
-    >>> embedded({"text": "</script>\\u2028"})
-    '{"text":"\\\\u003c/script\\\\u003e\\\\u2028"}'
-    """
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-@cache
-def _asset(name):
-    return (files("npgpt.reporting") / name).read_text(encoding="utf-8")
+    return make_page(files("npgpt.reporting"), title, data, SCRIPTS)
 
 
 def _run(record: Record) -> dict[str, Any]:

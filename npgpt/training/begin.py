@@ -20,6 +20,7 @@ from npgpt.training.folder import check_free, create_run, locked, quoted, write_
 from npgpt.training.log import log
 from npgpt.training.memory import resident_bytes
 from npgpt.training.plan import Plan
+from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
@@ -47,6 +48,7 @@ def start(settings: TrainSettings) -> Iterator[Run]:
             check_free(folder)  # no other process has had it since
         try:
             run.open(folder)
+            run.products = choose_products(settings.matmul_precision)
             run.saver.save_first()
             run.describe(folder)
         except BaseException:
@@ -107,7 +109,8 @@ def _resume(folder, given) -> Run:
     steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
     last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
     run.progress.metrics.truncate(last_steps)
-    write_run_config(folder, config, settings.to_dict(), changed)
+    run.products = keep_products(folder, settings.matmul_precision)
+    write_run_config(folder, config, settings.to_dict(), changed, run.products)
     log(f"resuming {folder} at step {run.step:,}")
     if changed.max_steps != plan.max_steps or changed.decay_steps != plan.decay_steps:
         now, end = (changed.learning_rate(step) for step in (run.step, changed.max_steps - 1))

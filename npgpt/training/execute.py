@@ -10,6 +10,7 @@ from npgpt import kernels
 from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
 from npgpt.kernels import precision
+from npgpt.machine_line import write_machine_line
 from npgpt.precompile import compile_for_training
 from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest, exit_code
@@ -37,12 +38,12 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     Raises TrainingDiverged, RunError if it can't be saved.
     """
     run.work_with(team)
-    precision.set_matmul_precision(run.settings.matmul_precision)
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
     c = run.model.config
     log(run.stored.describe())
-    log(f"       products {'by NumPy' if kernels.BACKEND == 'numpy' else precision.described()}")
+    log(f"       products {_products()}")
+    write_machine_line(f"products {_products()}")
     log(_memory(run))
     log(f"report: {run.folder / runs.REPORT_FILE}")
     # Silence NumPy: values that aren't finite end the run with a message of our own.
@@ -74,6 +75,11 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         return 0
     log(f"stopped after step {run.step:,}; resume with: python -m npgpt.train --resume {quoted(run.folder)}")
     return exit_code(stop.number)
+
+
+def _products() -> str:
+    """How large products are made, for people."""
+    return "by NumPy" if kernels.BACKEND == "numpy" else precision.described()
 
 
 def _memory(run) -> str:
@@ -125,7 +131,7 @@ def _described(run):
     model = run.model
     machine = describe_machine() | {
         "kernels": kernels.BACKEND,
-        "products": "by NumPy" if kernels.BACKEND == "numpy" else precision.described(),
+        "products": _products(),
     }
     return {
         "command": typed_command(),

@@ -49,10 +49,17 @@ def check_free(out: Path) -> None:
         raise RunError(f"{out} is there already: name a new folder{resume}")
 
 
-def write_run_config(run: str | Path, config: GPTConfig, asked: dict[str, Any], plan: Plan) -> None:
-    """Write config.json: the model's configuration, the settings that were asked for, and the plan made of them."""
+def write_run_config(
+    run: str | Path, config: GPTConfig, asked: dict[str, Any], plan: Plan, products: dict[str, str] | None = None
+) -> None:
+    """Write config.json: the model's configuration, the settings that were asked for, and the plan made of them.
+
+    products    {precision: the way in which this machine makes large products} (products.py)
+    """
     path = Path(run) / CONFIG_FILE
     values = {"format": RUN_FORMAT, "model": config.to_dict(), "training": asked, "plan": asdict(plan)}
+    if products:
+        values["products"] = products
     with checkpoint_file(path) as file:
         file.write(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).encode())
 

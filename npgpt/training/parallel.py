@@ -114,7 +114,8 @@ class Leader(Worker):
         self.stop, self.model = stop, run.model
         processes.tell(("begin",))
         shape = self.sequences(settings.batch_size), run.plan.context
-        job = run.model, run.optimizer, shape, run.stored.to_compile(), settings.grad_clip, settings.matmul_precision
+        products = settings.matmul_precision, run.products.get(settings.matmul_precision)
+        job = run.model, run.optimizer, shape, run.stored.to_compile(), settings.grad_clip, products
         broadcast(processes, job)
         hosts = processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
         processes.busy = False
@@ -161,9 +162,9 @@ def follow(processes: Processes) -> None:
                 case ("end",):
                     return
                 case ("begin",):
-                    model, optimizer, shape, adapter, grad_clip, matmul_precision = broadcast(processes, None)
+                    model, optimizer, shape, adapter, grad_clip, products = broadcast(processes, None)
                     keep_freed_memory()
-                    precision.set_matmul_precision(matmul_precision)
+                    precision.set_matmul_precision(*products)  # in the same way everywhere
                     compile_for_training(model.config, shape[0], shape[1], 0, **adapter)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("forget",):

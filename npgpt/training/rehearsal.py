@@ -10,22 +10,22 @@ from npgpt.training.pace import Pace
 from npgpt.training.run import Run
 
 STEPS = 5  # at most
-SECONDS = 3.0  # and no further one after so long
+SECONDS = 3.0  # of steps that count, and no further one after so long
 TOKENS = 8  # of a sample
 
 
 def rehearse(run: Run, stopped: Callable[[], bool]) -> Pace | None:
     """Measure the parts of a run that has not begun; None if ``stopped()`` meanwhile.
 
-    The first step of a process is slower than others: its memory is new. It doesn't count if there are more. A step
-    with a learning rate of 0 leaves the weights as they are, bit for bit. The moments that it makes are set back to
-    zero, and dropout's random numbers to where they were.
+    The first step of a process is slower than others, since its memory is new: it doesn't count. A step with a learning
+    rate of 0 leaves the weights as they are, bit for bit. The moments that it makes are set back to zero, and dropout's
+    random numbers to where they were.
     """
     if run.optimizer.steps:
         raise ValueError("a run that has made steps can't be rehearsed: its moments would change")
     random_numbers = run.model.get_rng_state()
     steps: list[float] = []
-    while not stopped() and len(steps) < STEPS and sum(steps) < SECONDS:
+    while not stopped() and len(steps) < STEPS and sum(steps[1:]) < SECONDS:
         steps.append(_seconds(lambda: take_step(run, lr=0.0)))
     run.team.forget(run.optimizer)
     run.model.set_rng_state(random_numbers)

@@ -54,6 +54,7 @@ class Run:
         self.inspection = Inspection(model, tokenizer, splits.get("val", splits["train"])[0])
         self.progress = Progress(plan, s.log_every, s.batch_size * s.grad_accum * plan.context, self.inspection)
         self.step = 0  # steps done
+        self.products: dict[str, str] = {}  # how its large products are made (products.py); {}: not chosen yet
         self.work_with(ALONE)
         names = ("data", "evaluation", "early_stopping", "samples", "progress")
         self.stateful: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -74,7 +75,7 @@ class Run:
     def describe(self, folder: Path) -> None:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
         write_json(folder / runs.TOKENIZER_FILE, self.tokenizer.to_dict())
-        write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan)
+        write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan, self.products)
 
     def work_with(self, team: Alone) -> None:
         """Have steps and evaluations computed by these processes from now on."""

@@ -1,4 +1,7 @@
-"""``set_matmul_precision``: what its words promise, against bounds from the bits that they keep."""
+"""``set_matmul_precision``: what its words promise, against bounds from the bits that they keep.
+
+In tiles where this process has them, else in pairs. test_tiles_plain.py runs it in plain tiles.
+"""
 
 import numpy as np
 import pytest
@@ -8,20 +11,27 @@ import npgpt
 from npgpt import GPT, GPTConfig, kernels
 from npgpt.errors import ConfigError
 from npgpt.kernels import precision
-from npgpt.kernels.machine.cpu import UNIT, available
+from npgpt.kernels.machine.cpu import UNIT, UNITS, available
 
-rounds = pytest.mark.skipif(not UNIT.has_bf16, reason=f"{UNIT.name} has no bfloat16: medium is the same as highest")
-BFLOAT16 = 2.0**-9  # the relative error of rounding to its 8 bits
+ROUNDS = bool(UNIT.has_bf16 or UNIT.tiles)
+rounds = pytest.mark.skipif(not ROUNDS, reason=f"{UNIT.name} has no bfloat16: medium is the same as highest")
+BFLOAT16 = 2.0**-8  # the largest relative error of rounding to its 8 bits
 
 
 @pytest.fixture(autouse=True)
 def highest_again():
+    use("highest")
     yield
     npgpt.set_matmul_precision("highest")
 
 
+def use(word):
+    """Set the precision, and the last way of its own."""
+    npgpt.set_matmul_precision(word, list(precision.ways(word))[-1])
+
+
 def matmul(a, b, word):
-    npgpt.set_matmul_precision(word)
+    use(word)
     return kernels.matmul(a, b)
 
 
@@ -74,7 +84,7 @@ def test_medium_keeps_8_bits():
     exact, magnitude = a.astype(np.float64) @ b, np.abs(a) @ np.abs(b)
     error = np.abs(matmul(a, b, "medium") - exact)
     assert np.all(error <= (2 * BFLOAT16 + BFLOAT16**2 + rounding(np.float32, a.shape[1])) * magnitude)
-    if UNIT.has_bf16:
+    if ROUNDS:
         assert not np.all(error <= rounding(np.float32, a.shape[1]) * magnitude), "not rounded at all"
 
 
@@ -107,11 +117,44 @@ def test_what_is_never_rounded(word):
         np.testing.assert_array_equal(matmul(x, y, word), matmul(x, y, "highest"))
 
 
-@pytest.mark.skipif(UNIT.has_bf16 or "avx512_bf16" not in available(), reason="for CPUs whose pairs are slow")
-def test_pairs_can_be_asked_for_where_they_are_slow(python):
-    """All of this file, in a process that takes them."""
-    done = python(f"import pytest; raise SystemExit(pytest.main([{__file__!r}, '-q']))", NPGPT_CPU="avx512_bf16")
-    assert done.returncode == 0, done.stdout
+def test_a_way_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match=r"products of precision high are made by vectors.*, not 'pairs'"):
+        npgpt.set_matmul_precision("high", "pairs")
+
+
+@pytest.mark.parametrize(("asked", "way"), [(True, "tiles"), (False, "pairs")])
+def test_which_way_is_taken(monkeypatch, asked, way):
+    """The last one with NPGPT_CPU, the fastest one without; if there is one only, nothing is measured."""
+    tags = {"vectors": np.float32(0), "pairs": np.uint16(0), "tiles": np.int8(0)}
+    monkeypatch.setattr(precision, "ways", lambda word: tags if word == "medium" else {"vectors": np.float32(0)})
+    monkeypatch.setattr(precision, "IS_ASKED_FOR", asked)
+    monkeypatch.setattr(precision, "fastest_way", lambda found: "pairs" if found is tags else None)
+    npgpt.set_matmul_precision("medium")
+    assert precision.get_way() == way
+    assert precision.gemm_dtype_tag(np.dtype(np.float32)) is tags[way]
+    assert precision.rounds_to_bfloat16()
+    npgpt.set_matmul_precision("highest")
+    assert precision.get_way() == "vectors"
+    assert not precision.rounds_to_bfloat16()
+
+
+def test_what_is_said_of_it(monkeypatch):
+    monkeypatch.setattr(precision, "UNIT", UNITS["tiles"])
+    monkeypatch.setattr(precision.numba, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(precision, "trouble_with_tiles", lambda pieces: "")
+    said = {}
+    for word in precision.PRECISIONS:
+        for way in "vectors", "pairs", "tiles":
+            monkeypatch.setattr(precision, "_precision", word)
+            monkeypatch.setattr(precision, "_way", way)
+            said[word, way] = precision.described()
+    assert said["highest", "vectors"] == "in float32, AVX-512, 2 threads"
+    assert said["medium", "pairs"] == "in bfloat16, AVX-512 BF16, 2 threads"
+    assert said["highest", "tiles"] == "in bfloat16 tiles, 3 pieces, 2 threads"
+    assert said["medium", "tiles"] == "in bfloat16 tiles, 1 piece, 2 threads"
+    monkeypatch.setattr(precision, "trouble_with_tiles", lambda pieces: "a product came out wrong")
+    monkeypatch.setattr(precision, "_way", "vectors")
+    assert precision.described() == "in float32, AVX-512, 2 threads; tiles are not used: a product came out wrong"
 
 
 @pytest.mark.skipif("avx512" not in available(), reason="for machines with AVX-512")
@@ -137,7 +180,7 @@ def test_a_models_loss_and_gradients(word):
     config = GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=97)
     rng = np.random.default_rng(0)
     ids = rng.integers(97, size=(4, 65))
-    npgpt.set_matmul_precision(word)
+    use(word)
     found = {}
     for dtype in (np.float64, np.float32):
         model = GPT(config, seed=0, dtype=dtype)

@@ -10,7 +10,7 @@ from npgpt import kernels
 from npgpt.kernels import jit
 from npgpt.kernels.machine import cpu
 from npgpt.kernels.machine.product import K_BLOCK, M_BLOCK, N_BLOCK, gemm
-from npgpt.kernels.machine.vectors import IN_PAIRS
+from npgpt.kernels.machine.vectors import IN_PAIRS, IN_TILES
 
 SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
     (1, 1, 1),
@@ -36,15 +36,26 @@ def product(a, b, start, start_row, c, dtype_tag):
     multiply(a, *steps[:2], b, *steps[2:], start, start_row, c, *c.shape, a.shape[1], dtype_tag)
 
 
+# In tiles: a block of C and parts of one, several blocks each way. Plain code takes its time.
+SHAPES_IN_TILES = [(1, 1, 1), (64, 32, 32), (66, 70, 65), (257, K_BLOCK + 17, 33), (13, 40, 550)]
+
+
+def cases():
+    """The type tags that this process's unit brings, and shapes for them."""
+    if cpu.UNIT.tiles:
+        return [(IN_TILES[pieces], SHAPES_IN_TILES) for pieces in (1, 3)]
+    return [(tag, SHAPES) for tag in (np.float32(0), np.float64(0), *((IN_PAIRS,) if cpu.UNIT.has_bf16 else ()))]
+
+
 def check_all_ways():
     """Raise AssertionError unless ``gemm`` is right: transposed or not, with every start, rows of any distance.
 
     Whole numbers, so the result is exact, in bfloat16 too. What is not to be read or not to be written is NaN.
     """
     rng = np.random.default_rng(0)
-    for dtype_tag in (np.float32(0), np.float64(0), IN_PAIRS) if cpu.UNIT.has_bf16 else (np.float32(0), np.float64(0)):
+    for dtype_tag, shapes in cases():
         dtype = np.float64 if dtype_tag.itemsize == 8 else np.float32
-        for M, K, N in SHAPES:
+        for M, K, N in shapes:
             a, b, before, bias = (rng.integers(-9, 10, shape) for shape in ((M, K), (K, N), (M, N), (N,)))
             for a_given in (a, a.T):
                 for b_given in (b, b.T):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from npgpt.html_page import embedded
 from npgpt.reporting import page, read_record
-from npgpt.reporting.page import POINTS, embedded
+from npgpt.reporting.page import POINTS
 from reporting.runs import lines_of_a_run, process, write_run
 
 NASTY = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028\u2029\x00\x1b[31m\ud800&amp;字"

@@ -1,8 +1,8 @@
-"""The vector unit that products are written for: the fastest of this CPU, or another one with NPGPT_CPU."""
+"""The unit of this CPU that products are written for: the widest one, or another one with NPGPT_CPU."""
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import binding
 
@@ -24,41 +24,55 @@ class VectorUnit:
     rows: int
     vectors: int
     has_bf16: bool = False  # whether it multiplies pairs of bfloat16
+    tiles: str = ""  # what multiplies tiles of bfloat16 (tiles.py): "instructions", "plain" code, or nothing
 
 
 # The tile of each unit leaves a few of its registers (32, 32, 16, 32, 16) for what is loaded.
 UNITS = {
+    "tiles": VectorUnit("tiles", "AVX-512", 64, 12, 2, has_bf16=True, tiles="instructions"),
     "avx512_bf16": VectorUnit("avx512_bf16", "AVX-512", 64, 12, 2, has_bf16=True),
     "avx512": VectorUnit("avx512", "AVX-512", 64, 12, 2),
     "avx2": VectorUnit("avx2", "AVX2", 32, 6, 2),
     "neon": VectorUnit("neon", "NEON", 16, 8, 3),
     "generic": VectorUnit("generic", "128-bit vectors", 16, 4, 2),
 }
-_FEATURE = {"avx512_bf16": "avx512bf16", "avx512": "avx512f", "avx2": "avx2", "neon": "neon"}
+PLAIN_TILES = "tiles-plain"  # the vector unit of this machine, beside tiles in plain code
+_FEATURES = {
+    "tiles": ("amx-tile", "amx-bf16", "avx512bf16"),
+    "avx512_bf16": ("avx512bf16",),
+    "avx512": ("avx512f",),
+    "avx2": ("avx2",),
+    "neon": ("neon",),
+    "generic": (),
+}
 
 
 def available() -> list[str]:
-    """The units that this machine has, the widest first; "generic" is on every machine."""
+    """The units that this machine has, the widest first; "generic" and "tiles-plain" are on every machine."""
     features = dict(binding.get_host_cpu_features())
     # Every 64-bit ARM has NEON; which features LLVM names there depends on the operating system.
     features["neon"] = platform.machine().lower() in ("aarch64", "arm64")
-    return [name for name in UNITS if name == "generic" or features.get(_FEATURE[name])]
-
-
-def _default() -> str:
-    """The fastest unit. AMD's bfloat16 products take half the time of float32's; Intel's take 1.45 times that time."""
-    is_amd = binding.get_host_cpu_name().startswith("znver")
-    return next(name for name in available() if is_amd or not UNITS[name].has_bf16)
+    found = [name for name in UNITS if all(features.get(feature) for feature in _FEATURES[name])]
+    return [*found, PLAIN_TILES]
 
 
 def _chosen() -> VectorUnit:
-    wanted = os.environ.get("NPGPT_CPU", _default())
+    widest = available()[0]
+    wanted = os.environ.get("NPGPT_CPU", widest)
     if wanted not in available():
         raise ConfigError(f"NPGPT_CPU must be one of what this machine has, {', '.join(available())}, not {wanted!r}")
+    if wanted == PLAIN_TILES:
+        return replace(UNITS[widest], name=PLAIN_TILES, tiles="plain")
     return UNITS[wanted]
 
 
 UNIT = _chosen()
+IS_ASKED_FOR = "NPGPT_CPU" in os.environ  # then all that the unit can do is used, whether it is the fastest or not
+
+
+def identity() -> str:
+    """What tells this kind of CPU from others: LLVM's name of it, and its features."""
+    return repr((binding.get_host_cpu_name(), sorted(binding.get_host_cpu_features().items())))
 
 
 def _has_int8_dot() -> bool:

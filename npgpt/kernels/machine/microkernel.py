@@ -17,52 +17,66 @@ then A, B and C are float32, but panels hold bfloat16, the upper half of a float
 
 A CPU with bfloat16 instructions multiplies both pairs and adds both products to a float32 sum, in the time that one
 product of float32 takes. Values below 1.2e-38 count as 0 there.
+
+``IN_TILES`` leaves the vector registers: tile_panels.py writes what is done then.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from npgpt.kernels.jit import jit
+from npgpt.kernels.machine import tile_panels
 from npgpt.kernels.machine.cpu import UNIT
-from npgpt.kernels.machine.vectors import PAIRS, Vectors, bytes_of, element, whole
+from npgpt.kernels.machine.vectors import PAIRS, PIECES, Vectors, bytes_of, element, whole
 
 TILE_ROWS = UNIT.rows
 WHOLE = types.int64
 
 
-def _columns(itemsize):
-    return UNIT.vectors * UNIT.bytes // itemsize
+def constant_of_tag(value_of: Callable[[Any], int]) -> Callable:
+    """A function of a ``dtype_tag`` for compiled code, which returns a number that follows from the tag's type."""
+
+    @intrinsic
+    def constant(context, dtype_tag):
+        return WHOLE(element(dtype_tag)), lambda context, builder, *_: whole(value_of(dtype_tag))
+
+    return constant
 
 
-@intrinsic
-def element_size(context, dtype_tag):
-    """The number of bytes of an element."""
-    return WHOLE(element(dtype_tag)), lambda context, builder, *_: whole(bytes_of(dtype_tag))
+def _rows(dtype_tag):
+    return tile_panels.SIDE if dtype_tag in PIECES else TILE_ROWS
 
 
-@intrinsic
-def tile_columns(context, dtype_tag):
-    """W, the number of columns in a tile."""
-    return WHOLE(element(dtype_tag)), lambda context, builder, *_: whole(_columns(bytes_of(dtype_tag)))
+def _columns(dtype_tag):
+    return tile_panels.SIDE if dtype_tag in PIECES else UNIT.vectors * UNIT.bytes // bytes_of(dtype_tag)
+
+
+element_size = constant_of_tag(bytes_of)  # in bytes
+tile_rows = constant_of_tag(_rows)  # R
+tile_columns = constant_of_tag(_columns)  # W
+
+
+# In a panel: so many steps of k are kept together, and are so many elements long in each line.
+steps_at_a_time = constant_of_tag(lambda dtype_tag: 32 if dtype_tag in PIECES else 2 if dtype_tag == PAIRS else 1)
+_length_of_steps = constant_of_tag(lambda tag: tile_panels.depth_of(PIECES[tag]) if tag in PIECES else 1)
 
 
 @jit
 def depth(K, dtype_tag):
-    """The number of steps in a panel whose lines have K elements."""
-    return (K + 1) // 2 if _in_pairs(dtype_tag) else K
-
-
-@intrinsic
-def _in_pairs(context, dtype_tag):
-    return types.boolean(dtype_tag), lambda context, builder, *_: ir.Constant(ir.IntType(1), int(dtype_tag == PAIRS))
+    """The length of a panel whose lines have K elements, in elements of the panel."""
+    together = steps_at_a_time(dtype_tag)
+    return (K + together - 1) // together * _length_of_steps(dtype_tag)
 
 
 @intrinsic
 def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype_tag):
     """The first ``rows`` x ``width`` elements of a tile: C = start + A B.
 
-    A, B        panels of ``K`` steps
+    A, B        panels, ``K`` elements long
     start       0: nothing is added. Otherwise the address of a matrix to add, with rows ``start_row`` apart. It may
                 be C itself; with start_row = 0 the same row is added to all, a bias
     C_row       the distance of C's rows. Nothing beyond ``rows`` and ``width`` is read or written
@@ -70,6 +84,9 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
     signature = types.void(*[WHOLE] * 9, element(dtype_tag))
 
     def codegen(context, builder, signature, arguments):
+        if dtype_tag in PIECES:
+            tile_panels.multiply(builder, dtype_tag, *arguments[:-1])
+            return context.get_dummy_value()
         K, A, B, rows, width, start, start_row, C, C_row, _ = arguments
         v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
@@ -107,32 +124,36 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
     return signature, codegen
 
 
-def _panels(width_of):
-    """Two functions that write a panel of ``width_of(itemsize)`` lines, a power of two or not, from K steps of x."""
+def _panels(is_a):
+    """Two functions that write a panel of A or of B from K steps of x: of ``width`` lines, a power of two or not."""
 
     @intrinsic
     def pack(context, x, step, lines, K, panel, dtype_tag):
         """panel[k * width + i] = x[k * step + i] for i < lines, 0 for the others: rows stay rows."""
         write = _pack_in_pairs if dtype_tag == PAIRS else _pack
-        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(write, width_of, dtype_tag)
+        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(write, is_a, False, dtype_tag)
 
     @intrinsic
     def pack_transposed(context, x, step, lines, K, panel, dtype_tag):
         """panel[k * width + i] = x[i * step + k] for i < lines, 0 for the others: rows become columns."""
-        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(_pack_transposed, width_of, dtype_tag)
+        return types.void(*[WHOLE] * 5, element(dtype_tag)), _writer(_pack_transposed, is_a, True, dtype_tag)
 
     return pack, pack_transposed
 
 
-pack_a, pack_transposed_a = _panels(lambda itemsize: TILE_ROWS)
-pack_b, pack_transposed_b = _panels(_columns)
+pack_a, pack_transposed_a = _panels(True)
+pack_b, pack_transposed_b = _panels(False)
 
 
-def _writer(write, width_of, dtype_tag):
+def _writer(write, is_a, lines_are_rows, dtype_tag):
     def codegen(context, builder, signature, arguments):
         x, step, lines, K, panel, _ = arguments
         v = Vectors(builder, dtype_tag)
-        write(v, v.pointer(x), step, lines, K, width_of(v.itemsize), v.pointer(panel))
+        x, panel = v.pointer(x), v.pointer(panel)
+        if dtype_tag in PIECES:
+            tile_panels.pack(builder, dtype_tag, is_a, lines_are_rows, x, step, lines, K, panel)
+        else:
+            write(v, x, step, lines, K, _rows(dtype_tag) if is_a else _columns(dtype_tag), panel)
         return context.get_dummy_value()
 
     return codegen

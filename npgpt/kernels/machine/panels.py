@@ -87,8 +87,8 @@ def multiply_panel(context, K, x, x_scales, x_starts, panel, scales, begin, widt
                 following = []
                 for j in range(UNIT.vectors):
                     both = _load_words(v, v.at(row, j * v.lanes))
-                    low = builder.bitcast(builder.shl(both, _words(v, 16)), v.vector)
-                    high = builder.bitcast(builder.and_(both, _words(v, 0xFFFF0000)), v.vector)
+                    low = builder.bitcast(builder.shl(both, v.words(16)), v.vector)
+                    high = builder.bitcast(builder.and_(both, v.words(0xFFFF0000)), v.vector)
                     following.append(v.multiply_add(b, high, v.multiply_add(a, low, sums[j])))
                 v.next(following)
         else:
@@ -123,7 +123,7 @@ def widen_panel(context, K, panel, wide):
             first = v.at(out, builder.mul(pair, whole(2 * columns)))
             for j in range(UNIT.vectors):
                 both = _load_words(v, v.at(row, j * v.lanes))
-                low, high = builder.shl(both, _words(v, 16)), builder.and_(both, _words(v, 0xFFFF0000))
+                low, high = builder.shl(both, v.words(16)), builder.and_(both, v.words(0xFFFF0000))
                 for place, words in ((j * v.lanes, low), (columns + j * v.lanes, high)):
                     to = builder.bitcast(v.at(first, place), words.type.as_pointer())
                     builder.store(words, to, align=4)
@@ -156,15 +156,15 @@ def _sums_of_block(v, tag, words, row, x, start):
                 for j in range(UNIT.vectors):
                     q = packed[j]
                     if bits == 4:
-                        q = builder.and_(builder.lshr(q, _words(v, 4 * half)) if half else q, _words(v, 0x0F0F0F0F))
+                        q = builder.and_(builder.lshr(q, v.words(4 * half)) if half else q, v.words(0x0F0F0F0F))
                     totals[j] = _dot(v, totals[j], q, four)
                 continue
             for byte in range(4):
                 a = v.splat(builder.load(v.at(x, 4 * group + byte)))
                 for j in range(UNIT.vectors):
-                    signed = builder.xor(packed[j], _words(v, 0x80808080 if bits == 8 else 0x88888888))
-                    to_the_left = builder.shl(signed, _words(v, 32 - 8 * byte - 4 * half - bits))
-                    q = builder.sitofp(builder.ashr(to_the_left, _words(v, 32 - bits)), v.vector)
+                    signed = builder.xor(packed[j], v.words(0x80808080 if bits == 8 else 0x88888888))
+                    to_the_left = builder.shl(signed, v.words(32 - 8 * byte - 4 * half - bits))
+                    q = builder.sitofp(builder.ashr(to_the_left, v.words(32 - bits)), v.vector)
                     totals[j] = v.multiply_add(a, q, totals[j])
     return [builder.sitofp(total, v.vector) for total in totals] if HAS_INT8_DOT else totals
 
@@ -173,10 +173,6 @@ def _dot(v, totals, q, x):
     """totals + the sum of four products in each lane: bytes of q without a sign, of x with one."""
     name = f"llvm.x86.avx512.vpdpbusd.{8 * UNIT.bytes}"
     return v.call(name, ir.VectorType(_I32, v.lanes), [totals, q, x])
-
-
-def _words(v, value):
-    return ir.Constant(ir.VectorType(_I32, v.lanes), [value] * v.lanes)
 
 
 def _everywhere(v, scalar):
@@ -195,7 +191,7 @@ def _load_half(v, pointer):
     shorts = ir.VectorType(ir.IntType(16), v.lanes)
     bits = v.builder.load(v.builder.bitcast(pointer, shorts.as_pointer()), align=2)
     bits = v.builder.zext(bits, ir.VectorType(_I32, v.lanes))
-    size = v.builder.shl(v.builder.and_(bits, _words(v, 0x7FFF)), _words(v, 13))  # the exponent is 112 too small
-    sign = v.builder.shl(v.builder.and_(bits, _words(v, 0x8000)), _words(v, 16))
+    size = v.builder.shl(v.builder.and_(bits, v.words(0x7FFF)), v.words(13))  # the exponent is 112 too small
+    sign = v.builder.shl(v.builder.and_(bits, v.words(0x8000)), v.words(16))
     number = v.builder.fmul(v.builder.bitcast(size, v.vector), ir.Constant(v.vector, [2.0**112] * v.lanes))
     return v.builder.bitcast(v.builder.or_(v.builder.bitcast(number, sign.type), sign), v.vector)

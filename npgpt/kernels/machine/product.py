@@ -18,6 +18,7 @@ import numpy as np
 from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.microkernel import (
     TILE_ROWS,
+    constant_of_tag,
     depth,
     element_size,
     microkernel,
@@ -26,12 +27,20 @@ from npgpt.kernels.machine.microkernel import (
     pack_transposed_a,
     pack_transposed_b,
     tile_columns,
+    tile_rows,
 )
+from npgpt.kernels.machine.tiles import begin_products, end_products
+from npgpt.kernels.machine.vectors import PIECES
 
 K_BLOCK = 768
 N_BLOCK = 768
 M_BLOCK = 120 // TILE_ROWS * TILE_ROWS
 _LINES_AT_A_TIME = 8  # of B: so a page of memory is read to its end before the next one
+# Tiles: an element of a panel takes 2 bytes a piece, and blocks of B stay in the core's own cache.
+_m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else M_BLOCK)
+_n_block = constant_of_tag(lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else N_BLOCK)
+_lines_at_a_time = constant_of_tag(lambda tag: 32 if tag in PIECES else _LINES_AT_A_TIME)
+_is_in_tiles = constant_of_tag(lambda tag: int(tag in PIECES))
 
 
 @jit
@@ -42,38 +51,120 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
     start       the address of a matrix to add; 0 adds nothing. It may be c itself
     ..._row     the distance from one row to the next, in elements; start_row = 0: one row for all, a bias
     ..._column  the distance from one column to the next; of A and of B, one of the two distances is 1
-    dtype_tag   a scalar of the elements' type; or vectors.IN_PAIRS, for products of pairs of bfloat16
+    dtype_tag   a scalar of the elements' type; or vectors.IN_PAIRS, IN_TILES, for products of bfloat16
     """
     size, W = element_size(dtype_tag), tile_columns(dtype_tag)
     steps = min(K_BLOCK, K)
-    rows_of_a, columns_of_b = min(M_BLOCK, _round_up(M, TILE_ROWS)), min(N_BLOCK, _round_up(N, W))
+    rows_of_a = min(_m_block(dtype_tag), _round_up(M, tile_rows(dtype_tag)))
+    columns_of_b = min(_n_block(dtype_tag), _round_up(N, W))
     memory = np.empty((rows_of_a + columns_of_b) * depth(steps, dtype_tag) * size + 128, np.uint8)
     panels_a = _round_up(np.int64(memory.ctypes.data), 64)
     panels_b = _round_up(panels_a + rows_of_a * depth(steps, dtype_tag) * size, 64)
+    begin_products(dtype_tag)
     for j0 in range(0, N, columns_of_b):
         n = min(columns_of_b, N - j0)
         for k0 in range(0, max(K, 1), K_BLOCK):
             k = min(K_BLOCK, K - k0)
-            deep = depth(k, dtype_tag)
             begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
             _pack_panels_b(b + (k0 * b_row + j0 * b_column) * size, b_row, b_column, k, n, panels_b, dtype_tag)
             for i0 in range(0, M, rows_of_a):
                 m = min(rows_of_a, M - i0)
                 _pack_panels_a(a + (i0 * a_row + k0 * a_column) * size, a_row, a_column, k, m, panels_a, dtype_tag)
-                for j in range(0, n, W):
-                    for i in range(0, m, TILE_ROWS):
-                        from_ = begin + ((i0 + i) * begin_row + j0 + j) * size if begin else 0
-                        microkernel(
-                            deep, panels_a + i * deep * size, panels_b + j * deep * size, m - i, n - j,
-                            from_, begin_row, c + ((i0 + i) * c_row + j0 + j) * size, c_row, dtype_tag
-                        )  # fmt: skip
+                _multiply_panels(
+                    k, panels_a, panels_b, m, n, begin + (i0 * begin_row + j0) * size if begin else 0, begin_row,
+                    c + (i0 * c_row + j0) * size, c_row, dtype_tag
+                )  # fmt: skip
+    end_products(dtype_tag)
     memory[0] = 0  # keep it alive: Numba frees an array after its last use, and using its address does not count
+
+
+@jit
+def multiply(a, b, c, dtype_tag):
+    """c = a @ b, contiguous matrices, on one thread."""
+    (M, K), N = a.shape, b.shape[1]
+    A, B, C = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data)
+    gemm(M, N, K, A, K, 1, B, N, 1, 0, 0, C, N, dtype_tag)
+
+
+@jit
+def pack_all(x, line_step, k_step, lines, K, first, last, is_a, panels, dtype_tag):
+    """Copy the lines ``first`` to ``last`` of a factor of ``lines`` lines into panels: for each 768 steps, all panels.
+
+    ``first`` is a multiple of a panel's lines. Lines are rows of A (``is_a``) or columns of B.
+    """
+    size = element_size(dtype_tag)
+    for k0 in range(0, K, K_BLOCK):
+        k = min(K_BLOCK, K - k0)
+        begin = x + (first * line_step + k0 * k_step) * size
+        panel = panels_at(panels, lines, k0, is_a, dtype_tag) + first * depth(k, dtype_tag) * size
+        if is_a:
+            _pack_panels_a(begin, line_step, k_step, k, last - first, panel, dtype_tag)
+        else:
+            _pack_panels_b(begin, k_step, line_step, k, last - first, panel, dtype_tag)
+
+
+@jit
+def panels_at(panels, lines, k0, is_a, dtype_tag):
+    """The address of the panels from step ``k0`` on, a multiple of 768. k0 = K: where they end."""
+    lines = _round_up(lines, tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag))
+    return panels + lines * depth(k0, dtype_tag) * element_size(dtype_tag)
+
+
+@jit
+def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, c_row, dtype_tag):
+    """C (M, N) = start (M, N) + A (M, K) @ B (K, N), on one thread, with one factor in panels (``pack_all``).
+
+    x, ..._step         the other factor, A or B (``is_a``), in place: its blocks are packed one after the other
+    panels              those of the first one
+    """
+    size = element_size(dtype_tag)
+    m_block, n_block = _m_block(dtype_tag), _n_block(dtype_tag)
+    memory = np.empty((m_block if is_a else n_block) * depth(min(K_BLOCK, K), dtype_tag) * size + 64, np.uint8)
+    own = _round_up(np.int64(memory.ctypes.data), 64)
+    begin_products(dtype_tag)
+    for k0 in range(0, K, K_BLOCK):
+        k = min(K_BLOCK, K - k0)
+        deep = depth(k, dtype_tag)
+        begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
+        ready = panels_at(panels, N if is_a else M, k0, not is_a, dtype_tag)
+        for x0 in range(0, M if is_a else N, m_block if is_a else n_block):
+            block = x + (x0 * line_step + k0 * k_step) * size
+            if is_a:
+                _pack_panels_a(block, line_step, k_step, k, min(m_block, M - x0), own, dtype_tag)
+            else:
+                _pack_panels_b(block, k_step, line_step, k, min(n_block, N - x0), own, dtype_tag)
+            for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
+                i, j = (x0, y0) if is_a else (y0, x0)
+                A, B = (own, ready + j * deep * size) if is_a else (ready + i * deep * size, own)
+                _multiply_panels(
+                    k, A, B, min(m_block, M - i), min(n_block, N - j),
+                    begin + (i * begin_row + j) * size if begin else 0, begin_row,
+                    c + (i * c_row + j) * size, c_row, dtype_tag
+                )  # fmt: skip
+    end_products(dtype_tag)
+    memory[0] = 0
+
+
+@jit
+def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
+    """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows."""
+    size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
+    along = _is_in_tiles(dtype_tag)
+    outer, inner = (_round_up(m, R), _round_up(n, W)) if along else (_round_up(n, W), _round_up(m, R))
+    for x in range(0, outer, R if along else W):
+        for y in range(0, inner, W if along else R):
+            i, j = (x, y) if along else (y, x)
+            microkernel(
+                deep, A + i * deep * size, B + j * deep * size, m - i, n - j,
+                start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
+                dtype_tag
+            )  # fmt: skip
 
 
 @jit
 def _pack_panels_a(a, row, column, K, M, panels, dtype_tag):
     size, deep = element_size(dtype_tag), depth(K, dtype_tag)
-    for i in range(0, M, TILE_ROWS):
+    for i in range(0, M, tile_rows(dtype_tag)):
         if row == 1:
             pack_a(a + i * size, column, M - i, K, panels + i * deep * size, dtype_tag)
         else:
@@ -84,8 +175,8 @@ def _pack_panels_a(a, row, column, K, M, panels, dtype_tag):
 def _pack_panels_b(b, row, column, K, N, panels, dtype_tag):
     size, W, deep = element_size(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
     if column == 1:
-        for k in range(0, K, _LINES_AT_A_TIME):
-            lines = min(_LINES_AT_A_TIME, K - k)
+        for k in range(0, K, _lines_at_a_time(dtype_tag)):
+            lines = min(_lines_at_a_time(dtype_tag), K - k)
             for j in range(0, N, W):
                 panel = panels + (j * deep + depth(k, dtype_tag) * W) * size
                 pack_b(b + (k * row + j) * size, row, N - j, lines, panel, dtype_tag)

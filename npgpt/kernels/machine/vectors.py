@@ -6,16 +6,26 @@ from numba import types
 
 from npgpt.kernels.machine.cpu import UNIT
 
-# A ``dtype_tag`` is a scalar whose type selects the kernel: float32, float64, or uint16 for pairs of bfloat16.
+# A ``dtype_tag`` is a scalar whose type selects the kernel: float32, float64, uint16 for pairs of bfloat16; int8, int16
+# and int32 for tiles of bfloat16 in 1, 2 and 3 pieces.
 IN_PAIRS = np.uint16(0)
 PAIRS = types.uint16  # what Numba's types call it
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+IN_TILES = {1: np.int8(0), 2: np.int16(0), 3: np.int32(0)}
+PIECES = {types.int8: 1, types.int16: 2, types.int32: 3}
+_I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+
+
+def pieces_of(dtype_tag: np.generic) -> int:
+    """The number of pieces of bfloat16 in tiles, 0 for a tag of another kind."""
+    return next((pieces for pieces, tag in IN_TILES.items() if tag.dtype == dtype_tag.dtype), 0)
 
 
 def element(dtype_tag):
     """Check the tag's type. Raises TypeError, which Numba reports."""
-    if dtype_tag not in (types.float32, types.float64, PAIRS):
+    if dtype_tag not in (types.float32, types.float64, PAIRS, *PIECES):
         raise TypeError(f"products are of float32 and float64, not {dtype_tag}")
+    if dtype_tag in PIECES and not UNIT.tiles:
+        raise TypeError(f"{UNIT.name} has no tiles of bfloat16")
     if dtype_tag == PAIRS and not UNIT.has_bf16:
         raise TypeError(f"{UNIT.name} has no instruction for pairs of bfloat16")
     return dtype_tag
@@ -24,6 +34,12 @@ def element(dtype_tag):
 def bytes_of(dtype_tag):
     """The size of an element of a matrix, and of an element of a panel."""
     return 8 if dtype_tag == types.float64 else 4
+
+
+def on_stack(builder, kind):
+    """The address of memory for one of this LLVM type, as int64. It is the function's own, and the same in a loop."""
+    with builder.goto_entry_block():
+        return builder.ptrtoint(builder.alloca(kind), _I64)
 
 
 def whole(n: int):
@@ -48,14 +64,17 @@ _BFLOATS = ir.VectorType(_BFloat(), 32)
 
 
 class Vectors:
-    """Writes instructions with an llvmlite builder. ``vector`` is a register full of float32 or float64."""
+    """Writes instructions with an llvmlite builder. ``vector`` is a register full of float32 or float64.
 
-    def __init__(self, builder, dtype_tag):
+    LLVM makes several registers of one that has more bytes than those of this machine.
+    """
+
+    def __init__(self, builder, dtype_tag, register_bytes=UNIT.bytes):
         self.builder = builder
         self.real = ir.DoubleType() if dtype_tag == types.float64 else ir.FloatType()
         self.in_pairs = dtype_tag == PAIRS
         self.itemsize = bytes_of(dtype_tag)
-        self.lanes = UNIT.bytes // self.itemsize
+        self.lanes = register_bytes // self.itemsize
         self.vector = ir.VectorType(self.real, self.lanes)
         self.bits = ir.VectorType(_I1, self.lanes)
 
@@ -124,9 +143,41 @@ class Vectors:
         return self.builder.fadd(total, product, flags=("contract",))
 
     def rounded(self, first, second):
-        """Two registers of float32 -> one of bfloat16, the elements of ``first`` and then of ``second``."""
-        both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
+        """Two registers of 16 float32 -> one of bfloat16, the elements of ``first`` and then of ``second``.
+
+        Rounds to the nearest, of two to the even one. A number below 1.2e-38 becomes 0.
+        """
+        if UNIT.has_bf16:
+            both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", _BFLOATS, [second, first])
+        else:
+            halves = [self._upper_halves(x) for x in (first, second)]
+            both = self.builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(_I32, 32), list(range(32))))
         return self.builder.bitcast(both, self.vector)
+
+    def _upper_halves(self, x):
+        """What the instruction does, with 16 numbers."""
+        b = self.builder
+        bits = b.bitcast(x, ir.VectorType(_I32, self.lanes))
+        odd = b.and_(b.lshr(bits, self.words(16)), self.words(1))
+        rounded = b.add(bits, b.add(odd, self.words(0x7FFF)))
+        rounded = b.select(self._is_tiny(bits), b.and_(bits, self.words(0x80000000)), rounded)
+        rounded = b.select(b.fcmp_unordered("uno", x, x), b.or_(bits, self.words(0x400000)), rounded)
+        return b.trunc(b.lshr(rounded, self.words(16)), ir.VectorType(_I16, self.lanes))
+
+    def flushed(self, x):
+        """x, but 0, with x's sign, where it is below 1.2e-38."""
+        b = self.builder
+        bits = b.bitcast(x, ir.VectorType(_I32, self.lanes))
+        zero = b.bitcast(b.and_(bits, self.words(0x80000000)), self.vector)
+        return b.select(self._is_tiny(bits), zero, x)
+
+    def _is_tiny(self, bits):
+        exponents = self.builder.and_(bits, self.words(0x7F800000))
+        return self.builder.icmp_unsigned("==", exponents, self.words(0))
+
+    def words(self, bits: int):
+        """A constant of 32 bits, in each lane."""
+        return ir.Constant(ir.VectorType(_I32, self.lanes), [bits] * self.lanes)
 
     def interleaved(self, halves):
         """From x0 x1 ... y0 y1 ... of 16 bits each: x0 y0 x1 y1 ..."""

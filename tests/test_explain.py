@@ -1,0 +1,45 @@
+"""python -m npgpt.explain : the page it writes, and the mistakes that it names."""
+
+import os
+
+import pytest
+from helpers.commands import command, refused
+
+from npgpt.explain import PROMPT
+
+
+def test_a_page_of_the_shipped_model(tmp_path):
+    ended = command("explain", "--prompt", "the beam was false.", cwd=tmp_path)
+    assert ended.code == 0, ended
+    assert ended.out.startswith("explain.html: open it in a browser (")
+    page = (tmp_path / "explain.html").read_bytes()
+    assert page.startswith(b"<!DOCTYPE html>")
+    assert 1e6 < len(page) < 5e6
+    assert [path.name for path in tmp_path.iterdir()] == ["explain.html"]
+    again = command("explain", "--prompt", "the beam was false.", "--out", "again.html", cwd=tmp_path)
+    assert again.code == 0
+    assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_mistakes(tmp_path):
+    def mistake(*arguments, words):
+        refused("explain", *arguments, cwd=tmp_path, words=words)
+
+    mistake("--prompt", "", words=["the prompt is empty"])
+    mistake("--prompt", "beam " * 200, words=["tokens, and at most 64 can be shown"])
+    mistake("--prompt", ".", words=["one token"])
+    mistake("--model", "nothing/here", words=["nothing/here"])
+    mistake("--out", ".", words=["is a folder"])
+    mistake("--out", "nowhere/page.html", words=["nowhere", "not a folder that you may write to"])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    refused("explain", cwd=tmp_path, words=["may write to"])
+
+
+def test_help_names_the_prompt(tmp_path):
+    ended = command("explain", "--help", cwd=tmp_path)
+    assert ended.code == 0
+    assert PROMPT.split(" was")[0] in " ".join(ended.out.split())
