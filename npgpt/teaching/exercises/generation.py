@@ -177,7 +177,7 @@ class InMemory(np.ndarray):
             self._check([x for x in arguments if isinstance(x, np.ndarray)])
         return super().__array_function__(function, types, arguments, options)
 
-    def dot(self, other: Any, out: None = None) -> Any:
+    def dot(self, other: Any, out: Any = None) -> Any:  # type: ignore[override]
         """The method is the same product."""
         return self @ other
 
