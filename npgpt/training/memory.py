@@ -13,7 +13,7 @@ KERNELS = 40 << 20  # bytes of compiled code and what it keeps
 
 
 def model_bytes(model: GPT) -> int:
-    """The memory of a model's parameters, frozen matrices in few bits too. One that is ``GPT.empty`` would take it."""
+    """The memory of a model's parameters, frozen matrices in few bits too; of ``GPT.empty``, what it would take."""
     few_bits = model.matrices() if isinstance(model, QuantizedGPT) else ()
     return sum(p.data.nbytes for p in model.parameters()) + sum(matrix.nbytes for matrix in few_bits)
 
