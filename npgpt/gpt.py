@@ -14,7 +14,7 @@ from npgpt.config import GPTConfig
 from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module, allocate
 from npgpt.tensor import Tensor
 
-__all__ = ["GPT", "GPTConfig", "parameter_shapes"]
+__all__ = ["GPT", "GPTConfig", "parameter_count", "parameter_shapes"]
 
 
 class GPT(Module):
@@ -198,3 +198,13 @@ class GPT(Module):
 def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a model's parameters, in the model's order; no memory is taken for them."""
     return {name: p.shape for name, p in GPT.empty(config).named_parameters()}
+
+
+def parameter_count(config: GPTConfig, embeddings: bool = True) -> int:
+    """How many parameters a model has; without ``embeddings``, apart from those of tokens, positions and the head.
+
+    >>> parameter_count(GPTConfig()), parameter_count(GPTConfig(), embeddings=False)
+    (124439808, 85056000)
+    """
+    outside = () if embeddings else ("wte.weight", "wpe.weight", "lm_head.weight")
+    return sum(math.prod(shape) for name, shape in parameter_shapes(config).items() if name not in outside)

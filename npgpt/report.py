@@ -16,15 +16,17 @@ def main() -> int:
     )  # fmt: skip
     given = parser.parse_args()
     folders = [Path(name) for name in given.runs]
-    if repeated := {name for name in given.runs if given.runs.count(name) > 1}:
-        raise ConfigError(f"{repeated.pop()} is named twice")
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ConfigError(f"{folder} is named twice")
 
+    from npgpt.checkpoints import runs
     from npgpt.checkpoints.shared.atomic import atomic_write
     from npgpt.reporting import page, read_record
     from npgpt.training.reporter import write_report
 
     if len(folders) == 1 and given.out is None:
-        out, skipped = folders[0] / "report.html", {folders[0]: write_report(folders[0])}
+        out, skipped = folders[0] / runs.REPORT_FILE, {folders[0]: write_report(folders[0])}
     else:
         records = [read_record(folder) for folder in folders]
         out, skipped = Path(given.out or "comparison.html"), {record.path: record.skipped for record in records}

@@ -4,9 +4,9 @@ All begin with a straight line up over ``warmup`` steps, which ends at ``lr`` in
 f(p) of the way down, p going from 0 to 1, the rate then is min_lr + (lr - min_lr) f(p):
 
     cosine      f(p) = (1 + cos(pi p)) / 2      all the way from the warm-up to ``steps``
-    linear      f(p) = 1 - p                    as far
-    constant    f(p) = 1                        never down
-    wsd         f(p) = 1 - sqrt(p)              ``lr`` until the last part before ``steps``, then down
+    linear      f(p) = 1 - p                    all the way, too
+    constant    f(p) = 1                        the rate stays ``lr``
+    wsd         f(p) = 1 - sqrt(p)              ``lr`` up to the last part of the ``steps``, in which it goes down
 
 From step ``steps`` on the rate is ``min_lr``, and ``lr`` if it is constant.
 """
@@ -51,8 +51,8 @@ def warmup_stable_decay(
     """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt down to ``min_lr`` at ``max_steps``.
 
     A run can be trained on from any step before the decay as if it had been planned so: what was done does not depend
-    on ``max_steps`` (Hu et al. 2024, section 4.2). The form of the decay, and a fifth of the steps as its length, are
-    those of Hägele et al. 2024, section 3: it ended lower than a line.
+    on ``max_steps`` (Hu et al. 2024, on their WSD scheduler). The form of the decay, and a fifth of the steps as its
+    length, are those of Hägele et al. 2024, section 3: it ended lower than a line.
 
     >>> rates = [warmup_stable_decay(step, 1.0, 0.0, warmup=2, max_steps=10, decay_fraction=0.4) for step in range(11)]
     >>> [round(rate, 3) for rate in rates]

@@ -253,11 +253,8 @@ class Tensor:
         """A selection. Each dy is added to the dx of the element that was taken. One taken twice receives two."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
-
-        def backward(dy, needs):
-            return (lambda dx: np.add.at(dx, index, dy),)
-
-        return Tensor.from_op(np.asarray(self.data[index]), (self,), backward)
+        y = np.asarray(self.data[index])
+        return Tensor.from_op(y, (self,), lambda dy, needs: (lambda dx: np.add.at(dx, index, dy),))
 
 
 def _binary(y, a, b, da, db) -> Tensor:

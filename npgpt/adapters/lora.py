@@ -1,7 +1,5 @@
 """Linear layers with adapters beside them, and how adapters are attached to a model and switched."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from npgpt import ops
@@ -9,6 +7,7 @@ from npgpt.adapters.adapter import Adapter, LoRAConfig
 from npgpt.adapters.quantized import FrozenLinear
 from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
+from npgpt.hooks import named_modules
 from npgpt.layers import Dropout, Linear, Module
 from npgpt.tensor import Tensor
 
@@ -127,13 +126,7 @@ def adapter_of(model: GPT, name: str = "default") -> Adapter:
 
 def _layers(model: GPT) -> list[tuple[str, LoRALinear]]:
     """(name, layer) of all layers with adapters."""
-    return [(path, module) for path, module in _modules(model) if isinstance(module, LoRALinear)]
-
-
-def _modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
-    for name, child in module.children():
-        yield prefix + name, child
-        yield from _modules(child, f"{prefix}{name}.")
+    return [(path, module) for path, module in named_modules(model) if isinstance(module, LoRALinear)]
 
 
 def _wrapped(model: GPT, path: str) -> LoRALinear:

@@ -17,9 +17,9 @@ each smaller one have a bit less: where numbers are few, they reach further down
 
 That makes 4 + 8 / 64 + 32 / (64 * 256) = 4.127 bits a weight.
 
-Source: Dettmers et al. 2023 (QLoRA), section 3 and appendix E; for DYNAMIC Dettmers 2016, section 2.1. A weight's code
-is chosen by the exact scale, as in the authors' bitsandbytes, and a row here begins a new block where its length is no
-multiple of 64.
+Source: Dettmers et al. 2023 (QLoRA), section 3 and appendix E; for DYNAMIC Dettmers 2016, on dynamic tree quantisation.
+A weight's code is chosen by the exact scale, as in the authors' bitsandbytes, and a row here begins a new block where
+its length is no multiple of 64.
 """
 
 from collections.abc import Iterable

@@ -60,11 +60,10 @@ class TokenDataset:
         self.context = context
         self.stride = stride
         self.answers = answers
-        self._starts = range(0, len(tokens) - context, stride)
+        self._starts: range | np.ndarray = range(0, len(tokens) - context, stride)
         if answers is not None:
-            before = np.concatenate([[0], np.cumsum(answers)])  # answers before each token
-            starts = np.array(self._starts)
-            self._starts = starts[before[starts + context + 1] > before[starts + 1]]
+            learned = (start for start in self._starts if answers[start + 1 : start + context + 1].any())
+            self._starts = np.fromiter(learned, np.int64)
             if not len(self._starts):
                 raise DataError(f"the {part} has no token of an assistant to learn: give more text, or --loss-on all")
 

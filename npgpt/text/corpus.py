@@ -4,6 +4,7 @@ Text is read in chunks, and its tokens go to a temporary file that is mapped int
 """
 
 import tempfile
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -149,7 +150,7 @@ class TokenWriter:
     """Writes the tokens of text files to a file, <|endoftext|> between documents, and counts what there was.
 
     count           tokens so far
-    documents       the position at which each document begins
+    documents       the position at which each document begins, 8 bytes each
     characters      of the text
     conversations   how many of the documents are conversations
     digest          the tokens' sha256
@@ -160,7 +161,7 @@ class TokenWriter:
         """answers: gets a byte for each token, 1 where it is an assistant's; <|endoftext|> after it counts too."""
         self.tokenizer, self._file, self._answers = tokenizer, file, answers
         self.count = self.characters = self.conversations = 0
-        self.documents: list[int] = []
+        self.documents = array("q")
         self.warnings: list[str] = []
         self.digest = sha256()
         self._after_answer = False

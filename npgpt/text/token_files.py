@@ -79,9 +79,9 @@ def map_tokens(path: Path, tokenizer: Tokenizer, digest: Any, bar: tqdm) -> tupl
     starts = [np.zeros(1, np.int64)]
     for first in range(0, len(tokens), TOKEN_CHUNK):
         chunk = tokens[first : first + TOKEN_CHUNK]
-        unknown = chunk >= tokenizer.vocab_size
-        if unknown.any():
-            position = first + int(unknown.argmax())
+        too_large = chunk >= tokenizer.vocab_size
+        if too_large.any():
+            position = first + int(too_large.argmax())
             raise DataError(
                 f"{path} was not made with the {tokenizer.name} tokenizer, or has a header before its tokens:\n"
                 f"its token {position:,} is {tokens[position]}, but the last id is {tokenizer.vocab_size - 1}."

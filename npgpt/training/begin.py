@@ -16,9 +16,10 @@ from npgpt.text.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.estimate import resident_bytes
 from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
 from npgpt.training.log import log
+from npgpt.training.memory import resident_bytes
+from npgpt.training.plan import Plan
 from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
@@ -81,15 +82,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
 
 
 def _resume(folder, given) -> Run:
-    config, asked, planned = runs.read_run_config(folder)
-    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
-        raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
-    if not planned:
-        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
-    try:
-        settings, plan = TrainSettings.from_dict(asked), plan_from_dict(planned)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {error}") from None
+    config, settings, plan = _stored(folder)
     if "max_steps" in given or "epochs" in given:
         given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
@@ -124,6 +117,19 @@ def _resume(folder, given) -> Run:
         rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
         log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
+
+
+def _stored(folder: Path) -> tuple[GPTConfig, TrainSettings, Plan]:
+    """What config.json says of a run. Raises RunError if it can't be resumed, CheckpointError, ConfigError."""
+    config, asked, planned = runs.read_run_config(folder)
+    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
+        raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
+    if not planned:
+        raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
+    try:
+        return config, TrainSettings.from_dict(asked), plan_from_dict(planned)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / runs.CONFIG_FILE}: {error}") from None
 
 
 def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Checkpoint | None]:

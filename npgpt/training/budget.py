@@ -7,8 +7,10 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.config import PRESETS, GPTConfig
+from npgpt.gpt import GPT, parameter_count
 from npgpt.ops.linear_cross_entropy import ROWS
-from npgpt.training.estimate import FLOAT, Pace, available_bytes, parameters, step_bytes
+from npgpt.training.memory import available_bytes, model_bytes, process_bytes
+from npgpt.training.pace import Pace
 from npgpt.training.plan import Plan
 from npgpt.training.settings import TrainSettings
 
@@ -50,15 +52,17 @@ def choose_preset(settings: TrainSettings, vocab_size: int, seconds: float) -> s
     The time of a step is worked out from the speed of its matrix products, which is measured.
     """
     chosen = "nano"  # nothing is smaller
-    for name in sorted(PRESETS, key=lambda name: parameters(GPTConfig.preset(name))):
+    for name in sorted(PRESETS, key=lambda name: parameter_count(GPTConfig.preset(name))):
         config = GPTConfig.preset(name, vocab_size=vocab_size, **settings.config_overrides())
         context = settings.context or config.block_size
-        memory = 3 * FLOAT * parameters(config)
-        memory += step_bytes(config, settings.batch_size, context, settings.grad_accum > 1, settings.recompute)
+        model = GPT.empty(config)
+        model.recompute = settings.recompute
+        memory = 3 * model_bytes(model)  # with AdamW's two moments
+        memory += process_bytes(model, settings.batch_size, context, settings.grad_accum > 1)
         if memory > available_bytes():
             break
         tokens = seconds * settings.batch_size * context / _batch_seconds(config, settings.batch_size * context)
-        if tokens < TOKENS_PER_PARAMETER * parameters(config, embeddings=False):
+        if tokens < TOKENS_PER_PARAMETER * parameter_count(config, embeddings=False):
             break
         chosen = name
     return chosen

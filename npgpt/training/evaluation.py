@@ -16,15 +16,18 @@ from npgpt.training.team import ALONE, Batch
 
 
 class Periodic:
-    """What happens every so many steps, and remembers the step after which it last did."""
+    """What happens every so many steps, and remembers the step after which it last did.
 
-    def __init__(self, plan: Plan, every: int):
+    every   finds that number in the plan, which a run may change
+    """
+
+    def __init__(self, plan: Plan, every: Callable[[Plan], int]):
         self.plan, self.every = plan, every
         self.last_step = -1
 
     def due(self, step: int) -> bool:
         """Whether it is to happen after ``step``, and has not yet."""
-        return step != self.last_step and self.plan.is_due(self.every, step)
+        return step != self.last_step and self.plan.is_due(self.every(self.plan), step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step}
@@ -37,7 +40,7 @@ class Evaluation(Periodic):
     """The mean loss of some batches of each split, always the same ones, every ``plan.eval_every`` steps."""
 
     def __init__(self, model: GPT, splits: dict[str, list[Batch]], plan: Plan):
-        super().__init__(plan, plan.eval_every)
+        super().__init__(plan, every=lambda plan: plan.eval_every)
         self.model, self.splits = model, splits
         self.team = ALONE
 
@@ -116,7 +119,7 @@ class Samples(Periodic):
     """A text of ``tokens`` new tokens every ``plan.sample_every`` steps, drawn as npgpt.sample draws by default."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, plan: Plan, tokens: int):
-        super().__init__(plan, plan.sample_every)
+        super().__init__(plan, every=lambda plan: plan.sample_every)
         self.generator = Decoder(model, weights=None)  # no copies of weights that the next step changes
         self.tokenizer, self.tokens = tokenizer, tokens
         self.prompt = tokenizer.encode_prompt(plan.sample_prompt)

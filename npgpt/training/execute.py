@@ -16,11 +16,12 @@ from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest, exit_code
 from npgpt.training.budget import choose_steps
 from npgpt.training.divergence import likely_cause
-from npgpt.training.estimate import available_bytes, parameters, resident_bytes, step_bytes
+from npgpt.training.estimate import parameters
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
-from npgpt.training.memory import describe_model, partial_step_bytes
+from npgpt.training.memory import available_bytes, model_bytes, process_bytes, resident_bytes
+from npgpt.training.plan import Plan
 from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 from npgpt.training.team import ALONE, Alone
@@ -41,7 +42,7 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     if not run.plan.time_budget:
         log(run.data.describe(run.plan.max_steps))
     c = run.model.config
-    log(describe_model(run.stored))
+    log(run.stored.describe())
     log(f"       products {_products()}")
     write_machine_line(f"products {_products()}")
     log(_memory(run))
@@ -84,15 +85,9 @@ def _products() -> str:
 
 def _memory(run) -> str:
     """The memory that the run will take, and a warning if it isn't there."""
-    s, model, optimizer = run.settings, run.model, run.optimizer
-    sequences = run.team.sequences(s.batch_size)
-    moments = sum(array.nbytes for array in optimizer.state_dict().values())
-    if run.stored.adapter is None and not s.freeze and not s.train_only:
-        total = run.occupied + sum(array.nbytes for array in model.state_dict().values()) + moments
-        total += step_bytes(model.config, sequences, run.plan.context, s.grad_accum > 1, s.recompute)
-    else:  # new moments are zeros, which take no memory before they are written to
-        total = resident_bytes() + (0 if optimizer.steps else moments)
-        total += partial_step_bytes(model, sequences, run.plan.context)
+    s, model = run.settings, run.model
+    total = run.occupied + model_bytes(model) + sum(array.nbytes for array in run.optimizer.state_dict().values())
+    total += process_bytes(model, run.team.sequences(s.batch_size), run.plan.context, s.grad_accum > 1)
     free = resident_bytes() + available_bytes()
     line = f"memory: about {total / 1e6:,.0f} MB"
     return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"
@@ -113,19 +108,23 @@ def _foresee(run, stop, began):
         if pace is None:
             return
         if plan.time_budget:
-            settings, data = replace(run.settings, time_budget=None), run.data
-
-            def plan_of(steps):
-                return replace(settings, max_steps=steps).resolve(len(data.windows), plan.context, data.beginning)
-
-            left = plan.time_budget - (time.monotonic() - began)
-            run.follow(plan_of(choose_steps(plan_of, pace, left)))
+            plan = _plan_in_time(run, pace, plan.time_budget - (time.monotonic() - began))
+            run.follow(plan)
             run.describe(run.folder)
-            plan = run.plan
-            log(data.describe(plan.max_steps))
+            log(run.data.describe(plan.max_steps))
         seconds, how = pace.seconds(plan), f"{pace.step:.3g} s a step"
     left = plan.max_steps - run.step
     log(f"time:  about {format_duration(seconds)} for {left:,} steps, {left * tokens:,} tokens ({how})")
+
+
+def _plan_in_time(run, pace, seconds) -> Plan:
+    """The plan that the settings make of the most steps which end in time."""
+    settings, data = replace(run.settings, time_budget=None), run.data
+
+    def plan_of(steps):
+        return replace(settings, max_steps=steps).resolve(len(data.windows), run.plan.context, data.beginning)
+
+    return plan_of(choose_steps(plan_of, pace, seconds))
 
 
 def _described(run):

@@ -77,7 +77,8 @@ def locked(run: Path) -> Iterator[None]:
     with file:
         if not _lock(file):
             file.seek(0)
-            raise RunError(f"{run}: this run is in progress (process {file.read(20).strip()})")
+            number = file.read(20).strip()  # nothing, if the other one has just got the lock
+            raise RunError(f"{run}: this run is in progress{f' (process {number})' if number else ''}")
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)
         yield

@@ -12,6 +12,7 @@ from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
 from npgpt.hooks import forward_hook
 from npgpt.scoring.losses import logit_blocks, token_losses
+from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 
 PASSAGE = 256  # tokens; more can't be read at a glance
@@ -28,7 +29,7 @@ class Inspection:
         self.ids, self.targets = (array[:1, :PASSAGE] for array in batch)
         decoder = tokenizer.decoder()
         shown = [*self.ids[0].tolist(), int(self.targets[0, -1])]
-        self.pieces = ["" if id == -100 else decoder.decode(id) for id in shown]  # a target that doesn't count is -100
+        self.pieces = ["" if id == IGNORED else decoder.decode(id) for id in shown]
 
     def sizes(self, norm: float) -> dict[str, dict[str, float]]:
         """The norm of each layer's gradient and the root mean square of its matrices, after a step.
@@ -73,7 +74,7 @@ class Inspection:
                     block = targets[len(losses) : len(losses) + len(logits)]
                     found = token_losses(logits, block)[0].tolist()
                     losses += [
-                        None if t == -100 else round(loss, 4) for loss, t in zip(found, block.tolist(), strict=True)
+                        None if t == IGNORED else round(loss, 4) for loss, t in zip(found, block.tolist(), strict=True)
                     ]
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: the loss of a passage is not finite") from None

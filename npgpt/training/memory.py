@@ -1,34 +1,64 @@
-"""How much of its model a run trains, and what memory a step takes if that is not all of it."""
+"""The memory that a run takes, worked out before it trains; and what of the machine's there is."""
+
+import sys
+from pathlib import Path
 
 from npgpt.adapters import frozen
 from npgpt.adapters.quantized import QuantizedGPT
 from npgpt.gpt import GPT
 from npgpt.layers import Block
 from npgpt.ops.linear_cross_entropy import ROWS
-from npgpt.training.estimate import parameters
-from npgpt.training.trainable import StoredModel
+
+KERNELS = 40 << 20  # bytes of compiled code and what it keeps
 
 
-def partial_step_bytes(model: GPT, batch_size: int, context: int) -> int:
-    """The most memory that a training step holds besides weights and moments, where some of the model is frozen.
+def model_bytes(model: GPT) -> int:
+    """The memory of a model's parameters, frozen matrices in few bits too; of ``GPT.empty``, what it would take."""
+    few_bits = model.matrices() if isinstance(model, QuantizedGPT) else ()
+    return sum(p.data.nbytes for p in model.parameters()) + sum(matrix.nbytes for matrix in few_bits)
 
-    ``estimate.step_bytes`` is that of a whole model. A block keeps activations for its backward pass if a gradient goes
-    into it: if something in it, or before it, is trained. With ``recompute`` it keeps its input alone.
+
+def process_bytes(model: GPT, sequences: int, context: int, accumulates: bool) -> int:
+    """The most memory that training steps add to that of a process with the model and its moments.
+
+    That is the arrays of a step, and twice those of a chunk's logits: freed, they leave a hole in which smaller arrays
+    settle, so that the next ones go elsewhere. And the kernels' code is loaded in the first step.
     """
-    gradients = sum(p.data.nbytes for p in model.trainable_parameters())
-    c, rows, size = model.config, batch_size * context, model.ln_f.weight.dtype.itemsize
-    needed = [any(p.requires_grad for p in [*model.wte.parameters(), *_positions(model)])]
+    return step_bytes(model, sequences, context, accumulates, chunks=2) + KERNELS
+
+
+def step_bytes(model: GPT, sequences: int, context: int, accumulates: bool, chunks: int = 1) -> int:
+    """The most memory that a step's arrays take at once, in bytes, besides weights and moments.
+
+    With R = sequences * context positions, C channels, I inside the MLP, V ids, a block of which all is trained keeps
+    for its backward pass
+
+        x, ln_1(x), qkv 3, attention, x + attention, ln_2        8 R C
+        c_fc, its activation                                     2 R I
+
+    and with ``model.recompute`` only x. Of a frozen matrix the input isn't kept; and a block keeps nothing if no
+    gradient goes into it, that is if nothing in it, or before it, is trained. A step holds the most in one of three
+    moments: at the loss, when all blocks have kept theirs, with the logits of a chunk of rows (``chunks`` of them), the
+    head's gradient V C and the gradients of the last layer norm's input and output; in the backward pass of the last
+    block's MLP; or at the end, when all gradients are there and one block's activations still are. Batches that are
+    accumulated meet the gradients of those before at the loss.
+    """
+    c, head = model.config, None if isinstance(model, QuantizedGPT) else model.lm_head_weight
+    R, C, I, V = sequences * context, c.n_embd, c.inner_size, c.vocab_size
+    needed = any(p.requires_grad for module in (model.wte, *_positions(model)) for p in module.parameters())
+    blocks = []
     for block in model.h:
-        needed.append(needed[-1] or bool(block.trainable_parameters()))
-    widths = [_kept(block, c.n_embd, c.inner_size) for block, need in zip(model.h, needed[1:], strict=True) if need]
-    passing = c.n_embd + 2 * c.inner_size  # dx, and dy and dx of the activation function, on their way back
-    if model.recompute:
-        kept, passing = c.n_embd * len(widths), passing + max(widths, default=0)
-    else:
-        kept = sum(widths)
-    logits = min(rows, frozen.ROWS if isinstance(model, QuantizedGPT) else ROWS) * c.vocab_size
-    most = rows * (kept + 2 * c.n_embd) + max(logits, rows * passing)
-    return gradients + most * size
+        needed = needed or bool(block.trainable_parameters())
+        if needed:
+            blocks.append(R * _kept(block, C, I))
+    block = max(blocks, default=0)
+    kept = R * C * len(blocks) + block if model.recompute else sum(blocks)
+    gradients = sum(p.size for p in model.trainable_parameters())
+    logits = chunks * min(R, ROWS if head is not None else frozen.ROWS) * V
+    of_head = V * C if head is not None and head.requires_grad else 0
+    at_the_loss = kept + of_head + max(logits + 4 * R * C, R * (3 * C + 2 * I)) + (gradients if accumulates else 0)
+    at_the_end = gradients + block + R * (3 * C + I)
+    return model.ln_f.weight.dtype.itemsize * max(at_the_loss, at_the_end)
 
 
 def _kept(block: Block, C: int, inner: int) -> int:
@@ -42,19 +72,27 @@ def _kept(block: Block, C: int, inner: int) -> int:
     return 5 * C + inner + trained
 
 
-def _positions(model: GPT) -> list:
-    return model.wpe.parameters() if model.config.position == "learned" else []
+def _positions(model):
+    return [model.wpe] if model.config.position == "learned" else []
 
 
-def describe_model(stored: StoredModel) -> str:
-    """Lines for the log: how many parameters there are, and how many are trained."""
-    c, total = stored.config, parameters(stored.config)
-    trained = sum(p.size for p in stored.model.trainable_parameters())
-    lines = [f"model: {total:,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"]
-    if stored.adapter is not None:
-        held = "frozen, in NF4 and bfloat16" if stored.adapter.base_format == "nf4" else "frozen"
-        beside = f"an adapter of rank {stored.adapter.config.rank} beside {len(stored.adapter.matrices)} layers"
-        lines.append(f"       {held}; {beside}")
-    if trained != total:
-        lines.append(f"       {trained:,} parameters are trained, {trained / total:.2%} of that number")
-    return "\n".join(lines)
+def resident_bytes() -> int:
+    """The memory of this process now; 200 MB, what Python and imports take, where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 200 << 20
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def available_bytes() -> int:
+    """The memory that processes can still take; more than there is where the system doesn't tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return sys.maxsize

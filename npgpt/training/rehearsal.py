@@ -5,8 +5,8 @@ from collections.abc import Callable
 from statistics import median
 
 from npgpt.generation import Sampling, stream
-from npgpt.training.estimate import Pace
 from npgpt.training.loop import take_step
+from npgpt.training.pace import Pace
 from npgpt.training.run import Run
 
 STEPS = 5  # at most

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoints import runs
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.optim import AdamW
-from npgpt.text.tokenizers import Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
 from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
 from npgpt.training.folder import write_run_config
@@ -61,7 +62,6 @@ class Run:
     def follow(self, plan: Plan) -> None:
         """Go by another plan from now on."""
         self.plan = self.progress.plan = self.evaluation.plan = self.samples.plan = plan
-        self.evaluation.every, self.samples.every = plan.eval_every, plan.sample_every
 
     def open(self, folder: Path, on_disk: int | None = None) -> None:
         """Write to this folder from now on. ``on_disk``: the step of the last.safetensors that is there and whole."""
@@ -74,7 +74,7 @@ class Run:
 
     def describe(self, folder: Path) -> None:
         """Write what a run's folder holds besides its state: the tokenizer, then config.json, which makes it a run."""
-        save_tokenizer(self.tokenizer, folder / runs.TOKENIZER_FILE)
+        write_json(folder / runs.TOKENIZER_FILE, self.tokenizer.to_dict())
         write_run_config(folder, self.model.config, self.settings.to_dict(), self.plan, self.products)
 
     def work_with(self, team: Alone) -> None:

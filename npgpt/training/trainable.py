@@ -19,7 +19,7 @@ from npgpt.checkpoints import make_model, open_checkpoint
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError
-from npgpt.gpt import GPT
+from npgpt.gpt import GPT, parameter_count
 from npgpt.name_patterns import matching, split_patterns
 from npgpt.precompile import AdapterToCompile
 from npgpt.training.settings import TrainSettings
@@ -46,6 +46,19 @@ class StoredModel:
         """What ``compile_for_training`` must know of the adapter, if there is one."""
         a = self.adapter
         return {} if a is None else {"adapter": AdapterToCompile(a.config.rank, a.config.dropout, a.base_format)}
+
+    def describe(self) -> str:
+        """Lines for the log: how many parameters there are, and how many are trained."""
+        c, total = self.config, parameter_count(self.config)
+        trained = sum(p.size for p in self.model.trainable_parameters())
+        lines = [f"model: {total:,} parameters: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide"]
+        if self.adapter is not None:
+            held = "frozen, in NF4 and bfloat16" if self.adapter.base_format == "nf4" else "frozen"
+            beside = f"an adapter of rank {self.adapter.config.rank} beside {len(self.adapter.matrices)} layers"
+            lines.append(f"       {held}; {beside}")
+        if trained != total:
+            lines.append(f"       {trained:,} parameters are trained, {trained / total:.2%} of that number")
+        return "\n".join(lines)
 
     def write_beside(self, folder: Path) -> None:
         """Write what other tools read beside the run's own files: an adapter as peft has it. Raises CheckpointError."""

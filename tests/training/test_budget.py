@@ -11,10 +11,11 @@ from helpers.commands import TINY, command, everything, refused, train
 from npgpt import GPT, GPTConfig
 from npgpt.config import PRESETS
 from npgpt.errors import ConfigError
-from npgpt.gpt import parameter_shapes
-from npgpt.training import begin, budget, estimate, execute, rehearsal
+from npgpt.gpt import parameter_count, parameter_shapes
+from npgpt.training import begin, budget, execute, rehearsal
 from npgpt.training.budget import choose_preset, choose_steps
-from npgpt.training.estimate import Pace, parameters, step_bytes
+from npgpt.training.memory import step_bytes
+from npgpt.training.pace import Pace
 from npgpt.training.plan import Plan
 from npgpt.training.settings import TrainSettings
 
@@ -128,9 +129,9 @@ def test_parameters_are_counted_without_making_them(name):
     ):
         config = GPTConfig.preset(name, **changes)
         shapes = parameter_shapes(config)
-        assert parameters(config) == sum(int(np.prod(shape)) for shape in shapes.values())
+        assert parameter_count(config) == sum(int(np.prod(shape)) for shape in shapes.values())
         inside = [shape for n, shape in shapes.items() if not n.startswith(("wte", "wpe", "lm_head"))]
-        assert parameters(config, embeddings=False) == sum(int(np.prod(shape)) for shape in inside)
+        assert parameter_count(config, embeddings=False) == sum(int(np.prod(shape)) for shape in inside)
 
 
 def test_what_a_step_keeps_is_what_is_counted():
@@ -148,15 +149,17 @@ def test_what_a_step_keeps_is_what_is_counted():
         del hidden
         return size
 
-    counted = 4 * 64 * (8 * 32 + 2 * 96) * estimate.FLOAT
+    counted = 4 * 64 * (8 * 32 + 2 * 96) * 4
     assert kept(3) - kept(2) == pytest.approx(counted, rel=0.05)
 
 
 def test_less_memory_with_recompute_and_more_with_accumulation():
     config = GPTConfig.preset("small")
-    usual = step_bytes(config, 8, 256, accumulates=False, recompute=False)
-    assert step_bytes(config, 8, 256, accumulates=False, recompute=True) < 0.8 * usual
-    assert step_bytes(config, 8, 256, accumulates=True, recompute=False) == usual + 4 * parameters(config)
+    model = GPT.empty(config)
+    usual = step_bytes(model, 8, 256, accumulates=False)
+    assert step_bytes(model, 8, 256, accumulates=True) == usual + 4 * parameter_count(config)
+    model.recompute = True
+    assert step_bytes(model, 8, 256, accumulates=False) < 0.8 * usual
 
 
 def test_pace_by_hand():

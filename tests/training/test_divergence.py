@@ -10,15 +10,15 @@ from npgpt.training.divergence import likely_cause
 from npgpt.training.loop import train_step
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=4)
-BATCHES = [(np.array([[1, 2, 3]]), np.array([[2, 3, 4]])), (np.array([[4, 5, 6]]), np.array([[5, 6, 7]]))]
+PARTS = [(np.array([[1, 2, 3]]), np.array([[2, 3, 4]]), 0.5), (np.array([[4, 5, 6]]), np.array([[5, 6, 7]]), 0.5)]
 
 
 @pytest.fixture
-def parts():
+def model_and_optimizer():
     """A model and an optimizer that have made a step."""
     model = GPT(CONFIG, seed=1)
     optimizer = AdamW(model.named_parameters())
-    train_step(model, optimizer, BATCHES, 1e-3, 1.0)
+    train_step(model, optimizer, PARTS, 1e-3, 1.0)
     return model, optimizer
 
 
@@ -29,10 +29,10 @@ def everything(model, optimizer):
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_a_gradient_that_is_not_finite_in_any_batch(parts, monkeypatch, number, clip):
+def test_a_gradient_that_is_not_finite_in_any_batch(model_and_optimizer, monkeypatch, number, clip):
     """The loss is, so that only the look at the gradient can find it."""
-    model, _ = parts
-    before = everything(*parts)
+    model, _ = model_and_optimizer
+    before = everything(*model_and_optimizer)
     calls = []
 
     def broken(x, weight, bias=None):
@@ -52,19 +52,19 @@ def test_a_gradient_that_is_not_finite_in_any_batch(parts, monkeypatch, number, 
     monkeypatch.setattr(ops, "linear", broken)
     problem = r"step 2: the loss is 2\.\d+ and the gradient's norm (nan|inf), first of all that of h.1.mlp.c_fc.weight$"
     with np.errstate(invalid="ignore"), pytest.raises(TrainingDiverged, match=problem):
-        train_step(*parts, BATCHES, 1e-3, clip)
-    assert everything(*parts) == before
+        train_step(*model_and_optimizer, PARTS, 1e-3, clip)
+    assert everything(*model_and_optimizer) == before
 
 
-def test_a_loss_that_is_not_finite(parts):
-    model, _ = parts
+def test_a_loss_that_is_not_finite(model_and_optimizer):
+    model, _ = model_and_optimizer
     model.wte.weight.data[7] = np.inf  # a target of the second batch, and no input
-    before = everything(*parts)
+    before = everything(*model_and_optimizer)
     with np.errstate(all="ignore"), pytest.raises(TrainingDiverged, match=r"step 2: the loss is (nan|inf)"):
-        train_step(*parts, BATCHES, 1e-3, 1.0)
-    assert everything(*parts) == before
+        train_step(*model_and_optimizer, PARTS, 1e-3, 1.0)
+    assert everything(*model_and_optimizer) == before
     assert likely_cause(model) == "The weight wte.weight is not finite: an update went beyond float32."
 
 
-def test_the_weights_are_not_the_cause(parts):
-    assert likely_cause(parts[0]).startswith("The weights are small (at most 1, in ")
+def test_the_weights_are_not_the_cause(model_and_optimizer):
+    assert likely_cause(model_and_optimizer[0]).startswith("The weights are small (at most 1, in ")

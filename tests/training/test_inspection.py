@@ -23,7 +23,7 @@ def trained(look=None, clip=0.1, steps=3):
     model = GPT(CONFIG, seed=1)
     inspection, optimizer = Inspection(model, ByteTokenizer(), BATCH), AdamW(model.named_parameters(), lr=0.01)
     for step in range(steps):
-        _, norm = train_step(model, optimizer, [BATCH], 0.01, clip)
+        _, norm = train_step(model, optimizer, [(*BATCH, 1.0)], 0.01, clip)
         if look:
             look(inspection, step, norm)
     return model
