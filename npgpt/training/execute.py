@@ -9,6 +9,7 @@ import numpy as np
 from npgpt import kernels
 from npgpt.checkpoints import runs
 from npgpt.errors import TrainingDiverged
+from npgpt.gpt import parameter_count
 from npgpt.kernels import precision
 from npgpt.machine_line import write_machine_line
 from npgpt.precompile import compile_for_training
@@ -16,7 +17,6 @@ from npgpt.reporting.machine import describe_machine, typed_command
 from npgpt.signals import StopRequest, exit_code
 from npgpt.training.budget import choose_steps
 from npgpt.training.divergence import likely_cause
-from npgpt.training.estimate import parameters
 from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
@@ -136,7 +136,7 @@ def _described(run):
     return {
         "command": typed_command(run.team.size),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "parameters": parameters(run.stored.config),  # not what a base in 4 bits has left, nor an adapter
+        "parameters": parameter_count(run.stored.config),  # not what a base in 4 bits has left, nor an adapter
         "machine": machine,
     }
 
