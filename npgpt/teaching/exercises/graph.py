@@ -46,6 +46,14 @@ line at a time, from dq to de, from de to dy, and from dy to the three.
             "Where is dq? q is not the loss: each slope is dq times the slope of q.",
         ),
         Mistake(
+            lambda dq, w, x, b, t: (
+                (dq + 2 * _error(w, x, b, t)) * x,
+                (dq + 2 * _error(w, x, b, t)) * w,
+                dq + 2 * _error(w, x, b, t),
+            ),
+            "dq was added. The slopes of steps that follow each other are multiplied.",
+        ),
+        Mistake(
             lambda dq, w, x, b, t: (dq * 2 * _error(w, x, b, t) * w, dq * 2 * _error(w, x, b, t) * x, None),
             "If w grows by h, does y grow by w h or by x h?",
         ),

@@ -90,12 +90,12 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def _layernorm(dy, x, weight, bias, eps, mean=1.0, along=1.0, scale=True, ddof=0, outside=False):
+def _layernorm(dy, x, weight, bias, eps, mean=1.0, along=1.0, scale=True, ddof=0, outside=False, over=_mean):
     variance = x.var(axis=-1, keepdims=True, ddof=ddof)
     rstd = 1 / (np.sqrt(variance) + eps if outside else np.sqrt(variance + eps))
     xhat = (x - _mean(x)) * rstd
     dxhat = dy * weight
-    dx = (rstd if scale else 1) * (dxhat - mean * _mean(dxhat) - along * xhat * _mean(dxhat * xhat))
+    dx = (rstd if scale else 1) * (dxhat - mean * over(dxhat) - along * xhat * over(dxhat * xhat))
     return dx, _rows(dy * xhat).sum(axis=0), _rows(dy).sum(axis=0)
 
 
@@ -140,6 +140,10 @@ in each row.
         Mistake(
             partial(_layernorm, mean=0.0, along=0.0),
             "That is the direct path alone. x changes the mean and the variance of its row as well.",
+        ),
+        Mistake(
+            partial(_layernorm, over=np.mean),
+            "A row changes its own mean and variance only. So over which axis are the means of dx taken?",
         ),
         Mistake(
             lambda dy, x, weight, bias, eps: _layernorm(dy, x, np.ones_like(weight), bias, eps),
