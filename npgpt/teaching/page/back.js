@@ -8,10 +8,10 @@ function wayBack() {
     op.inputs.filter((place) => place !== null && VALUES[place].gradient !== null).map((place) => VALUES[place])
       .map((value, n, all) => [n ? ", " : "", value.parameter ? el("code", {}, value.parameter) : all.filter((other) => !other.parameter).length > 1 ? `input ${n + 1}` : "its input"])]);
   return section("back", `${5 + MODEL.n_layer}. The way back`,
-    el("p", {}, "How should each number have been different, for the loss to be smaller? The gradient of a number says it: by how much the loss grows if the number grows a little, for each unit. We write dx for the gradient of x, and x and dx have the same shape."),
-    el("p", {}, "For the loss itself it is 1. From there we go back through the operations, the last first. Each gets dy, the gradient of its result, and computes from it, by the chain rule, the gradients of what it took. If something was used twice, its two gradients are added: so they are wherever the stream goes both around a block and into it."),
+    el("p", {}, "In which direction should each number change, so that the loss gets smaller? Its gradient says it. A gradient is a slope: if the number grows by a tiny h, the loss grows by the gradient times h. So the number should move against its gradient. We write dx for the gradient of x, and x and dx have the same shape."),
+    el("p", {}, "For the loss itself it is 1. From there we go back through the operations, the last first. Each gets dy, the gradient of its result, and computes from it, by the chain rule, the gradients of what it took. If something was used twice, its two gradients are added. This happens wherever the stream goes both around a block and into it."),
     table(["step", "back through", "size of dy", "and gives the gradients of"], rows, "words"),
-    el("p", {}, "Follow one: open a step, and click at a gradient to go to the one that it was computed from."));
+    el("p", {}, "Follow one: open a step, and click on a gradient to go to the one that it was computed from."));
 }
 
 function parameters() {
@@ -46,13 +46,13 @@ function adamw() {
       step("the gradient", i("g"), [["mfrac", ["mrow", o("∂"), i("loss")], ["mrow", o("∂"), i("p")]]], g),
       step("running mean, from 0", i("m"), [beta1Term(beta(1), i("m")), o("+"), o("("), ["mn", "1"], o("−"), beta(1), o(")"), gap, i("g")], m),
       step("running mean of squares, from 0", i("v"), [beta1Term(beta(2), i("v")), o("+"), o("("), ["mn", "1"], o("−"), beta(2), o(")"), gap, ["msup", i("g"), ["mn", "2"]]], v),
-      step("made a mean, as it began at 0", hat("m"), [["mfrac", i("m"), ["mrow", ["mn", "1"], o("−"), ["msup", beta(1), i("t")]]]], mHat),
-      step("the same", hat("v"), [["mfrac", i("v"), ["mrow", ["mn", "1"], o("−"), ["msup", beta(2), i("t")]]]], vHat),
+      step("corrected, since m began at 0", hat("m"), [["mfrac", i("m"), ["mrow", ["mn", "1"], o("−"), ["msup", beta(1), i("t")]]]], mHat),
+      step("corrected, since v began at 0", hat("v"), [["mfrac", i("v"), ["mrow", ["mn", "1"], o("−"), ["msup", beta(2), i("t")]]]], vHat),
       step("before the step", i("p"), [n(before)], before),
       step("decay: a little towards 0", i("p"), [i("p"), o("("), ["mn", "1"], o("−"), i("lr"), gap, i("decay"), o(")")], decayed),
       step("after the step", i("p"), [i("p"), o("−"), i("lr"), gap, ["mfrac", hat("m"), ["mrow", ["msqrt", hat("v")], o("+"), i("ε")]]], after)], "words adamw"),
-    el("p", {}, `In the first step the mean divided by the root of the squares' mean is the gradient's sign: each number moves by lr = ${lr}, however large its gradient is (ε = ${eps} only keeps the division from failing). From the second step on, gradients that agree move it far, and those that contradict each other hardly.`),
-    el("p", {}, "All parameters moved so at once. The loss of the same sentence was ", el("b", {}, number(loss_before, 5)), " before the step and is ", el("b", {}, number(loss_after, 5)), " after it", loss_after < loss_before ? ". That is learning; training does it thousands of times, with many sentences." : ": a step this large overshot here."));
+    el("p", {}, `In the first step the mean divided by the root of the squares' mean is the gradient's sign: each number moves by lr = ${lr}, however large its gradient is (ε = ${eps} only keeps the division from failing). From the second step on, gradients that agree move it far, and gradients of changing sign hardly move it.`),
+    el("p", {}, "All parameters make their step at the same time. The loss of the same sentence was ", el("b", {}, number(loss_before, 5)), " before the step and is ", el("b", {}, number(loss_after, 5)), " after it", loss_after < loss_before ? ". That is learning; training does it thousands of times, with many sentences." : ": a step this large overshot here."));
 }
 const beta1Term = (beta, name) => ["mrow", beta, ["mspace"], name];
 

@@ -23,27 +23,27 @@ function opening() {
   return el("header", {},
     el("p", { class: "over" }, "A sentence through a GPT, and back"),
     el("h1", {}, DATA.prompt),
-    el("p", { class: "lead" }, "A GPT reads a text and says, at each place, what it thinks comes next. Then it is told what did come next, and every one of its ",
-      MODEL.parameters.toLocaleString("en"), " numbers learns in which direction it should have been a little different. This page shows both for one sentence: all that was computed on the way there, and all on the way back."),
+    el("p", { class: "lead" }, "A GPT reads a text and says, at each place, what it thinks comes next. Then it is told what really came next, and for every one of its ",
+      MODEL.parameters.toLocaleString("en"), " numbers (its parameters) it is computed in which direction the number should change, so that the right words get likelier. This page shows both for one sentence: all that was computed on the way forward, and all on the way back."),
     el("p", {}, "Nothing here is a drawing of how it might work. The numbers are those that npgpt computed for this sentence, by the same code that trains it, and each step shows its formula, its derivation and the lines that computed it. The model is ", el("b", {}, MODEL.name), "."),
     DATA.thinned ? el("p", { class: "note" }, `The ${DATA.numbers.toLocaleString("en")} numbers of this model would be too many for a page. Large arrays are thinned: rows and columns at even distances are shown, and each picture says which part it has. All computations were made with all numbers.`) : null,
     el("dl", { class: "tiles" },
       [["tokens", T, `${counted} of them are predicted`], ["blocks", MODEL.n_layer, `of ${MODEL.n_head} heads each`],
-        ["numbers for each word", MODEL.n_embd, "the width, n_embd"], ["loss", number(DATA.loss, 4), `a guess among all ${MODEL.vocab_size.toLocaleString("en")} tokens has ${number(Math.log(MODEL.vocab_size), 3)}`]]
+        ["numbers for each word", MODEL.n_embd, "the width, n_embd"], ["loss", number(DATA.loss, 4), `guessing evenly among ${MODEL.vocab_size.toLocaleString("en")} tokens has ${number(Math.log(MODEL.vocab_size), 3)}`]]
         .map(([name, value, more]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)), el("dd", {}, more)))));
 }
 
 function overview() {
   const step = (href, name, does) => el("li", {}, el("a", { href }, name), el("span", {}, does));
   return section("overview", "The whole way",
-    el("p", {}, "There: a row of numbers for each word, the residual stream, goes through all blocks. Each block reads it and adds to it."),
+    el("p", {}, "Forward: each word has a row of numbers. All rows together are the residual stream, which goes through all blocks. Each block reads it and adds to it."),
     el("ol", { class: "map" },
       step("#tokens", "Tokens", "the text is cut into pieces that the model knows"),
       step("#embedding", "Embedding", `each piece becomes ${MODEL.n_embd} numbers that can be computed with`),
-      [...Array(MODEL.n_layer).keys()].map((i) => step(`#block-${i}`, `Block ${i + 1}`, "attention looks at earlier words; the MLP works on each word alone")),
+      [...Array(MODEL.n_layer).keys()].map((i) => step(`#block-${i}`, `Block ${i + 1}`, "attention looks at earlier words; the MLP, a small network, works on each word alone")),
       step("#prediction", "Prediction", "the stream becomes a probability for each token"),
       step("#loss", "Loss", "how surprised the model was by what came next")),
-    el("p", {}, "And back: the same steps from the last to the first."),
+    el("p", {}, "Back: the same steps, from the last to the first. They compute a gradient for each number: how much the loss changes with it."),
     el("ol", { class: "map return" },
       step("#back", "The way back", "each step turns the gradient of its result into the gradients of what it took"),
       step("#parameters", "Every parameter", "where the gradients end, each compared with a slope that was measured"),
@@ -57,7 +57,7 @@ function tokens() {
   const rows = TOKENS.map((token, t) => [String(t), chip(token.text), bytes(token), ...(DATA.merges ? [el("span", { class: "merges" }, steps(token))] : []), String(token.id)]);
   return section("tokens", "1. The text becomes tokens",
     el("p", {}, "The model knows a list of ", MODEL.vocab_size.toLocaleString("en"), " tokens: pieces of text, which are words, parts of words or single characters. A text is first bytes. ",
-      DATA.merges ? "Then neighbours are merged, again and again: of all pairs that make a token of the list, always the one that was learned first. What can't be merged any more is the tokens." : "Each piece has its place in the list.",
+      DATA.merges ? "Then neighbours are merged, again and again: of all pairs that make a token of the list, always the one that was learned first. The pieces that are left at the end are the tokens." : "Each piece has its place in the list.",
       " A dot stands for a space."),
     el("p", {}, "Below, a token is called a word, though it may be a part of one."),
     table(["place", "token", "bytes", ...(DATA.merges ? ["merges"] : []), "its number in the list"], rows, "words"));
@@ -67,8 +67,8 @@ function embedding() {
   const first = DATA.stages[0][1], ops = OPS.slice(0, first + 1);
   const parts = ops.filter((op) => op.name === "embedding");
   return section("embedding", "2. Each token becomes a vector",
-    el("p", {}, `The number of a token says nothing about it. So each token has a row of ${MODEL.n_embd} numbers in a table, which were learned. `,
-      parts.length > 1 ? "A second table has a row for each place in the sentence. The two are added: what the word is, and where it stands." : ""),
+    el("p", {}, `A token's number in the list says nothing about what it means. So each token has a row of ${MODEL.n_embd} numbers in a table, wte. They were learned. `,
+      parts.length > 1 ? "A second table, wpe, has a row for each place in the sentence. The two are added: what the word is, and where it stands." : ""),
     parts.map((op) => picture(op.result, op.path === "wte" ? "what the word is: its row of wte" : "where it stands: its row of wpe")),
     parts.length > 1 ? picture(OPS[first].result, "their sum, the beginning of the residual stream") : null,
     el("p", {}, "In these pictures each row is a word, and each column one of its numbers. No column has a meaning that could be named: meanings are directions in which all of them take part."),
@@ -122,7 +122,7 @@ function attention(layer) {
     el("p", {}, "A score is the product of the word's query and another word's key, times ", number(parts.scale, 3), ". Softmax makes weights of the scores: none is below zero, and together they are 1. A word sees itself and those before it, never those after it, which it is to predict."),
   ];
   return [el("h3", {}, "Attention: what earlier words does this one look at?"), explained, holder,
-    el("p", {}, layer > 0 ? "All heads, all words:" : "All heads, all words: each row is a word, and shows how its weights are spread over the words up to it. Click at a row to see it above."), heads];
+    el("p", {}, layer > 0 ? "All heads, all words:" : "All heads, all words: each row is a word, and shows how its weights are spread over the words up to it. Click on a row to see it above."), heads];
 }
 
 function changes(layer) {
@@ -166,8 +166,9 @@ function prediction() {
 function loss() {
   const rows = DATA.predictions.map(({ target }, t) => (target ? [word(t), chip(TOKENS[t + 1].text), percent(target[1]), number(target[2], 4)] : null)).filter(Boolean);
   return section("loss", `${4 + MODEL.n_layer}. How surprised was it?`,
-    el("p", {}, "The loss of one prediction is minus the logarithm of the probability that the right token got: nothing if it was certain, and much if it thought it nearly impossible. The loss of the sentence is the mean. The last word has nothing after it, and isn't counted."),
+    el("p", {}, "The loss of one prediction is minus the logarithm of the probability that the right token got: 0 if the model was certain of it, and large if it thought it nearly impossible. The loss of the sentence is the mean. The last word has nothing after it, and isn't counted."),
     table(["after", "came", "probability", "loss"], [...rows, ["", el("b", {}, "mean"), "", el("b", {}, number(DATA.loss, 5))]], "words"),
+    DATA.loss > Math.log(MODEL.vocab_size) ? el("p", {}, `That is more than the ${number(Math.log(MODEL.vocab_size), 3)} of a guess that gives every token the same probability. The model was sure of other tokens: the sentence is unlike the text that it has learned.`) : null,
     el("p", {}, "The model never holds all logits at once when it trains: logits, softmax and loss are one operation."),
     el("h3", {}, "Each operation"), cards((op) => { const i = OPS.indexOf(op); return i > DATA.stages[0][1] && !op.path.startsWith("h."); }));
 }
