@@ -42,7 +42,8 @@ def _find(name):
 
     plain = Path(name).name.removesuffix(".py").replace("-", "_")
     if plain not in EXERCISES:
-        close = get_close_matches(plain, EXERCISES, n=1)
+        named = [exercise.name for exercise in EXERCISES.values() if exercise.function == plain]
+        close = named or get_close_matches(plain, EXERCISES, n=1)
         meant = f"Did you mean {close[0]}? " if close else ""
         raise ConfigError(f"there is no exercise {name[:60]!r}. {meant}python -m npgpt.exercises lists them")
     return EXERCISES[plain]

@@ -75,9 +75,9 @@ def test_an_exercise_from_its_beginning_to_its_end(tmp_path):
     lines = ended.out.splitlines()
     assert lines[0] == "dropout, case 1 of 3: p = 0.4"
     title, row = next((a, b) for a, b in pairwise(lines) if b.startswith("WRONG"))
-    assert title.split() == ["by", "hand", "numerically", "ratio"]
-    by_hand, numerically, ratio = map(float, row.split()[-3:])
-    assert by_hand / numerically == pytest.approx(0.6, abs=1e-4)
+    assert title.split() == ["yours", "numerically", "ratio"]
+    yours, numerically, ratio = map(float, row.split()[-3:])
+    assert yours / numerically == pytest.approx(0.6, abs=1e-4)
     assert ratio == 0.6
     assert len(title) == len(row)
     assert "Hint: Half of the elements are dropped" in ended.out
@@ -113,6 +113,7 @@ def test_a_file_is_never_overwritten(tmp_path):
     [
         (["check", "linear"], ["there is no exercises/linear.py", "python -m npgpt.exercises start linear"]),
         (["start", "layernrom"], ["no exercise 'layernrom'. Did you mean layernorm?"]),
+        (["start", "linear_backward"], ["no exercise 'linear_backward'. Did you mean linear?"]),
         (["check", "../x"], ["no exercise '../x'. python -m npgpt.exercises lists them"]),
         (["start"], ["python -m npgpt.exercises start NAME"]),
         (["list", "linear"], ["list takes no name"]),

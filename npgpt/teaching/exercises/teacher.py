@@ -62,7 +62,7 @@ def _argument(name, x) -> list[str]:
 def _table(verdict) -> list[str]:
     if any(not isinstance(row.right, float | int | np.number) for row in verdict.rows):
         return [line for row in verdict.rows for line in _two_lines(row)]
-    titles = ("by hand", "numerically") if verdict.by_differences else ("yours", "right")
+    titles = ("yours", "numerically") if verdict.by_differences else ("yours", "right")
     width = max(8, *(len(row.place) for row in verdict.rows))
     lines = [f"       {'':{width}} {titles[0]:>14} {titles[1]:>14} {'ratio':>10}"]
     for row in verdict.rows:

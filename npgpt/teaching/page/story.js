@@ -23,8 +23,8 @@ function opening() {
   return el("header", {},
     el("p", { class: "over" }, "A sentence through a GPT, and back"),
     el("h1", {}, DATA.prompt),
-    el("p", { class: "lead" }, "A GPT reads a text and says, at each place, what it thinks comes next. Then it is told what really came next, and for every one of its ",
-      MODEL.parameters.toLocaleString("en"), " numbers (its parameters) it is computed in which direction the number should change, so that the right words get likelier. This page shows both for one sentence: all that was computed on the way forward, and all on the way back."),
+    el("p", { class: "lead" }, "A GPT reads a text and says, at each place, what it thinks comes next. Then it is told what really came next. From that it computes, for each of its ",
+      MODEL.parameters.toLocaleString("en"), " numbers (its parameters), which change would make the right words likelier. This page shows both for one sentence: all that was computed on the way forward, and all on the way back."),
     el("p", {}, "Nothing here is a drawing of how it might work. The numbers are those that npgpt computed for this sentence, by the same code that trains it, and each step shows its formula, its derivation and the lines that computed it. The model is ", el("b", {}, MODEL.name), "."),
     DATA.thinned ? el("p", { class: "note" }, `The ${DATA.numbers.toLocaleString("en")} numbers of this model would be too many for a page. Large arrays are thinned: rows and columns at even distances are shown, and each picture says which part it has. All computations were made with all numbers.`) : null,
     el("dl", { class: "tiles" },
@@ -54,13 +54,13 @@ function overview() {
 function tokens() {
   const bytes = (token) => token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
   const steps = (token) => (token.steps.length > 1 ? token.steps.map((parts, i) => [i ? " → " : "", parts.map(chip)]) : "one byte");
-  const rows = TOKENS.map((token, t) => [String(t), chip(token.text), bytes(token), ...(DATA.merges ? [el("span", { class: "merges" }, steps(token))] : []), String(token.id)]);
+  const rows = TOKENS.map((token, t) => [String(t), chip(token.text), String(token.id), el("span", { class: "merges" }, bytes(token)), ...(DATA.merges ? [el("span", { class: "merges" }, steps(token))] : [])]);
   return section("tokens", "1. The text becomes tokens",
     el("p", {}, "The model knows a list of ", MODEL.vocab_size.toLocaleString("en"), " tokens: pieces of text, which are words, parts of words or single characters. A text is first bytes. ",
       DATA.merges ? "Then neighbours are merged, again and again: of all pairs that make a token of the list, always the one that was learned first. The pieces that are left at the end are the tokens." : "Each piece has its place in the list.",
       " A dot stands for a space."),
     el("p", {}, "Below, a token is called a word, though it may be a part of one."),
-    table(["place", "token", "bytes", ...(DATA.merges ? ["merges"] : []), "its number in the list"], rows, "words"));
+    table(["place", "token", "its number in the list", "bytes", ...(DATA.merges ? ["merges"] : [])], rows, "words"));
 }
 
 function embedding() {
