@@ -46,7 +46,7 @@ function slopeOf(value) {
   if (!value.slope) return null;
   const { index, x, h, plus, minus, gradient, slope } = value.slope;
   const rows = [[index.length ? `the element [${index.join(", ")}]` : "the one number", number(x, 7)], [`the loss with it ${number(h, 2)} larger`, plus.toFixed(12)],
-    [`the loss with it ${number(h, 2)} smaller`, minus.toFixed(12)], ["slope: their difference, divided by 2h", number(slope, 7)],
+    [`the loss with it ${number(h, 2)} smaller`, minus.toFixed(12)], [`slope: their difference, divided by 2 · ${number(h, 2)}`, number(slope, 7)],
     ["gradient, from the way back", number(gradient, 7)], ["they agree to", `${agreeing(apart(value.slope))} digits`]];
   return el("table", { class: "slope" }, el("tbody", {}, rows.map(([name, x]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, x)))));
 }
