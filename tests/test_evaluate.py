@@ -163,8 +163,21 @@ def test_last_words_and_questions(work):
 
 def test_the_task_may_be_told(work):
     text = (work / "words.jsonl").read_text()
-    (result,) = evaluate(work, "words.jsonl", "--task", "perplexity")
+    (work / "words.txt").write_text(text)
+    assert evaluate(work, "words.txt")[0]["task"] == "lambada"
+    (result,) = evaluate(work, "words.txt", "--task", "perplexity")
     assert figures_of(result) == expected(perplexity(load(work / "runs" / "a"), windows(text=text), SIZES))
+
+
+def test_conversations_are_measured_as_they_are_learned(work):
+    (work / "talk.jsonl").write_text(
+        '{"user": "Who?", "assistant": "A pig"}\n{"user": "And?", "assistant": "Nobody"}\n'
+    )
+    (result,) = evaluate(work, "talk.jsonl")
+    texts = b"Human: Who?\nAssistant: A pig\n\n", b"Human: And?\nAssistant: Nobody\n\n"
+    ids = [*texts[0], 256, *texts[1]]
+    documents = sliding_windows(np.array(ids), np.array([0, len(texts[0]) + 1]), 16, 8, 256)
+    assert figures_of(result) == expected(perplexity(load(work / "runs" / "a"), documents, SIZES))
 
 
 def test_folders_and_token_files(work):
@@ -274,7 +287,7 @@ def test_ctrl_c(work, monkeypatch):
         (["text.txt", "nothing.txt"], "can't read nothing.txt"),  # before the first one is measured
         (["nothing.txt", "--task", "lambada"], "can't read nothing.txt"),
         (["nothing.txt", "--task", "perplexity"], "there is no file or folder nothing.txt"),
-        (["runs"], "the folder runs has no .txt file"),
+        (["runs"], "the folder runs has no .txt or .jsonl file"),
         (["runs", "--task", "hellaswag"], "can't read runs: Is a directory"),
         (["text.txt", "--task", "lambada"], "text.txt, line 1: not JSON"),
         (["words.jsonl", "--task", "hellaswag"], "words.jsonl, line 1: the field 'ctx' is missing"),
