@@ -54,13 +54,13 @@ function overview() {
 function tokens() {
   const bytes = (token) => token.bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
   const steps = (token) => (token.steps.length > 1 ? token.steps.map((parts, i) => [i ? " → " : "", parts.map(chip)]) : "one byte");
-  const rows = TOKENS.map((token, t) => [String(t), chip(token.text), String(token.id), el("span", { class: "merges" }, bytes(token)), ...(DATA.merges ? [el("span", { class: "merges" }, steps(token))] : [])]);
+  const rows = TOKENS.map((token, t) => [String(t), chip(token.text), String(token.id), el("span", { class: "bytes" }, bytes(token)), ...(DATA.merges ? [el("span", { class: "merges" }, steps(token))] : [])]);
   return section("tokens", "1. The text becomes tokens",
     el("p", {}, "The model knows a list of ", MODEL.vocab_size.toLocaleString("en"), " tokens: pieces of text, which are words, parts of words or single characters. A text is first bytes. ",
       DATA.merges ? "Then neighbours are merged, again and again: of all pairs that make a token of the list, always the one that was learned first. The pieces that are left at the end are the tokens." : "Each piece has its place in the list.",
       " A dot stands for a space."),
     el("p", {}, "Below, a token is called a word, though it may be a part of one."),
-    table(["place", "token", "its number in the list", "bytes", ...(DATA.merges ? ["merges"] : [])], rows, "words"));
+    table(["place", "token", "number (id)", "bytes", ...(DATA.merges ? ["merges"] : [])], rows, "words"));
 }
 
 function embedding() {
