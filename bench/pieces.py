@@ -5,11 +5,7 @@ In tiles of plain code on any machine; NPGPT_CPU=tiles takes those of a machine 
 
 import os
 
-os.environ.setdefault("NPGPT_CPU", "tiles-plain")  # before npgpt is imported, which reads it
-
 import numpy as np
-
-from npgpt import kernels, set_matmul_precision
 
 ROWS = 128
 WORDS = {"one piece": "medium", "two pieces": "high", "three pieces": "highest"}
@@ -20,6 +16,8 @@ def errors(K: int, positive: bool = False) -> dict[str, float]:
 
     Root mean square of the distance from float64. The factors are normal numbers, or their absolute values.
     """
+    from npgpt import kernels, set_matmul_precision  # which reads NPGPT_CPU
+
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((ROWS, K), np.float32), rng.standard_normal((K, ROWS), np.float32)
     if positive:
@@ -53,4 +51,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("NPGPT_CPU", "tiles-plain")
     print(table())
