@@ -41,7 +41,7 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
-    ["training", "teaching"],
+    ["training", "teaching", "serving"],
     ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.

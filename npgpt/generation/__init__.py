@@ -1,7 +1,8 @@
 """Generate text.
 
 stream is the loop. It asks decoder for logits (cache keeps keys and values; prefix keeps those of a beginning), and
-sampling for a token (its rules are in filters and penalties). It yields each token, until stop says that the text ends.
+sampling for the next token of each text in progress (its rules are in filters and penalties). It yields each token,
+until stop says that the text ends.
 beam looks for the likeliest text instead. logprobs is what the model says of a token.
 
 speculation makes the same text in fewer passes of the model, where one of drafts proposes tokens. constraints say which
