@@ -50,7 +50,7 @@ class Submission:
         self._jobs, self._wake = jobs, wake
 
     def cancel(self) -> None:
-        """End its texts within a token, with "cancelled". Any thread may say so; nothing happens to those that ended."""
+        """End its texts within a token, with "cancelled", unless they have ended. Any thread may say so."""
         for job in self._jobs:
             job.cancelled = True
         self._wake()
