@@ -41,8 +41,10 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
-    ["training", "teaching"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
+    ["generation_settings"],
+    ["training", "teaching", "chatting"],
+    ["train", "prepare", "sample", "chat", "evaluate", "convert", "info", "report"],
+    ["gradcheck", "explain", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

@@ -6,6 +6,8 @@ beam looks for the likeliest text instead. logprobs is what the model says of a 
 
 speculation makes the same text in fewer passes of the model, where one of drafts proposes tokens. constraints say which
 tokens may come next: regular_expression reads a pattern, and byte_automaton follows it.
+
+dialogue makes a prompt of the messages of a conversation, and an answer of the tokens after it.
 """
 
 from npgpt.generation.beam import Beam, beam_search

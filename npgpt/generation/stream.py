@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
+from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.logprobs import new_token
 from npgpt.generation.prefix import Prefix
@@ -54,6 +55,7 @@ def stream(
     logprobs: int | None = None,
     constraint: Constraint | None = None,
     prefix: Prefix | None = None,
+    cache: KeyValueCache | None = None,
     **settings: Any,
 ) -> Iterator[Token]:
     """Continue texts: an iterator over their new tokens, as they are made. Each text gets one, then each another.
@@ -72,6 +74,8 @@ def stream(
     logprobs        n: each token comes with its log-probability, and with the n likeliest ids and theirs
     constraint      says which ids may come next; each text has its own copy
     prefix          a text that has been through the model. What a prompt begins with like it is not computed again
+    cache           holds in row i what prompt i begins with, but not all of it, and afterwards the text as far as it
+                    has been through the model. None: one that is empty, and gone afterwards
 
     A text that has ended costs nothing more. Past the model's block_size the window slides: a text then sees its last
     block_size ids, and since each of them has moved to another position, all are computed again for each token.
@@ -99,7 +103,7 @@ def stream(
     for row in range(len(prompts) * num_samples):
         rng = np.random.default_rng(None if seed is None else seed + row)
         texts.append(_Text(row, prompts[row // num_samples], stops, rng, constraint and constraint.copy()))
-    computation = _Computation(decoder, texts, num_samples, max_new_tokens, use_cache, prefix)
+    computation = _Computation(decoder, texts, num_samples, max_new_tokens, use_cache, prefix, cache)
     seconds = inf if max_seconds is None else max_seconds
     return _tokens(computation, texts, sampling, max_new_tokens, stop_if, seconds, logprobs)
 
@@ -181,11 +185,13 @@ class _Text:
 class _Computation:
     """Gives the logits after the last ids of texts, and computes no more for it than it must."""
 
-    def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix):
+    def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix, cache):
         self.decoder, self.num_samples, self.prefix = decoder, num_samples, prefix
         self.block_size = decoder.config.block_size
-        longest = max(text.length for text in texts) + max_new_tokens
-        self.cache = decoder.new_cache(len(texts), min(self.block_size, longest)) if use_cache else None
+        self.cache = cache if use_cache else None
+        if use_cache and cache is None:
+            longest = max(text.length for text in texts) + max_new_tokens
+            self.cache = decoder.new_cache(len(texts), min(self.block_size, longest))
 
     def first_logits(self, texts):
         """Each prompt goes through the model once; its other samples get copies of what the cache then holds."""
