@@ -124,7 +124,7 @@ class StreamOptions(_Strict):
     include_obfuscation: bool | None = Field(None, description="Changes nothing here.")
 
 
-class _Sampled(_Strict):
+class Sampled(_Strict):
     """What requests for texts and for answers have in common."""
 
     model: str | None = Field(None, description="Its name. Default: the one that is served.")
@@ -155,7 +155,7 @@ class _Sampled(_Strict):
     store: _only(False) = None  # type: ignore[valid-type]
 
 
-class CompletionRequest(_Sampled):
+class CompletionRequest(Sampled):
     """POST /v1/completions: continue texts."""
 
     prompt: _Prompts = Field(description="A text, texts, ids of tokens, or lists of ids.")
@@ -179,7 +179,7 @@ class MessageRequest(_Strict):
     tool_calls: _only([]) = None  # type: ignore[valid-type]
 
 
-class ChatRequest(_Sampled):
+class ChatRequest(Sampled):
     """POST /v1/chat/completions: answer the last message."""
 
     messages: list[MessageRequest] = Field(min_length=1, max_length=MAX_MESSAGES, description="The conversation.")
