@@ -66,7 +66,7 @@ def _biases(value: Any) -> dict[int, float]:
         raise ValueError("must be an object with at most 1,000 ids")
     for id, bias in value.items():
         if not (id.isascii() and id.isdigit() and len(id) < 10):
-            raise ValueError("must have ids of tokens as its keys, such as {\"50256\": -100}")
+            raise ValueError('must have ids of tokens as its keys, such as {"50256": -100}')
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
             raise ValueError("must have numbers from -100 to 100 as its values")
     return {int(id): float(bias) for id, bias in value.items()}
@@ -80,7 +80,7 @@ def _content(value: Any) -> str:
         raise ValueError("must be a text, or a list of parts of the type text")
     for part in value:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError("can only have parts such as {\"type\": \"text\", \"text\": \"Hello\"}")
+            raise ValueError('can only have parts such as {"type": "text", "text": "Hello"}')
         if unknown := part.keys() - {"type", "text"}:
             raise ValueError(f"has a part with the field {min(unknown)[:100]!r}, which is unknown")
     return "\n".join(part["text"] for part in value)

@@ -65,7 +65,7 @@ class Served:
             except TokenizerError as error:
                 raise ApiError(400, f"{param}: {str(error).splitlines()[0]}", param, WRONG) from None
         else:
-            if not (0 <= min(prompt) and max(prompt) < self.ids):
+            if not (min(prompt) >= 0 and max(prompt) < self.ids):
                 raise ApiError(400, f"{param} must have ids from 0 to {self.ids - 1:,}", param, WRONG)
             ids = np.array(prompt, np.int64)
         if len(ids) > self.block_size:
