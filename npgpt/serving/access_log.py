@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
 def log(client: str, request: str, status: int, seconds: float | None = None) -> None:
     """Write a line: who asked, for what, the answer's status, how long it took."""
     took = "" if seconds is None else f" {seconds:.3f} s"
-    print(f'{escaped(client)} "{escaped(request)}" {status}{took}', file=sys.stderr, flush=True)
+    sys.stderr.write(f'{escaped(client)} "{escaped(request)}" {status}{took}\n')  # in one piece
 
 
 class AccessLog:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from time import time
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -21,11 +22,12 @@ from npgpt.serving.answers import (
     ChatLogprobs,
     ChatMessage,
     ChunkChoice,
+    Finish,
     TokenChoice,
     TokenLogprob,
 )
 from npgpt.serving.body import StrictRoute
-from npgpt.serving.completions import STREAM, check_stream_options, usage
+from npgpt.serving.completions import STREAM, check_stream_options, finish, usage
 from npgpt.serving.engine import Made, Request
 from npgpt.serving.errors import RESPONSES, WRONG, ApiError
 from npgpt.serving.schema import ChatRequest, SimpleChatAnswer, SimpleChatRequest
@@ -109,7 +111,7 @@ class _Work:
             raise ApiError(400, "max_tokens and max_completion_tokens mean the same: give one", "max_tokens", WRONG)
         messages = [(_ROLES.get(message.role, message.role), message.content) for message in asked.messages]
         self.ids = prompt_ids(served, messages, "messages")
-        self.header = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
+        self.header: dict[str, Any] = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
 
     def requests(self) -> list[Request]:
         """What the engine is to make."""
@@ -126,7 +128,7 @@ class _Work:
         seeds = [None if asked.seed is None else asked.seed + i for i in range(self.n)]
         return [replace(request, seed=seed) for seed in seeds]
 
-    async def pieces(self, texts: Texts) -> AsyncIterator[tuple[int, str, list[TokenLogprob], str | None]]:
+    async def pieces(self, texts: Texts) -> AsyncIterator[tuple[int, str, list[TokenLogprob], Finish | None]]:
         """(number of the answer, new text, the token's log p if it was asked for, why the answer ends)"""
         answers = [AnswerText() for _ in range(self.n)]
         async for event in texts.events():
@@ -136,7 +138,7 @@ class _Work:
                 if self.asked.logprobs and token is not None and token.id not in self.served.stop_ids:
                     logprobs = [self._logprob(token)]
                 if shown or logprobs or event.ended:
-                    yield event.text, shown, logprobs, event.ended
+                    yield event.text, shown, logprobs, finish(event.ended)
 
     async def chunks(self, texts: Texts) -> AsyncIterator[ChatChunk]:
         """The chunks of a stream: who speaks, the pieces, why it ends."""
@@ -160,17 +162,17 @@ class _Work:
 
     async def whole(self, texts: Texts) -> ChatCompletion:
         """All of it at once."""
-        content, logprobs, ends = [""] * self.n, [[] for _ in range(self.n)], [""] * self.n
+        content, logprobs, ends = [""] * self.n, [[] for _ in range(self.n)], [finish("length")] * self.n
         async for index, text, found, ended in self.pieces(texts):
             content[index] += text
             logprobs[index] += found
-            ends[index] = ended or ""
+            ends[index] = ended
         choices = [
             ChatChoice(
                 index=i,
                 message=ChatMessage(content=content[i]),
                 logprobs=ChatLogprobs(content=logprobs[i]) if self.asked.logprobs else None,
-                finish_reason=ends[i],  # type: ignore[arg-type]
+                finish_reason=ends[i] or "length",
             )
             for i in range(self.n)
         ]

@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
 from npgpt.generation import TokenLogprobs
-from npgpt.serving.answers import CachedTokens, Completion, CompletionChoice, Logprobs, Usage
+from npgpt.serving.answers import CachedTokens, Completion, CompletionChoice, Finish, Logprobs, Usage
 from npgpt.serving.body import StrictRoute
 from npgpt.serving.engine import Made, PromptRead, Request
 from npgpt.serving.errors import RESPONSES, WRONG, ApiError
@@ -56,7 +56,7 @@ class _Work:
         self.prompts = [
             served.encode(prompt, f"prompt[{i}]" if several else "prompt") for i, prompt in enumerate(asked.prompt)
         ]
-        self.header = {"id": f"cmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
+        self.header: dict[str, Any] = {"id": f"cmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
 
     def requests(self) -> list[Request]:
         """What the engine is to make."""
@@ -92,12 +92,11 @@ class _Work:
     async def chunks(self, texts: Texts) -> AsyncIterator[Completion]:
         """The chunks of a stream."""
         wants_usage = bool(self.asked.stream_options and self.asked.stream_options.include_usage)
-        usage = {"usage": None} if wants_usage else {}
-        kind = {"object": "text_completion"}
+        header = {**self.header, "object": "text_completion", **({"usage": None} if wants_usage else {})}
         async for piece in self.pieces(texts):
-            yield Completion(**self.header, **kind, choices=[piece], **usage)
+            yield Completion(**header, choices=[piece])
         if wants_usage:
-            yield Completion(**self.header, **kind, choices=[], usage=self.usage(texts))
+            yield Completion(**{**header, "usage": self.usage(texts)}, choices=[])
 
     async def whole(self, texts: Texts) -> Completion:
         """All of it at once."""
@@ -136,7 +135,9 @@ class _Text:
             logprobs = self._logprobs(token.id, TokenLogprobs(token.id, token.logprob, token.likeliest))
         if not event.piece and logprobs is None and event.ended is None:
             return None
-        return CompletionChoice(index=self.index, text=event.piece, logprobs=logprobs, finish_reason=event.ended)
+        return CompletionChoice(
+            index=self.index, text=event.piece, logprobs=logprobs, finish_reason=finish(event.ended)
+        )
 
     def _logprobs(self, id, found):
         """Of one token; the first of a prompt has none."""
@@ -166,6 +167,11 @@ def _merged(parts: list[Logprobs]) -> Logprobs:
     """Those of several tokens."""
     names = list(Logprobs.model_fields)
     return Logprobs(**{name: [x for part in parts for x in getattr(part, name)] for name in names})
+
+
+def finish(ended: str | None) -> Finish | None:
+    """Why a text has ended, as far as clients are told: other reasons are errors."""
+    return "stop" if ended == "stop" else "length" if ended == "length" else None
 
 
 def usage(prompt_tokens: int, texts: Texts, first: range) -> Usage:

@@ -39,12 +39,13 @@ class Connection(H11Protocol):
         cycle = self.cycle
         is_awaited = cycle is None or cycle.more_body or (cycle.response_complete and bool(self.conn.trailing_data[0]))
         if not is_awaited:
-            self._request_timer = _cancelled(self._request_timer)
+            self._end_request_timer()
         elif self._request_timer is None:
             self._request_timer = self.loop.call_later(self.limits.client_seconds, self._request_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._request_timer, self._reader_timer = _cancelled(self._request_timer), _cancelled(self._reader_timer)
+        self._end_request_timer()
+        self._end_reader_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -53,11 +54,21 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reader_timer = _cancelled(self._reader_timer)
+        self._end_reader_timer()
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP."""
         self._refuse(400, "this is not an HTTP request", {})
+
+    def _end_request_timer(self):
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _end_reader_timer(self):
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _await_reader(self):
         waiting = self.transport.get_write_buffer_size()
@@ -97,8 +108,3 @@ def _response(status: int, message: str, headers: dict[str, str]) -> bytes:
     phrases: dict[int, Any] = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status} {phrases[status]}\r\n{head}\r\n".encode() + body
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

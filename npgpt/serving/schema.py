@@ -4,10 +4,9 @@ A field that is null has its default. One that this server can't honour is refus
 so is one that nobody knows, as at OpenAI. Fields that change nothing in the answer (``user``, ``metadata``) are taken.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 MAX_TEXTS = 128  # prompts times n, of one request
 MAX_LOGPROBS = 20
@@ -25,11 +24,6 @@ def _only(*values: Any) -> Any:
         raise ValueError("asks for what this server can't do: leave it out")
 
     return Annotated[Any, BeforeValidator(check), WithJsonSchema({"enum": [None, *values]})]
-
-
-def _parsed(read: Callable[[Any], Any], *forms: dict[str, Any]) -> Any:
-    """The type of a field that ``read`` checks and turns into one form; it raises ValueError."""
-    return Annotated[Any, BeforeValidator(read), WithJsonSchema({"anyOf": list(forms)})]
 
 
 def _is_id(value):
@@ -103,10 +97,24 @@ _BIASES = {
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
     "maxProperties": 1000,
 }
-_Prompts = _parsed(_prompts, _TEXT, _TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1})
-_Stops = _parsed(_stops, _STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, _NULL)
-_Biases = _parsed(_biases, _BIASES, _NULL)
-_Content = _parsed(_content, _TEXT, {"type": "array", "items": _PART, "minItems": 1})
+
+
+def _any_of(*forms: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(forms)})
+
+
+_Prompts = Annotated[
+    list[str | list[int]],
+    PlainValidator(_prompts),
+    _any_of(_TEXT, _TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MAX_TEXTS}),
+]
+_Stops = Annotated[
+    tuple[str, ...],
+    PlainValidator(_stops),
+    _any_of(_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, _NULL),
+]
+_Biases = Annotated[dict[int, float], PlainValidator(_biases), _any_of(_BIASES, _NULL)]
+_Content = Annotated[str, PlainValidator(_content), _any_of(_TEXT, {"type": "array", "items": _PART, "minItems": 1})]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Ignored = Annotated[Any, AfterValidator(lambda value: None)]
 

@@ -34,10 +34,15 @@ class Running:
     engine: object
     stop: threading.Event
     thread: threading.Thread
+    server: object
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    def connections(self) -> set:
+        """Those that are open."""
+        return set(self.server.server_state.connections)
 
     def connect(self) -> socket.socket:
         """A connection that gives up after 20 s."""
@@ -54,20 +59,25 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(engine, settings: ServeSettings = SETTINGS) -> Iterator[Running]:
-    """A server on a thread of its own; at the end it stops."""
+def running(engine, settings: ServeSettings = SETTINGS, send_buffer: int | None = None) -> Iterator[Running]:
+    """A server on a thread of its own; at the end it stops.
+
+    send_buffer     so many bytes of an answer the system takes that the client hasn't read
+    """
     from npgpt.serving.app import make_app
     from npgpt.serving.server import Server
 
     stop, started = threading.Event(), threading.Event()
     with bind(settings.host, 0) as listening, engine:
+        if send_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         server = Server(make_app(engine, settings), engine, settings, stop.is_set, started.set)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         host, port = listening.getsockname()[:2]
         thread.start()
         try:
             assert started.wait(20)
-            yield Running(host, port, engine, stop, thread)
+            yield Running(host, port, engine, stop, thread, server)
         finally:
             stop.set()
             thread.join(20)
