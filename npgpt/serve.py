@@ -1,10 +1,12 @@
 """python -m npgpt.serve : a server with the OpenAI API, and a playground in the browser."""
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 from npgpt.commandline import Parser, run, use_threads
 from npgpt.errors import UserError
+from npgpt.generation_settings import open_model
 from npgpt.serving.settings import ServeSettings, bind, read_token
 from npgpt.signals import StopRequest, exit_code
 
@@ -22,27 +24,24 @@ def main() -> int:
 
 
 def _serve(settings, socket, stop) -> int:
-    from dataclasses import replace
-
-    from npgpt.checkpoints import make_model, open_checkpoint
-    from npgpt.checkpoints.runs import newest_run
+    from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
     from npgpt.precompile import compile_for_sampling
     from npgpt.serving.app import make_app
     from npgpt.serving.engine import Engine
     from npgpt.serving.server import Server
 
-    settings = replace(settings, model=str(settings.model or newest_run()))
-    checkpoint = open_checkpoint(settings.model, settings.checkpoint)
+    path, checkpoint = open_model(settings)
+    settings = replace(settings, name=settings.name or path.resolve().name)
     tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
-    compile_for_sampling(config, min(2, config.block_size), 2, settings.weights, settings.cache_dtype)
+    compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     model = make_model(checkpoint)
     decoder = Decoder(model, settings.weights, settings.cache_dtype)
     host, port = socket.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def announce():
-        what = f"{settings.model_name}, {model.num_parameters():,} parameters in {settings.weights}"
+        what = f"{settings.name}, {model.num_parameters():,} parameters in {settings.weights}"
         print(
             f"serving {what}, context {config.block_size:,}",
             f"  {address}/v1  for clients of the OpenAI API",

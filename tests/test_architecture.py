@@ -42,7 +42,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
     ["generation_settings"],
-    ["training", "teaching", "chatting"],
+    ["training", "teaching", "chatting", "serving"],
     ["train", "prepare", "sample", "chat", "evaluate", "convert", "info", "report"],
     ["gradcheck", "explain", "exercises"],
 ]

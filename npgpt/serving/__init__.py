@@ -1,7 +1,10 @@
-"""A server with the OpenAI API, and the playground in the browser.
+"""Make texts for many at once, and serve them with the OpenAI API.
 
-engine makes the texts: one thread, one batch that requests join and leave. app is the web application. A request passes
-connections (time limits of a socket), access_log and guard (who may ask), body (1 MB of strict JSON) and schema (what
-each field may be). requests makes of it what the engine takes; completions and chat answer with what the engine makes.
-server runs it all until a signal comes. settings, the command's flags, imports nothing heavy.
+batch is the work: texts join it, and each of its steps adds a token to all of them. requests says what can be asked,
+and what is told of it. engine is the thread that does the work, and the queue before it.
+
+app is the web application before the engine. A request passes connections (time limits of a socket), access_log, guard
+(who may ask), body (1 MB of strict JSON) and schema (what each field may be). served makes of it what the engine takes.
+completions, chat and models answer, with the objects of answers; texts brings them from the engine's thread; errors is
+what all mistakes look like. server runs it until a signal comes. settings, the command's flags, imports nothing heavy.
 """

@@ -4,7 +4,6 @@ from time import time
 
 from fastapi import FastAPI
 
-from npgpt import __version__
 from npgpt.serving import chat, completions, models
 from npgpt.serving.access_log import AccessLog
 from npgpt.serving.body import LimitedBody
@@ -21,8 +20,8 @@ def make_app(engine: Engine, settings: ServeSettings) -> FastAPI:
     Its description for programs is at /openapi.json. FastAPI's own pages of it load scripts from elsewhere, so they
     are left out.
     """
-    app = FastAPI(title="npgpt", version=__version__, docs_url=None, redoc_url=None)
-    served = Served(engine, settings.model_name, int(time()))
+    app = FastAPI(title="npgpt", docs_url=None, redoc_url=None)
+    served = Served(engine, settings.name or "npgpt", int(time()))
     for routes in (completions, chat, models):
         app.include_router(routes.router(served))
     add_handlers(app)

@@ -28,8 +28,8 @@ from npgpt.serving.answers import (
 )
 from npgpt.serving.body import StrictRoute
 from npgpt.serving.completions import STREAM, check_stream_options, finish, usage
-from npgpt.serving.engine import Made, Request
 from npgpt.serving.errors import RESPONSES, WRONG, ApiError
+from npgpt.serving.requests import Made, Request
 from npgpt.serving.schema import ChatRequest, SimpleChatAnswer, SimpleChatRequest
 from npgpt.serving.served import Served
 from npgpt.serving.texts import EventStream, Texts, token_text, while_connected
@@ -57,13 +57,12 @@ def router(served: Served) -> APIRouter:
     async def chat(asked: SimpleChatRequest, request: HttpRequest) -> Response:
         """Answer one message: up to 150 tokens, to the end of the line, temperature 0.8, top-k 200."""
         ids = prompt_ids(served, [("user", asked.message)], "message")
-        no_text = _no_text(served)
         texts = served.submit(
             [
                 Request(
                     ids=ids,
                     max_new_tokens=served.room(ids, None, SIMPLE_TOKENS),
-                    sampling=replace(SIMPLE_SAMPLING, logit_bias=no_text),
+                    sampling=SIMPLE_SAMPLING,
                     stop_ids=served.stop_ids,
                     stop=("\n", *STOP),
                 )
@@ -188,8 +187,3 @@ class _Work:
         data = tokenizer.token_bytes(id) if id < tokenizer.vocab_size else b""
         text = token_text(tokenizer, id).removeprefix("bytes:")
         return TokenChoice(token=text, logprob=logprob, bytes=list(data))
-
-
-def _no_text(served):
-    """Bans the ids of a padded vocabulary."""
-    return dict.fromkeys(range(served.ids, served.engine.config.vocab_size), -np.inf)

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from npgpt.generation import TokenLogprobs
 from npgpt.serving.answers import CachedTokens, Completion, CompletionChoice, Finish, Logprobs, Usage
 from npgpt.serving.body import StrictRoute
-from npgpt.serving.engine import Made, PromptRead, Request
 from npgpt.serving.errors import RESPONSES, WRONG, ApiError
+from npgpt.serving.requests import Made, PromptRead, Request
 from npgpt.serving.schema import MAX_TEXTS, CompletionRequest
 from npgpt.serving.served import Served
 from npgpt.serving.texts import EventStream, Texts, token_text, while_connected

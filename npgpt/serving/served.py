@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 
 import numpy as np
 
 from npgpt.errors import ConfigError, TokenizerError
 from npgpt.generation import Sampling
-from npgpt.serving.engine import Busy, Closed, Engine, Request
+from npgpt.serving.engine import Busy, Closed, Engine
 from npgpt.serving.errors import SHOWN, WRONG, ApiError
+from npgpt.serving.requests import Request
 from npgpt.serving.schema import Sampled
 from npgpt.serving.texts import Texts, stopping
 
@@ -96,7 +96,6 @@ class Served:
         """How tokens are chosen. Unlike npgpt.sample's, the API's defaults draw from the model's own distribution."""
         if any(id >= self.ids for id in request.logit_bias):
             raise ApiError(400, f"logit_bias must have ids from 0 to {self.ids - 1:,}", "logit_bias", WRONG)
-        no_text = range(self.ids, self.engine.config.vocab_size)
         return Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_k=max(request.top_k or 0, 0),
@@ -106,7 +105,7 @@ class Served:
             repetition_penalty=request.repetition_penalty or 1.0,
             presence_penalty=request.presence_penalty or 0.0,
             frequency_penalty=request.frequency_penalty or 0.0,
-            logit_bias={**request.logit_bias, **dict.fromkeys(no_text, -inf)},
+            logit_bias=request.logit_bias,
             min_new_tokens=request.min_tokens or 0,
         )
 
@@ -115,7 +114,7 @@ class Served:
         try:
             return Texts(self.engine, requests)
         except ConfigError as error:
-            field = str(error).split()[0]
+            field = str(error).split()[0].removesuffix(":")
             raise ApiError(400, str(error), _FIELDS.get(field, field), WRONG) from None
         except Busy as busy:
             message = "too many texts are waiting: come back later"

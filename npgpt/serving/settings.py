@@ -5,13 +5,12 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
-from npgpt.commandline import choice, count, flag, number, pathname
-from npgpt.config import CACHE_DTYPES, WEIGHTS
+from npgpt.commandline import count, flag, number, pathname
 from npgpt.errors import ConfigError
+from npgpt.generation_settings import MODEL, ModelSettings
 
-MODEL, ADDRESS, LIMITS = "model", "address", "limits"
+ADDRESS, LIMITS = "address", "limits"
 TOKEN_VARIABLE = "NPGPT_SERVE_TOKEN"
 MIN_TOKEN, MAX_TOKEN = 16, 4096  # characters
 
@@ -19,19 +18,11 @@ _seconds = number("SECONDS", 0, 3600, open_low=True)
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(ModelSettings):
     """What ``python -m npgpt.serve`` can be told."""
 
-    model: str | None = flag(
-        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
-    )
-    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     name: str | None = flag(None, pathname, "what clients call the model (default: its file or folder)", MODEL,
                             metavar="NAME")  # fmt: skip
-    weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
-    cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
-
     host: str = flag(
         "127.0.0.1", pathname, "address to listen at; any but this computer's own needs a token", ADDRESS,
         metavar="ADDRESS",
@@ -55,11 +46,6 @@ class ServeSettings:
     )
     stop_seconds: float = flag(5.0, _seconds, "texts have so long to end when the server stops", LIMITS)
     body_bytes: int = flag(10**6, count(), "of a request, at most", LIMITS)
-
-    @property
-    def model_name(self) -> str:
-        """What clients call the model."""
-        return self.name or Path(self.model or "npgpt").resolve().name or "npgpt"
 
 
 def read_token(settings: ServeSettings) -> str | None:

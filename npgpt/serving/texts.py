@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from npgpt.serving.access_log import CLIENT_LEFT
-from npgpt.serving.engine import Engine, Made, PromptRead, Request
+from npgpt.serving.engine import Engine
 from npgpt.serving.errors import ApiError
+from npgpt.serving.requests import Event, PromptRead, Request
 from npgpt.text.tokenizers import Tokenizer
 
 DONE = "data: [DONE]\n\n"
@@ -28,7 +29,7 @@ class Texts:
     def __init__(self, engine: Engine, requests: Sequence[Request]):
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
-        def deliver(event: PromptRead | Made) -> None:
+        def deliver(event: Event) -> None:
             """On the engine's thread."""
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
@@ -37,7 +38,7 @@ class Texts:
         self._events, self._left = events, len(requests)
         self._submission = engine.submit(requests, deliver)
 
-    async def events(self) -> AsyncIterator[PromptRead | Made]:
+    async def events(self) -> AsyncIterator[Event]:
         """What happens, until all texts have ended. Raises ApiError if one ends because it can't go on."""
         while self._left:
             event = await self._events.get()
@@ -47,7 +48,7 @@ class Texts:
                 self.made += event.token is not None
                 self._left -= event.ended is not None
                 if event.ended == "error":
-                    raise ApiError(500, "the model's logits are not finite: its weights are damaged or have diverged")
+                    raise ApiError(500, event.problem)
                 if event.ended in ("shutdown", "cancelled"):
                     raise stopping()
             yield event

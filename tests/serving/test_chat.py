@@ -78,9 +78,12 @@ def test_a_message_that_a_client_hands_back_is_taken(ask):
 def test_the_simple_chat_ends_at_a_newline(server, ask, monkeypatch):
     submitted = []
     submit = server.engine.submit
-    monkeypatch.setattr(
-        server.engine, "submit", lambda requests, deliver: submitted.extend(requests) or submit(requests, deliver)
-    )
+
+    def noted(requests, deliver):
+        submitted.extend(requests)
+        return submit(requests, deliver)
+
+    monkeypatch.setattr(server.engine, "submit", noted)
     status, answer = ask("/chat", message="Hi")
     assert (status, list(answer)) == (200, ["response"])
     assert "\n" not in answer["response"]
