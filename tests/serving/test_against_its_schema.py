@@ -21,7 +21,7 @@ def described():
     from npgpt.serving.app import make_app
 
     with tiny_engine() as engine:
-        yield schemathesis.openapi.from_asgi("/openapi.json", make_app(engine, SETTINGS))
+        yield schemathesis.openapi.from_asgi("/openapi.json", make_app(engine, SETTINGS), headers={"Host": "localhost"})
 
 
 schema = schemathesis.pytest.from_fixture("described")

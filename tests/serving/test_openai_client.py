@@ -44,12 +44,6 @@ def test_chat(client):
     assert again.choices[0].finish_reason
 
 
-def test_the_helper_for_streams_of_chat(client):
-    with client.chat.completions.stream(model="tiny", messages=HI, max_tokens=5, seed=1) as stream:
-        stream.until_done()
-        assert stream.get_final_completion().choices[0].message.role == "assistant"
-
-
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "npgpt"
