@@ -2,11 +2,11 @@
 
 import pytest
 from helpers.serving import SETTINGS, tiny_engine
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
-from schemathesis import checks  # noqa: E402
+from schemathesis import GenerationMode, checks  # noqa: E402
 
 CHECKS = [
     checks.not_a_server_error,
@@ -16,19 +16,24 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def described():
+def test_every_answer_is_as_described():
     from npgpt.serving.app import make_app
 
     with tiny_engine() as engine:
-        yield schemathesis.openapi.from_asgi("/openapi.json", make_app(engine, SETTINGS), headers={"Host": "localhost"})
+        app = make_app(engine, SETTINGS)
+        schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers={"Host": "localhost"})
+        operations = [found.ok() for found in schema.get_all_operations()]
+        assert len(operations) >= 6
+        for operation in operations:
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                _check(operation.as_strategy(generation_mode=mode))
 
 
-schema = schemathesis.pytest.from_fixture("described")
+def _check(cases):
+    @given(case=cases)
+    @settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    def is_as_described(case):
+        case.headers = {**(case.headers or {}), "Host": "localhost"}
+        case.call_and_validate(checks=CHECKS)
 
-
-@schema.parametrize()
-@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_described(case):
-    case.headers = {**(case.headers or {}), "Host": "localhost"}
-    case.call_and_validate(checks=CHECKS)
+    is_as_described()
