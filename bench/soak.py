@@ -1,7 +1,7 @@
 """python -m bench.soak : a server under good, bad, slow and leaving clients for an hour, and its memory meanwhile.
 
-The server is ``python -m npgpt.serve`` in a process of its own, with a tiny model: what could leak is the server, not the
-model. Several clients ask it at once, each time in another way (CLIENTS). Every answer is checked. Lines on stdout tell
+The server is ``python -m npgpt.serve`` in a process of its own, with a tiny model: what could leak is the server, not
+the model. Several clients ask it at once, each time in another way (CLIENTS). Every answer is checked. Lines on stdout tell
 the seconds, the server's resident memory, and how many requests of each kind there have been.
 
 It ends with exit code 1 if an answer is wrong, if the server ends or does not stop when it is told to, or if its memory
@@ -74,9 +74,7 @@ class Server:
     """The process."""
 
     def __init__(self, folder: str):
-        self.process = _popen(
-            folder, "npgpt.serve", "--model", "run", "--port", "0", "--client-seconds", CLIENT_SECONDS
-        )
+        self.process = _popen(folder, "npgpt.serve", "--model", "run", "--port", 0, "--client-seconds", CLIENT_SECONDS)
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
@@ -233,14 +231,9 @@ def _python(folder, module, *arguments):
 
 def _popen(folder, module, *arguments):
     typed = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     return subprocess.Popen(
-        typed,
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        typed, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from npgpt.commandline import count, flag, number, pathname
 from npgpt.errors import ConfigError
@@ -108,7 +108,7 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def as_address(host: str):  # type: ignore[no-untyped-def]
+def as_address(host: str) -> IPv4Address | IPv6Address | None:
     """The IPv4 or IPv6 address that is written so; None: it is a name."""
     try:
         return ip_address(host)
