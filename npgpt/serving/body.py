@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from npgpt.checkpoints.shared.strict_json import parse_json
+from npgpt.checkpoints.shared.strict_json import items_at_most, parse_json
 from npgpt.errors import CheckpointError
 from npgpt.serving.errors import ApiError
 
@@ -72,6 +72,8 @@ def read_json(data: bytes) -> Any:
     Traceback (most recent call last):
     npgpt.serving.errors.ApiError: 400: the body: NaN is there, which JSON does not have
     """
+    if items_at_most(data) > MAX_ITEMS:
+        raise ApiError(400, f"the body has more than {MAX_ITEMS:,} values", None, "request_too_large")
     try:
         value = parse_json(data, "the body", max_items=MAX_ITEMS)
         if b"\\u" in data:

@@ -6,12 +6,22 @@ so is one that nobody knows, as at OpenAI. Fields that change nothing in the ans
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 MAX_TEXTS = 128  # prompts times n, of one request
 MAX_LOGPROBS = 20
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_MESSAGES = 1000
+MAX_FIELDS = 100  # of an object
 MAX_SEED = 2**63 - 1
 
 
@@ -123,6 +133,14 @@ class _Strict(BaseModel):
     """No field is converted: "5" is no number. Numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, values: Any) -> Any:
+        """Of each unknown field pydantic makes an error: a second's work for a hundred thousand."""
+        if isinstance(values, dict) and len(values) > MAX_FIELDS:
+            raise ValueError(f"has more than {MAX_FIELDS} fields")
+        return values
 
 
 class StreamOptions(_Strict):

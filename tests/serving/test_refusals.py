@@ -39,6 +39,14 @@ def test_what_chat_can_not_do_is_refused(ask, field, value):
     assert (status, answer["error"]["param"]) == (400, field)
 
 
+def test_many_unknown_fields_are_one_error(ask):
+    many = {f"field{i}": 1 for i in range(50_000)}
+    assert ask(body={"prompt": "a", **many})[1]["error"]["message"] == "the body has more than 100 fields"
+    message = {"role": "user", "content": "a", **many}
+    status, answer = ask(CHAT, body={"messages": [message]})
+    assert (status, answer["error"]["param"]) == (400, "messages[0]")
+
+
 def test_defaults_and_what_changes_nothing_are_taken(ask):
     common = {"user": "me", "metadata": {"a": "b"}, "seed": None, "stop": None, "logit_bias": None, "n": None}
     assert ask(body={**common, "prompt": "a", "suffix": None, "best_of": 1, "max_tokens": 1})[0] == 200
