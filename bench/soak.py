@@ -1,8 +1,8 @@
 """python -m bench.soak : a server under good, bad, slow and leaving clients for an hour, and its memory meanwhile.
 
 The server is ``python -m npgpt.serve`` in a process of its own, with a tiny model: what could leak is the server, not
-the model. Several clients ask it at once, each time in another way (CLIENTS). Every answer is checked. Lines on stdout
-tell the seconds, the server's resident memory, and how many requests of each kind there have been.
+the model. Several clients ask it at once, each time in another way (CLIENTS). Every answer is checked. Lines on
+stdout tell the seconds, the server's resident memory, and how many requests of each kind there have been.
 
 It ends with exit code 1 if an answer is wrong, if the server ends or does not stop when it is told to, or if its memory
 has grown by more than --growth megabytes: from the median of the second fifth of the time to that of the last.

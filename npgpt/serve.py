@@ -1,4 +1,4 @@
-"""python -m npgpt.serve : a server with the OpenAI API, and a playground in the browser."""
+"""python -m npgpt.serve : a server with the OpenAI API."""
 
 import sys
 from dataclasses import replace
@@ -12,7 +12,7 @@ from npgpt.signals import StopRequest, exit_code
 
 
 def main() -> int:
-    parser = Parser("serve", "Serve a model to programs that know the OpenAI API, and to a browser.")
+    parser = Parser("serve", "Serve a model to programs that know the OpenAI API.")
     parser.add_flags(ServeSettings)
     settings = ServeSettings(**vars(parser.parse_args()))
     use_threads(settings.threads)

@@ -26,6 +26,8 @@ def test_readme_has_code_and_commands():
         "train",
         "prepare",
         "sample",
+        "chat",
+        "serve",
         "convert",
         "evaluate",
         "info",
