@@ -87,16 +87,19 @@ def test_a_second_request_has_the_same_time(quick):
         assert b"408" in read_all(connection)
 
 
-def test_a_client_that_does_not_read_is_cut_off():
+@pytest.mark.parametrize("asked", [{"n": 16, "stream": True}, {"n": 1}], ids=["a stream", "an answer of 50 KB"])
+def test_a_client_that_does_not_read_is_cut_off(asked):
     with running(tiny_engine(rows=16), QUICK, send_buffer=4096) as server, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         connection.settimeout(20)
         connection.connect((server.host, server.port))
-        connection.sendall(request("POST", "/v1/completions", {**LONG, "n": 16, "logprobs": 20, "stream": True}))
+        connection.sendall(request("POST", "/v1/completions", {**LONG, "logprobs": 20, **asked}))
         eventually(lambda: server.connections())
         eventually(lambda: not server.connections())
-        eventually(lambda: is_idle(server.engine))
-        assert b"[DONE]" not in read_all(connection)
+        assert is_idle(server.engine)
+        answer = read_all(connection)
+        assert b"[DONE]" not in answer
+        assert b"usage" not in answer
 
 
 @pytest.mark.parametrize("stream", [True, False])
