@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 
@@ -260,6 +261,7 @@ class PseudoTerminal:
     def wait_for(self, text):
         """Read until the text has come -> what came with it and since the last time."""
         while text not in self.seen:
+            assert self.has_output(seconds=60), f"{text!r} never came: {self.seen!r}"
             try:
                 self.seen += os.read(self.descriptor, 4096).decode(errors="replace").replace("\r\n", "\n")
             except OSError:  # the terminal is closed
@@ -268,8 +270,18 @@ class PseudoTerminal:
         came, self.seen = self.seen[:end], self.seen[end:]
         return came
 
+    def has_output(self, seconds):
+        """Wait for output, at most so long."""
+        return bool(select.select([self.descriptor], [], [], seconds)[0])
+
     def type(self, text):
         os.write(self.descriptor, text.encode())
+
+    def interrupt(self):
+        """Ctrl-C at the prompt. Python misses one that comes after the prompt is shown and before it waits for keys."""
+        self.type("\x03")
+        while not self.has_output(seconds=2):
+            self.type("\x03")
 
     def exit_code(self):
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -296,7 +308,7 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(made):
     terminal = PseudoTerminal("-c", ENDLESS, "--model", "runs/a", cwd=made)
     try:
         assert "it sees 96 tokens at once" in terminal.wait_for("Human: ")
-        terminal.type("\x03")
+        terminal.interrupt()
         assert "Ctrl-D or /quit leaves" in terminal.wait_for("Human: ")
         terminal.type("/nothing\n")
         assert "there is no command '/nothing'" in terminal.wait_for("Human: ")
