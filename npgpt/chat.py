@@ -63,7 +63,7 @@ def _converse(talk, console):
 
 
 def _answer(question, talk, console):
-    before = talk.left_out
+    all_fitted = talk.left_out == 0
     with StopRequest() as stop, closing(talk.answer(question)) as pieces:
         console.begin()
         try:
@@ -74,8 +74,8 @@ def _answer(question, talk, console):
             console.end()
     if console.interactive and talk.ended == "length":
         _say("(cut: an answer has no more tokens)")
-    if console.interactive and talk.left_out > before:
-        _say(f"(the first {talk.left_out} messages don't fit into the context any more)")
+    if console.interactive and all_fitted and talk.left_out:
+        _say("(the oldest messages don't fit into the context any more, and are left out)")
 
 
 def _say(text):

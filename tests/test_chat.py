@@ -101,6 +101,16 @@ def test_the_oldest_exchanges_leave_the_context(work, scripted):
     assert asked[3] == "Human: question 2?\nAssistant: yes\n\nHuman: question 3?\nAssistant:"
 
 
+def test_an_empty_line_ends_an_answer_unless_it_may_have_paragraphs(work, scripted):
+    made = " a\n\nb\nHuman: c"
+    scripted(made, made)
+    flags = ("--max-new-tokens", 30)
+    assert (chat(work, "Hi", flags=flags).out, chat(work, "Hi", flags=(*flags, "--paragraphs")).out) == (
+        "a\n",
+        "a\n\nb\n",
+    )
+
+
 def test_an_answer_without_text_is_no_message(work, scripted):
     asked = []
     scripted("\n\nHuman:", " a", asked=asked)
@@ -161,7 +171,9 @@ def test_every_setting_of_the_choice_can_be_changed():
 
 def test_a_saved_conversation_is_one_that_can_be_trained_on(work, scripted):
     scripted(" a\x1b", ' "é"\n\nb\nHuman:')
-    ended = chat(work, "Hi", "Ho", "/save my talk.jsonl", flags=("--system", "Be.", "--max-new-tokens", 40))
+    ended = chat(
+        work, "Hi", "Ho", "/save my talk.jsonl", flags=("--system", "Be.", "--max-new-tokens", 40, "--paragraphs")
+    )
     assert ended.err == "saved in my talk.jsonl\n"
     (line,) = (work / "my talk.jsonl").read_text(encoding="utf-8").splitlines()
     said = [(message["role"], message["content"]) for message in json.loads(line)["messages"]]

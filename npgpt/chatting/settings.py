@@ -17,6 +17,7 @@ class TalkSettings:
 
     system: str | None = flag(None, some_text, "what the model reads first, as the system's message", TALK)
     max_new_tokens: int = flag(200, count(), "tokens of an answer, at most", TALK)
+    paragraphs: bool = flag(False, bool, "an answer goes on after an empty line", TALK)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from npgpt.checkpoints import check_can_write
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.errors import ConfigError, DataError, UserError
 from npgpt.generation import Decoder
-from npgpt.generation.dialogue import ConversationDecoder, Prompt, make_prompt
+from npgpt.generation.dialogue import NAME_STOP, STOP, ConversationDecoder, Prompt, make_prompt
 from npgpt.generation_settings import sampling_of
 from npgpt.text.conversation import Message, check_content, json_line
 from npgpt.text.conversations import is_conversations
@@ -73,9 +73,9 @@ class Talk:
         return make_prompt(messages, self.tokenizer, self.decoder.config.block_size, self.settings.max_new_tokens)
 
     def _pieces(self, question, prompt, seed):
-        said = ""
+        said, stop = "", NAME_STOP if self.settings.paragraphs else STOP
         try:
-            for piece in self._conversation.answer(prompt, self._sampling, seed):
+            for piece in self._conversation.answer(prompt, self._sampling, seed, stop):
                 said += piece
                 yield piece
         finally:

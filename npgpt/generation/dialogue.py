@@ -2,7 +2,7 @@
 
     prompt = make_prompt(messages, tokenizer, config.block_size, max_new_tokens)  # messages: (role, content), ...
     prompt.ids, prompt.max_new_tokens                # go to what makes tokens: ``stream``, the server's engine
-    STOP, tokenizer.end_of_text                      # end an answer: one of these strings, or this id
+    STOP, tokenizer.end_of_text                      # end an answer: one of these strings (or NAME_STOP), or this id
     text = AnswerText(); shown = text.push(piece)    # what to show of each piece of the text that is made
     ConversationDecoder(decoder, tokenizer)          # does it all for one conversation, and keeps its cache
 
@@ -24,9 +24,11 @@ from npgpt.generation.stream import stream
 from npgpt.text.conversation import NAMES, Message, check_content, check_order, message_text
 from npgpt.text.tokenizers import Tokenizer
 
-# In training an answer ends with an empty line, and then somebody's name or <|endoftext|> follows. The empty line alone
-# ends nothing: an answer may have several paragraphs.
-STOP = tuple(f"\n{name}:" for name in NAMES.values())
+# In training an answer ends with an empty line, and then a name or <|endoftext|> follows. A model that has learned the
+# answers alone (--loss-on assistant) doesn't know what follows, so the empty line itself ends an answer; for a model
+# whose answers have several paragraphs, a name does.
+NAME_STOP = tuple(f"\n{name}:" for name in NAMES.values())
+STOP = ("\n\n", *NAME_STOP)
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -148,7 +150,9 @@ class ConversationDecoder:
         self._cache = decoder.new_cache()
         self._ids = np.zeros(0, np.int64)  # the cache holds the first of them
 
-    def answer(self, prompt: Prompt, sampling: Sampling, seed: int | None = None) -> Iterator[str]:
+    def answer(
+        self, prompt: Prompt, sampling: Sampling, seed: int | None = None, stop: Sequence[str] = STOP
+    ) -> Iterator[str]:
         """The pieces of an answer, one for each token; many are "".
 
         The answer is the same whatever was answered before. It can be left at any token: the next one then begins with
@@ -157,7 +161,7 @@ class ConversationDecoder:
         self.ended = None
         self._cache.lengths[0] = Prefix(self._ids[: self._cache.lengths[0]], self._cache).shared_with(prompt.ids)
         self._ids = prompt.ids.astype(np.int64)
-        texts, text = StopTexts(self.tokenizer, STOP), AnswerText()
+        texts, text = StopTexts(self.tokenizer, stop), AnswerText()
         end = self.tokenizer.end_of_text
         tokens = stream(
             self.decoder, [prompt.ids], prompt.max_new_tokens, sampling, seed,

@@ -9,7 +9,7 @@ from hypothesis import given, strategies
 
 from npgpt.errors import DataError
 from npgpt.generation import Decoder, Sampling
-from npgpt.generation.dialogue import STOP, AnswerText, ConversationDecoder, Prompt, TooLong, make_prompt
+from npgpt.generation.dialogue import NAME_STOP, STOP, AnswerText, ConversationDecoder, Prompt, TooLong, make_prompt
 from npgpt.generation.stop import StopTexts
 from npgpt.generation.token import Token
 from npgpt.text.conversation import Conversation
@@ -107,6 +107,7 @@ def test_what_is_no_conversation_is_refused(messages, words):
     ("made", "answer"),
     [
         (" Good day.\n\nHuman: and", "Good day."),
+        (" One\ntwo\n\n\nthree", "One\ntwo"),
         (" Two\n\nparts.\n\n<", "Two\n\nparts.\n\n<"),
         (" Two\n\nparts.\n\n", "Two\n\nparts."),
         ("\n\nHuman:", ""),
@@ -118,14 +119,24 @@ def test_what_is_no_conversation_is_refused(messages, words):
     ],
 )
 def test_what_of_an_answer_is_shown(made, answer):
-    stops, text, shown = StopTexts(BYTE, STOP), AnswerText(), ""
+    assert _shown(made, NAME_STOP) == answer
+    assert _shown(made, STOP) == answer.split("\n\n")[0]
+
+
+def test_an_empty_line_ends_an_answer():
+    assert _shown(" One\ntwo\n\n\nthree", STOP) == "One\ntwo"
+
+
+def _shown(made, stop):
+    stops, text, shown = StopTexts(BYTE, stop), AnswerText(), ""
     for id in made.encode():
         ended = stops(Token(0, id))
         shown += text.push(stops.take(0))
         if ended:
             break
     shown += text.push(stops.take(0, finished=True))
-    assert shown == text.so_far == answer
+    assert shown == text.so_far
+    return shown
 
 
 # The cache
