@@ -18,6 +18,7 @@ from numba import prange
 
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.microkernel import tile_columns, tile_rows
 from npgpt.kernels.machine.product import K_BLOCK, gemm, multiply_packed, pack_all
 from npgpt.kernels.machine.tile_panels import panel_bytes
 from npgpt.kernels.machine.vectors import pieces_of
@@ -112,9 +113,9 @@ def _check(a, b, bias, add_to):
 @parallel_jit
 def _multiply_parts(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, parts, dtype_tag):
     size = c.itemsize
-    side = M if M >= N else N
+    side, tile = (M, tile_rows(dtype_tag)) if M >= N else (N, tile_columns(dtype_tag))
     for part in prange(parts):
-        begin, end = _part_start(side, part, parts), _part_start(side, part + 1, parts)
+        begin, end = _part_start(side, tile, part, parts), _part_start(side, tile, part + 1, parts)
         i, j, m, n = (begin, 0, end - begin, N) if M >= N else (0, begin, M, end - begin)
         if m and n:
             gemm(
@@ -153,7 +154,8 @@ def _multiply_in_tiles(M, N, K, a, b, start, start_row, c, dtype_tag):
 @parallel_jit
 def _pack_parts(lines, K, x, line_step, k_step, is_a, panels, parts, dtype_tag):
     for part in prange(parts):
-        first, last = _part_start(lines, part, parts), _part_start(lines, part + 1, parts)
+        tile = tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag)
+        first, last = _part_start(lines, tile, part, parts), _part_start(lines, tile, part + 1, parts)
         if first < last:
             pack_all(x, line_step, k_step, lines, K, first, last, is_a, _aligned(panels), dtype_tag)
 
@@ -163,8 +165,8 @@ def _multiply_packed_parts(M, N, K, x, line_step, k_step, is_a, panels, start, s
     """The sides of C are M and N; x is A (``is_a``) or B, which isn't packed yet, and whose lines are divided."""
     size = c.itemsize
     for part in prange(parts):
-        side = M if is_a else N
-        first, last = _part_start(side, part, parts), _part_start(side, part + 1, parts)
+        side, tile = (M, tile_rows(dtype_tag)) if is_a else (N, tile_columns(dtype_tag))
+        first, last = _part_start(side, tile, part, parts), _part_start(side, tile, part + 1, parts)
         i, j, m, n = (first, 0, last - first, N) if is_a else (0, first, M, last - first)
         if first < last:
             multiply_packed(
@@ -181,9 +183,9 @@ def _aligned(memory):
 
 
 @jit
-def _part_start(n, part, parts):
-    """The start of a part: a multiple of 96, where tiles of 4, 6, 8, 12, 16 and 32 rows or columns all end."""
-    return min(n, ((n + 95) // 96 * part // parts) * 96)
+def _part_start(n, tile, part, parts):
+    """The start of a part: where a tile of C ends, which takes ``tile`` of the n rows or columns."""
+    return min(n, (n + tile - 1) // tile * part // parts * tile)
 
 
 def _with_strides(x):
