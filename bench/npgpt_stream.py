@@ -12,9 +12,9 @@ from time import perf_counter
 
 import numba
 
-from npgpt import GPT, GPTConfig, generate, load
+from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import save
-from npgpt.generation import Decoder, Sampling
+from npgpt.generation import Decoder, Sampling, generate
 from npgpt.generation.samples import Samples
 from npgpt.text.tokenizers import GPT2Tokenizer
 
@@ -22,9 +22,9 @@ from npgpt.text.tokenizers import GPT2Tokenizer
 def run(job: dict) -> dict:
     """Make the texts of the works "one" and "check", and the first tokens of "first".
 
-    seconds     of each text of "one", its prompt included
-    first       of each prompt of "first", until its logits are there
-    texts       of "check", all at once
+    one         seconds of each text, its prompt included
+    first       seconds of each prompt until its logits are there
+    check       the texts, made all at once
     """
     decoder, tokenizer, works = Decoder(load(job["path"]), job["weights"]), GPT2Tokenizer(), job["works"]
     seconds = []
@@ -41,7 +41,7 @@ def run(job: dict) -> dict:
     prompts = [body["prompt"] for body in bodies]
     made = generate(decoder, prompts, bodies[0]["max_tokens"], sampling=sampling(bodies[0]))
     texts = [tokenizer.decode(ids[len(prompt) :]) for ids, prompt in zip(made, prompts, strict=True)]
-    return {"threads": numba.get_num_threads(), "seconds": seconds[1:], "first": first[1:], "texts": texts}
+    return {"threads": numba.get_num_threads(), "one": seconds[1:], "first": first[1:], "check": texts}
 
 
 def sampling(body: dict) -> Sampling:
@@ -62,19 +62,17 @@ def _print(decoder, tokenizer, body):
 def write(config: str, source: str, folder: str, dtype: str) -> None:
     """Write the model ``source``, or if it is empty a random one of GPTConfig ``config``, for both servers.
 
-    Of a random model the likeliest next token would mostly be the last one again, as the same matrix reads and writes
-    tokens. Positions of more weight make the texts vary.
+    A new model's likeliest next token is mostly its last one again, as the same matrix reads and writes tokens and the
+    layers add little. Larger matrices and positions make texts that vary and depend on their prompts.
     """
-    if source:
-        model = load(source)
-    else:
-        model = GPT(GPTConfig.from_dict(json.loads(config)), seed=0)
-        model.wpe.weight.data *= POSITIONS
+    model = load(source) if source else GPT(GPTConfig.from_dict(json.loads(config)), seed=0)
+    if not source:
+        model.wpe.weight.data *= 3
+        for name, matrix in model.named_parameters():
+            if name.startswith("h.") and matrix.data.ndim == 2:
+                matrix.data *= 6 if "c_proj" in name else 2
     save(model, Path(folder) / "huggingface")
     save(model, Path(folder) / "model.gguf", dtype=dtype, to="gguf")
-
-
-POSITIONS = 10.0  # times as large as they are in a new model
 
 
 if __name__ == "__main__":
