@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT
+from test_architecture import needs_the_web
 
 FILES = [path for path in sorted((ROOT / "npgpt").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
@@ -12,7 +14,11 @@ FILES = [path for path in sorted((ROOT / "npgpt").rglob("*.py")) if ">>> " in pa
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    name = name.removesuffix(".__init__")
+    if not find_spec("fastapi") and name != "npgpt" and needs_the_web(name.removeprefix("npgpt.")):
+        pytest.skip("the server needs the extra serve")
+    module = importlib.import_module(name)
     found = doctest.testmod(module)
     assert found.attempted
     assert not found.failed
