@@ -10,7 +10,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from shutil import which
 from statistics import mean, median
@@ -132,7 +132,8 @@ def summarize(settings: Settings, runs: list[dict], alone: list[dict]) -> dict:
 def share_equal(text: str, expected: str) -> float:
     """The share of a text that stands before the first other character. Bytes that are no text are left out."""
     text, expected = (each.replace("\ufffd", "") for each in (text, expected))
-    return len(commonprefix([text, expected])) / max(len(text), len(expected), 1)
+    equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, expected, strict=False)))
+    return equal / max(len(text), len(expected), 1)
 
 
 def _print(settings, results):
@@ -143,8 +144,10 @@ def _print(settings, results):
         f"{settings.rounds} rounds; {settings.tokens} tokens after prompts of {settings.prompt}; the first token after "
         f"{settings.long_prompt}\n"
     )
-    header = ["", "one text, tokens/s", f"{streams} texts, tokens/s", "ratio", "first token, ms", "shared beginning, ms",
-              "client's share of a core", "greedy texts equal"]  # fmt: skip
+    header = [
+        "", "one text, tokens/s", f"{streams} texts, tokens/s", "ratio", "first token, ms", "shared beginning, ms",
+        "client's share of a core", "greedy texts equal",
+    ]  # fmt: skip
     rows = []
     for side, s in sides.items():
         if s["void"]:

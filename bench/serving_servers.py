@@ -18,16 +18,16 @@ GGUF = {"f32": "F32", "bf16": "F16", "int8": "Q8_0", "int4": "Q4_0"}  # llama.cp
 
 
 def npgpt_command(folder: Path, weights: str, streams: int, threads: int, port: int) -> list[str]:
-    flags = {"model": folder / "huggingface", "weights": weights, "port": port, "threads": threads, "rows": streams}
+    flags = {"model": folder / "huggingface", "weights": weights, "port": port, "threads": threads}
+    flags |= {"rows": streams, "name": "npgpt"}
     return [sys.executable, "-m", "npgpt.serve", *(f"--{name}={value}" for name, value in flags.items())]
 
 
 def llama_command(program: str, folder: Path, streams: int, positions: int, threads: int, port: int) -> list[str]:
     """As many slots as streams, each with all positions. Prompts of the past are not kept beyond the slots' own."""
-    return [
-        program, f"--model={folder / 'model.gguf'}", f"--port={port}", "--host=127.0.0.1", f"--parallel={streams}",
-        f"--ctx-size={streams * positions}", f"--threads={threads}", f"--threads-batch={threads}", "--cache-ram=0",
-    ]  # fmt: skip
+    flags = {"model": folder / "model.gguf", "host": "127.0.0.1", "port": port, "parallel": streams}
+    flags |= {"ctx-size": streams * positions, "threads": threads, "threads-batch": threads, "cache-ram": 0}
+    return [program, *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]
 
 
 @contextmanager
