@@ -8,7 +8,7 @@ that made more or fewer tokens: its timing is void.
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +19,7 @@ from bench.commandline import Parser, check_json_path, run, table, write_json
 from bench.machine import describe, summary
 from bench.processes import prepare, run_module, say
 from bench.serving_servers import GGUF, llama_command, npgpt_command, running
-from bench.serving_works import requests
+from bench.serving_works import CHECKED, requests
 from npgpt.commandline import choice, count, flag, pathname
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.errors import ConfigError
@@ -77,6 +77,8 @@ def _measure(settings, folder, threads) -> dict[str, list[dict]]:
     """-> {side: what each of its processes reported}"""
     say("writing the model")
     config = GPTConfig.preset(settings.preset)
+    least = max(settings.prompt + settings.tokens, settings.prompt + CHECKED, settings.long_prompt + 1)
+    config = replace(config, block_size=max(config.block_size, least))
     source = str(Path(settings.model).resolve()) if settings.model else ""
     write = (json.dumps(config.to_dict()), source, str(folder), GGUF[settings.weights])
     run_module("bench.npgpt_stream", "--write", *write)
