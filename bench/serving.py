@@ -17,7 +17,7 @@ from statistics import mean, median
 
 from bench.commandline import Parser, check_json_path, run, table, write_json
 from bench.machine import describe, summary
-from bench.processes import prepare, run_module, say
+from bench.processes import prepare, run_module, say, speedup
 from bench.serving_servers import GGUF, llama_command, npgpt_command, running
 from bench.serving_works import CHECKED, requests
 from npgpt.commandline import choice, count, flag, pathname
@@ -165,8 +165,19 @@ def _print(settings, results):
             print(f"VOID: {side}: {s['void']}")
     for side, works in ((INSIDE, ("one",)), (LLAMA, ("one", "many"))):
         if side in sides and not sides[side]["void"] and not sides[NPGPT]["void"]:
-            ratios = (f"{sides[NPGPT][work] / sides[side][work]:.2f} with {work}" for work in works)
-            print(f"\n{NPGPT}'s tokens/s beside {side}'s: {', '.join(ratios)}")
+            ratios = (_ratio(*(results["rounds"][of] for of in (NPGPT, side)), work) for work in works)
+            print(f"\n{NPGPT}'s tokens/s beside {side}'s: {'; '.join(ratios)}")
+
+
+def _ratio(ours, theirs, work):
+    """The same as in the other benchmarks: of all rounds together, and the lowest and highest of a round."""
+    found = speedup(*([_seconds(run[work]) for run in runs] for runs in (ours, theirs)))
+    return f"{work} {found['ratio']:.2f} ({found['lowest_ratio']:.2f} to {found['highest_ratio']:.2f})"
+
+
+def _seconds(groups):
+    """Of npgpt.sample's texts, which are seconds, or of a client's groups."""
+    return [group["seconds"] if isinstance(group, dict) else group for group in groups]
 
 
 if __name__ == "__main__":
