@@ -115,13 +115,11 @@ def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: in
     values = {f.name: getattr(settings, f.name) for f in fields(Sampling) if hasattr(settings, f.name)}
     if settings.greedy:
         values["temperature"] = 0.0
-    no_text = range(tokenizer.vocab_size, vocab_size)  # a model's vocabulary may be padded
-    biases = {_one_token(text, tokenizer): bias for text, bias in settings.logit_bias}
-    values["logit_bias"] = {**biases, **dict.fromkeys(no_text, -inf)}
+    values["logit_bias"] = {_one_token(text, tokenizer): bias for text, bias in settings.logit_bias}
     # GPT-2's tokens of a word within a text begin with the space before it.
     spaces = ("", " ") if tokenizer.name == "gpt2" else ("",)
     values["bad_words"] = [tokenizer.encode(space + word) for word in settings.bad_words for space in spaces]
-    return Sampling(**values)
+    return Sampling(**values).without(range(tokenizer.vocab_size, vocab_size))  # a vocabulary may be padded
 
 
 def _one_token(text, tokenizer) -> int:

@@ -2,16 +2,14 @@
 
 import argparse
 import ast
-import doctest
 import importlib
 import re
 import shlex
-from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT, TEXT
 from helpers.commands import QUICK, command
-from test_architecture import modules, needs_the_web
+from test_architecture import modules
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # {heading: the code blocks below it}: a block of Python, then a block of its output, if that is shown.
@@ -67,14 +65,6 @@ def test_commands_in_the_readme_have_flags_that_exist(name, arguments, monkeypat
     monkeypatch.setattr("sys.argv", [name, *shlex.split(arguments)])
     with pytest.raises(Parsed):
         importlib.import_module(f"npgpt.{name}").main()
-
-
-def test_examples_in_docstrings_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = [name for name in modules() if find_spec("fastapi") or not needs_the_web(name)]
-    found = [doctest.testmod(importlib.import_module(f"npgpt.{name}".rstrip(".")), verbose=False) for name in names]
-    assert sum(result.attempted for result in found) > 20
-    assert sum(result.failed for result in found) == 0  # doctest prints the differences
 
 
 # Their functions take what llvmlite's builder makes, for which llvmlite has no types.

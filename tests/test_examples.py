@@ -11,6 +11,10 @@ from test_architecture import needs_the_web
 FILES = [path for path in sorted((ROOT / "npgpt").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
 
+def test_there_are_examples():
+    assert len(FILES) > 20
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -44,18 +44,23 @@ def test_results_go_to_stdout_and_all_else_to_stderr(folder):
 
 
 def test_a_runs_time_begins_when_its_kernels_are_compiled(folder, monkeypatch):
-    now, compile_kernels = [0.0], execute.compile_for_training
+    now, compile_kernels, fit = [0.0], execute.compile_for_training, execute.fit
 
     def compile_slowly(*arguments, **adapter):
         compile_kernels(*arguments, **adapter)
         now[0] += 1000
 
+    def fit_slowly(*arguments):
+        now[0] += 7
+        return fit(*arguments)
+
     monkeypatch.setattr(execute, "compile_for_training", compile_slowly)
+    monkeypatch.setattr(execute, "fit", fit_slowly)
     monkeypatch.setattr(execute.time, "monotonic", lambda: now[0])
     run, ended = train(folder, *RUN)
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    assert {line["seconds"] for line in lines if "seconds" in line} == {0.0}
-    assert ended.out.startswith("trained 4 steps in 0:00")
+    assert {line["seconds"] for line in lines if "seconds" in line} == {7.0}
+    assert ended.out.startswith("trained 4 steps in 0:07")
 
 
 def test_metrics(folder):

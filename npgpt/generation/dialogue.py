@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.errors import DataError
 from npgpt.generation.decoder import Decoder
-from npgpt.generation.prefix import Prefix
+from npgpt.generation.prefix import shared_length
 from npgpt.generation.sampling import Sampling
 from npgpt.generation.stop import StopTexts
 from npgpt.generation.stream import stream
@@ -159,7 +159,7 @@ class ConversationDecoder:
         what has been through the model. Raises FloatingPointError as ``stream``.
         """
         self.ended = None
-        self._cache.lengths[0] = Prefix(self._ids[: self._cache.lengths[0]], self._cache).shared_with(prompt.ids)
+        self._cache.lengths[0] = shared_length(self._ids[: self._cache.lengths[0]], prompt.ids)
         self._ids = prompt.ids.astype(np.int64)
         texts, text = StopTexts(self.tokenizer, stop), AnswerText()
         end = self.tokenizer.end_of_text

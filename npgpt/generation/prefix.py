@@ -21,6 +21,17 @@ _KEY = "npgpt_prefix"  # in the metadata of the safetensors file
 _TENSORS = {"ids", "keys", "values"}
 
 
+def shared_length(ids: np.ndarray, prompt: np.ndarray) -> int:
+    """How many first ids a text (n,) and a prompt (m,) have in common, but at most m - 1.
+
+    >>> shared_length(np.array([1, 2, 3]), np.array([1, 2, 4])), shared_length(np.array([1, 2, 3]), np.array([1, 2]))
+    (2, 1)
+    """
+    n = min(len(ids), len(prompt) - 1)
+    different = np.flatnonzero(ids[:n] != prompt[:n])
+    return int(different[0]) if different.size else n
+
+
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """A text that has been through a model: its ids (n,), and a cache of one row that holds their keys and values.
@@ -59,10 +70,7 @@ class Prefix:
 
         The last id always goes through the model, because the logits after it are not kept.
         """
-        prompt = np.asarray(prompt)
-        n = min(len(self.ids), len(prompt) - 1)
-        different = np.flatnonzero(self.ids[:n] != prompt[:n])
-        return int(different[0]) if different.size else n
+        return shared_length(self.ids, np.asarray(prompt))
 
     def save(self, path: str | Path, decoder: Decoder) -> None:
         """Write a safetensors file, which says with which model it was made. Raises CheckpointError if it can't be."""

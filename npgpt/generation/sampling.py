@@ -1,7 +1,7 @@
 """Choose the next token from the logits: all settings of one choice, and the order in which they apply."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from numbers import Integral, Real
 
@@ -91,6 +91,14 @@ class Sampling:
         self._check("bad_words", _are_words, "sequences of ids, of at least 0, with at least one id each")
         object.__setattr__(self, "logit_bias", {int(id): float(x) for id, x in self.logit_bias.items()})
         object.__setattr__(self, "bad_words", tuple(tuple(map(int, word)) for word in self.bad_words))
+
+    def without(self, ids: Iterable[int]) -> "Sampling":
+        """The same, but these ids never come: those of a padded vocabulary that have no text, say.
+
+        >>> Sampling(logit_bias={1: 0.5}).without([3]).logit_bias
+        {1: 0.5, 3: -inf}
+        """
+        return replace(self, logit_bias={**self.logit_bias, **dict.fromkeys(ids, -inf)})
 
     def next_token(self, logits: np.ndarray, history: History, rng: np.random.Generator) -> int:
         """logits (V,) -> an id, drawn with one number of ``rng``; greedy takes none.

@@ -145,7 +145,7 @@ class Models(BaseModel):
 
 
 class Health(BaseModel):
-    """How busy the server is: texts that are made, and that wait; tokens made so far."""
+    """How busy the server is: texts that are being made, and texts that wait."""
 
     status: Literal["ok"] = "ok"
     model: str

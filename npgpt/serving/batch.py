@@ -6,17 +6,17 @@ go on (Yu et al. 2022, "Orca", section 3.2).
 
 Prompts are read in pieces of PIECE ids, one piece a step, so that a long prompt doesn't hold up the texts that are
 being made (Agrawal et al. 2023, "Sarathi"). A row keeps what its last text left in it. A prompt that begins like it
-takes over what they share (prefix reuse): a conversation's next question, or the same
-instructions for another document.
+takes over what they share (prefix reuse): a conversation's next question, or the same instructions for another
+document.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.logprobs import TokenLogprobs, token_logprobs
+from npgpt.generation.prefix import shared_length
 from npgpt.generation.progress import TextInProgress, next_token
 from npgpt.generation.stop import StopTexts
 from npgpt.serving.requests import Deliver, Made, PromptRead, Request
@@ -29,22 +29,20 @@ WORTH_WAITING = 16  # ids that a prompt can take over from another one which is 
 class Job:
     """A request, and how far it has got. ``cancelled`` may be set by any thread."""
 
-    def __init__(self, request: Request, number: int, deliver: Deliver):
+    def __init__(self, request: Request, number: int, deliver: Deliver, tokenizer: Tokenizer):
         self.request, self.number, self._deliver = request, number, deliver
         self.ids = np.asarray(request.ids, np.int64)
         self.cancelled = False
         self.reused = 0
+        self.stops = StopTexts(tokenizer, request.stop)
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
 
-    def begin(self, row: int, tokenizer: Tokenizer, vocab_size: int) -> None:
-        """Take a row of the cache."""
+    def begin(self, row: int, no_text: Iterable[int]) -> None:
+        """Take a row of the cache. ``no_text``: ids that never come."""
         request = self.request
         self.row = row
         self.text = TextInProgress(0, self.ids, request.stop_ids, np.random.default_rng(request.seed))
-        self.stops = StopTexts(tokenizer, request.stop)
-        no_text = range(tokenizer.vocab_size, vocab_size)  # a model's vocabulary may be padded
-        bias = {**request.sampling.logit_bias, **dict.fromkeys(no_text, -np.inf)}
-        self.sampling = replace(request.sampling, logit_bias=bias)
+        self.sampling = request.sampling.without(no_text)
 
     def read(self) -> None:
         """Tell that the prompt has been through the model."""
@@ -66,8 +64,7 @@ class Job:
 
     def end(self, ended: str, problem: str = "") -> None:
         """Tell that no further token comes."""
-        rest = self.stops.take(0, finished=True) if hasattr(self, "stops") else ""
-        self._deliver(Made(self.number, None, rest, ended, problem))
+        self._deliver(Made(self.number, None, self.stops.take(0, finished=True), ended, problem))
 
 
 class Batch:
@@ -78,7 +75,8 @@ class Batch:
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, rows: int):
-        self.decoder, self.tokenizer = decoder, tokenizer
+        self.decoder = decoder
+        self._no_text = range(tokenizer.vocab_size, decoder.config.vocab_size)  # the vocabulary may be padded
         self.cache = decoder.new_cache(rows)
         self.jobs: dict[int, Job] = {}  # by their rows, in the order in which they came
         self.made = self.reused = 0
@@ -124,24 +122,24 @@ class Batch:
 
     def _longest_shared(self, job) -> tuple[int, int]:
         """-> (number of first ids that a row holds too, but never all of the job's; that row)"""
-        return max((shared(self._ids_in(row), job.ids), row) for row in range(len(self._held)))
+        return max((shared_length(self._ids_in(row), job.ids), row) for row in range(len(self._held)))
 
     def _will_share(self, job) -> int:
         """How many first ids a prompt that is still being read has in common with the job's."""
         reading = (other for other in self.jobs.values() if self._left(other) > 1)
-        return max((shared(other.ids, job.ids) for other in reading), default=0)
+        return max((shared_length(other.ids, job.ids) for other in reading), default=0)
 
     def _begin(self, job, n, source):
         """Give the job a row that holds its first n ids, which ``source`` holds too."""
         row = self._free[0]
-        if source in self._free and 2 * n >= self.cache.lengths[source]:  # nearly all of it is used again
+        if source in self._free and 2 * n >= self.cache.lengths[source]:  # at least half of it is used again
             row = source
         self.cache.copy_from(self.cache, source, row, n)
         self._free.remove(row)
         self.jobs[row] = job
         job.reused = n
         self.reused += n
-        job.begin(row, self.tokenizer, self.decoder.config.vocab_size)
+        job.begin(row, self._no_text)
 
     def _leave(self, job):
         row = job.row
@@ -198,17 +196,8 @@ class Batch:
             job.end("length")
 
     def _add(self, job, logits):
-        self.made += 1
-        if job.add(logits):
+        before = job.text.length
+        ended = job.add(logits)
+        self.made += job.text.length - before  # none if it failed
+        if ended:
             self._leave(job)
-
-
-def shared(ids: np.ndarray, prompt: np.ndarray) -> int:
-    """How many first ids both have, but never all of the prompt: the logits after its last id are not kept.
-
-    >>> shared(np.array([1, 2, 3]), np.array([1, 2, 4])), shared(np.array([1, 2, 3]), np.array([1, 2]))
-    (2, 1)
-    """
-    n = min(len(ids), len(prompt) - 1)
-    different = np.flatnonzero(ids[:n] != prompt[:n])
-    return int(different[0]) if different.size else n

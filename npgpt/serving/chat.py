@@ -2,9 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from time import time
-from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from fastapi import APIRouter
@@ -32,7 +29,7 @@ from npgpt.serving.errors import RESPONSES, WRONG, ApiError
 from npgpt.serving.requests import Made, Request
 from npgpt.serving.schema import ChatRequest, SimpleChatAnswer, SimpleChatRequest
 from npgpt.serving.served import Served
-from npgpt.serving.texts import EventStream, Texts, token_text, while_connected
+from npgpt.serving.texts import Texts, respond, token_text, while_connected
 
 _ROLES = {"developer": "system"}  # OpenAI's newer name for it
 SIMPLE_TOKENS = 150
@@ -47,11 +44,7 @@ def router(served: Served) -> APIRouter:
     async def chat_completions(asked: ChatRequest, request: HttpRequest) -> Response:
         """Answer the last message."""
         work = _Work(served, asked)
-        texts = served.submit(work.requests())
-        if asked.stream:
-            return EventStream(work.chunks(texts), texts.cancel)
-        whole = await while_connected(request, texts, work.whole(texts))
-        return JSONResponse(whole.model_dump())
+        return await respond(work, served.submit(work.requests()), request, asked.stream)
 
     @routes.post("/chat", response_model=SimpleChatAnswer, responses=RESPONSES)
     async def chat(asked: SimpleChatRequest, request: HttpRequest) -> Response:
@@ -110,7 +103,7 @@ class _Work:
             raise ApiError(400, "max_tokens and max_completion_tokens mean the same: give one", "max_tokens", WRONG)
         messages = [(_ROLES.get(message.role, message.role), message.content) for message in asked.messages]
         self.ids = prompt_ids(served, messages, "messages")
-        self.header: dict[str, Any] = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
+        self.header = served.header("chatcmpl")
 
     def requests(self) -> list[Request]:
         """What the engine is to make."""

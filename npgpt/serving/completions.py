@@ -1,14 +1,12 @@
 """POST /v1/completions: continue texts."""
 
 from collections.abc import AsyncIterator
-from time import time
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from npgpt.generation import TokenLogprobs
 from npgpt.serving.answers import CachedTokens, Completion, CompletionChoice, Finish, Logprobs, Usage
@@ -17,7 +15,7 @@ from npgpt.serving.errors import RESPONSES, WRONG, ApiError
 from npgpt.serving.requests import Made, PromptRead, Request
 from npgpt.serving.schema import MAX_TEXTS, CompletionRequest
 from npgpt.serving.served import Served
-from npgpt.serving.texts import EventStream, Texts, token_text, while_connected
+from npgpt.serving.texts import Texts, respond, token_text
 from npgpt.text.tokenizers import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -32,11 +30,7 @@ def router(served: Served) -> APIRouter:
     async def completions(asked: CompletionRequest, request: HttpRequest) -> Response:
         """Continue texts, each ``n`` times."""
         work = _Work(served, asked)
-        texts = served.submit(work.requests())
-        if asked.stream:
-            return EventStream(work.chunks(texts), texts.cancel)
-        whole = await while_connected(request, texts, work.whole(texts))
-        return JSONResponse(whole.model_dump())
+        return await respond(work, served.submit(work.requests()), request, asked.stream)
 
     return routes
 
@@ -56,7 +50,7 @@ class _Work:
         self.prompts = [
             served.encode(prompt, f"prompt[{i}]" if several else "prompt") for i, prompt in enumerate(asked.prompt)
         ]
-        self.header: dict[str, Any] = {"id": f"cmpl-{uuid4().hex}", "created": int(time()), "model": served.name}
+        self.header = served.header("cmpl")
 
     def requests(self) -> list[Request]:
         """What the engine is to make."""

@@ -32,8 +32,13 @@ class Closed(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """How the engine is doing: texts that are being made and that wait, and most of both; all tokens made so far, and
-    the ids of prompts that were not computed, because the cache held them."""
+    """How the engine is doing.
+
+    running, waiting    texts
+    rows, queue         how many of them there can be
+    made                tokens chosen since the start
+    reused              ids of prompts that were not computed, because the cache held them
+    """
 
     running: int
     waiting: int
@@ -99,7 +104,7 @@ class Engine:
             request.check(self.config)
         if len(requests) > self.rows + self.queue:
             raise ConfigError(f"n: {len(requests)} texts at once are more than the {self.rows + self.queue} possible")
-        jobs = [Job(request, number, deliver) for number, request in enumerate(requests)]
+        jobs = [Job(request, number, deliver, self.tokenizer) for number, request in enumerate(requests)]
         with self._changed:
             if self._ends is not None:
                 raise Closed("the server is shutting down")

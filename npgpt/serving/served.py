@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from time import time
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -46,6 +49,10 @@ class Served:
     def longest_text(self) -> int:
         """No text of more bytes fits into the context."""
         return self.block_size * max(len(self.engine.tokenizer.token_bytes(id)) for id in range(self.ids))
+
+    def header(self, kind: str) -> dict[str, Any]:
+        """What each answer of one request begins with; its id begins with ``kind``."""
+        return {"id": f"{kind}-{uuid4().hex}", "created": int(time()), "model": self.name}
 
     def check_name(self, name: str | None) -> None:
         """Raise ApiError, unless a client means this model."""

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request as HttpRequest
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
@@ -75,6 +75,24 @@ async def while_connected(request: HttpRequest, texts: Texts, work: Coroutine[An
         texts.cancel()
         for task in (working, leaving):
             task.cancel()
+
+
+class Work(Protocol):
+    """What a request asks for, and how its answer is made of its texts."""
+
+    def chunks(self, texts: Texts) -> AsyncIterator[BaseModel]:
+        """The chunks of a stream."""
+
+    async def whole(self, texts: Texts) -> BaseModel:
+        """All of it at once."""
+
+
+async def respond(work: Work, texts: Texts, request: HttpRequest, stream: bool | None) -> Response:
+    """The answer: a stream of chunks, or the whole."""
+    if stream:
+        return EventStream(work.chunks(texts), texts.cancel)
+    whole = await while_connected(request, texts, work.whole(texts))
+    return JSONResponse(whole.model_dump())
 
 
 async def _left(request):

@@ -3,7 +3,6 @@ import pytest
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 
-@pytest.mark.slow  # on a busy machine its few seconds can end before each kind of client has been there
 def test_a_short_soak(monkeypatch, capsys):
     from bench import soak
 

@@ -107,7 +107,6 @@ def test_what_is_no_conversation_is_refused(messages, words):
     ("made", "answer"),
     [
         (" Good day.\n\nHuman: and", "Good day."),
-        (" One\ntwo\n\n\nthree", "One\ntwo"),
         (" Two\n\nparts.\n\n<", "Two\n\nparts.\n\n<"),
         (" Two\n\nparts.\n\n", "Two\n\nparts."),
         ("\n\nHuman:", ""),

@@ -10,6 +10,7 @@ from helpers.texts import CONFIG, random_model, random_prompts
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.errors import CheckpointError
 from npgpt.generation import Decoder, Prefix, generate
+from npgpt.generation.prefix import shared_length
 from npgpt.gpt import GPT
 
 
@@ -18,6 +19,10 @@ def decoder_of(cache_dtype="f32", seed=0, dtype=np.float32, **changes):
 
 
 (BEGIN,) = random_prompts(5)
+
+
+def test_a_text_without_ids_shares_nothing():
+    assert shared_length(np.array([], int), np.array([1])) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from npgpt.errors import ConfigError
 from npgpt.generation import Decoder, Sampling
 from npgpt.generation.filters import log_softmax
 from npgpt.serving import batch as batch_module
-from npgpt.serving.batch import Batch, Job, shared
+from npgpt.serving.batch import Batch, Job
 from npgpt.serving.engine import Busy, Closed, Engine
 from npgpt.serving.requests import Made, PromptRead, Request
 from npgpt.text.tokenizer import Tokenizer
@@ -111,7 +111,7 @@ def test_a_prompt_in_pieces_is_as_in_one(decoder, monkeypatch):
     expected = [alone(decoder, request) for request in requests]
     monkeypatch.setattr(batch_module, "PIECE", 6)
     clients = [Client() for _ in requests]
-    run(Batch(decoder, Letters(), 3), *(Job(r, 0, c) for r, c in zip(requests, clients, strict=True)))
+    run(Batch(decoder, Letters(), 3), *(Job(r, 0, c, Letters()) for r, c in zip(requests, clients, strict=True)))
     assert [client.ids() for client in clients] == expected
 
 
@@ -119,7 +119,7 @@ def test_a_long_prompt_does_not_hold_up_others(decoder, monkeypatch):
     monkeypatch.setattr(batch_module, "PIECE", 4)
     short, long = (Request(ids, 8, Sampling(temperature=0)) for ids in prompts(2, 24))
     batch, clients = Batch(decoder, Letters(), 2), [Client(), Client()]
-    jobs = [Job(short, 0, clients[0]), Job(long, 0, clients[1])]
+    jobs = [Job(short, 0, clients[0], Letters()), Job(long, 0, clients[1], Letters())]
     batch.join(jobs)
     for _ in range(6):
         batch.step()
@@ -131,11 +131,11 @@ def test_what_a_row_holds_is_not_computed_again(decoder):
     (ids,) = prompts(12)
     batch = Batch(decoder, Letters(), 2)
     first, second, third = Client(), Client(), Client()
-    run(batch, Job(Request(ids, 3, Sampling(temperature=0)), 0, first))
+    run(batch, Job(Request(ids, 3, Sampling(temperature=0)), 0, first, Letters()))
     follow = Request(np.concatenate([ids, first.ids(), prompts(2, seed=5)[0]]), 3, Sampling(temperature=0))
-    run(batch, Job(follow, 0, second))
+    run(batch, Job(follow, 0, second, Letters()))
     assert second.read().reused == 14  # the last of the three new tokens has not been through the model
-    run(batch, Job(Request(np.append(ids[:6], (ids[6] + 1) % 20), 2, Sampling(temperature=0)), 0, third))
+    run(batch, Job(Request(np.append(ids[:6], (ids[6] + 1) % 20), 2, Sampling(temperature=0)), 0, third, Letters()))
     assert third.read().reused == 6
     assert batch.reused == 20
     assert second.ids() == alone(decoder, follow)
@@ -156,7 +156,7 @@ def test_the_log_probabilities_of_prompt_and_text(decoder, monkeypatch):
     monkeypatch.setattr(batch_module, "PIECE", 5)
     (ids,) = prompts(13)
     client = Client()
-    run(Batch(decoder, Letters(), 1), Job(Request(ids, 0, prompt_logprobs=2), 0, client))
+    run(Batch(decoder, Letters(), 1), Job(Request(ids, 0, prompt_logprobs=2), 0, client, Letters()))
     logits = random_model(block_size=BLOCK)(ids[None]).data[0]
     found = client.read().logprobs
     assert found[0] is None
@@ -169,7 +169,7 @@ def test_the_log_probabilities_of_prompt_and_text(decoder, monkeypatch):
     assert [(event.token, event.ended) for event in client.made()] == [(None, "length")]
 
     client = Client()
-    run(Batch(decoder, Letters(), 1), Job(Request(ids, 1, Sampling(temperature=0), logprobs=1), 0, client))
+    run(Batch(decoder, Letters(), 1), Job(Request(ids, 1, Sampling(temperature=0), logprobs=1), 0, client, Letters()))
     (event,) = client.made()
     assert event.token.logprob == pytest.approx(log_softmax(logits[-1]).max())
     assert event.token.likeliest
@@ -178,9 +178,9 @@ def test_the_log_probabilities_of_prompt_and_text(decoder, monkeypatch):
 def test_a_text_ends_before_a_stop_string(decoder):
     (ids,) = prompts(5)
     whole, cut = Client(), Client()
-    run(Batch(decoder, Letters(), 1), Job(Request(ids, 9, Sampling(temperature=0)), 0, whole))
+    run(Batch(decoder, Letters(), 1), Job(Request(ids, 9, Sampling(temperature=0)), 0, whole, Letters()))
     stop = whole.text()[3:5]
-    run(Batch(decoder, Letters(), 1), Job(Request(ids, 9, Sampling(temperature=0), stop=(stop,)), 0, cut))
+    run(Batch(decoder, Letters(), 1), Job(Request(ids, 9, Sampling(temperature=0), stop=(stop,)), 0, cut, Letters()))
     assert cut.text() == whole.text()[: whole.text().index(stop)]
     assert cut.made()[-1].ended == "stop"
     assert cut.made()[-1].token is not None
@@ -200,7 +200,7 @@ def test_an_id_that_the_tokenizer_does_not_know_never_comes():
 def test_cancelling_ends_a_text_within_a_token(decoder):
     (ids,) = prompts(3)
     batch, client = Batch(decoder, Letters(), 1), Client()
-    job = Job(Request(ids, 20, Sampling(temperature=0)), 0, client)
+    job = Job(Request(ids, 20, Sampling(temperature=0)), 0, client, Letters())
     batch.join([job])
     batch.step(), batch.step()
     job.cancelled = True
@@ -333,11 +333,5 @@ def test_requests_that_are_refused(decoder, changes, message):
 def test_all_that_fits_may_be_asked(decoder):
     request, client = Request(np.array([1, 2, 3]), BLOCK - 2, Sampling(temperature=0)), Client()
     request.check(decoder.config)
-    run(Batch(decoder, Letters(), 1), Job(request, 0, client))
+    run(Batch(decoder, Letters(), 1), Job(request, 0, client, Letters()))
     assert len(client.ids()) == BLOCK - 2
-
-
-def test_what_two_texts_share():
-    assert shared(np.array([], int), np.array([1])) == 0
-    assert shared(np.array([1, 2]), np.array([1, 2])) == 1
-    assert shared(np.array([3]), np.array([1, 2])) == 0
