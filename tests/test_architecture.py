@@ -41,7 +41,7 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
-    ["training", "teaching"],
+    ["training", "teaching", "notebook"],
     ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
@@ -49,11 +49,12 @@ LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
-EXTRAS |= {"pytest", "hypothesis"}
+EXTRAS |= {"ipywidgets", "pytest", "hypothesis"}
 # {package: (its extra, the module that imports it, where it is used)}
 WHERE = {
     "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
     "tensorboard": ("tensorboard", "training.tensorboard"),
+    "ipywidgets": ("notebook", "notebook.controls"),
     "mpi4py": ("mpi", "training.launch"),
 }
 
