@@ -69,21 +69,24 @@ class Controls:
 
         # A model's vocabulary may be padded: those ids are no text.
         self._bans = dict.fromkeys(range(tokenizer.vocab_size, vocab_size), -inf)
-        wide = w.Layout(flex="1 1 18em", min_width="0", max_width="28em")
-        common = {"layout": wide, "style": {"description_width": "6.5em"}}
+
+        def common(description):  # a layout for each, since they are hidden one by one
+            layout = w.Layout(flex="1 1 18em", min_width="0", max_width="28em")
+            return {"description": description, "layout": layout, "style": {"description_width": "6.5em"}}
+
         self.prompt = w.Textarea(prompt, rows=4, layout=w.Layout(width="auto"), placeholder="The text to continue")
-        self.strategy = w.Dropdown(options=list(STRATEGIES), value="top-k", description="Strategy", **common)
+        self.strategy = w.Dropdown(options=list(STRATEGIES), value="top-k", **common("Strategy"))
         self.hint = w.HTML()
         most = min(MAX_TOP_K, vocab_size)
         self.sliders = {
-            "temperature": w.FloatSlider(TEMPERATURE, min=0.05, max=2, step=0.05, description="Temperature", **common),
-            "top_k": w.IntSlider(min(TOP_K, most), min=1, max=most, description="Top-k", **common),
-            "top_p": w.FloatSlider(0.9, min=0.01, max=1, step=0.01, description="Top-p", **common),
-            "min_p": w.FloatSlider(0.05, min=0, max=1, step=0.01, description="Min-p", **common),
-            "typical_p": w.FloatSlider(0.9, min=0.01, max=1, step=0.01, description="Typical-p", **common),
+            "temperature": w.FloatSlider(TEMPERATURE, min=0.05, max=2, step=0.05, **common("Temperature")),
+            "top_k": w.IntSlider(min(TOP_K, most), min=1, max=most, **common("Top-k")),
+            "top_p": w.FloatSlider(0.9, min=0.01, max=1, step=0.01, **common("Top-p")),
+            "min_p": w.FloatSlider(0.05, min=0, max=1, step=0.01, **common("Min-p")),
+            "typical_p": w.FloatSlider(0.9, min=0.01, max=1, step=0.01, **common("Typical-p")),
         }
-        self.length = w.IntSlider(100, min=1, max=MAX_LENGTH, description="Tokens", **common)
-        self.seed = w.BoundedIntText(0, min=0, max=MAX_SEED, description="Seed", **common)
+        self.length = w.IntSlider(100, min=1, max=MAX_LENGTH, **common("Tokens"))
+        self.seed = w.BoundedIntText(0, min=0, max=MAX_SEED, **common("Seed"))
         self.new_seed, self.coloured = (
             w.Checkbox(value, description=text, indent=False, layout=w.Layout(width="auto"))
             for value, text in ((True, "A new seed each time"), (False, "Colour tokens by probability"))

@@ -156,8 +156,9 @@ class Playground:
         self.controls.status.value = written.note("Prepares the model ...")
         await _compile(decoder, len(ids), request.length, stop)
         end = self.tokenizer.end_of_text
-        options = {"stop_ids": () if end is None else (end,), "logprobs": 0}
-        tokens = Stopwatch(stream(decoder, [ids], request.length, request.sampling, request.seed, **options))
+        stop_ids = () if end is None else (end,)
+        sampling, seed = request.sampling, request.seed
+        tokens = Stopwatch(stream(decoder, [ids], request.length, sampling, seed, stop_ids=stop_ids, logprobs=0))
         making, ended, show_at = iter(tokens), None, 0.0
         while not stop.is_set() and ended is None:
             token = next(making)
