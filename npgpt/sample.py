@@ -1,57 +1,23 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from math import inf, isnan, nan
+from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.commandline import FlagType, Parser, choice, count, flag, number, pathname, run, use_threads
-from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
+from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.errors import CheckpointError, ConfigError, DataError
+from npgpt.generation_settings import ChoiceSettings, ModelSettings, open_model, sampling_of, some_text
 
-MODEL, TEXT, CHOICE, SEARCH = "model", "text", "choice of the next token", "beam search"
+TEXT, SEARCH = "text", "beam search"
 DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"
 PROMPT_LIMIT = 16 * 2**20  # bytes; a model sees a few thousand at once
 EARLY_STOPPING: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
 
 
-def _text_and_bias(text):
-    token, _, bias = text.rpartition(":")
-    try:
-        value = float(bias)
-    except ValueError:
-        value = nan
-    if not token or isnan(value) or value == inf:
-        raise ArgumentTypeError(f"{text!r} is not TOKEN:NUMBER, such as ' the:-2.5'")
-    return token, value
-
-
-def _not_empty(text):
-    if not text:
-        raise ArgumentTypeError("the text is empty")
-    return text
-
-
-_some_text = FlagType("TEXT", _not_empty)
-_penalty = number("X", -1000, 1000)
-
-
 @dataclass(frozen=True)
-class SampleSettings:
-    """What ``python -m npgpt.sample`` can be told."""
-
-    model: str | None = flag(
-        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
-    )
-    adapter: str | None = flag(
-        None, pathname, "a run that trained an adapter, or peft's folder; --model is its base (default: its own)", MODEL
-    )
-    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
-    weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
-    cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
+class TextSettings:
+    """What is continued, how often and how far."""
 
     prompt: str | None = flag(
         None, str, "the text to continue (default: as in training)", TEXT, metavar="TEXT", aliases=("start",)
@@ -62,39 +28,14 @@ class SampleSettings:
     min_new_tokens: int = flag(0, count(0), "the model can't end a text before so many", TEXT)
     max_seconds: float | None = flag(None, number("X", 0, open_low=True), "end all texts after so long", TEXT)
     stop: Sequence[str] = flag(
-        (), _some_text, "end a text where this appears, without it; can be given several times", TEXT, repeatable=True
+        (), some_text, "end a text where this appears, without it; can be given several times", TEXT, repeatable=True
     )
     show_probs: bool = flag(False, bool, "a line for each token: its probability, the likeliest others", TEXT)
 
-    temperature: float = flag(TEMPERATURE, number("X", 0), "below 1 sharpens the distribution; 0 is greedy", CHOICE)
-    top_k: int = flag(TOP_K, count(0), "only the N likeliest tokens; 0 is all", CHOICE)
-    top_p: float | None = flag(
-        TOP_P, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
-    )
-    min_p: float | None = flag(
-        None, number("X", 0, 1), "only tokens at least X times as likely as the likeliest (default: all)", CHOICE
-    )
-    typical_p: float | None = flag(
-        None,
-        number("X", 0, 1, open_low=True),
-        "only tokens as surprising as usual that add up to X (default: all)",
-        CHOICE,
-    )
-    repetition_penalty: float = flag(
-        1.0, number("X", 0, 1000, open_low=True), "makes what was in prompt or text less likely; 1 is none", CHOICE
-    )
-    presence_penalty: float = flag(0.0, _penalty, "subtracted from logits of tokens in the new text", CHOICE)
-    frequency_penalty: float = flag(0.0, _penalty, "the same, for each time that they are there", CHOICE)
-    no_repeat_ngram_size: int = flag(0, count(0), "no N tokens in a row twice; 0 is off", CHOICE)
-    logit_bias: Sequence[tuple[str, float]] = flag(
-        (), FlagType("TOKEN:NUMBER", _text_and_bias),
-        "added to the logit of one token, given as text; can be given several times", CHOICE, repeatable=True,
-    )  # fmt: skip
-    bad_words: Sequence[str] = flag(
-        (), _some_text, "this never appears, after a space neither; can be given several times", CHOICE, repeatable=True
-    )
-    greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
-    seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: a new one)", CHOICE)
+
+@dataclass(frozen=True)
+class SampleSettings(ChoiceSettings, TextSettings, ModelSettings):
+    """What ``python -m npgpt.sample`` can be told."""
 
     beams: int | None = flag(None, count(), "look for the likeliest text in N ways at once, instead of drawing", SEARCH)
     length_penalty: float = flag(1.0, number("X", -20, 20), "above 0 favours long texts, below 0 short ones", SEARCH)
@@ -102,9 +43,9 @@ class SampleSettings:
         "false", choice(*EARLY_STOPPING), "true: end with N finished texts; never: when no better one can come", SEARCH
     )
 
-    regex: str | None = flag(None, _some_text, "matches this regular expression as a whole", FORM)
+    regex: str | None = flag(None, some_text, "matches this regular expression as a whole", FORM)
     choices: Sequence[str] = flag(
-        (), _some_text, "one of the texts that are given so, at least two", FORM, repeatable=True
+        (), some_text, "one of the texts that are given so, at least two", FORM, repeatable=True
     )
 
     draft: str | None = flag(
@@ -137,19 +78,17 @@ def main() -> int:
     prompt = _read_prompt(settings)
 
     from npgpt.checkpoints import make_model
-    from npgpt.checkpoints.runs import newest_run
     from npgpt.generation import Decoder
     from npgpt.generation.drafts import PromptLookup
     from npgpt.generation.samples import Samples
     from npgpt.precompile import compile_for_sampling
 
-    path = settings.adapter or settings.model or newest_run()
-    checkpoint = _open(settings, path)
+    path, checkpoint = open_model(settings)
     tokenizer = checkpoint.require_tokenizer()
     if prompt is None:
-        prompt = _prompt_of_training(Path(path))
+        prompt = _prompt_of_training(path)
     ids = tokenizer.encode_prompt(prompt)
-    sampling = _sampling(settings, tokenizer, checkpoint.config.vocab_size)
+    sampling = sampling_of(settings, tokenizer, checkpoint.config.vocab_size)
     constraint = _constraint(settings, tokenizer, checkpoint.config.vocab_size)
     draft = None if settings.draft in (None, "lookup") else _open_draft(settings.draft, tokenizer, checkpoint.config)
     for config in (checkpoint.config, *([draft.config] if draft else [])):
@@ -175,34 +114,6 @@ def main() -> int:
     return 0
 
 
-def _open(settings, path):
-    """The model's checkpoint, with the adapter if one is given."""
-    from npgpt.adapters.files import open_adapter, with_adapter
-    from npgpt.checkpoints import open_checkpoint
-
-    if settings.adapter is not None:
-        adapter = open_adapter(settings.adapter, settings.checkpoint)
-        if settings.model is not None:  # which is taken as the base, whatever the adapter says
-            return with_adapter(open_checkpoint(settings.model), adapter)
-    return open_checkpoint(path, settings.checkpoint)
-
-
-def _sampling(settings, tokenizer, vocab_size):
-    """The settings that ``Sampling`` has too, with ids instead of texts."""
-    from npgpt.generation import Sampling
-
-    values = {f.name: getattr(settings, f.name) for f in fields(Sampling)}
-    if settings.greedy:
-        values["temperature"] = 0.0
-    no_text = range(tokenizer.vocab_size, vocab_size)  # a model's vocabulary may be padded
-    biases = {_one_token(text, tokenizer): bias for text, bias in settings.logit_bias}
-    values["logit_bias"] = {**biases, **dict.fromkeys(no_text, -inf)}
-    # GPT-2's tokens of a word within a text begin with the space before it.
-    spaces = ("", " ") if tokenizer.name == "gpt2" else ("",)
-    values["bad_words"] = [tokenizer.encode(space + word) for word in settings.bad_words for space in spaces]
-    return Sampling(**values)
-
-
 def _constraint(settings, tokenizer, vocab_size):
     """What --regex or --choices says of the new text; None if neither was given."""
     from npgpt.generation.constraints import Choices, Regex
@@ -220,18 +131,6 @@ def _open_draft(name, tokenizer, config):
     if draft.config.vocab_size != config.vocab_size or draft.require_tokenizer().to_dict() != tokenizer.to_dict():
         raise ConfigError(f"--draft {name}: it has other tokens than the model: a draft needs the same tokenizer")
     return draft
-
-
-def _one_token(text, tokenizer) -> int:
-    from npgpt.text.tokenizers import END_OF_TEXT
-
-    if text == END_OF_TEXT and tokenizer.end_of_text is not None:
-        return tokenizer.end_of_text
-    ids = tokenizer.encode(text)
-    if len(ids) != 1:
-        pieces = ", ".join(repr(tokenizer.decode([id])) for id in ids[:5])
-        raise ConfigError(f"--logit-bias is for one token, and {text!r} is {len(ids)}: {pieces}")
-    return int(ids[0])
 
 
 def _read_prompt(settings) -> str | None:

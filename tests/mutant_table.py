@@ -405,4 +405,11 @@ MUTANTS = [
     Mutant("answers._rows", "bool(error[worst] <= TOLERANCE)", "True", "every value is right"),
     Mutant("grading._grade_case", "bool(exercise.forward) and case.by_differences", "False", "never by differences"),
     Mutant("learner.answer_to", "(Exception, SystemExit)", "Exception", "a sys.exit() in a file ends the grading"),
+    # The server
+    Mutant("completions._Work.requests", "asked.seed + i", "asked.seed", "all texts of a request are the same", tests="serving/test_completions.py"),
+    Mutant("served.Served.room", "self.block_size + 1 - len(ids)", "self.block_size - len(ids)", "the last token that fits is refused", tests="serving/test_completions.py"),
+    Mutant("Guard.is_own_name", "is_loopback(name) if self.is_local else as_address(name) is not None", "as_address(name) is not None", "a local server takes other addresses for its own", tests="serving/test_guard.py"),
+    Mutant("EventStream.__call__", "self.end()", "pass", "texts go on when their client has left", tests="serving/test_slow_clients.py"),
+    Mutant("Connection.connection_made", "transport.set_write_buffer_limits(high=0)", "transport.set_write_buffer_limits()", "a client that doesn't read is not noticed", tests="serving/test_slow_clients.py"),
+    Mutant("access_log.escaped", "c.isprintable()", "ord(c) > 31", "characters that move the terminal's cursor get into the log", tests="serving/test_refusals.py"),
 ]

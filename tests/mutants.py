@@ -46,7 +46,7 @@ def definitions() -> dict[str, list[tuple[Path, ast.AST]]]:
         while pending:
             scope, node = pending.pop()
             names = []
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names = [node.name]
                 if isinstance(node, ast.ClassDef):
                     pending += [(f"{scope}.{node.name}", child) for child in node.body]

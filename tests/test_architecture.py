@@ -41,8 +41,10 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
-    ["training", "teaching", "notebook"],
-    ["train", "sample", "gradcheck", "info", "convert", "evaluate", "explain", "prepare", "report", "exercises"],
+    ["generation_settings"],
+    ["training", "teaching", "chatting", "serving", "notebook"],
+    ["train", "prepare", "sample", "chat", "serve", "evaluate", "convert", "info", "report"],
+    ["gradcheck", "explain", "exercises"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
@@ -57,6 +59,10 @@ WHERE = {
     "ipywidgets": ("notebook", "notebook.controls"),
     "mpi4py": ("mpi", "training.launch"),
 }
+# Of the extra "serve"; FastAPI brings pydantic and Starlette. Modules of the room serving are built on them, so these
+# import them at their top.
+WEB = {"fastapi", "uvicorn", "pydantic", "starlette"}
+EXTRAS |= WEB
 
 
 @cache
@@ -177,11 +183,26 @@ def test_imported_packages_are_declared():
     assert declared == NEEDED
     tops = {name.split(".")[0] for module in modules() for name in imports(module)}
     brought = {"llvmlite"}  # by Numba
-    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | set(WHERE)
+    assert tops - sys.stdlib_module_names == NEEDED | {"npgpt"} | brought | set(WHERE) | WEB
     for package, (extra, where) in WHERE.items():  # imported only where it is used, as a test below holds
         importing = [m for m in modules() if package in {name.split(".")[0] for name in imports(m)}]
         assert importing == [where]
         assert package == re.match(r"\w+", setup["options.extras_require"][extra].strip())[0]
+
+
+def test_only_the_server_knows_the_web():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert re.findall(r"^\w+", setup["options.extras_require"]["serve"], re.MULTILINE) == ["fastapi", "uvicorn"]
+    for module in modules():
+        web = WEB & {name.split(".")[0] for name in imports(module)}
+        assert not web or module.startswith("serving."), f"npgpt.{module} imports {web}"
+
+
+def needs_the_web(module) -> bool:
+    return bool(WEB & {name.split(".")[0] for name in imports(module)}) or (
+        module.startswith("serving.") and any(map(needs_the_web, own_imports(module)))
+    )
 
 
 def loaded_by(python, code) -> set[str]:
@@ -197,7 +218,8 @@ def test_importing_npgpt_loads_nothing_heavy(python):
 
 
 def test_importing_all_of_npgpt_loads_none_of_the_extras(python):
-    names = [f"npgpt.{module}" for module in modules() if module]
+    names = [f"npgpt.{module}" for module in modules() if module and not needs_the_web(module)]
+    assert {"npgpt.serve", "npgpt.serving.engine", "npgpt.serving.settings"} < set(names)
     loaded = loaded_by(python, f"import importlib\nfor name in {names}: importlib.import_module(name)")
     assert "numba" in loaded
     assert not loaded & EXTRAS

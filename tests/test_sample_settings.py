@@ -9,6 +9,7 @@ from helpers.commands import command, refused
 from helpers.sample_runs import DRAWN, GREEDY, LETTERS, make_run, make_runs, sample, scripted
 
 import npgpt.generation.samples
+import npgpt.generation_settings
 from npgpt import GPT
 from npgpt.generation import Decoder, Sampling, beam_search
 from npgpt.generation.token_lines import HEADER, token_line
@@ -60,14 +61,14 @@ def test_a_text_that_the_model_would_end(work):
 def test_bad_words_of_gpt2_are_banned_after_a_space_too(monkeypatch):
     settings = npgpt.sample.SampleSettings(bad_words=["the", " a"])
     tokenizer = GPT2Tokenizer()
-    found = npgpt.sample._sampling(settings, tokenizer, tokenizer.vocab_size).bad_words
+    found = npgpt.generation_settings.sampling_of(settings, tokenizer, tokenizer.vocab_size).bad_words
     assert found == tuple(tuple(tokenizer.encode(text).tolist()) for text in ("the", " the", " a", "  a"))
     assert found[:2] == ((1169,), (262,))
 
 
 def test_ids_of_a_padded_vocabulary_are_never_drawn():
     tokenizer = CharTokenizer("ab")
-    sampling = npgpt.sample._sampling(npgpt.sample.SampleSettings(), tokenizer, 6)
+    sampling = npgpt.generation_settings.sampling_of(npgpt.sample.SampleSettings(), tokenizer, 6)
     assert sampling.logit_bias == {3: -math.inf, 4: -math.inf, 5: -math.inf}
 
 

@@ -10,7 +10,7 @@ from helpers.commands import RUN, command, metrics, train
 
 from npgpt import load
 from npgpt.generation import Token
-from npgpt.training import evaluation
+from npgpt.training import evaluation, execute
 
 
 def test_a_new_run_never_takes_an_old_ones_folder(folder):
@@ -41,6 +41,21 @@ def test_results_go_to_stdout_and_all_else_to_stderr(folder):
     start = f"10/20  loss {step['loss']:.4f}  lr {step['lr']:.1e}  norm {step['grad_norm']:.2f}  160 tok, "
     assert any(line.startswith(start) and line.endswith(" left") for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_a_runs_time_begins_when_its_kernels_are_compiled(folder, monkeypatch):
+    now, compile_kernels = [0.0], execute.compile_for_training
+
+    def compile_slowly(*arguments, **adapter):
+        compile_kernels(*arguments, **adapter)
+        now[0] += 1000
+
+    monkeypatch.setattr(execute, "compile_for_training", compile_slowly)
+    monkeypatch.setattr(execute.time, "monotonic", lambda: now[0])
+    run, ended = train(folder, *RUN)
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {line["seconds"] for line in lines if "seconds" in line} == {0.0}
+    assert ended.out.startswith("trained 4 steps in 0:00")
 
 
 def test_metrics(folder):

@@ -1,13 +1,17 @@
 """Generate text.
 
 stream is the loop. It asks decoder for logits (cache keeps keys and values; prefix keeps those of a beginning), and
-sampling for a token (its rules are in filters and penalties). It yields each token, until stop says that the text ends.
-beam looks for the likeliest text instead. logprobs is what the model says of a token.
+sampling for the next token of each text in progress (its rules are in filters and penalties). It yields each token,
+until stop says that the text ends.
+beam looks for the likeliest text instead. logprobs is what the model says of a token; attention is what it looks at.
 
 speculation makes the same text in fewer passes of the model, where one of drafts proposes tokens. constraints say which
 tokens may come next: regular_expression reads a pattern, and byte_automaton follows it.
+
+dialogue makes a prompt of the messages of a conversation, and an answer of the tokens after it.
 """
 
+from npgpt.generation.attention import attention_weights
 from npgpt.generation.beam import Beam, beam_search
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.constraints import Choices, Regex
@@ -36,6 +40,7 @@ __all__ = [
     "StopTexts",
     "Token",
     "TokenLogprobs",
+    "attention_weights",
     "beam_search",
     "generate",
     "speculate",

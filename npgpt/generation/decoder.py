@@ -57,9 +57,9 @@ class Decoder:
         self.model = PackedGPT(model, weights)
         keep_freed_memory()  # what a prompt takes, the next one takes again
 
-    def _pack(self):
+    def pack(self) -> None:
         """Pack the matrices now, if no step has done so: products of a few rows are then quicker."""
-        return self._step_weights
+        _ = self._step_weights
 
     @cached_property
     def _step_weights(self) -> DecodeWeights | None:
@@ -101,7 +101,7 @@ class Decoder:
 
     def extend(self, ids: ArrayLike, cache: KeyValueCache, row: int) -> np.ndarray:
         """T ids behind what one row holds -> logits (T, V), those after each of the ids."""
-        self._pack()
+        self.pack()
         hidden = self._hidden_states(np.asarray(ids)[None], cache.rows([row]))
         return self._logits(hidden[0])
 

@@ -28,8 +28,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import DraftModel, PromptLookup
 from npgpt.generation.logprobs import new_token
+from npgpt.generation.progress import Constraint
 from npgpt.generation.sampling import History, Sampling, draw
-from npgpt.generation.stream import Constraint
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids

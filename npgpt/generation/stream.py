@@ -5,38 +5,22 @@ from dataclasses import replace
 from math import inf
 from operator import index
 from time import monotonic
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.errors import ConfigError
+from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
-from npgpt.generation.logprobs import new_token
 from npgpt.generation.prefix import Prefix
-from npgpt.generation.sampling import History, Sampling
+from npgpt.generation.progress import Constraint, TextInProgress, next_token
+from npgpt.generation.sampling import Sampling
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
 
 _MAY_END_EARLY = ("stop_ids", "stop_if", "max_seconds", "constraint")  # the options with which a text may
-
-
-class Constraint(Protocol):
-    """What ONE text may go on with, as ``Regex`` and ``Choices`` say it."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the text is complete and nothing more can follow."""
-
-    def allowed(self) -> np.ndarray:
-        """(V,) of bool: the ids that may come next."""
-
-    def push(self, id: int) -> None:
-        """Take the id that did come next."""
-
-    def copy(self) -> Self:
-        """The same for another text that is equal so far."""
 
 
 def stream(
@@ -54,6 +38,7 @@ def stream(
     logprobs: int | None = None,
     constraint: Constraint | None = None,
     prefix: Prefix | None = None,
+    cache: KeyValueCache | None = None,
     **settings: Any,
 ) -> Iterator[Token]:
     """Continue texts: an iterator over their new tokens, as they are made. Each text gets one, then each another.
@@ -72,6 +57,8 @@ def stream(
     logprobs        n: each token comes with its log-probability, and with the n likeliest ids and theirs
     constraint      says which ids may come next; each text has its own copy
     prefix          a text that has been through the model. What a prompt begins with like it is not computed again
+    cache           holds in row i what prompt i begins with, but not all of it, and afterwards the text as far as it
+                    has been through the model. None: one that is empty, and gone afterwards
 
     A text that has ended costs nothing more. Past the model's block_size the window slides: a text then sees its last
     block_size ids, and since each of them has moved to another position, all are computed again for each token.
@@ -98,8 +85,8 @@ def stream(
     texts = []
     for row in range(len(prompts) * num_samples):
         rng = np.random.default_rng(None if seed is None else seed + row)
-        texts.append(_Text(row, prompts[row // num_samples], stops, rng, constraint and constraint.copy()))
-    computation = _Computation(decoder, texts, num_samples, max_new_tokens, use_cache, prefix)
+        texts.append(TextInProgress(row, prompts[row // num_samples], stops, rng, constraint and constraint.copy()))
+    computation = _Computation(decoder, texts, num_samples, max_new_tokens, use_cache, prefix, cache)
     seconds = inf if max_seconds is None else max_seconds
     return _tokens(computation, texts, sampling, max_new_tokens, stop_if, seconds, logprobs)
 
@@ -151,41 +138,16 @@ def _prompts(ids, vocab_size):
     return prompts
 
 
-class _Text:
-    """One text that is being made."""
-
-    def __init__(self, row, prompt, stop_ids, rng, constraint):
-        self.row, self.prompt_length, self.length = row, len(prompt), len(prompt)
-        self._memory = prompt.astype(np.int64)
-        self.stop_ids, self.rng, self.constraint = stop_ids, rng, constraint
-        if self.is_complete:
-            raise ConfigError("the constraint allows no token")
-
-    @property
-    def ids(self):
-        return self._memory[: self.length]
-
-    @property
-    def is_complete(self):
-        return self.constraint is not None and self.constraint.finished
-
-    def push(self, id):
-        if self.length == len(self._memory):
-            self._memory = np.concatenate([self._memory, np.empty_like(self._memory)])
-        self._memory[self.length] = id
-        self.length += 1
-        if self.constraint is not None:
-            self.constraint.push(id)
-
-
 class _Computation:
     """Gives the logits after the last ids of texts, and computes no more for it than it must."""
 
-    def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix):
+    def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix, cache):
         self.decoder, self.num_samples, self.prefix = decoder, num_samples, prefix
         self.block_size = decoder.config.block_size
-        longest = max(text.length for text in texts) + max_new_tokens
-        self.cache = decoder.new_cache(len(texts), min(self.block_size, longest)) if use_cache else None
+        self.cache = cache if use_cache else None
+        if use_cache and cache is None:
+            longest = max(text.length for text in texts) + max_new_tokens
+            self.cache = decoder.new_cache(len(texts), min(self.block_size, longest))
 
     def first_logits(self, texts):
         """Each prompt goes through the model once; its other samples get copies of what the cache then holds."""
@@ -227,7 +189,7 @@ def _tokens(computation, texts, sampling, max_new_tokens, stop_if, max_seconds, 
     while True:
         late, unfinished = monotonic() >= deadline, []
         for text, row in zip(texts, logits, strict=True):
-            token = _next_token(text, row, sampling, logprobs)
+            token = next_token(text, row, sampling, logprobs)
             stopped = stop_if is not None and stop_if(token)
             if stopped or text.is_complete or token.id in text.stop_ids:
                 token = replace(token, ended="stop")
@@ -242,10 +204,3 @@ def _tokens(computation, texts, sampling, max_new_tokens, stop_if, max_seconds, 
             return
         texts = unfinished
         logits = computation.next_logits(texts)
-
-
-def _next_token(text, logits, sampling, logprobs):
-    allowed = None if text.constraint is None else text.constraint.allowed()
-    id = sampling.next_token(logits, History(text.ids, text.prompt_length, text.stop_ids, allowed), text.rng)
-    text.push(id)
-    return new_token(text.row, id, logits, logprobs)

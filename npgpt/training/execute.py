@@ -52,7 +52,6 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         StopRequest("stopping after this step (again to stop at once, without saving)", log) as stop,
         np.errstate(over="ignore", invalid="ignore"),
     ):
-        run.progress.start()
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
         sequences, context, passage = team.sequences(run.settings.batch_size), run.plan.context, run.inspection.ids.size
         adapter = run.stored.to_compile()
@@ -62,7 +61,7 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         run.saver.start()
         try:
             _foresee(run, stop, began)
-            run.progress.skip()
+            run.progress.start()
             fit(run, stop)
             run.evaluation.check(run.step)
         except TrainingDiverged as error:

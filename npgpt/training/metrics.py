@@ -19,6 +19,8 @@ class Metrics:
          "passage"      pieces, losses, activation (``Inspection.passage``)
          "sample"       text
 
+    seconds are those since the run began to train, without compiling before that.
+
     also    what else is told of each line: also(kind, step, values)
     """
 

@@ -12,8 +12,10 @@ from npgpt.training.reporter import Reporter
 
 
 class Progress:
-    """Writes what happens in a run to stderr and metrics.jsonl, with the training's speed: evaluations don't count.
+    """Writes what happens in a run to stderr and metrics.jsonl, with the time it has taken and the training's speed.
 
+    The time is that of training, evaluations, samples and saves: it begins with ``start``, when kernels are compiled
+    and the pace is known, so it doesn't depend on what was in a cache. Evaluations don't count for the speed.
     A terminal shows a live line in place of the lines about steps. ``metrics`` and ``report`` are set when the run has
     a folder.
     """
@@ -25,12 +27,13 @@ class Progress:
         self.plan, self.log_every, self.tokens_per_step, self.inspection = plan, log_every, tokens_per_step, inspection
         self.elapsed_before = 0.0  # seconds spent by earlier processes of a resumed run
         self.live = LiveLine()
-        self.start()
+        self._began: float | None = None  # when this process began to train
+        self._mark = time.monotonic()
+        self._training_seconds, self._steps = 0.0, 0  # since the last line about a step
 
     def start(self) -> None:
-        """Set the clock to now."""
+        """Let the run's time begin now."""
         self._began = self._mark = time.monotonic()
-        self._training_seconds, self._steps = 0.0, 0  # since the last line about a step
 
     def skip(self) -> None:
         """Leave the time since the last event out of the training's speed."""
@@ -38,7 +41,7 @@ class Progress:
 
     def elapsed(self) -> float:
         """Seconds spent on the run so far, by all of its processes."""
-        return self.elapsed_before + time.monotonic() - self._began
+        return self.elapsed_before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def process(self, step: int, **described: Any) -> None:
         """Note that this process goes on from ``step``: its command, the date, the machine."""

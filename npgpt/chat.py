@@ -1,0 +1,88 @@
+"""python -m npgpt.chat : talk to a trained model in the terminal."""
+
+import signal
+import sys
+from contextlib import closing
+
+from npgpt.chatting.settings import ChatSettings
+from npgpt.commandline import Parser, run, use_threads
+from npgpt.errors import CheckpointError, UserError
+from npgpt.generation_settings import open_model
+from npgpt.signals import StopRequest, exit_code
+
+
+def main() -> int:
+    parser = Parser("chat", "Talk to a trained model. Messages are lines, typed or from a pipe; /help shows more.")
+    parser.add_flags(ChatSettings)
+    settings = ChatSettings(**vars(parser.parse_args()))
+    use_threads(settings.threads)
+
+    from npgpt.chatting.console import LEAVE, open_console
+    from npgpt.chatting.talk import Talk
+    from npgpt.checkpoints import make_model
+    from npgpt.generation import Decoder
+    from npgpt.precompile import compile_for_sampling
+
+    path, checkpoint = open_model(settings)
+    tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
+    # The first prompt may be long; later ones are a few tokens behind what the cache holds, like drafted ones.
+    compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
+    talk = Talk(Decoder(make_model(checkpoint), settings.weights, settings.cache_dtype), tokenizer, settings)
+    console = open_console()
+    if console.interactive:
+        _say(f"{path}: it sees {config.block_size:,} tokens at once. {LEAVE}")
+    try:
+        _converse(talk, console)
+    except FloatingPointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return 0
+
+
+def _converse(talk, console):
+    """Answer messages and obey commands until there are no more. A person's mistakes and Ctrl-C end nothing."""
+    from npgpt.chatting.commands import obey
+
+    while (line := console.read()) is not None:
+        try:
+            if line.startswith("/"):
+                told = obey(line.rstrip(), talk)
+                if told is None:
+                    return
+                _say(told)
+            elif line.strip():
+                _answer(line.strip(), talk, console)
+        except UserError as error:
+            if not console.interactive:
+                raise
+            _say(str(error))
+        except KeyboardInterrupt as stop:
+            ctrl_c = exit_code(signal.SIGINT)
+            if not console.interactive or getattr(stop, "exit_code", ctrl_c) != ctrl_c:
+                raise
+            _say("(stopped)")
+
+
+def _answer(question, talk, console):
+    before = talk.left_out
+    with StopRequest() as stop, closing(talk.answer(question)) as pieces:
+        console.begin()
+        try:
+            for piece in pieces:
+                stop.check()
+                print(piece, end="", flush=True)
+        finally:
+            console.end()
+    if console.interactive and talk.ended == "length":
+        _say("(cut: an answer has no more tokens)")
+    if console.interactive and talk.left_out > before:
+        _say(f"(the first {talk.left_out} messages don't fit into the context any more)")
+
+
+def _say(text):
+    """Tell the user something that is no answer."""
+    if text:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

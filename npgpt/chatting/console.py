@@ -1,0 +1,92 @@
+"""Where a conversation is typed and shown: a terminal, or a pipe or file, in which each line is a message."""
+
+import sys
+from contextlib import suppress
+from typing import Protocol
+
+from npgpt.errors import DataError
+from npgpt.text.conversation import NAMES
+
+LINE_LIMIT = 2**20  # bytes of a message; a model sees a few thousand at once
+LEAVE = "Ctrl-D or /quit leaves, /help shows the commands."
+
+
+class Console(Protocol):
+    """What messages come from and answers go to."""
+
+    interactive: bool  # whether somebody sits there, who can try again
+
+    def read(self) -> str | None:
+        """The next line without its end; None: there is none. Raises DataError if it can't be read."""
+
+    def begin(self) -> None:
+        """Before an answer."""
+
+    def end(self) -> None:
+        """Behind it."""
+
+
+class Terminal:
+    """A person. Lines can be edited and called back, where Python has readline."""
+
+    interactive = True
+
+    def __init__(self) -> None:
+        self._has_readline = False
+        if sys.stdout.isatty():
+            with suppress(ImportError):
+                import readline  # noqa: F401  input() edits lines once it is imported
+
+                self._has_readline = True
+
+    def read(self) -> str | None:
+        prompt = f"{NAMES['user']}: "
+        while True:
+            try:
+                if self._has_readline:
+                    return input(prompt)
+                print(prompt, end="", file=sys.stderr, flush=True)  # stdout may be a file
+                return input()
+            except EOFError:
+                print(file=sys.stderr)
+                return None
+            except KeyboardInterrupt:
+                print(f"\n{LEAVE}", file=sys.stderr)
+            except UnicodeDecodeError:
+                raise DataError("the line is not UTF-8 text") from None
+
+    def begin(self) -> None:
+        print(f"{NAMES['assistant']}: ", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        print("\n", flush=True)
+
+
+class Pipe:
+    """A file, or another program: only answers are written, and a mistake ends it."""
+
+    interactive = False
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def read(self) -> str | None:
+        data = sys.stdin.buffer.readline(LINE_LIMIT + 1) if sys.stdin else b""
+        self._lines += 1
+        if len(data) > LINE_LIMIT:
+            raise DataError(f"line {self._lines}: longer than {LINE_LIMIT:,} bytes")
+        try:
+            return data.decode("utf-8-sig" if self._lines == 1 else "utf-8").rstrip("\r\n") if data else None
+        except UnicodeDecodeError as error:
+            raise DataError(f"line {self._lines}: not UTF-8 text at byte {error.start}") from None
+
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        print(flush=True)
+
+
+def open_console() -> Console:
+    """The terminal if standard input is one."""
+    return Terminal() if sys.stdin and sys.stdin.isatty() else Pipe()

@@ -1,0 +1,169 @@
+"""A dialogue with a model: from messages to a prompt that fits into its context, and from its tokens to an answer.
+
+    prompt = make_prompt(messages, tokenizer, config.block_size, max_new_tokens)  # messages: (role, content), ...
+    prompt.ids, prompt.max_new_tokens                # go to what makes tokens: ``stream``, the server's engine
+    STOP, tokenizer.end_of_text                      # end an answer: one of these strings, or this id
+    text = AnswerText(); shown = text.push(piece)    # what to show of each piece of the text that is made
+    ConversationDecoder(decoder, tokenizer)          # does it all for one conversation, and keeps its cache
+
+Nothing here knows a terminal or a network.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from npgpt.errors import DataError
+from npgpt.generation.decoder import Decoder
+from npgpt.generation.prefix import Prefix
+from npgpt.generation.sampling import Sampling
+from npgpt.generation.stop import StopTexts
+from npgpt.generation.stream import stream
+from npgpt.text.conversation import NAMES, Message, check_content, check_order, message_text
+from npgpt.text.tokenizers import Tokenizer
+
+# In training an answer ends with an empty line, and then somebody's name or <|endoftext|> follows. The empty line alone
+# ends nothing: an answer may have several paragraphs.
+STOP = tuple(f"\n{name}:" for name in NAMES.values())
+
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+
+class TooLong(DataError):
+    """What must be in the prompt doesn't fit: it has ``tokens``, and there is room for ``room``."""
+
+    def __init__(self, tokens: int, room: int, what: str):
+        super().__init__(f"{what} {tokens:,} tokens, and there is room for {room:,}")
+        self.tokens, self.room = tokens, room
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model continues: "...Human: x\\nAssistant:".
+
+    ids             (n,), at most block_size
+    max_new_tokens  of the answer: n + max_new_tokens is at most block_size + 1, so the window never slides
+    left_out        so many of the messages didn't fit
+    """
+
+    ids: np.ndarray
+    max_new_tokens: int
+    left_out: int = 0
+
+
+def make_prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int, max_new_tokens: int) -> Prompt:
+    """Make the prompt of a conversation whose last message is a user's.
+
+    messages        (role, content): perhaps one of "system", then "user" and "assistant" in turns
+    max_new_tokens  that the answer may have. So many, or half of the context if that is less, are kept free for it
+
+    What doesn't fit beside the answer is left out: the oldest questions first, each with its answer, but never the
+    system's message or the last one. The ids are those of the text that is left, as in training.
+
+    Raises DataError if the messages can't be a conversation (it says which), TooLong if the system's message and the
+    last one don't fit, and TokenizerError if one can't be encoded.
+
+    >>> from npgpt.text.tokenizers import ByteTokenizer
+    >>> talk = [("user", "1+1?"), ("assistant", "2"), ("user", "2+2?")]
+    >>> prompt = make_prompt(talk, ByteTokenizer(), block_size=48, max_new_tokens=10)
+    >>> ByteTokenizer().decode(prompt.ids), prompt.max_new_tokens, prompt.left_out
+    ('Human: 2+2?\\nAssistant:', 10, 2)
+    """
+    check_messages(messages, last="user")
+    room = block_size + 1 - max(1, min(max_new_tokens, block_size // 2))
+    *before, (_, question) = messages
+    system = before.pop(0)[1] if before and before[0][0] == "system" else None
+
+    first = [] if system is None else [_before_a_user(message_text("system", system), tokenizer)]
+    parts = [tokenizer.encode(message_text("user", question) + f"{NAMES['assistant']}:")]
+    count = sum(map(len, first + parts))
+    if count > room:
+        what = "the message has" if system is None else "the system's message and the last one have"
+        raise TooLong(count, room, what)
+    while before:
+        exchange = _before_a_user("".join(message_text(*message) for message in before[-2:]), tokenizer)
+        if count + len(exchange) > room:
+            break
+        parts.append(exchange)
+        count += len(exchange)
+        before = before[:-2]
+    ids = np.concatenate([*first, *reversed(parts)])
+    return Prompt(ids, min(max_new_tokens, block_size + 1 - count), len(before))
+
+
+def check_messages(messages: Sequence[Message], last: str = "assistant") -> None:
+    """Raise DataError, which says what is wrong, unless these messages can be a conversation."""
+    try:
+        for number, (role, content) in enumerate(messages, 1):
+            if role not in NAMES:
+                raise ValueError(f"message {number}: role {role[:40]!r} is none of {', '.join(NAMES)}")
+            check_content(content, f"message {number}: content")
+        check_order([role for role, _ in messages], last)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def _before_a_user(text, tokenizer):
+    """The ids of a text after which "Human" follows. How newlines are split into tokens depends on that."""
+    name = NAMES["user"]
+    return tokenizer.encode(text + name)[: -len(tokenizer.encode(name))]
+
+
+class AnswerText:
+    """Passes on an answer as it comes, without the white space around it, and without control characters.
+
+    Such characters may be none in a message, and a terminal would obey them. Tabs and newlines stay.
+
+    >>> text = AnswerText()
+    >>> [text.push(piece) for piece in (" ", " Good", " ", "day.\\x1b[2J", "\\n", "\\n")]
+    ['', 'Good', '', ' day.[2J', '', '']
+    """
+
+    def __init__(self) -> None:
+        self.so_far = ""
+        self._space = ""  # may be the end
+
+    def push(self, piece: str) -> str:
+        """Take the next piece of text -> what can be shown now."""
+        text = self._space + _CONTROL.sub("", piece)
+        if not self.so_far:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._space = text[len(shown) :]
+        self.so_far += shown
+        return shown
+
+
+class ConversationDecoder:
+    """Answers one prompt after another, and keeps keys and values, so that only what is new goes through the model.
+
+    ended       why the last answer has ended: as ``Token.ended``; None if nobody waited for its end
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer):
+        self.decoder, self.tokenizer = decoder, tokenizer
+        self.ended: str | None = None
+        self._cache = decoder.new_cache()
+        self._ids = np.zeros(0, np.int64)  # the cache holds the first of them
+
+    def answer(self, prompt: Prompt, sampling: Sampling, seed: int | None = None) -> Iterator[str]:
+        """The pieces of an answer, one for each token; many are "".
+
+        The answer is the same whatever was answered before. It can be left at any token: the next one then begins with
+        what has been through the model. Raises FloatingPointError as ``stream``.
+        """
+        self.ended = None
+        self._cache.lengths[0] = Prefix(self._ids[: self._cache.lengths[0]], self._cache).shared_with(prompt.ids)
+        self._ids = prompt.ids.astype(np.int64)
+        texts, text = StopTexts(self.tokenizer, STOP), AnswerText()
+        end = self.tokenizer.end_of_text
+        tokens = stream(
+            self.decoder, [prompt.ids], prompt.max_new_tokens, sampling, seed,
+            stop_ids=() if end is None else (end,), stop_if=texts, cache=self._cache,
+        )  # fmt: skip
+        for token in tokens:
+            self._ids = np.append(self._ids, token.id)
+            self.ended = token.ended
+            yield text.push(texts.take(0, token.ended is not None))

@@ -1,0 +1,136 @@
+"""What commands that generate share: the flags of the model and of the choice of tokens, and what is made of them.
+
+Nothing heavy is imported.
+"""
+
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import inf, isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npgpt.commandline import FlagType, choice, count, flag, number, pathname
+from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
+from npgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from npgpt.checkpoints.shared.checkpoint import Checkpoint
+    from npgpt.generation import Sampling
+    from npgpt.text.tokenizers import Tokenizer
+
+MODEL, CHOICE = "model", "choice of the next token"
+
+
+def _text_and_bias(text):
+    token, _, bias = text.rpartition(":")
+    try:
+        value = float(bias)
+    except ValueError:
+        value = nan
+    if not token or isnan(value) or value == inf:
+        raise ArgumentTypeError(f"{text!r} is not TOKEN:NUMBER, such as ' the:-2.5'")
+    return token, value
+
+
+def _not_empty(text):
+    if not text:
+        raise ArgumentTypeError("the text is empty")
+    return text
+
+
+some_text = FlagType("TEXT", _not_empty)
+_penalty = number("X", -1000, 1000)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and how it is held."""
+
+    model: str | None = flag(
+        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
+    )
+    adapter: str | None = flag(
+        None, pathname, "a run that trained an adapter, or peft's folder; --model is its base (default: its own)", MODEL
+    )
+    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
+    weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
+    cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
+    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
+
+
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """How the next token is chosen."""
+
+    temperature: float = flag(TEMPERATURE, number("X", 0), "below 1 sharpens the distribution; 0 is greedy", CHOICE)
+    top_k: int = flag(TOP_K, count(0), "only the N likeliest tokens; 0 is all", CHOICE)
+    top_p: float | None = flag(
+        TOP_P, number("X", 0, 1, open_low=True), "only the likeliest tokens that add up to X (default: all)", CHOICE
+    )
+    min_p: float | None = flag(
+        None, number("X", 0, 1), "only tokens at least X times as likely as the likeliest (default: all)", CHOICE
+    )
+    typical_p: float | None = flag(
+        None,
+        number("X", 0, 1, open_low=True),
+        "only tokens as surprising as usual that add up to X (default: all)",
+        CHOICE,
+    )
+    repetition_penalty: float = flag(
+        1.0, number("X", 0, 1000, open_low=True), "makes what was in prompt or text less likely; 1 is none", CHOICE
+    )
+    presence_penalty: float = flag(0.0, _penalty, "subtracted from logits of tokens in the new text", CHOICE)
+    frequency_penalty: float = flag(0.0, _penalty, "the same, for each time that they are there", CHOICE)
+    no_repeat_ngram_size: int = flag(0, count(0), "no N tokens in a row twice; 0 is off", CHOICE)
+    logit_bias: Sequence[tuple[str, float]] = flag(
+        (), FlagType("TOKEN:NUMBER", _text_and_bias),
+        "added to the logit of one token, given as text; can be given several times", CHOICE, repeatable=True,
+    )  # fmt: skip
+    bad_words: Sequence[str] = flag(
+        (), some_text, "this never appears, after a space neither; can be given several times", CHOICE, repeatable=True
+    )
+    greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
+    seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: a new one)", CHOICE)
+
+
+def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
+    """-> the file or folder that is meant, and the model's checkpoint, with the adapter if one is given."""
+    from npgpt.adapters.files import open_adapter, with_adapter
+    from npgpt.checkpoints import open_checkpoint
+    from npgpt.checkpoints.runs import newest_run
+
+    path = Path(settings.adapter or settings.model or newest_run())
+    if settings.adapter is not None:
+        adapter = open_adapter(settings.adapter, settings.checkpoint)
+        if settings.model is not None:  # which is taken as the base, whatever the adapter says
+            return path, with_adapter(open_checkpoint(settings.model), adapter)
+    return path, open_checkpoint(path, settings.checkpoint)
+
+
+def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: int) -> "Sampling":
+    """The settings that ``Sampling`` has too, with ids instead of texts. Raises ConfigError and TokenizerError."""
+    from npgpt.generation import Sampling
+
+    values = {f.name: getattr(settings, f.name) for f in fields(Sampling) if hasattr(settings, f.name)}
+    if settings.greedy:
+        values["temperature"] = 0.0
+    no_text = range(tokenizer.vocab_size, vocab_size)  # a model's vocabulary may be padded
+    biases = {_one_token(text, tokenizer): bias for text, bias in settings.logit_bias}
+    values["logit_bias"] = {**biases, **dict.fromkeys(no_text, -inf)}
+    # GPT-2's tokens of a word within a text begin with the space before it.
+    spaces = ("", " ") if tokenizer.name == "gpt2" else ("",)
+    values["bad_words"] = [tokenizer.encode(space + word) for word in settings.bad_words for space in spaces]
+    return Sampling(**values)
+
+
+def _one_token(text, tokenizer) -> int:
+    from npgpt.text.tokenizers import END_OF_TEXT
+
+    if text == END_OF_TEXT and tokenizer.end_of_text is not None:
+        return tokenizer.end_of_text
+    ids = tokenizer.encode(text)
+    if len(ids) != 1:
+        pieces = ", ".join(repr(tokenizer.decode([id])) for id in ids[:5])
+        raise ConfigError(f"--logit-bias is for one token, and {text!r} is {len(ids)}: {pieces}")
+    return int(ids[0])

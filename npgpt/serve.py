@@ -1,0 +1,58 @@
+"""python -m npgpt.serve : a server with the OpenAI API."""
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+from npgpt.commandline import Parser, run, use_threads
+from npgpt.errors import UserError
+from npgpt.generation_settings import open_model
+from npgpt.serving.settings import ServeSettings, bind, read_token
+from npgpt.signals import StopRequest, exit_code
+
+
+def main() -> int:
+    parser = Parser("serve", "Serve a model to programs that know the OpenAI API.")
+    parser.add_flags(ServeSettings)
+    settings = ServeSettings(**vars(parser.parse_args()))
+    use_threads(settings.threads)
+    read_token(settings)  # before anything takes time
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise UserError("the server needs fastapi and uvicorn: pip install 'npgpt[serve]'")
+    with bind(settings.host, settings.port) as socket, StopRequest("", say=lambda notice: None) as stop:
+        return _serve(settings, socket, stop)
+
+
+def _serve(settings, socket, stop) -> int:
+    from npgpt.checkpoints import make_model
+    from npgpt.generation import Decoder
+    from npgpt.precompile import compile_for_sampling
+    from npgpt.serving.app import make_app
+    from npgpt.serving.engine import Engine
+    from npgpt.serving.server import Server
+
+    path, checkpoint = open_model(settings)
+    settings = replace(settings, name=settings.name or path.resolve().name)
+    tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
+    compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
+    model = make_model(checkpoint)
+    decoder = Decoder(model, settings.weights, settings.cache_dtype)
+    host, port = socket.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def announce():
+        what = f"{settings.name}, {model.num_parameters():,} parameters in {settings.weights}"
+        print(
+            f"serving {what}, context {config.block_size:,}",
+            f"  {address}/v1  for clients of the OpenAI API",
+            "Ctrl-C stops it", sep="\n", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    with Engine(decoder, tokenizer, settings.rows, settings.queue) as engine:
+        stop.check()
+        Server(make_app(engine, settings), engine, settings, lambda: stop.requested, announce).run([socket])
+    return 0 if stop.number is None else exit_code(stop.number)
+
+
+if __name__ == "__main__":
+    run(main)

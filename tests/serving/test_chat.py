@@ -1,0 +1,94 @@
+import pytest
+
+from serving.test_completions import events
+
+pytest.importorskip("fastapi", reason="the server needs the extra serve")
+HI = [{"role": "user", "content": "Hi"}]
+URL = "/v1/chat/completions"
+
+
+def test_an_answer(ask):
+    status, answer = ask(URL, messages=HI, max_tokens=5, seed=3)
+    assert status == 200
+    assert answer["object"] == "chat.completion"
+    choice = answer["choices"][0]
+    assert choice["message"]["role"] == "assistant"
+    assert answer["usage"]["prompt_tokens"] == len("Human: Hi\nAssistant:")
+    again = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    assert ask(URL, messages=again, max_completion_tokens=5, seed=3)[1]["choices"] == answer["choices"]
+
+
+def test_it_is_the_completion_of_the_conversation_as_it_is_trained_on(ask):
+    talk = [("system", "Be."), ("user", "A"), ("assistant", "B"), ("user", "C")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    _, answer = ask(URL, messages=messages, max_tokens=6, temperature=0)
+    text = "System: Be.\nHuman: A\nAssistant: B\n\nHuman: C\nAssistant:"
+    _, same = ask(prompt=text, max_tokens=6, temperature=0, stop="\nHuman:")
+    assert answer["choices"][0]["message"]["content"] == same["choices"][0]["text"].strip()
+
+
+def test_without_max_tokens_the_answer_has_the_room_that_is_left(server, ask):
+    _, answer = ask(URL, messages=HI, temperature=0, min_tokens=100)
+    assert answer["usage"]["total_tokens"] == server.engine.config.block_size + 1
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stream_in_pieces_is_the_whole_answer(server, ask):
+    fields = {"messages": HI, "max_tokens": 9, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 2}
+    _, whole = ask(URL, **fields)
+    chunks = events(server, URL, **fields, stream_options={"include_usage": True})
+    for choice in whole["choices"]:
+        pieces = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert pieces[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(piece["delta"].get("content", "") for piece in pieces) == choice["message"]["content"]
+        assert (pieces[-1]["delta"], pieces[-1]["finish_reason"]) == ({}, choice["finish_reason"])
+        logprobs = [x for piece in pieces if piece["logprobs"] for x in piece["logprobs"]["content"]]
+        assert logprobs == choice["logprobs"]["content"]
+        assert all(len(token["top_logprobs"]) == 2 for token in logprobs)
+    assert chunks[-1]["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ([{"role": "assistant", "content": "Hi"}], "messages"),
+        ([*HI, *HI], "messages"),
+        ([{"role": "tool", "content": "Hi"}], "messages[0].role"),
+        ([{"role": "user", "content": 1}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages[0].content"),
+        ([{"role": "user", "content": "\x1b[2J"}], "messages"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "user", "content": "Hi", "name": "Bo"}], "messages[0].name"),
+        ("Hi", "messages"),
+        ([{"role": "user", "content": "x" * 100}], "messages"),
+        ([{"role": "user", "content": "x" * 100_000}], "messages"),
+    ],
+)
+def test_messages_that_can_not_be_answered(ask, messages, param):
+    status, answer = ask(URL, messages=messages)
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+def test_a_message_that_a_client_hands_back_is_taken(ask):
+    said = {"role": "assistant", "content": "Ho", "refusal": None, "tool_calls": None, "annotations": []}
+    assert ask(URL, messages=[*HI, said, *HI], max_tokens=1)[0] == 200
+
+
+def test_the_simple_chat_ends_at_a_newline(server, ask, monkeypatch):
+    submitted = []
+    submit = server.engine.submit
+
+    def noted(requests, deliver):
+        submitted.extend(requests)
+        return submit(requests, deliver)
+
+    monkeypatch.setattr(server.engine, "submit", noted)
+    status, answer = ask("/chat", message="Hi")
+    assert (status, list(answer)) == (200, ["response"])
+    assert "\n" not in answer["response"]
+    (request,) = submitted
+    assert (request.sampling.temperature, request.sampling.top_k, request.stop[0]) == (0.8, 200, "\n")
+    assert request.max_new_tokens == min(150, server.engine.config.block_size + 1 - len(request.ids))
+    assert ask("/chat", message="")[1]["error"]["param"] == "message"
+    assert ask("/chat", message="x" * 100)[1]["error"]["code"] == "context_length_exceeded"

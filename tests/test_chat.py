@@ -1,0 +1,313 @@
+"""python -m npgpt.chat: conversations through a pipe, in this process, and in a terminal."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+
+import pytest
+from helpers.commands import assert_refused, command, listing
+from helpers.sample_runs import CONFIG
+from helpers.texts import with_random_parameters
+
+import npgpt.generation.dialogue
+from npgpt import GPT, GPTConfig
+from npgpt.chatting import talk as talks
+from npgpt.chatting.settings import ChatSettings, changeable, changed
+from npgpt.checkpoints import runs
+from npgpt.checkpoints.shared.atomic import write_json
+from npgpt.errors import ConfigError
+from npgpt.generation import Token
+from npgpt.text.conversations import ConversationFile
+from npgpt.text.files import progress
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
+from npgpt.training.folder import write_run_config
+from npgpt.training.settings import TrainSettings
+
+BYTE = ByteTokenizer()
+QUICK = ("--model", "runs/a", "--seed", 1, "--max-new-tokens", 8)
+
+
+def make_run(folder, tokenizer=BYTE, block_size=96):
+    config = GPTConfig(**{**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size, "block_size": block_size})
+    folder.mkdir(parents=True)
+    write_run_config(folder, config, {}, TrainSettings().resolve(1, block_size, ""))
+    write_json(folder / "tokenizer.json", tokenizer.to_dict())
+    runs.save_weights(folder / "last.safetensors", with_random_parameters(GPT(config)).state_dict(), config)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    work = tmp_path_factory.mktemp("chat")
+    make_run(work / "runs" / "a")
+    return work
+
+
+@pytest.fixture
+def work(made, tmp_path):
+    """A new working folder with the run."""
+    (tmp_path / "runs").symlink_to(made / "runs")
+    return tmp_path
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """scripted(text, ...): the model's answers are these, in turn; ``asked`` gets the prompts."""
+
+    def script(*answers, asked=None):
+        left = iter(answers)
+
+        def stream(decoder, ids, max_new_tokens, *arguments, stop_if, stop_ids, **options):
+            if asked is not None:
+                asked.append(BYTE.decode(ids[0]))
+            new = [*next(left).encode()][:max_new_tokens]
+            for i, id in enumerate(new):
+                stopped = stop_if(Token(0, id))
+                yield Token(0, id, ended="stop" if stopped or i == len(new) - 1 else None)
+                if stopped:
+                    return
+
+        monkeypatch.setattr(npgpt.generation.dialogue, "stream", stream)
+
+    return script
+
+
+def chat(work, *lines, flags=()):
+    return command("chat", *QUICK, *flags, cwd=work, stdin="".join(f"{line}\n" for line in lines).encode())
+
+
+# Through a pipe
+
+
+def test_answers_alone_are_on_stdout_and_the_model_reads_what_was_said(work, scripted):
+    asked = []
+    scripted(" Good\nday.\n\nHuman: x", " \x1b[2Jé ", " x", asked=asked)
+    ended = chat(work, "Hi", "", "  /who?\r", "/reset", "é", flags=("--max-new-tokens", 24, "--system", "Be."))
+    assert ended == (0, "Good\nday.\n[2Jé\nx\n", "all is forgotten\n")
+    assert asked == [
+        "System: Be.\nHuman: Hi\nAssistant:",
+        "System: Be.\nHuman: Hi\nAssistant: Good\nday.\n\nHuman: /who?\nAssistant:",
+        "System: Be.\nHuman: é\nAssistant:",
+    ]
+
+
+def test_the_oldest_exchanges_leave_the_context(work, scripted):
+    asked = []
+    scripted(*[" yes"] * 4, asked=asked)
+    chat(work, *[f"question {i}?" for i in range(4)])
+    assert asked[3] == "Human: question 2?\nAssistant: yes\n\nHuman: question 3?\nAssistant:"
+
+
+def test_an_answer_without_text_is_no_message(work, scripted):
+    asked = []
+    scripted("\n\nHuman:", " a", asked=asked)
+    assert chat(work, "Hi", "Ho").out == "\na\n"
+    assert asked[1] == "Human: Ho\nAssistant:"
+
+
+def test_a_seed_is_the_same_conversation_again(work):
+    lines = ("Hi", "Ho", "Hi")
+    once = chat(work, *lines, "/reset", *lines).out
+    assert len(once) > 20
+    assert once[: len(once) // 2] == once[len(once) // 2 :]
+    assert chat(work, *lines).out == once[: len(once) // 2]
+    assert chat(work, *lines, flags=("--seed", 2)).out != once[: len(once) // 2]
+    assert chat(work, "/set seed 2", *lines).out == chat(work, *lines, flags=("--seed", 2)).out
+
+
+def test_settings_are_shown_and_changed(work):
+    ended = chat(
+        work, "/set", "/set temperature 0", "/set top_p 0.5", "/set top-p none", "/set max-new-tokens 3", "/set"
+    )
+    before, after = (dict(line.split() for line in half) for half in _halves(ended.err.splitlines()))
+    assert (before["temperature"], before["seed"], before["top-k"], before["max-new-tokens"]) == ("0.8", "1", "50", "8")
+    changes = {"temperature": "0.0", "max-new-tokens": "3"}
+    assert after == {**before, **changes}
+    assert "logit-bias" not in before
+    greedy = chat(work, "Hi", flags=("--greedy",)).out
+    assert chat(work, "/set temperature 0", "Hi").out == greedy != chat(work, "Hi").out
+    assert chat(work, "/set temperature 0.8", "Hi", flags=("--greedy",)).out == chat(work, "Hi").out
+    assert "0 (greedy)" in chat(work, "/set", flags=("--greedy",)).err
+
+
+def _halves(lines):
+    return lines[: len(lines) // 2], lines[len(lines) // 2 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("temperature", "-1", "temperature: -1 is not a number of at least 0"),
+        ("top-k", "none", "top-k: 'none' is not a whole number"),
+        ("model", "x", "there is no setting 'model'"),
+        ("greedy", "1", "there is no setting 'greedy'"),
+        ("bad-words", "x", "there is no setting 'bad-words'"),
+    ],
+)
+def test_settings_that_can_not_be(name, text, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        changed(ChatSettings(), name, text)
+
+
+def test_every_setting_of_the_choice_can_be_changed():
+    assert {*changeable()} == {
+        "temperature", "top-k", "top-p", "min-p", "typical-p", "repetition-penalty", "presence-penalty",
+        "frequency-penalty", "no-repeat-ngram-size", "seed", "max-new-tokens",
+    }  # fmt: skip
+
+
+def test_a_saved_conversation_is_one_that_can_be_trained_on(work, scripted):
+    scripted(" a\x1b", ' "é"\n\nb\nHuman:')
+    ended = chat(work, "Hi", "Ho", "/save my talk.jsonl", flags=("--system", "Be.", "--max-new-tokens", 40))
+    assert ended.err == "saved in my talk.jsonl\n"
+    (line,) = (work / "my talk.jsonl").read_text(encoding="utf-8").splitlines()
+    said = [(message["role"], message["content"]) for message in json.loads(line)["messages"]]
+    assert said == [
+        ("system", "Be."), ("user", "Hi"), ("assistant", "a"), ("user", "Ho"), ("assistant", '"é"\n\nb'),
+    ]  # fmt: skip
+    with progress([], "") as bar:
+        assert len(list(ConversationFile(work / "my talk.jsonl").read(bar))) == 1
+
+
+MISTAKES = [
+    ("/save there.jsonl", "there.jsonl is there already"),
+    ("/save a.txt", "must end in .jsonl"),
+    ("/save gone/a.jsonl", "is not a folder"),
+    ("/save", "/help shows the commands"),
+    ("/reset now", "/help shows the commands"),
+    ("/set temperature", "/help shows the commands"),
+    ("/set temperature hot", "temperature: 'hot' is not a number"),
+    ("/sett\x1b", r"there is no command '/sett\x1b'"),
+    ("a\x1b", r"the message has a control character, '\x1b'"),
+    ("a" * 99, "the message has 117 tokens, and there is room for 89"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), MISTAKES)
+def test_a_mistake_ends_a_pipe_and_writes_nothing(work, scripted, line, words):
+    scripted(" a")
+    (work / "there.jsonl").write_text("mine")
+    before = listing(work)
+    ended = chat(work, "Hi", line, "Ho")
+    assert ended.out == "a\n"
+    assert_refused(ended._replace(out=""), words)
+    assert listing(work) == before
+
+
+def test_other_mistakes(work, tmp_path, monkeypatch):
+    assert_refused(chat(work, "/save a.jsonl"), "nothing was said yet")
+    assert_refused(command("chat", *QUICK, cwd=work, stdin=b"\xff\n"), "line 1: not UTF-8 text at byte 0")
+    monkeypatch.setattr("npgpt.chatting.console.LINE_LIMIT", 10)
+    assert_refused(chat(work, "x" * 11), "line 1: longer than 10 bytes")
+    make_run(tmp_path / "short", block_size=8)
+    make_run(tmp_path / "letters", CharTokenizer("ab"))
+    for name, words in (("short", "the message has 23 tokens"), ("letters", "unknown to this tokenizer")):
+        ended = command("chat", "--model", tmp_path / name, cwd=tmp_path)
+        assert_refused(ended, "this model can't have a conversation", words)
+
+
+def test_a_full_disk_leaves_no_file(work, scripted, monkeypatch):
+    scripted(" a")
+
+    @contextlib.contextmanager
+    def full(path):
+        raise talks.ConfigError(f"{path}: can't be written: no space")
+        yield
+
+    monkeypatch.setattr(talks, "checkpoint_file", full)
+    assert_refused(chat(work, "Hi", "/save a.jsonl")._replace(out=""), "no space")
+    assert not (work / "a.jsonl").exists()
+
+
+def test_quit_help_and_a_last_line_without_its_end(work, scripted):
+    scripted(" a")
+    ended = command("chat", *QUICK, cwd=work, stdin=b"\xef\xbb\xbfHi\n/help\n/quit\nHo")
+    assert (ended.code, ended.out) == (0, "a\n")
+    assert "/set NAME VALUE" in ended.err
+    assert max(map(len, ended.err.splitlines())) < 80
+    scripted(" a")
+    assert command("chat", *QUICK, cwd=work, stdin=b"Hi").out == "a\n"
+    assert command("chat", *QUICK, cwd=work) == (0, "", "")
+
+
+def test_ctrl_c_ends_a_pipe(work, monkeypatch):
+    def stream(*arguments, stop_if, **options):
+        stop_if(Token(0, ord("a")))
+        yield Token(0, ord("a"))
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(npgpt.generation.dialogue, "stream", stream)
+    assert chat(work, "Hi", "Ho") == (130, "a\n", "stopped\n")
+
+
+# In a terminal
+
+
+class PseudoTerminal:
+    """A command in a terminal of 80 columns."""
+
+    def __init__(self, *typed, cwd):
+        pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.environ["TERM"] = "dumb"
+            os.execv(sys.executable, [sys.executable, *typed])
+        self.seen = ""
+
+    def wait_for(self, text):
+        """Read until the text has come -> what came with it and since the last time."""
+        while text not in self.seen:
+            try:
+                self.seen += os.read(self.descriptor, 4096).decode(errors="replace").replace("\r\n", "\n")
+            except OSError:  # the terminal is closed
+                raise AssertionError(f"{text!r} never came: {self.seen!r}") from None
+        end = self.seen.index(text) + len(text)
+        came, self.seen = self.seen[:end], self.seen[end:]
+        return came
+
+    def type(self, text):
+        os.write(self.descriptor, text.encode())
+
+    def exit_code(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+ENDLESS = """
+import itertools, time
+import npgpt.generation.dialogue as dialogue
+from npgpt import chat, commandline
+from npgpt.generation import Token
+
+def stream(*arguments, stop_if, **options):
+    for id in itertools.cycle(b" so on"):
+        stop_if(Token(0, id))
+        yield Token(0, id)
+        time.sleep(0.01)
+
+dialogue.stream = stream
+commandline.run(chat.main)
+"""
+
+
+def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(made):
+    terminal = PseudoTerminal("-c", ENDLESS, "--model", "runs/a", cwd=made)
+    try:
+        assert "it sees 96 tokens at once" in terminal.wait_for("Human: ")
+        terminal.type("\x03")
+        assert "Ctrl-D or /quit leaves" in terminal.wait_for("Human: ")
+        terminal.type("/nothing\n")
+        assert "there is no command '/nothing'" in terminal.wait_for("Human: ")
+        for _ in range(2):
+            terminal.type("Hi\n")
+            terminal.wait_for("Assistant: so on so on")
+            terminal.type("\x03")
+            terminal.wait_for("(stopped)\nHuman: ")
+        terminal.type("\x04")
+        assert terminal.exit_code() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(terminal.pid, signal.SIGKILL)
+        os.close(terminal.descriptor)

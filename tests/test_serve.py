@@ -1,0 +1,102 @@
+"""python -m npgpt.serve, from its flags to its exit code."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from helpers.commands import QUICK, refused, train
+from helpers.serving import parse, read_all, request
+
+from npgpt.errors import ConfigError
+from npgpt.serving.settings import TOKEN_VARIABLE, ServeSettings, bind, is_loopback, read_token
+
+TOKEN = "a-token-of-many-letters"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "text.txt").write_text("The jury sat four days over a drowned pig. " * 9)
+    return train(folder, "text.txt", *QUICK)[0]
+
+
+def test_another_address_needs_a_token(monkeypatch, tmp_path):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    settings = ServeSettings(host="0.0.0.0")
+    with pytest.raises(ConfigError, match="clients need a token"):
+        read_token(settings)
+    assert read_token(ServeSettings()) is None
+    assert read_token(replace(settings, token=TOKEN)) == TOKEN
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(replace(settings, token_file=str(tmp_path / "token"))) == TOKEN
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN[1:])
+    assert read_token(settings) == TOKEN[1:]
+    for wrong in ("short", "with a space in it, long", "ä" * 20, "", "x" * 5000):
+        with pytest.raises(ConfigError, match="a token has"):
+            read_token(replace(settings, token=wrong))
+    with pytest.raises(ConfigError, match="give one"):
+        read_token(replace(settings, token=TOKEN, token_file="token"))
+    with pytest.raises(ConfigError, match="can't be read"):
+        read_token(replace(settings, token_file=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", ""])
+def test_what_is_not_loopback(host):
+    assert not is_loopback(host)
+
+
+def test_a_port_in_use_is_a_mistake_with_advice():
+    with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="--port"):
+        bind("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(ConfigError, match="no such address"):
+        bind("nowhere.invalid", 0)
+
+
+def test_wrong_flags(tmp_path):
+    refused("serve", "--host", "0.0.0.0", cwd=tmp_path, words=["--token-file"])
+    refused("serve", "--port", "70000", cwd=tmp_path, words=["--port"])
+    refused("serve", "--rows", "0", cwd=tmp_path, words=["--rows"])
+
+
+def test_without_the_extra_the_message_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("npgpt.serve.find_spec", lambda name: None)
+    refused("serve", cwd=tmp_path, words=["pip install 'npgpt[serve]'"])
+
+
+def test_no_model(tmp_path):
+    pytest.importorskip("fastapi", reason="the server needs the extra serve")
+    refused("serve", "--model", "nothing", "--port", "0", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_a_run_until_a_signal_comes(run, number):
+    pytest.importorskip("fastapi", reason="the server needs the extra serve")
+    typed = [sys.executable, "-m", "npgpt.serve", "--model", str(run), "--port", "0", "--name", "mine"]
+    with subprocess.Popen(typed, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
+        try:
+            lines = []
+            for line in server.stderr:
+                lines.append(line)
+                if line.startswith("Ctrl-C"):
+                    break
+            port = int(re.search(r"http://127.0.0.1:(\d+)/v1", "".join(lines))[1])
+            assert re.search(r"serving mine, [\d,]+ parameters in f32, context 8", "".join(lines))
+            with socket.create_connection(("127.0.0.1", port), 20) as connection:
+                connection.sendall(
+                    request("POST", "/v1/completions", {"prompt": "T", "max_tokens": 3}, Connection="close")
+                )
+                status, _, body = parse(read_all(connection))
+            assert (status, json.loads(body)["model"]) == (200, "mine")
+            server.send_signal(number)
+            out, err = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert server.returncode == 128 + number
+    assert out == ""
+    assert re.fullmatch(r'127\.0\.0\.1:\d+ "POST /v1/completions" 200 [\d.]+ s\n', err)
