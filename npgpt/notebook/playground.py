@@ -108,6 +108,7 @@ class Playground:
         if self._stop is not None:
             return
         self._stop = Event()
+        self._written, self._error = None, ""
         request = self.controls.request()
         self.controls.show_running(True)
         self.controls.status.value = written.note("Waits for its turn ...")
@@ -133,7 +134,7 @@ class Playground:
         self._task = asyncio.get_running_loop().create_task(self._make(request, stop))
 
     async def _make(self, request, stop):
-        self._written, self._error, status = None, "", ""
+        status = ""
         try:
             status = await self._write(request, stop)
         except (UserError, FloatingPointError) as error:
