@@ -23,6 +23,7 @@ _HOME = {
     "set_matmul_precision": "kernels.precision",
     "CheckpointError": "errors",
     "trace": "teaching.trace",
+    "playground": "notebook.playground",
 }
 _MODULES = {
     **{

@@ -47,14 +47,22 @@ def compile_for_training(
 
 
 def compile_for_sampling(
-    config: GPTConfig, prompt: int, new_tokens: int, weights: str = "f32", cache_dtype: str = "f32", drafted: int = 0
+    config: GPTConfig,
+    prompt: int,
+    new_tokens: int,
+    weights: str = "f32",
+    cache_dtype: str = "f32",
+    drafted: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Compile what continuing texts of ``prompt`` tokens by ``new_tokens`` needs, with such a ``Decoder``.
 
     drafted     so many tokens are proposed at a time by a draft, and checked at once
+
+    It ends early once ``stop()``.
     """
     if kernels.BACKEND == "numba":
-        compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype, drafted))
+        compile_ahead(decoding_kernels(config, prompt, new_tokens, weights, cache_dtype, drafted), stop)
 
 
 def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]], weights: str = "f32") -> None:

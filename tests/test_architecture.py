@@ -42,7 +42,7 @@ ORDER = [
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
     ["generation_settings"],
-    ["training", "teaching", "chatting", "serving"],
+    ["training", "teaching", "chatting", "serving", "notebook"],
     ["train", "prepare", "sample", "chat", "serve", "evaluate", "convert", "info", "report"],
     ["gradcheck", "explain", "exercises"],
 ]
@@ -51,11 +51,12 @@ LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
-EXTRAS |= {"pytest", "hypothesis"}
+EXTRAS |= {"ipywidgets", "pytest", "hypothesis"}
 # {package: (its extra, the module that imports it, where it is used)}
 WHERE = {
     "huggingface_hub": ("hub", "checkpoints.huggingface.hub"),
     "tensorboard": ("tensorboard", "training.tensorboard"),
+    "ipywidgets": ("notebook", "notebook.controls"),
     "mpi4py": ("mpi", "training.launch"),
 }
 # Of the extra "serve"; FastAPI brings pydantic and Starlette. Modules of the room serving are built on them, so these
