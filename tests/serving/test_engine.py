@@ -141,6 +141,25 @@ def test_what_a_row_holds_is_not_computed_again(decoder):
     assert second.ids() == alone(decoder, follow)
 
 
+def test_a_long_text_is_kept_for_the_next_one_like_it(decoder):
+    (ids,) = prompts(20)
+    batch, other, again = Batch(decoder, Letters(), 2), Client(), Client()
+    greedy = Sampling(temperature=0)
+    run(batch, Job(Request(ids, 1, greedy), 0, Client(), Letters()))
+    run(batch, Job(Request(np.append(ids[:2], (ids[2] + 1) % 20), 1, greedy), 0, other, Letters()))
+    run(batch, Job(Request(ids, 1, greedy), 0, again, Letters()))
+    assert (other.read().reused, again.read().reused) == (2, 19)
+
+
+def test_a_prompt_whose_log_probabilities_are_wanted_is_computed(decoder):
+    (ids,) = prompts(12)
+    batch, client = Batch(decoder, Letters(), 1), Client()
+    run(batch, Job(Request(ids, 1), 0, Client(), Letters()))
+    run(batch, Job(Request(ids, 0, prompt_logprobs=0), 0, client, Letters()))
+    assert client.read().reused == 0
+    assert [found.id for found in client.read().logprobs[1:]] == ids[1:].tolist()
+
+
 def test_several_texts_of_one_prompt_read_it_once(decoder):
     (ids,) = prompts(20)
     requests = [Request(ids, 5, Sampling(temperature=1.0), seed=i) for i in range(3)]
@@ -210,6 +229,20 @@ def test_cancelling_ends_a_text_within_a_token(decoder):
     assert not batch.jobs
 
 
+def test_what_may_begin_a_stop_string_is_told_at_the_end(decoder):
+    (ids,) = prompts(3)
+    whole, cut = Client(), Client()
+    run(Batch(decoder, Letters(), 1), Job(Request(ids, 2, Sampling(temperature=0)), 0, whole, Letters()))
+    request = Request(ids, 20, Sampling(temperature=0), stop=(f"{whole.text()}!",))
+    batch, job = Batch(decoder, Letters(), 1), Job(request, 0, cut, Letters())
+    batch.join([job])
+    batch.step(), batch.step()
+    assert cut.text() == ""
+    job.cancelled = True
+    batch.step()
+    assert cut.text() == whole.text()
+
+
 class Blocked:
     """An engine whose thread is held by a function, so that nothing leaves the queue."""
 
@@ -255,6 +288,18 @@ def test_cancelling_what_waits(decoder):
         blocked.go_on.set()
         client.wait()
     assert {event.ended for event in client.events} == {"cancelled"}
+
+
+def test_what_waits_is_cancelled_before_its_turn(decoder):
+    request, order = Request(prompts(3)[0], 20, Sampling(temperature=0)), []
+    with Blocked(decoder, rows=1) as blocked:
+        first, second = Client(), Client()
+        blocked.engine.submit([request], lambda event: (order.append("first"), first(event)))
+        blocked.engine.submit([request], lambda event: (order.append("second"), second(event))).cancel()
+        blocked.go_on.set()
+        first.wait(), second.wait()
+    assert order.index("second") < len(order) - 1
+    assert second.made()[-1].ended == "cancelled"
 
 
 def test_closing_lets_texts_end_or_cuts_them(decoder):
