@@ -27,6 +27,7 @@ def _serve(settings, socket, stop) -> int:
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
     from npgpt.precompile import compile_for_sampling
+    from npgpt.serving.access_log import escaped
     from npgpt.serving.app import make_app
     from npgpt.serving.engine import Engine
     from npgpt.serving.server import Server
@@ -41,7 +42,7 @@ def _serve(settings, socket, stop) -> int:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def announce():
-        what = f"{settings.name}, {model.num_parameters():,} parameters in {settings.weights}"
+        what = f"{escaped(settings.name)}, {model.num_parameters():,} parameters in {settings.weights}"
         print(
             f"serving {what}, context {config.block_size:,}",
             f"  {address}/v1  for clients of the OpenAI API",

@@ -44,6 +44,9 @@ def test_another_address_needs_a_token(monkeypatch, tmp_path):
         read_token(replace(settings, token=TOKEN, token_file="token"))
     with pytest.raises(ConfigError, match="can't be read"):
         read_token(replace(settings, token_file=str(tmp_path / "none")))
+    (tmp_path / "empty").touch()
+    with pytest.raises(ConfigError, match=r"^--token-file .*empty: a token has"):
+        read_token(replace(settings, token_file=str(tmp_path / "empty")))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", ""])
@@ -77,7 +80,7 @@ def test_no_model(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_a_run_until_a_signal_comes(run, number):
     pytest.importorskip("fastapi", reason="the server needs the extra serve")
-    typed = [sys.executable, "-m", "npgpt.serve", "--model", str(run), "--port", "0", "--name", "mine"]
+    typed = [sys.executable, "-m", "npgpt.serve", "--model", str(run), "--port", "0", "--name", "mine\x1b[2J"]
     with subprocess.Popen(typed, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
         try:
             lines = []
@@ -86,13 +89,13 @@ def test_it_serves_a_run_until_a_signal_comes(run, number):
                 if line.startswith("Ctrl-C"):
                     break
             port = int(re.search(r"http://127.0.0.1:(\d+)/v1", "".join(lines))[1])
-            assert re.search(r"serving mine, [\d,]+ parameters in f32, context 8", "".join(lines))
+            assert re.search(r"serving mine\\x1b\[2J, [\d,]+ parameters in f32, context 8", "".join(lines))
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 connection.sendall(
                     request("POST", "/v1/completions", {"prompt": "T", "max_tokens": 3}, Connection="close")
                 )
                 status, _, body = parse(read_all(connection))
-            assert (status, json.loads(body)["model"]) == (200, "mine")
+            assert (status, json.loads(body)["model"]) == (200, "mine\x1b[2J")
             server.send_signal(number)
             out, err = server.communicate(timeout=30)
         finally:

@@ -43,14 +43,16 @@ def playground(model: GPT | Decoder | str | Path, tokenizer: Tokenizer | None = 
 
     When a notebook's cell runs again, the playground that it made before is closed.
 
-    Raises ConfigError without ipywidgets, or if a tokenizer is needed or has more ids than the model; CheckpointError
-    as ``npgpt.load`` does.
+    Raises ConfigError without ipywidgets, if it is no model, or if a tokenizer is needed or has more ids than the
+    model; CheckpointError as ``npgpt.load`` does.
     """
     check_installed()
     if isinstance(model, str | Path):
         checkpoint = open_checkpoint(model)
         tokenizer = tokenizer or checkpoint.require_tokenizer()
         model = Decoder(make_model(checkpoint))
+    if not isinstance(model, GPT | Decoder):
+        raise ConfigError(f"model must be a GPT, a Decoder, or the name of a model's folder or file, not {model!r:.80}")
     size = model.config.vocab_size
     tokenizer = tokenizer or by_size(size)()
     if tokenizer is None:

@@ -57,7 +57,7 @@ def read_token(settings: ServeSettings) -> str | None:
         raise ConfigError("--token and --token-file both say what the token is: give one")
     source, token = "--token", settings.token
     if settings.token_file is not None:
-        source, token = settings.token_file, _first_line(settings.token_file)
+        source, token = f"--token-file {settings.token_file}", _first_line(settings.token_file)
     elif token is None and TOKEN_VARIABLE in os.environ:
         source, token = TOKEN_VARIABLE, os.environ[TOKEN_VARIABLE]
     if token is None:

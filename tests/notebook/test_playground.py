@@ -276,6 +276,8 @@ def test_what_a_model_can_be_and_its_tokenizer(model, monkeypatch):
     assert gpt2.tokenizer.name == "gpt2"
     with pytest.raises(ConfigError, match=r"260 ids mean is unknown: npgpt.playground\(model, tokenizer\)"):
         npgpt.playground(model)
+    with pytest.raises(ConfigError, match=r"model must be a GPT, a Decoder, or the name .* not 3"):
+        npgpt.playground(3)
     with pytest.raises(ConfigError, match="it is another model's"):
         npgpt.playground(model, gpt2.tokenizer)
     with pytest.raises(CheckpointError, match="no such file"):
