@@ -23,11 +23,11 @@ class Console(Protocol):
         """Before an answer."""
 
     def end(self) -> None:
-        """Behind it."""
+        """After an answer."""
 
 
 class Terminal:
-    """A person. Lines can be edited and called back, where Python has readline."""
+    """A person at a terminal. Lines can be edited and called back, where Python has readline."""
 
     interactive = True
 
@@ -63,7 +63,7 @@ class Terminal:
 
 
 class Pipe:
-    """A file, or another program: only answers are written, and a mistake ends it."""
+    """A file or another program, a message a line. Only answers are written, and a mistake ends the command."""
 
     interactive = False
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Busy(Exception):
-    """The queue is full. ``retry_after``: a guess in seconds when it won't be."""
+    """The queue is full. ``retry_after``: in how many seconds there may be room, a guess."""
 
     def __init__(self, retry_after: int):
         super().__init__(f"too many texts are waiting: try again in {retry_after} s")

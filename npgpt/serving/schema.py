@@ -1,7 +1,7 @@
 """What clients may ask: the fields of the OpenAI API's requests, each with its type, bounds and default.
 
 A field that is null has its default. One that this server can't honour is refused, unless it says what is done anyway;
-so is one that nobody knows, as at OpenAI. Fields that change nothing in the answer (``user``, ``metadata``) are taken.
+so is an unknown one, as at OpenAI. Fields that change nothing in the answer (``user``, ``metadata``) are accepted.
 """
 
 from typing import Annotated, Any, Literal
