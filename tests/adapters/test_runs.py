@@ -218,7 +218,10 @@ MISTAKES = {
     "no layer": ((*LORA, "--lora-targets", "wte"), "'wte' is no linear layer of a block: there are attn.c_attn"),
     "a large rank": ((*LORA, "--lora-rank", 9), "rank 9 is above the size of h.0.attn.c_attn, 8 x 24"),
     "a base that there isn't": ((*LORA, "--lora-base", "int3"), "'int3' is none of f32, nf4"),
-    "the base": ((*LORA, "--train-only", "wte"), "nothing is left to train"),
+    "the base": ((*LORA, "--train-only", "wte"), "'wte' matches no part of the adapter, such as h.0.attn.c_attn"),
+    "the base beside a part": ((*LORA, "--train-only", "h.0,wte"), "'wte' matches no part of the adapter"),
+    "the base, which is frozen": ((*LORA, "--freeze", "ln_f"), "'ln_f' matches no part of the adapter"),
+    "all of it frozen": ((*LORA, "--freeze", "*.lora.*"), "nothing is left to train"),
     "resumed with others": (("--resume", "lora", "--lora-rank", 4), "keeps these settings: leave out --lora-rank"),
 }
 
