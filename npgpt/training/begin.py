@@ -9,10 +9,11 @@ from typing import Any
 
 from npgpt.checkpoints import open_checkpoint, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.text.corpus import tokenizer_for
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer
+from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
@@ -86,7 +87,7 @@ def _resume(folder, given) -> Run:
     if "max_steps" in given or "epochs" in given:
         given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
-    tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
+    tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = runs.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
