@@ -68,7 +68,7 @@ def main() -> int:
     use_threads(settings.threads)
 
     from npgpt.checkpoints import check_can_write, make_model, open_checkpoint
-    from npgpt.checkpoints.runs import newest_run
+    from npgpt.checkpoints.run_states import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.generation.packed_model import PackedGPT
     from npgpt.kernels.machine.malloc import keep_freed_memory

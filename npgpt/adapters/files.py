@@ -22,7 +22,7 @@ from npgpt.adapters.adapter import Adapter, LoRAConfig
 from npgpt.adapters.matrices import LAYER, read_matrices
 from npgpt.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from npgpt.adapters.quantized import as_quantized
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.checksums import check_tensor, check_texts
@@ -48,7 +48,7 @@ def find_adapter(path: str | Path, checkpoint: str = "last") -> Adapter | None:
     if path.is_dir():
         if runs.is_run(path):
             trains_one = runs.read_run_config(path)[1].get("lora_rank") is not None
-            return runs.first_whole(path, checkpoint, _of_file) if trains_one else None
+            return run_states.first_whole(path, checkpoint, _of_file) if trains_one else None
         is_peft = (path / CONFIG_FILE).exists() and not (path / runs.CONFIG_FILE).exists()
         return read_peft(path) if is_peft else None
     if path.name == WEIGHTS_FILE and path.with_name(CONFIG_FILE).exists():

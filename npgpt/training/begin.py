@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import open_checkpoint, runs
+from npgpt.checkpoints import open_checkpoint, run_states, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import GPTConfig
@@ -88,7 +88,7 @@ def _resume(folder, given) -> Run:
         given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
     tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
-    path, weights, moments, state = runs.load_newest(folder)
+    path, weights, moments, state = run_states.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
     occupied = resident_bytes()
@@ -123,7 +123,7 @@ def _resume(folder, given) -> Run:
 def _stored(folder: Path) -> tuple[GPTConfig, TrainSettings, Plan]:
     """What config.json says of a run. Raises RunError if it can't be resumed, CheckpointError, ConfigError."""
     config, asked, planned = runs.read_run_config(folder)
-    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
+    if not run_states.state_files(folder) and (folder / runs.BEST_FILE).exists():
         raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")
