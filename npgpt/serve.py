@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -12,16 +13,20 @@ from npgpt.serving.settings import ServeSettings, bind, read_token
 from npgpt.signals import StopRequest, exit_code
 
 
-class StopServing(StopRequest):
-    """The first signal is looked for. The second one ends the process at once, and not by an exception: that could be
-    lost in uvicorn, and would wait for the engine's thread, whose step takes seconds if prompts are long."""
+class _StopServing(StopRequest):
+    """The first signal is looked for, and the second one ends the process at once.
+
+    It raises no exception: that could be lost in uvicorn, and would wait for the engine's thread, whose step takes
+    seconds if prompts are long.
+    """
 
     def __init__(self) -> None:
         super().__init__("", say=lambda notice: None)  # the server says what it does
 
     def _request(self, number, frame):
         if self.requested:
-            os.write(2, b"stopped\n")  # print can't be called again while it is at work
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"stopped\n")  # print can't be called again while it is at work
             os._exit(exit_code(number))
         super()._request(number, frame)
 
@@ -64,7 +69,7 @@ def _serve(settings, socket, starting) -> int:
             "Ctrl-C stops it", sep="\n", file=sys.stderr, flush=True,
         )  # fmt: skip
 
-    with Engine(decoder, tokenizer, settings.rows, settings.queue) as engine, StopServing() as stop:
+    with Engine(decoder, tokenizer, settings.rows, settings.queue) as engine, _StopServing() as stop:
         starting.check()
         Server(make_app(engine, settings), engine, settings, lambda: stop.requested, announce).run([socket])
     return 0 if stop.number is None else exit_code(stop.number)
