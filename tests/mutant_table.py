@@ -28,6 +28,7 @@ TESTS = {
     "kernels/packed.py": "checkpoints/shared/test_blocks.py",
     "kernels/packed_product.py": "kernels/test_packed.py",
     "kernels/cached_attention.py": "kernels/test_decode.py",
+    "kernels/heads.py": "kernels/test_attention.py",
     "kernels/decode_weights.py": "kernels/test_decode.py",
     "kernels/machine/barrier.py": "kernels/test_decode.py",
     "generation/decoder.py": "generation/test_packed_model.py generation/test_decoder.py generation/test_batches.py",
