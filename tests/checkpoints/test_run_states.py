@@ -102,6 +102,9 @@ def test_the_last_state_gets_a_name_of_its_own(three_states, monkeypatch, refuse
         run_states.keep_last(three_states, 3)
         assert (three_states / "step-000003.safetensors").read_bytes() == before
         assert (three_states / "last.safetensors").exists() == (not refused)
+        newest = "step-000003" if refused else "last"  # once, though it may have both names
+        files = [path.stem for path in run_states.state_files(three_states)]
+        assert files == [newest, "step-000002", "step-000001"]
         assert run_states.load_newest(three_states)[3] == {"step": 3}
         (three_states / "last.safetensors").write_bytes(before)
 
