@@ -18,7 +18,7 @@ class Strided(NamedTuple):
     stride: int  # position_stride in elements
 
 
-def strided(x):
+def strided(x: np.ndarray) -> Strided:
     """x (B, T, H, D), whose last axis is contiguous -> its address and strides"""
     return Strided(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
 
@@ -41,7 +41,7 @@ def stride_of(x):
     return x.strides[1] // x.itemsize
 
 
-def with_contiguous_heads(*arrays):
+def with_contiguous_heads(*arrays: np.ndarray) -> list[np.ndarray]:
     """Copy arrays whose heads are not contiguous or whose positions overlap; slices of (B, T, 3C) need no copy."""
     size = arrays[0].itemsize
     D = arrays[0].shape[-1]
