@@ -6,8 +6,12 @@
   it count from the end, as Python does, and loads the elements one by one and not as vectors.
 - Division by zero gives infinity, as in NumPy, not an exception.
 - Compiled code is cached beside the source, or in the user's cache folder (cache.py).
+- Threads wait for each other in a loop for some 10 microseconds and then sleep. GNU's OpenMP loops for milliseconds by
+  default. That uses up a thread's share of the processor where another program computes, too, so it is held back when
+  there is work: a step of a small model took 45 times as long beside a busy NumPy.
 """
 
+import os
 from collections.abc import Callable
 from functools import wraps
 
@@ -18,6 +22,8 @@ from npgpt.kernels.cache import cached
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 INLINED = {"error_model": "numpy", "forceinline": True}  # a call inside a loop would keep it from being vectorised
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "3000"  # OpenMP reads it when Numba starts the first threads
 MIN_PARALLEL_SIZE = 1 << 15  # elements in all arrays of a call: some 20 microseconds of work
 
 
