@@ -40,7 +40,10 @@ ALTERNATIVES = 10  # that are told of each token
 ATTENTION_TOKENS = 256  # a picture of more can't be read; GPT-2's twelve heads are 3 MB
 ATTENTION_WAITING = 4  # pictures that may wait: texts wait for them
 LENGTH = 100  # tokens, unless the page is told another number
-SCRIPTS = ()
+SCRIPTS = (
+    "dom.js", "server.js", "settings.js", "characters.js", "tokens.js", "alternatives.js", "heat.js", "attention.js",
+    "play.js",
+)  # fmt: skip
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _WEIGHTS: dict[int | str, dict[str, Any]] = {200: {"content": _BYTES}}
 
