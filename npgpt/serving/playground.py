@@ -49,7 +49,7 @@ _WEIGHTS: dict[int | str, dict[str, Any]] = {200: {"content": _BYTES}}
 
 
 class PageToken(BaseModel):
-    """A token. ``bytes``: hexadecimal digits. They may be a part of a character; ``shown`` has no such parts."""
+    """A token. ``bytes``: hexadecimal digits, perhaps a part of a character; ``shown``: as ``visible`` shows them."""
 
     id: int
     bytes: str
@@ -123,7 +123,9 @@ def router(served: Served) -> APIRouter:
     @routes.post("/playground/tokens", responses=RESPONSES)
     async def tokens(asked: PromptRequest) -> PageTokens:
         """The tokens of a prompt."""
-        return PageTokens(tokens=[_token(served, id) for id in served.encode(asked.prompt, "prompt").tolist()])
+        return PageTokens(
+            tokens=[PageToken(**_fields(served, id)) for id in served.encode(asked.prompt, "prompt").tolist()]
+        )
 
     return routes
 
@@ -180,7 +182,7 @@ class _Work:
         ids = served.encode(asked.prompt, "prompt")
         self.request = Request(
             ids=ids,
-            max_new_tokens=min(asked.max_tokens, served.room(ids, None, asked.max_tokens)),
+            max_new_tokens=served.room(ids, None, default=asked.max_tokens),
             sampling=served.sampling(asked),
             seed=asked.seed,
             stop_ids=served.stop_ids,
@@ -206,16 +208,17 @@ class _Work:
 
     def _placed(self, id: int, logprob: float | None, likeliest: Sequence[tuple[int, float]]) -> PlacedToken:
         others = [
-            Alternative(**_token(self.served, other).model_dump(), logprob=its)
+            Alternative(**_fields(self.served, other), logprob=its)
             for other, its in likeliest
             if other < self.served.ids  # a padded vocabulary's other ids have no text
         ]
-        return PlacedToken(**_token(self.served, id).model_dump(), logprob=logprob, likeliest=others)
+        return PlacedToken(**_fields(self.served, id), logprob=logprob, likeliest=others)
 
 
-def _token(served: Served, id: int) -> PageToken:
+def _fields(served: Served, id: int) -> dict[str, Any]:
+    """A PageToken's."""
     data = served.engine.tokenizer.token_bytes(id)
-    return PageToken(id=id, bytes=data.hex(), shown=visible(data))
+    return {"id": id, "bytes": data.hex(), "shown": visible(data)}
 
 
 async def _weights(served: Served, ids: np.ndarray, layer: int, request: HttpRequest) -> np.ndarray:

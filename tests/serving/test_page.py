@@ -97,7 +97,19 @@ def test_a_text_is_made_and_each_token_has_its_probability(page, held_server):
         assert f"band-{band}" in name
         assert float(title.rsplit(", ", 1)[1].rstrip("%")) == pytest.approx(100 * chance, rel=0.06)
     assert "from 20%" in page.run("return find('legend').textContent")
-    assert page.run("return find('prompt-size').textContent") in ("", "4 tokens of 64")
+    until(page, "find('prompt-size').textContent === '4 tokens of 64'")
+
+
+def test_a_prompt_that_was_read_is_not_read_again(page, held_server, monkeypatch):
+    asked, submit = [], held_server.engine.submit
+    monkeypatch.setattr(held_server.engine, "submit", lambda *a: asked.append(a[0][0].prompt_logprobs) or submit(*a))
+    generate(page)
+    first = page.run("return shown.tokens")
+    generate(page)
+    assert page.run("return shown.tokens") == first
+    assert asked == [10, None]
+    generate(page, "On")
+    assert asked == [10, None, 10]
 
 
 def test_strategies_and_seeds(page, held_server):
@@ -306,14 +318,14 @@ def test_markup_is_text(page):
 
 
 def test_a_character_of_several_tokens_and_what_can_not_be_seen(page):
-    text = "né字\n\t\x1b\u202e"
+    text = "né字\n\t\x1b\u202e\u00a0 "
     generate(page, text, max_tokens=0)
     shown = page.run(
         "return tokenView.elements.map((element) => [element.textContent, element.classList.contains('part')])"
     )
     wanted = [["n", False], ["", True], ["é", False], ["", True], ["", True], ["字", False]]
     assert shown[:8] == [*wanted, ["\n", False], ["\t", False]]
-    assert [text for text, _ in shown[8:]] == ["\\u{1b}", "", "", "\\u{202e}"]
+    assert [text for text, _ in shown[8:]] == ["\\u{1b}", "", "", "\\u{202e}", "", "\\u{a0}", " "]
     assert page.run("return plainText(shown.tokens)") == text
     script = "return characters(arguments[0].map((bytes) => ({ bytes })), arguments[1])"
     part = [[{"text": "a"}], [{"byte": 0xE5}], [{"byte": 0x80}, {"text": "b"}]]
@@ -397,7 +409,7 @@ def test_a_text_that_fails_or_is_cut_keeps_what_was_made(browser):
     made = browser.run(IDS)
     browser.click("#go")
     until(browser, "!running")
-    assert browser.run(PROBLEM) == "The server does not answer. Is python -m npgpt.serve still running?"
+    assert browser.run(PROBLEM) == "The server does not answer. Is npgpt.serve still running?"
     assert browser.run("return tokenView.tokens.map((token) => token.id)") == made != []
 
 

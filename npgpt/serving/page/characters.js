@@ -46,8 +46,8 @@ function plainText(tokens) {
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes));
 }
 
-// What would not be seen, or would turn what stands around it: control characters, marks of direction, and the like.
-const UNSEEN = /([\n\t]|[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}])/u;
+// What would not be seen, or not for what it is: control characters, marks of direction, spaces that are none, and the like.
+const UNSEEN = /((?! )[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Z}])/u;
 
 /** The nodes that show a token's parts. */
 function shownParts(parts) {

@@ -1,9 +1,12 @@
 // A text from its prompt to its end, the texts before it, and what the buttons and keys do.
 
-/** A text, as it stands in the tab's history. ``prompt``: what the field held when the text was left. */
+/**
+ * A text, as it stands in the tab's history. ``prompt``: what the field held when the text was left. ``source``: the prompt
+ * that its first tokens are; null if they are no prompt as it was written.
+ */
 const loaded = String(performance.timeOrigin), entries = new Map();
-function newEntry(tokens) {
-  const entry = { id: `${loaded}-${entries.size}`, prompt: find("prompt").value, tokens, status: "", problem: "" };
+function newEntry(tokens, source = null) {
+  const entry = { id: `${loaded}-${entries.size}`, prompt: find("prompt").value, source, tokens, status: "", problem: "" };
   entries.set(entry.id, entry);
   return entry;
 }
@@ -49,12 +52,19 @@ function showRunning() {
   listbox.setAttribute("aria-busy", String(running !== null));
 }
 
+/** Make a text of the prompt. If it is that of the text on the page, its tokens are known. */
+function makeOfPrompt() {
+  const prompt = find("prompt").value, known = prompt === shown.source ? shown.tokens.filter((token) => token.prompt) : [];
+  const isRead = known.length && known.every((token, i) => i === 0 || token.logprob !== null);
+  make(isRead ? known.map((token) => token.id) : prompt, isRead ? known : null, prompt);
+}
+
 /** Make a text. ``prompt``: a text, or ids; then ``kept`` are their tokens. What is on the page stays until one comes. */
-async function make(prompt, kept = null) {
+async function make(prompt, kept, source = null) {
   const settings = readSettings();
   if (!settings) return;
   stop();
-  const run = (running = { abort: new AbortController(), entry: null });
+  const run = (running = { abort: new AbortController(), entry: null, source });
   const told = { made: 0, room: 0, ended: null, wanted: settings.max_tokens, began: performance.now(), now: null };
   fieldProblem("prompt", "");
   showStatus("Waiting for the server.");
@@ -101,7 +111,7 @@ function take({ prompt, max_tokens: room, token, ended }, run, kept, told) {
 function enter(run, tokens) {
   shown.prompt = find("prompt").value;
   closeAlternatives();
-  run.entry = shown = newEntry(tokens);
+  run.entry = shown = newEntry(tokens, run.source);
   history.pushState({ id: shown.id }, "");
   tell(shown, "Making the text.");
 }
@@ -149,13 +159,13 @@ tokenView.point = (index, isPassing = false) => {
 
 find("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running && event.submitter === find("go")) halt();
-  else make(find("prompt").value);
+  if (running) halt();
+  else makeOfPrompt();
 });
 find("prompt").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
-  make(find("prompt").value);
+  makeOfPrompt();
 });
 
 /** Stop, and say so. */
@@ -206,6 +216,7 @@ addEventListener("popstate", (event) => {
   const entry = entries.get(event.state?.id);
   shown = entry ?? newEntry([]);
   find("prompt").value = shown.prompt;
+  find("prompt").dispatchEvent(new Event("input"));
   showStatus(entry ? shown.status : "This text is gone, since the page was loaded anew.", shown.problem);
   draw();
 });

@@ -29,7 +29,7 @@ async function post(path, body, signal, quietly = false) {
       answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal, credentials: "omit", redirect: "error" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem("The server does not answer. Is python -m npgpt.serve still running?");
+      throw new Problem("The server does not answer. Is npgpt.serve still running?");
     }
     if (answer.ok) return answer;
     if (answer.status !== 401) throw await problemOf(answer);
