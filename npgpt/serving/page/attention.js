@@ -2,7 +2,7 @@
 
 const NUMBERS = 6; // of a token's row that are written out
 const attention = {
-  tokens: [], ids: "", // those whose weights these are, and what they were asked for
+  tokens: [], name: "", // those whose weights these are, or will be; and the layer and ids as a text
   weights: null, // (H, T, T)
   head: 0,
   row: null, // the token that looks
@@ -21,9 +21,10 @@ async function showAttention(tokens, isMaking) {
     said.textContent = isMaking ? "The maps come when the text is complete." : "There is no text yet.";
     return;
   }
-  if (attention.weights && attention.ids === name) return;
+  if (attention.name === name) return;
   attention.asked?.abort();
   const asked = (attention.asked = new AbortController());
+  attention.name = name;
   said.textContent = "Computing.";
   try {
     const answer = await post("playground/attention", { prompt: ids, layer }, asked.signal);
@@ -31,7 +32,7 @@ async function showAttention(tokens, isMaking) {
     for (let i = 0; i < weights.length; i++) weights[i] = view.getFloat32(4 * i, true);
     if (asked.signal.aborted) return;
     const row = attention.row !== null && attention.row < T ? attention.row : T - 1;
-    Object.assign(attention, { tokens: tokens.slice(0, T), ids: name, weights, row });
+    Object.assign(attention, { tokens: tokens.slice(0, T), weights, row });
   } catch (problem) {
     if (asked.signal.aborted) return;
     forgetAttention();
@@ -47,7 +48,7 @@ async function showAttention(tokens, isMaking) {
 
 function forgetAttention() {
   attention.asked?.abort();
-  Object.assign(attention, { tokens: [], ids: "", weights: null, cells: null, row: null });
+  Object.assign(attention, { tokens: [], name: "", weights: null, cells: null, row: null });
   find("heads").replaceChildren();
   say(find("looks"), "");
   map.hidden = true;

@@ -142,7 +142,8 @@ function stop() {
 /** Go on from these tokens, by their ids. */
 function goOn(tokens) {
   if (tokens.length > DATA.context) return showStatus(shown.status, `The model sees ${whole(DATA.context)} tokens at once, and the text has as many: go on from one before.`);
-  make(tokens.map((token) => token.id), tokens);
+  const prompt = (list) => list.filter((token) => token.prompt).length;
+  make(tokens.map((token) => token.id), tokens, prompt(tokens) === prompt(shown.tokens) ? shown.source : null);
 }
 
 alternatives.take = (index, other) => {
