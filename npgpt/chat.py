@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from contextlib import closing
 
 from npgpt.chatting.settings import ChatSettings
 from npgpt.commandline import Parser, run, use_threads
@@ -64,13 +63,16 @@ def _converse(talk, console):
 
 def _answer(question, talk, console):
     all_fitted = talk.left_out == 0
-    with StopRequest() as stop, closing(talk.answer(question)) as pieces:
+    pieces = talk.answer(question)
+    with StopRequest() as stop:
         console.begin()
         try:
             for piece in pieces:
-                stop.check()
                 print(piece, end="", flush=True)
+                stop.check()
         finally:
+            pieces.close()
+            print(talk.held_back, end="", flush=True)
             console.end()
     if console.interactive and talk.ended == "length":
         _say("(cut: an answer has no more tokens)")

@@ -31,8 +31,9 @@ class EvaluateSettings:
     )
 
     task: str | None = flag(
-        None, choice(*TASKS), "what the files are (default: by their first line; a text is for perplexity)", DATA
-    )
+        None, choice(*TASKS),
+        "what the files are (default: by their first line; texts and conversations are for perplexity)", DATA,
+    )  # fmt: skip
     context: int | None = flag(
         None, count(), "tokens that the model sees at once (default: the model's block_size)", DATA,
         aliases=("block_size",),
@@ -60,7 +61,7 @@ class EvaluateSettings:
 def main() -> int:
     description = "Measure a model: perplexity on texts, and scores on files of LAMBADA and HellaSwag (.jsonl)."
     parser = Parser("evaluate", description)
-    what = "texts, folders of .txt files, nanoGPT's .bin files, or benchmarks' .jsonl"
+    what = "texts, conversations (.jsonl), folders of them, token files (.bin), or benchmarks' .jsonl"
     parser.add_argument("files", nargs="+", type=pathname, metavar="FILE", help=what)
     parser.add_flags(EvaluateSettings)
     given = vars(parser.parse_args())
@@ -68,7 +69,7 @@ def main() -> int:
     use_threads(settings.threads)
 
     from npgpt.checkpoints import check_can_write, make_model, open_checkpoint
-    from npgpt.checkpoints.runs import newest_run
+    from npgpt.checkpoints.run_states import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.generation.packed_model import PackedGPT
     from npgpt.kernels.machine.malloc import keep_freed_memory

@@ -3,7 +3,6 @@
 Nothing heavy is imported before the flags are read.
 """
 
-import sys
 from pathlib import Path
 
 from npgpt.commandline import Parser, pathname, run
@@ -40,7 +39,7 @@ def main() -> int:
     encode_prompt(given.prompt, tokenizer, checkpoint.config)  # before the weights are read
     model = make_model(checkpoint)
     name = given.model or "a small one that comes with npgpt and has read one short story"
-    with tqdm(desc="slopes", unit="", disable=not sys.stderr.isatty() or given.no_slopes) as bar:
+    with tqdm(desc="slopes", unit="", disable=given.no_slopes or None, leave=False) as bar:
 
         def progress(done, all):
             bar.total = all

@@ -98,7 +98,7 @@ def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
     """-> the file or folder that is meant, and the model's checkpoint, with the adapter if one is given."""
     from npgpt.adapters.files import open_adapter, with_adapter
     from npgpt.checkpoints import open_checkpoint
-    from npgpt.checkpoints.runs import newest_run
+    from npgpt.checkpoints.run_states import newest_run
 
     path = Path(settings.adapter or settings.model or newest_run())
     if settings.adapter is not None:

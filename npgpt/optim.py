@@ -14,17 +14,20 @@ from npgpt.tensor import Tensor
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019); kernels/adamw.py has the formulas.
 
-    Trains the parameters whose ``requires_grad`` is True when it is made, and has moments for them alone. To train
-    others, make a new one: moments begin at zero, and the correction for it goes by the number of steps. Decays
-    matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network overfit,
-    and pulling a layer norm's weight towards 0 would only shrink its output.
+    Trains the parameters whose ``requires_grad`` is True when it is made. Each of them has two moments, the running
+    means of its gradient (``exp_avg``) and of the gradient's square (``exp_avg_sq``). They begin at zero, and a step
+    corrects for that by the number of steps so far, which is one number for all parameters. So a parameter can't join
+    later: to train others, make a new AdamW.
+
+    Decays matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network
+    overfit, and pulling a layer norm's weight towards 0 would only shrink its output.
 
     ``lr`` may be set before each step. ``lr_for`` gives parameters a rate of their own, by patterns of their names
     (name_patterns.py): {"wte": 1e-4} with lr=1e-3 means a tenth of whatever ``lr`` is set to. If several patterns cover
     a parameter, the last one counts. Raises ConfigError if a pattern covers nothing that is trained.
 
-    A parameter without a gradient is left alone. Making an AdamW also tells the C library to keep freed memory for this
-    process (``keep_freed_memory``), which makes training steps faster.
+    A step leaves a parameter without a gradient as it is, and its moments too. Making an AdamW also tells the C library
+    to keep freed memory for this process (``keep_freed_memory``), which makes training steps faster.
 
     >>> w = Tensor([[1.0, -1.0]], requires_grad=True)
     >>> optimizer = AdamW([("w", w)], lr=0.1, weight_decay=0.0)

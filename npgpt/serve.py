@@ -1,6 +1,8 @@
 """python -m npgpt.serve : a server with a playground in the browser, and the OpenAI API."""
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -11,6 +13,24 @@ from npgpt.serving.settings import ServeSettings, bind, read_token
 from npgpt.signals import StopRequest, exit_code
 
 
+class _StopServing(StopRequest):
+    """The first signal is looked for, and the second one ends the process at once.
+
+    It raises no exception: that could be lost in uvicorn, and would wait for the engine's thread, whose step takes
+    seconds if prompts are long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("", say=lambda notice: None)  # the server says what it does
+
+    def _request(self, number, frame):
+        if self.requested:
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"stopped\n")  # print can't be called again while it is at work
+            os._exit(exit_code(number))
+        super()._request(number, frame)
+
+
 def main() -> int:
     parser = Parser("serve", "Serve a model: a playground in the browser, and the OpenAI API for programs.")
     parser.add_flags(ServeSettings)
@@ -19,11 +39,11 @@ def main() -> int:
     read_token(settings)  # before anything takes time
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise UserError("the server needs fastapi and uvicorn: pip install 'npgpt[serve]'")
-    with bind(settings.host, settings.port) as socket, StopRequest("", say=lambda notice: None) as stop:
+    with bind(settings.host, settings.port) as socket, StopRequest() as stop:
         return _serve(settings, socket, stop)
 
 
-def _serve(settings, socket, stop) -> int:
+def _serve(settings, socket, starting) -> int:
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
     from npgpt.generation.attention import attention_weights
@@ -52,8 +72,8 @@ def _serve(settings, socket, stop) -> int:
             "Ctrl-C stops it", sep="\n", file=sys.stderr, flush=True,
         )  # fmt: skip
 
-    with Engine(decoder, tokenizer, settings.rows, settings.queue) as engine:
-        stop.check()
+    with Engine(decoder, tokenizer, settings.rows, settings.queue) as engine, _StopServing() as stop:
+        starting.check()
         Server(make_app(engine, settings), engine, settings, lambda: stop.requested, announce).run([socket])
     return 0 if stop.number is None else exit_code(stop.number)
 

@@ -49,7 +49,7 @@ def train(processes: OneProcess) -> int:
         raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
     use_threads(processes.threads(settings.threads))
 
-    from npgpt.checkpoints.runs import newest_run
+    from npgpt.checkpoints.run_states import newest_run
     from npgpt.training.begin import resume, start
     from npgpt.training.execute import execute
     from npgpt.training.parallel import team_of

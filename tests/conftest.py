@@ -36,6 +36,7 @@ _cache = tempfile.TemporaryDirectory(prefix="npgpt-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=50)  # test_tiles_plain.py
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -35,6 +35,7 @@ ORDER = [
     [f"checkpoints.{name}" for name in ("safetensors", "pytorch", "tensorflow", "gguf", "llmc")],
     ["checkpoints.huggingface", "checkpoints.nanogpt"],
     ["checkpoints.pytorch.model", "checkpoints.runs"],
+    ["checkpoints.run_states"],
     ["adapters"],
     ["checkpoints.reading", "checkpoints.writing"],
     ["checkpoints"],

@@ -7,11 +7,13 @@ import re
 import select
 import signal
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from helpers.commands import assert_refused, command, listing
 from helpers.sample_runs import CONFIG
-from helpers.texts import with_random_parameters
+from helpers.texts import random_model, with_random_parameters
 
 import npgpt.generation.dialogue
 from npgpt import GPT, GPTConfig
@@ -20,7 +22,8 @@ from npgpt.chatting.settings import ChatSettings, changeable, changed
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.errors import ConfigError
-from npgpt.generation import Token
+from npgpt.generation import Decoder, Token
+from npgpt.generation.prefix import shared_length
 from npgpt.text.conversations import ConversationFile
 from npgpt.text.files import progress
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
@@ -99,6 +102,20 @@ def test_the_oldest_exchanges_leave_the_context(work, scripted):
     scripted(*[" yes"] * 4, asked=asked)
     chat(work, *[f"question {i}?" for i in range(4)])
     assert asked[3] == "Human: question 2?\nAssistant: yes\n\nHuman: question 3?\nAssistant:"
+
+
+def test_most_prompts_begin_with_the_one_before_also_when_the_context_is_full(work, tmp_path, scripted):
+    """So the cache holds most of their ids. With an exchange less each time it would hold the first few only."""
+    make_run(tmp_path / "long", block_size=384)
+    asked = []
+    scripted(*[" yes"] * 60, asked=asked)
+    chat(work, *[f"{i:2}?" for i in range(60)], flags=("--model", tmp_path / "long"))
+    prompts = [np.frombuffer(text.encode(), np.uint8) for text in asked]
+    reused = [shared_length(*pair) for pair in pairwise(prompts)]
+    full = reused[14:]
+    assert min(map(len, asked[14:])) > 250
+    assert sum(n < 100 for n in full) < len(full) / 3
+    assert sum(full) > sum(map(len, asked[15:])) / 2
 
 
 def test_an_empty_line_ends_an_answer_unless_it_may_have_paragraphs(work, scripted):
@@ -245,14 +262,33 @@ def test_quit_help_and_a_last_line_without_its_end(work, scripted):
     assert command("chat", *QUICK, cwd=work) == (0, "", "")
 
 
-def test_ctrl_c_ends_a_pipe(work, monkeypatch):
+def interrupted(text):
+    """A model's answer that Ctrl-C stops."""
+
     def stream(*arguments, stop_if, **options):
-        stop_if(Token(0, ord("a")))
-        yield Token(0, ord("a"))
+        for id in text.encode():
+            stop_if(Token(0, id))
+            yield Token(0, id)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(npgpt.generation.dialogue, "stream", stream)
+    return stream
+
+
+def test_ctrl_c_ends_a_pipe(work, monkeypatch):
+    monkeypatch.setattr(npgpt.generation.dialogue, "stream", interrupted("a"))
     assert chat(work, "Hi", "Ho") == (130, "a\n", "stopped\n")
+
+
+def test_what_could_have_been_a_stop_string_is_shown_and_kept_after_ctrl_c(work, monkeypatch):
+    monkeypatch.setattr(npgpt.generation.dialogue, "stream", interrupted(" a\nHum"))
+    assert chat(work, "Hi", flags=("--max-new-tokens", 20)) == (130, "a\nHum\n", "stopped\n")
+    talk = talks.Talk(Decoder(random_model(vocab_size=257, block_size=96)), BYTE, ChatSettings())
+    pieces = talk.answer("Hi")
+    with pytest.raises(KeyboardInterrupt):
+        list(pieces)
+    assert (talk.held_back, talk.messages) == ("\nHum", [("user", "Hi"), ("assistant", "a\nHum")])
+    talk.answer("Ho").close()  # before it has begun
+    assert (talk.held_back, len(talk.messages)) == ("", 2)
 
 
 # In a terminal

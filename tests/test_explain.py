@@ -1,11 +1,13 @@
 """python -m npgpt.explain : the page it writes, and the mistakes that it names."""
 
+import io
 import os
+import sys
 
 import pytest
 from helpers.commands import command, refused
 
-from npgpt.explain import PROMPT
+from npgpt.explain import PROMPT, main
 
 
 def test_a_page_of_the_shipped_model(tmp_path):
@@ -19,6 +21,18 @@ def test_a_page_of_the_shipped_model(tmp_path):
     again = command("explain", "--prompt", "the beam was false.", "--out", "again.html", cwd=tmp_path)
     assert again.code == 0
     assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_a_terminal_sees_how_many_slopes_there_are(tmp_path, monkeypatch):
+    """While they are computed; a bar that stayed would end below 100 %."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "argv", ["explain", "--prompt", "the beam.", "--out", str(tmp_path / "a.html")])
+    assert main() == 0
+    *_, bar, last = terminal.getvalue().split("\r")
+    assert (bar.strip(), last) == ("", "")
+    assert "slopes: 0" in terminal.getvalue()
 
 
 def test_mistakes(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 from helpers.commands import TINY, command, listing, refused, train
 
+from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.text import files
 from npgpt.text.corpus import read_corpus, tokenizer_for
-from npgpt.text.tokenizers import GPT2Tokenizer, load_tokenizer
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 VERDICT = (ROOT / "data" / "the-verdict.txt").read_text(encoding="utf-8")
 
@@ -59,18 +60,18 @@ def test_documents_are_kept_whole_if_asked_and_conversations_always(tmp_path):
 def test_a_run_is_trained_on_prepared_tokens_and_resumed_and_exported(tmp_path):
     (tmp_path / "a.txt").write_text(VERDICT, encoding="utf-8")
     prepare(tmp_path, "a.txt", "--out", "p", "--tokenizer", "bpe:300")
-    tokenizer = load_tokenizer(tmp_path / "p" / "npgpt_tokenizer.json")
+    tokenizer = read_tokenizer(tmp_path / "p" / "npgpt_tokenizer.json")
     assert tokenizer.to_dict() == tokenizer_for("bpe:300", tmp_path / "a.txt").to_dict()
     tiny = [*TINY[: TINY.index("--tokenizer")], "--sample-every", 0]
     run, ended = train(tmp_path, "p", *tiny, "--max-steps", 2)
-    assert load_tokenizer(run / "tokenizer.json").to_dict() == tokenizer.to_dict()
+    assert read_tokenizer(run / "tokenizer.json").to_dict() == tokenizer.to_dict()
     assert "tokens (" in ended.err
     assert command("train", "--resume", run, "--max-steps", 3, cwd=tmp_path).code == 0
     assert command("convert", run, "hf", cwd=tmp_path).code == 0
     assert (tmp_path / "hf" / "tokenizer.tiktoken").stat().st_size > 0
-    assert load_tokenizer(tmp_path / "hf" / "npgpt_tokenizer.json").to_dict() == tokenizer.to_dict()
+    assert read_tokenizer(tmp_path / "hf" / "npgpt_tokenizer.json").to_dict() == tokenizer.to_dict()
     direct, _ = train(tmp_path, "a.txt", *tiny, "--max-steps", 1, "--tokenizer", "bpe:300", "--out", "direct")
-    assert load_tokenizer(direct / "tokenizer.json").to_dict() == tokenizer.to_dict()
+    assert read_tokenizer(direct / "tokenizer.json").to_dict() == tokenizer.to_dict()
     both = read_corpus(tmp_path / "p", tokenizer)
     assert np.concatenate([both.tokens, both.validation]).tolist() == tokenizer.encode(VERDICT).tolist()
 

@@ -77,19 +77,24 @@ def test_no_model(tmp_path):
     refused("serve", "--model", "nothing", "--port", "0", cwd=tmp_path)
 
 
+def lines_until_ready(server):
+    """What it says until clients can connect, and its port."""
+    lines = ""
+    for line in server.stderr:
+        lines += line
+        if line.startswith("Ctrl-C"):
+            return lines, int(re.search(r"http://127.0.0.1:(\d+)/v1", lines)[1])
+    raise AssertionError(lines)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_a_run_until_a_signal_comes(run, number):
     pytest.importorskip("fastapi", reason="the server needs the extra serve")
     typed = [sys.executable, "-m", "npgpt.serve", "--model", str(run), "--port", "0", "--name", "mine\x1b[2J"]
     with subprocess.Popen(typed, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
         try:
-            lines = []
-            for line in server.stderr:
-                lines.append(line)
-                if line.startswith("Ctrl-C"):
-                    break
-            port = int(re.search(r"http://127.0.0.1:(\d+)/v1", "".join(lines))[1])
-            assert re.search(r"serving mine\\x1b\[2J, [\d,]+ parameters in f32, context 8", "".join(lines))
+            lines, port = lines_until_ready(server)
+            assert re.search(r"serving mine\\x1b\[2J, [\d,]+ parameters in f32, context 8", lines)
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 connection.sendall(
                     request("POST", "/v1/completions", {"prompt": "T", "max_tokens": 3}, Connection="close")
@@ -103,3 +108,38 @@ def test_it_serves_a_run_until_a_signal_comes(run, number):
     assert server.returncode == 128 + number
     assert out == ""
     assert re.fullmatch(r'127\.0\.0\.1:\d+ "POST /v1/completions" 200 [\d.]+ s\n', err)
+
+
+LONG_STEP = """
+import time
+from npgpt import serve
+from npgpt.commandline import run
+from npgpt.serving.batch import Batch
+
+def step(batch, first=Batch.step, steps=[]):
+    steps.append(None)
+    return first(batch) if len(steps) < 3 else time.sleep(600)
+
+Batch.step = step
+run(serve.main)
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_computed(run):
+    """A stream is under way, and the engine's thread in the middle of a long step."""
+    pytest.importorskip("fastapi", reason="the server needs the extra serve")
+    typed = [sys.executable, "-c", LONG_STEP, "--model", str(run), "--port", "0"]
+    with subprocess.Popen(typed, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            _, port = lines_until_ready(server)
+            with socket.create_connection(("127.0.0.1", port), 20) as connection:
+                connection.sendall(request("POST", "/v1/completions", {"prompt": "T", "max_tokens": 8, "stream": True}))
+                assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
+                server.send_signal(signal.SIGINT)
+                assert server.stderr.readline() == "stopping: texts have 5 s to end (again to stop at once)\n"
+                server.send_signal(signal.SIGINT)
+                _, err = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    assert server.returncode == 128 + signal.SIGINT
+    assert err == "stopped\n"

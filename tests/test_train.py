@@ -2,23 +2,25 @@
 
 import json
 import math
+import os
 import re
 import shutil
 
 import numpy as np
 import pytest
 from conftest import TEXT
-from helpers.commands import CONSTANT_LR, RUN, TINY, command, everything, metrics, train
+from helpers.commands import CONSTANT_LR, RUN, TINY, command, everything, metrics, refused, train
 from helpers.models import with_random_parameters
 
 import npgpt
 from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
+from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import BatchSampler, TokenDataset
-from npgpt.text.tokenizers import ByteTokenizer, load_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer
 from npgpt.training import saver
 from npgpt.training.evaluation import Evaluation
 
@@ -215,7 +217,7 @@ def test_splitting_between_documents(folder):
 @pytest.mark.parametrize("tokenizer", ["gpt2", "char", "byte"])
 def test_the_tokenizer_is_saved_with_the_run(folder, tokenizer):
     run, _ = train(folder, *RUN, "--tokenizer", tokenizer)
-    saved = load_tokenizer(run / "tokenizer.json")
+    saved = read_tokenizer(run / "tokenizer.json")
     assert saved.name == tokenizer
     assert saved.vocab_size == load(run).config.vocab_size
     assert saved.decode(saved.encode(TEXT)) == TEXT
@@ -267,6 +269,9 @@ def test_starting_from_a_run(folder, first):
     best, _ = train(folder, "text.txt", "--init-from", first / "best.safetensors", "--max-steps", 1, "--context", 4)
     assert load(best).config.block_size == 8
     assert "windows of 4 tokens" in command("train", "--resume", best, "--max-steps", 2, cwd=folder).err
+    os.truncate(best / "tokenizer.json", 10**10)
+    words = [f"{best / 'tokenizer.json'}: larger than 20,000,000 bytes"]
+    refused("train", "--resume", best, "--max-steps", 3, cwd=folder, words=words)
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -281,7 +286,7 @@ def test_starting_from_a_hugging_face_folder(folder, prefix):
     write_safetensors(folder / "theirs" / "model.safetensors", arrays)
     arguments = ("--context", 8, "--max-steps", 2, "--batch-size", 2, "--eval-batches", 1, "--sample-tokens", 4)
     run, _ = train(folder, "text.txt", "--init-from", "theirs", *arguments, "--dropout", 0.1)
-    tokens = load_tokenizer(run / "tokenizer.json").encode(TEXT)
+    tokens = read_tokenizer(run / "tokenizer.json").encode(TEXT)
     tokens = tokens[: len(tokens) - round(0.1 * len(tokens))]
     assert metrics(run, "eval")[0]["train_loss"] == pytest.approx(mean_loss(model, tokens, 2), rel=1e-6)
     assert load(run).config.dropout == 0.1

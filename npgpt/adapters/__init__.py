@@ -4,6 +4,7 @@
     adapter.py     an adapter by itself: its configuration and arrays
     quantized.py   a GPT whose matrices are in NF4 and bfloat16, for gradients to pass through
     frozen.py      its operations
+    matrices.py    an adapter's arrays, read from a file's tensors
     peft.py        adapters in the files of Hugging Face's peft, read and written
     files.py       the adapter at a path, be it a run's or peft's; the checkpoint it makes of its base
 

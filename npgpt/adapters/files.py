@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.adapters.adapter import Adapter, LoRAConfig
+from npgpt.adapters.matrices import LAYER, read_matrices
 from npgpt.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from npgpt.adapters.quantized import as_quantized
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.checkpoints.safetensors import open_safetensors
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.checksums import check_tensor, check_texts
@@ -33,7 +34,7 @@ from npgpt.errors import CheckpointError, ConfigError
 
 METADATA_KEY = "npgpt_adapter"
 PIECE = 16 << 20  # bytes of a file that are read at a time
-_NAME = re.compile(r"(h\.\d{1,6}\.[\w.]{1,40})\.lora\.([AB])", re.ASCII)
+_NAMES = re.compile(rf"({LAYER})\.lora\.([AB])", re.ASCII)
 
 
 def find_adapter(path: str | Path, checkpoint: str = "last") -> Adapter | None:
@@ -47,7 +48,7 @@ def find_adapter(path: str | Path, checkpoint: str = "last") -> Adapter | None:
     if path.is_dir():
         if runs.is_run(path):
             trains_one = runs.read_run_config(path)[1].get("lora_rank") is not None
-            return runs.first_whole(path, checkpoint, _of_file) if trains_one else None
+            return run_states.first_whole(path, checkpoint, _of_file) if trains_one else None
         is_peft = (path / CONFIG_FILE).exists() and not (path / runs.CONFIG_FILE).exists()
         return read_peft(path) if is_peft else None
     if path.name == WEIGHTS_FILE and path.with_name(CONFIG_FILE).exists():
@@ -104,25 +105,10 @@ def _of_run(file: MappedFile, tensors: Mapping[str, LazyTensor], metadata: dict[
         config = LoRAConfig.from_file(rank, alpha, dropout, targets)
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    matrices: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        found = _NAME.fullmatch(name)
-        if found is None:
-            if name.startswith(runs.OPTIMIZER):
-                continue
-            raise CheckpointError(f"{file.path} has an unexpected tensor {name[:100]!r}")
-        if len(tensor.shape) != 2 or tensor.shape[found[2] == "A"] != rank or not tensor.is_float:
-            raise CheckpointError(f"{file.path}: tensor {name} of {tensor.dtype} {tensor.shape} is none of rank {rank}")
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(runs.OPTIMIZER)}
+    for name, tensor in own.items():
         check_tensor(name, tensor.numpy(), sums, file.path)
-        array = np.empty(tensor.shape, np.float32)
-        if not tensor.copy_to(array):
-            raise CheckpointError(f"{file.path}: NaN or infinity in {name!r}")
-        matrices.setdefault(found[1], {})[found[2]] = array
-    if not matrices or any(len(pair) != 2 for pair in matrices.values()):
-        raise CheckpointError(f"{file.path} lacks some of the adapter's tensors")
-    order = sorted(matrices, key=lambda layer: (int(layer.split(".")[1]), layer))
-    pairs = {layer: (matrices[layer]["A"], matrices[layer]["B"]) for layer in order}
-    return Adapter(config, pairs, base, checksum, format, file.path)
+    return Adapter(config, read_matrices(own, _NAMES, rank, file.path), base, checksum, format, file.path)
 
 
 def checksum_of(checkpoint: Checkpoint) -> str:

@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 
 from npgpt.adapters.adapter import LINEAR, Adapter, LoRAConfig
+from npgpt.adapters.matrices import LAYER, read_matrices
 from npgpt.checkpoints.safetensors import open_safetensors, write_safetensors
 from npgpt.checkpoints.shared.atomic import atomic_folder, write_json
-from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.checkpoints.shared.names import listed
 from npgpt.checkpoints.shared.strict_json import read_json_object
 from npgpt.errors import CheckpointError, ConfigError
 
@@ -35,9 +34,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 # With the prefix of a GPT2LMHeadModel, or of a GPT2Model.
-_NAME = re.compile(
-    r"base_model\.model\.(?:transformer\.)?(h\.(?:0|[1-9]\d{0,5})\.[\w.]{1,40})\.lora_([AB])\.weight", re.ASCII
-)
+_NAMES = re.compile(rf"base_model\.model\.(?:transformer\.)?({LAYER})\.lora_([AB])\.weight", re.ASCII)
 # Settings with one value that npgpt computes. They may be left out; null and nothing are as good as false.
 _REQUIRED: dict[str, Any] = {
     "bias": "none",
@@ -77,7 +74,7 @@ def read_peft(folder: str | Path) -> Adapter:
         other = " (adapter_model.bin is not read)" if (folder / "adapter_model.bin").exists() else ""
         raise CheckpointError(f"{folder}: {CONFIG_FILE} is there, but no {WEIGHTS_FILE}{other}")
     file = MappedFile(folder / WEIGHTS_FILE)
-    matrices = _matrices(open_safetensors(file)[0], config.rank, file.path)
+    matrices = read_matrices(open_safetensors(file)[0], _NAMES, config.rank, file.path, transposed=True)
     base = values.get("base_model_name_or_path")
     if base is not None and not (isinstance(base, str) and base.isprintable() and 0 < len(base) < 4096):
         raise CheckpointError(f"{source}: base_model_name_or_path: a name was expected, not {reprlib.repr(base)}")
@@ -107,34 +104,6 @@ def _config(values: dict, source: str) -> LoRAConfig:
         return replace(config, alpha=config.alpha * rank**0.5) if rank_stabilised else config
     except ConfigError as error:
         raise CheckpointError(f"{source}: {str(error)[:200]}") from None
-
-
-def _matrices(tensors: dict[str, LazyTensor], rank: int, source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{layer: (A (in, r), B (r, out))} in the order of layers, as arrays of float32."""
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
-        if match is None or match[1].split(".", 2)[2] not in LINEAR:
-            known = f"lora_A and lora_B of {', '.join(LINEAR)}"
-            raise CheckpointError(f"{source}: tensor {name[:100]!r} is none that npgpt knows: {known}")
-        layer, which = match[1], match[2]
-        if which in parts.setdefault(layer, {}):
-            raise CheckpointError(f"{source}: {layer}'s lora_{which} is there twice, with and without 'transformer.'")
-        if len(tensor.shape) != 2 or tensor.shape[which == "B"] != rank or not tensor.is_float:
-            wanted = f"a matrix of floats with {rank} {'columns' if which == 'B' else 'rows'}, as r says"
-            raise CheckpointError(
-                f"{source}: tensor {name[:100]!r} must be {wanted}, and is {tensor.dtype} {tensor.shape}"
-            )
-        array = np.empty(tensor.shape[::-1], np.float32)
-        if not tensor.T.copy_to(array):
-            raise CheckpointError(f"{source}: NaN or infinity in {name[:100]!r}")
-        parts[layer][which] = array
-    lonely = [layer for layer, found in parts.items() if len(found) != 2]
-    if lonely or not parts:
-        what = f"only one of lora_A and lora_B for {listed(lonely)}" if lonely else "no tensors"
-        raise CheckpointError(f"{source}: {what}")
-    order = sorted(parts, key=lambda layer: (int(layer.split(".")[1]), LINEAR.index(layer.split(".", 2)[2])))
-    return {layer: (parts[layer]["A"], parts[layer]["B"]) for layer in order}
 
 
 def write_peft(folder: str | Path, adapter: Adapter) -> None:

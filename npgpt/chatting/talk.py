@@ -1,6 +1,7 @@
 """Talk, a conversation with a model: what was said, and how the next answer is made."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 from npgpt.chatting.settings import ChatSettings
@@ -19,8 +20,10 @@ class Talk:
     """A conversation.
 
     messages    (role, content) of all that was said
-    left_out    so many of them didn't fit into the last prompt
+    left_out    so many of the oldest ones didn't fit into a prompt, and are in none after it
     ended       why the last answer has ended, as ``Token.ended``; None if it was stopped
+    held_back   the end of an answer that was stopped, which was in none of its pieces: it could have been the beginning
+                of a stop string
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, settings: ChatSettings):
@@ -52,14 +55,17 @@ class Talk:
         system = self.settings.system
         self.messages: list[Message] = [] if system is None else [("system", system)]
         self.left_out = self._answers = 0
+        self.held_back = ""
 
-    def answer(self, question: str) -> Iterator[str]:
+    def answer(self, question: str) -> Generator[str, None, None]:
         """The pieces of the answer. When it ends, or is closed, question and answer are among the messages.
+
+        If it is closed before its end, ``held_back`` is the last piece.
 
         Raises UserError at once, and changes nothing, if the question can't be asked.
         """
         prompt = self._prompt(question)
-        self.left_out = prompt.left_out
+        self.left_out, self.held_back = prompt.left_out, ""
         seed = None if self.settings.seed is None else self.settings.seed + self._answers
         self._answers += 1
         return self._pieces(question, prompt, seed)
@@ -70,15 +76,19 @@ class Talk:
         except ValueError as error:
             raise DataError(str(error)) from None
         messages = [*self.messages, ("user", question)]
-        return make_prompt(messages, self.tokenizer, self.decoder.config.block_size, self.settings.max_new_tokens)
+        block_size, new = self.decoder.config.block_size, self.settings.max_new_tokens
+        return make_prompt(messages, self.tokenizer, block_size, new, self.left_out)
 
     def _pieces(self, question, prompt, seed):
         said, stop = "", NAME_STOP if self.settings.paragraphs else STOP
         try:
-            for piece in self._conversation.answer(prompt, self._sampling, seed, stop):
-                said += piece
-                yield piece
+            with closing(self._conversation.answer(prompt, self._sampling, seed, stop)) as pieces:
+                for piece in pieces:
+                    said += piece
+                    yield piece
         finally:
+            self.held_back = self._conversation.held_back
+            said += self.held_back
             if said:  # a message without text can't be
                 self.messages += [("user", question), ("assistant", said)]
 

@@ -194,7 +194,7 @@ def _largest_error(value, x, dx, dy, size, tolerance, rng):
 
     def along(direction):
         moved = direction != 0
-        h = STEP * max(1.0, np.abs(x[moved]).max())  # a small step beside a large x would be lost in rounding
+        h = STEP * max(1.0, float(np.abs(x[moved]).max()))  # a small step beside a large x would be lost in rounding
         difference = value(x + h * direction) - value(x - h * direction)
         by_hand = float((dx[moved] * direction[moved]).sum())
         numerical = float((dy * difference).sum() / (2 * h))

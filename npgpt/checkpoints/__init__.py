@@ -4,6 +4,7 @@
     formats.py       the table of formats, and how a file's is told from its bytes
     shared/          what all readers and writers use: Checkpoint, tensors that are still in the file, validation
     runs.py          our own run folders and their files; safetensors.py is the format of these
+    run_states.py    which of a run's files is the newest that is whole
     huggingface/     transformers' folders, read and written; hub.py finds models by name
     nanogpt.py       nanoGPT's ckpt.pt and meta.pkl, in files of pytorch/
     llmc.py, gguf/, tensorflow/

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npgpt.adapters.files import checkpoint_of, find_adapter
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.checkpoints.huggingface import hub
 from npgpt.checkpoints.huggingface.read import read_folder
 from npgpt.checkpoints.nanogpt import CKPT_FILE
@@ -74,7 +74,7 @@ def _find(path, checkpoint, above):
 
 def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
     if (path / "config.json").exists():
-        return runs.open_run(path, checkpoint) if runs.is_run(path) else read_folder(path)
+        return run_states.open_run(path, checkpoint) if runs.is_run(path) else read_folder(path)
     if (path / CKPT_FILE).exists():
         return _open_file(path / CKPT_FILE)
     if (path / tensorflow.HPARAMS_FILE).exists():

@@ -10,7 +10,7 @@ Nothing here knows a terminal or a network.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ from npgpt.text.tokenizers import Tokenizer
 # whose answers have several paragraphs, a name does.
 NAME_STOP = tuple(f"\n{name}:" for name in NAMES.values())
 STOP = ("\n\n", *NAME_STOP)
+
+KEPT = 3 / 4  # of the room for a prompt, once something must be left out
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -55,14 +57,19 @@ class Prompt:
     left_out: int = 0
 
 
-def make_prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int, max_new_tokens: int) -> Prompt:
+def make_prompt(
+    messages: Sequence[Message], tokenizer: Tokenizer, block_size: int, max_new_tokens: int, left_out: int = 0
+) -> Prompt:
     """Make the prompt of a conversation whose last message is a user's.
 
     messages        (role, content): perhaps one of "system", then "user" and "assistant" in turns
     max_new_tokens  that the answer may have. So many, or half of the context if that is less, are kept free for it
+    left_out        so many of the oldest messages are left out in any case, as they were from the prompt before
 
     What doesn't fit beside the answer is left out: the oldest questions first, each with its answer, but never the
-    system's message or the last one. The ids are those of the text that is left, as in training.
+    system's message or the last one. If anything must go, so much goes that KEPT of the room is taken at most. So some
+    prompts after this one will fit as they are. They begin with the same ids as this one, which a cache still holds.
+    The ids are those of the text that is left, as in training.
 
     Raises DataError if the messages can't be a conversation (it says which), TooLong if the system's message and the
     last one don't fit, and TokenizerError if one can't be encoded.
@@ -79,20 +86,24 @@ def make_prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: i
     system = before.pop(0)[1] if before and before[0][0] == "system" else None
 
     first = [] if system is None else [_before_a_user(message_text("system", system), tokenizer)]
-    parts = [tokenizer.encode(message_text("user", question) + f"{NAMES['assistant']}:")]
-    count = sum(map(len, first + parts))
+    last = tokenizer.encode(message_text("user", question) + f"{NAMES['assistant']}:")
+    count = sum(map(len, (*first, last)))
     if count > room:
         what = "the message has" if system is None else "the system's message and the last one have"
         raise TooLong(count, room, what)
-    while before:
-        exchange = _before_a_user("".join(message_text(*message) for message in before[-2:]), tokenizer)
-        if count + len(exchange) > room:
-            break
-        parts.append(exchange)
-        count += len(exchange)
+    exchanges: list[np.ndarray] = []  # the newest first
+    while len(before) > left_out and count <= room:
+        text = "".join(message_text(*message) for message in before[-2:])
+        exchanges.append(_before_a_user(text, tokenizer))
+        count += len(exchanges[-1])
         before = before[:-2]
-    ids = np.concatenate([*first, *reversed(parts)])
-    return Prompt(ids, min(max_new_tokens, block_size + 1 - count), len(before))
+    left_out = len(before)
+    if count > room:
+        while exchanges and count > KEPT * room:
+            count -= len(exchanges.pop())
+            left_out += 2
+    ids = np.concatenate([*first, *reversed(exchanges), last])
+    return Prompt(ids, min(max_new_tokens, block_size + 1 - count), left_out)
 
 
 def check_messages(messages: Sequence[Message], last: str = "assistant") -> None:
@@ -142,23 +153,25 @@ class ConversationDecoder:
     """Answers one prompt after another, and keeps keys and values, so that only what is new goes through the model.
 
     ended       why the last answer has ended: as ``Token.ended``; None if nobody waited for its end
+    held_back   text at the end of an answer that nobody waited for: it could have been the beginning of a stop string
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer):
         self.decoder, self.tokenizer = decoder, tokenizer
         self.ended: str | None = None
+        self.held_back = ""
         self._cache = decoder.new_cache()
         self._ids = np.zeros(0, np.int64)  # the cache holds the first of them
 
     def answer(
         self, prompt: Prompt, sampling: Sampling, seed: int | None = None, stop: Sequence[str] = STOP
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """The pieces of an answer, one for each token; many are "".
 
         The answer is the same whatever was answered before. It can be left at any token: the next one then begins with
         what has been through the model. Raises FloatingPointError as ``stream``.
         """
-        self.ended = None
+        self.ended, self.held_back = None, ""
         self._cache.lengths[0] = shared_length(self._ids[: self._cache.lengths[0]], prompt.ids)
         self._ids = prompt.ids.astype(np.int64)
         texts, text = StopTexts(self.tokenizer, stop), AnswerText()
@@ -167,7 +180,10 @@ class ConversationDecoder:
             self.decoder, [prompt.ids], prompt.max_new_tokens, sampling, seed,
             stop_ids=() if end is None else (end,), stop_if=texts, cache=self._cache,
         )  # fmt: skip
-        for token in tokens:
-            self._ids = np.append(self._ids, token.id)
-            self.ended = token.ended
-            yield text.push(texts.take(0, token.ended is not None))
+        try:
+            for token in tokens:
+                self._ids = np.append(self._ids, token.id)
+                self.ended = token.ended
+                yield text.push(texts.take(0, token.ended is not None))
+        finally:
+            self.held_back = text.push(texts.take(0, finished=True))

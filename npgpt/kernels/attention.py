@@ -26,19 +26,25 @@ Each row's m and z are kept, and the backward pass computes P again from them: 2
 (Dao et al. 2022). m + log z would be one value, but it is rounded like m, and P would be off by as much.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.dropout import dropout_threshold, is_kept, keep_mask_numpy
 from npgpt.kernels.exp import exp
+from npgpt.kernels.heads import (
+    data_ptr,
+    element_ptr,
+    packed_head,
+    products_with,
+    stride_of,
+    strided,
+    with_contiguous_heads,
+)
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.product import gemm
 from npgpt.kernels.precision import gemm_dtype_tag, narrow_dtype_tag
-from npgpt.kernels.row_max import row_maximum
 
-QUERIES_PER_BLOCK = 64  # for which scores are computed at a time: 64 x Tk of them
+QUERIES_PER_BLOCK = 32  # for which scores are computed at a time: Tk x 32 of them
 
 
 def attention_forward_numpy(
@@ -96,12 +102,17 @@ def attention_forward_numba(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Heads in parallel, each by blocks of 64 queries. Keys that are hidden from a whole block are left out."""
+    """Heads in parallel, each by blocks of 32 queries. Keys that are hidden from a whole block are left out.
+
+    A block's scores are transposed: a row for each key, a column for each query. So the maximum and the sum over the
+    keys are taken for 32 queries at once, which compiles to vector instructions, whatever the number of keys is. The
+    last block may have fewer queries: its other columns hold anything, and nothing is made of them.
+    """
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
     y, row_max, row_sum = (np.empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))
-    q, k, v = arrays = _with_contiguous_heads(q, k, v)
+    q, k, v = arrays = with_contiguous_heads(q, k, v)
     _forward_heads(
-        Tk, *map(_strided, arrays), q.dtype.type(scale), *_mask_arguments(padding_mask, B),
+        Tk, _queries_per_block(Tq), *map(strided, arrays), q.dtype.type(scale), _seen_from(padding_mask, B, Tk),
         *_dropout_arguments(q.dtype, dropout, seed), narrow_dtype_tag(gemm_dtype_tag(q.dtype)), y, row_max, row_sum,
         work=2 * (q.size + k.size)
     )  # fmt: skip
@@ -109,34 +120,31 @@ def attention_forward_numba(
 
 
 @parallel_jit
-def _forward_heads(
-    Tk, q, k, v, scale, has_padding, padding_mask, threshold, factor, seed, dtype_tag, y, row_max, row_sum
-):
+def _forward_heads(Tk, W, q, k, v, scale, seen_from, threshold, factor, seed, dtype_tag, y, row_max, row_sum):
     B, Tq, H, D = y.shape
     for head in prange(B * H):
         b, h = head // H, head % H
-        S = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), y.dtype)
-        for i0 in range(0, Tq, QUERIES_PER_BLOCK):
-            i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
-            n_keys = i1 + Tk - Tq  # as many as the block's last query sees
-            gemm(  # A = q k^T
-                i1 - i0, n_keys, D, _element_ptr(q, b, i0, h), q.stride, 1, _element_ptr(k, b, 0, h), 1, k.stride,
-                0, 0, _data_ptr(S), Tk, dtype_tag
+        S = np.empty((Tk, W), y.dtype)
+        m, z = np.empty(W, y.dtype), np.empty(W, y.dtype)
+        keys = packed_head(k, b, h, Tk, D, dtype_tag)
+        for i0 in range(0, Tq, W):
+            n = min(W, Tq - i0)
+            first = i0 + Tk - Tq  # the position of the block's first query
+            n_keys = first + n  # as many as its last query sees
+            products_with(keys, Tk, n_keys, q, b, i0, h, n, D, S, dtype_tag)  # A^T = k q^T
+            _scale_and_hide(S[:n_keys], first, scale, seen_from[b])
+            _softmax(S[:n_keys], first, seen_from[b], m, z)
+            for i in range(n):
+                row_max[b, h, i0 + i], row_sum[b, h, i0 + i] = m[i], z[i]
+            _drop(S[:n_keys], (head * Tq + i0) * Tk, Tk, threshold, factor, seed)
+            gemm(  # z y = (exp(S - m) * M) v
+                n, D, n_keys, data_ptr(S), 1, W, element_ptr(v, b, 0, h), v.stride, 1,
+                0, 0, data_ptr(y[b, i0:, h]), H * D, dtype_tag
             )  # fmt: skip
-            for i in range(i0, i1):
-                row = S[i - i0]
-                n_visible = i + Tk - Tq + 1
-                _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask[b])
-                m = _row_maximum(row, n_visible, has_padding, padding_mask[b])
-                z = _exponentials(row, n_keys, m)
-                row_max[b, h, i], row_sum[b, h, i] = m, z
-                for j in range(n_keys):
-                    row[j] = row[j] / z
-                _drop(row, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
-            gemm(  # y = (P * M) v
-                i1 - i0, D, n_keys, _data_ptr(S), Tk, 1, _element_ptr(v, b, 0, h), v.stride, 1,
-                0, 0, _data_ptr(y[b, i0:, h]), H * D, dtype_tag
-            )  # fmt: skip
+            for i in range(n):
+                row = y[b, i0 + i, h]
+                for c in range(D):
+                    row[c] = row[c] / z[i]
 
 
 def attention_backward_numba(
@@ -144,155 +152,128 @@ def attention_backward_numba(
     scale: float, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> None:  # fmt: skip
-    """Heads in parallel, each by blocks of 64 queries. One thread adds up a head's dk and dv over the blocks."""
-    dy, q, k, v = arrays = _with_contiguous_heads(dy, q, k, v)
+    """Heads in parallel, each by blocks of 32 queries, as in the forward pass.
+
+    One thread adds up a head's dk and dv over the blocks.
+    """
+    dy, q, k, v = arrays = with_contiguous_heads(dy, q, k, v)
     row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
-        *map(_strided, arrays), row_max, row_sum, q.dtype.type(scale), *_mask_arguments(padding_mask, len(k)),
-        *_dropout_arguments(q.dtype, dropout, seed), narrow_dtype_tag(gemm_dtype_tag(q.dtype)), dq, dk, dv,
-        work=3 * q.size + 4 * k.size
+        _queries_per_block(q.shape[1]), *map(strided, arrays), row_max, row_sum, q.dtype.type(scale),
+        _seen_from(padding_mask, *k.shape[:2]), *_dropout_arguments(q.dtype, dropout, seed),
+        narrow_dtype_tag(gemm_dtype_tag(q.dtype)), dq, dk, dv, work=3 * q.size + 4 * k.size
     )  # fmt: skip
 
 
 @parallel_jit
-def _backward_heads(
-    dy, q, k, v, row_max, row_sum, scale, has_padding, padding_mask, threshold, factor, seed, dtype_tag, dq, dk, dv
-):
+def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshold, factor, seed, dtype_tag, dq, dk, dv):
     B, Tq, H, D = dq.shape
     Tk = dk.shape[1]
-    dq_stride, dk_stride, dv_stride = _stride(dq), _stride(dk), _stride(dv)
+    dq_stride, dk_stride, dv_stride = stride_of(dq), stride_of(dk), stride_of(dv)
     zero = dq.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
-        P = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), dq.dtype)
-        dP = np.empty((min(QUERIES_PER_BLOCK, Tq), Tk), dq.dtype)
-        key, value = _element_ptr(k, b, 0, h), _element_ptr(v, b, 0, h)
-        dkey, dvalue = _data_ptr(dk[b, :, h]), _data_ptr(dv[b, :, h])
+        P, dP = np.empty((Tk, W), dq.dtype), np.empty((Tk, W), dq.dtype)
+        m, z = np.zeros(W, dq.dtype), np.ones(W, dq.dtype)
+        keys, values = packed_head(k, b, h, Tk, D, dtype_tag), packed_head(v, b, h, Tk, D, dtype_tag)
+        key, dkey, dvalue = element_ptr(k, b, 0, h), data_ptr(dk[b, :, h]), data_ptr(dv[b, :, h])
         dk[b, :, h] = zero
         dv[b, :, h] = zero
-        for i0 in range(0, Tq, QUERIES_PER_BLOCK):
-            i1 = min(Tq, i0 + QUERIES_PER_BLOCK)
-            n, n_keys = i1 - i0, i1 + Tk - Tq
-            query, dquery, dout = _element_ptr(q, b, i0, h), _data_ptr(dq[b, i0:, h]), _element_ptr(dy, b, i0, h)
-            # A = q k^T, where P will be, and dy v^T, where dP and then dA will be
-            gemm(n, n_keys, D, query, q.stride, 1, key, 1, k.stride, 0, 0, _data_ptr(P), Tk, dtype_tag)
-            gemm(n, n_keys, D, dout, dy.stride, 1, value, 1, v.stride, 0, 0, _data_ptr(dP), Tk, dtype_tag)
-            for i in range(i0, i1):
-                p, dp = P[i - i0], dP[i - i0]
-                n_visible = i + Tk - Tq + 1
-                _scale_and_mask(p, n_visible, n_keys, scale, has_padding, padding_mask[b])
-                _exponentials(p, n_keys, row_max[b, h, i])
-                z = row_sum[b, h, i]
-                for j in range(n_keys):
-                    p[j] = p[j] / z
-                _drop(dp, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
-                dot = zero
-                for j in range(n_visible):
-                    dot += dp[j] * p[j]
-                for j in range(n_visible):
-                    dp[j] = p[j] * (dp[j] - dot) * scale
-                if has_padding:
-                    for j in range(n_visible):
-                        if not padding_mask[b, j]:
-                            dp[j] = zero
-                for j in range(n_visible, n_keys):
-                    dp[j] = zero
-                _drop(p, n_visible, (head * Tq + i) * Tk, threshold, factor, seed)
+        for i0 in range(0, Tq, W):
+            n = min(W, Tq - i0)
+            first = i0 + Tk - Tq
+            n_keys = first + n
+            products_with(keys, Tk, n_keys, q, b, i0, h, n, D, P, dtype_tag)  # A^T = k q^T, where P^T will be
+            products_with(values, Tk, n_keys, dy, b, i0, h, n, D, dP, dtype_tag)  # v dy^T, where dA^T will be
+            for i in range(n):
+                m[i], z[i] = row_max[b, h, i0 + i], row_sum[b, h, i0 + i]
+            _scale_and_hide(P[:n_keys], first, scale, seen_from[b])
+            _drop(dP[:n_keys], (head * Tq + i0) * Tk, Tk, threshold, factor, seed)
+            _softmax_backward(P[:n_keys], dP[:n_keys], first, scale, seen_from[b], m, z)
+            _drop(P[:n_keys], (head * Tq + i0) * Tk, Tk, threshold, factor, seed)
             # dq = dA k, dk += dA^T q and dv += (P * M)^T dy
-            gemm(n, D, n_keys, _data_ptr(dP), Tk, 1, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
-            gemm(n_keys, D, n, _data_ptr(dP), 1, Tk, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
-            gemm(n_keys, D, n, _data_ptr(P), 1, Tk, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
+            query, dout = element_ptr(q, b, i0, h), element_ptr(dy, b, i0, h)
+            dquery = data_ptr(dq[b, i0:, h])
+            gemm(n, D, n_keys, data_ptr(dP), 1, W, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
+            gemm(n_keys, D, n, data_ptr(dP), W, 1, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
+            gemm(n_keys, D, n, data_ptr(P), W, 1, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
 
 
 @jit
-def _scale_and_mask(row, n_visible, n_keys, scale, has_padding, padding_mask):
-    """row[j] = scale row[j]; -inf where j is padding, and from ``n_visible`` up to ``n_keys``."""
-    hidden = row.dtype.type(-np.inf)
-    for j in range(n_visible):
-        row[j] = scale * row[j]
-    for j in range(n_visible, n_keys):
-        row[j] = hidden
-    if has_padding:
-        for j in range(n_visible):
-            if not padding_mask[j]:
-                row[j] = hidden
+def _scale_and_hide(A, first, scale, seen_from):
+    """A^T (keys, queries) -> S^T. Column i is the query at position first + i.
+
+    seen_from   (keys,) the position of the first query that sees a key
+
+    S is rounded here, in both passes alike: m is one of its elements, and exp(S - m) must be 1 there.
+    """
+    hidden = A.dtype.type(-np.inf)
+    for j in range(len(A)):
+        row, sees_it = A[j], seen_from[j] - first
+        for i in range(row.size):
+            s = scale * row[i]
+            row[i] = s if i >= sees_it else hidden
 
 
 @jit
-def _drop(row, n_visible, first, threshold, factor, seed):
-    """Dropout of row[:n_visible]. Its first element is element number ``first`` of (B, H, Tq, Tk)."""
+def _softmax(S, first, seen_from, m, z):
+    """S^T (keys, queries) -> exp(S - m)^T, and writes m and z (queries,)."""
+    m[:], z[:] = -np.inf, 0
+    for j in range(len(S)):
+        row = S[j]
+        for i in range(m.size):
+            m[i] = row[i] if row[i] > m[i] else m[i]
+    nearest = seen_from.min()
+    for i in range(min(nearest - first, m.size)):
+        m[i] = 0  # nothing is visible
+    for j in range(len(S)):
+        row = S[j]
+        for i in range(m.size):
+            e = exp(row[i] - m[i])
+            row[i] = e
+            z[i] += e
+    for i in range(m.size):
+        z[i] = z[i] if z[i] != 0 else 1  # if anything is visible, the largest score contributes exp(0) = 1
+
+
+@jit
+def _softmax_backward(P, dP, first, scale, seen_from, m, z):
+    """P (keys, queries) holds S^T -> P^T, and dP holds dP^T -> dA^T."""
+    zero = P.dtype.type(0)
+    sums = np.zeros(m.size, P.dtype)  # rowsum(dP * P)
+    inverse = P.dtype.type(1) / z
+    for j in range(len(P)):
+        p, dp = P[j], dP[j]
+        for i in range(m.size):
+            x = exp(p[i] - m[i]) * inverse[i]
+            p[i] = x
+            sums[i] += x * dp[i]
+    for j in range(len(P)):
+        p, dp, sees_it = P[j], dP[j], seen_from[j] - first
+        for i in range(m.size):
+            x = p[i] * (dp[i] - sums[i]) * scale
+            dp[i] = x if i >= sees_it else zero  # p is 0 there, but 0 * NaN would be NaN
+
+
+@jit
+def _drop(x, first, Tk, threshold, factor, seed):
+    """Dropout of x (keys, queries). Its element (j, i) is number first + i Tk + j of (B, H, Tq, Tk)."""
     if threshold > 0:
-        first = np.uint64(first)
-        for j in range(n_visible):
-            row[j] *= factor if is_kept(seed, first + np.uint64(j), threshold) else row.dtype.type(0)
+        for j in range(len(x)):
+            row = x[j]
+            for i in range(row.size):
+                row[i] *= factor if is_kept(seed, np.uint64(first + i * Tk + j), threshold) else row.dtype.type(0)
 
 
-@jit
-def _row_maximum(row, n_visible, has_padding, padding_mask):
-    """m: the largest visible score; 0 if the row is fully masked."""
-    anything = not has_padding
-    if has_padding:
-        for j in range(n_visible):
-            anything |= padding_mask[j]
-    return row_maximum(row[:n_visible]) if anything else row.dtype.type(0)
+def _queries_per_block(Tq):
+    """Compiled code gets it as an argument: LLVM would unroll loops over a known 32 before it could vectorise them."""
+    return max(1, min(QUERIES_PER_BLOCK, Tq))
 
 
-@jit
-def _exponentials(row, n_keys, m):
-    """row[j] = exp(row[j] - m) -> z, their sum; 1 if the row is fully masked."""
-    z = row.dtype.type(0)
-    for j in range(n_keys):
-        e = exp(row[j] - m)
-        row[j] = e
-        z += e
-    return z if z != 0 else row.dtype.type(1)  # if anything is visible, the largest score contributes exp(0) = 1
-
-
-class _Strided(NamedTuple):
-    """Address and strides of a read-only array. Passing the array itself would compile a kernel for each layout."""
-
-    address: int
-    batch_stride: int  # in bytes
-    position_stride: int
-    head_stride: int
-    stride: int  # position_stride in elements
-
-
-def _strided(x):
-    """x (B, T, H, D), whose last axis is contiguous -> its address and strides"""
-    return _Strided(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
-
-
-@jit
-def _element_ptr(x, b, t, h):
-    """The address of element (b, t, h, 0)."""
-    return x.address + b * x.batch_stride + t * x.position_stride + h * x.head_stride
-
-
-@jit
-def _data_ptr(x):
-    """The address of the first element."""
-    return np.int64(x.ctypes.data)
-
-
-@jit
-def _stride(x):
-    """Elements from one position of (B, T, H, D) to the next."""
-    return x.strides[1] // x.itemsize
-
-
-def _with_contiguous_heads(*arrays):
-    """Copy arrays whose heads are not contiguous or whose positions overlap; slices of (B, T, 3C) need no copy."""
-    size = arrays[0].itemsize
-    D = arrays[0].shape[-1]
-    ok = [x.strides[3] == size and x.strides[1] >= size * D and x.strides[1] % size == 0 for x in arrays]
-    return [x if good else np.ascontiguousarray(x) for x, good in zip(arrays, ok, strict=True)]
-
-
-def _mask_arguments(padding_mask, B):
-    if padding_mask is None:
-        return False, np.ones((B, 0), np.bool_)
-    return True, np.ascontiguousarray(padding_mask, np.bool_)
+def _seen_from(padding_mask, B, Tk):
+    """-> (B, Tk) the position of the first query that sees a key: the key's own; padding is seen from none."""
+    positions = np.broadcast_to(np.arange(Tk), (B, Tk))
+    return positions.copy() if padding_mask is None else np.where(padding_mask, positions, 2**31)
 
 
 def _dropout_arguments(dtype, dropout, seed):

@@ -36,7 +36,8 @@ _ONE_BITS = _i(_f(1).view(_i))
 
 @exact_jit
 def _exp_float32(x):
-    x = _LOWEST if x < _LOWEST else x  # NaN is neither below nor above, and stays
+    is_zero = x < _LOWEST  # NaN is neither below nor above, and stays
+    x = _f(0) if is_zero else x  # a hidden score, -inf, is common; arithmetic with tiny numbers takes long
     x = _HIGHEST if x > _HIGHEST else x
     shifted = x * _LOG2_E + _ROUNDER
     n = shifted - _ROUNDER
@@ -47,7 +48,8 @@ def _exp_float32(x):
     i = _f(shifted).view(_i) - _ROUNDER_BITS
     half = i >> _i(1)
     y = y * _i((half << _i(23)) + _ONE_BITS).view(_f)
-    return y * _i(((i - half) << _i(23)) + _ONE_BITS).view(_f)
+    y = y * _i(((i - half) << _i(23)) + _ONE_BITS).view(_f)
+    return _f(0) if is_zero else y
 
 
 def exp(x: float) -> float:

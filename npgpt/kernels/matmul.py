@@ -19,7 +19,7 @@ from numba import prange
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
 from npgpt.kernels.machine.microkernel import tile_columns, tile_rows
-from npgpt.kernels.machine.product import K_BLOCK, gemm, multiply_packed, pack_all
+from npgpt.kernels.machine.product import K_BLOCK, first_panel, gemm, multiply_packed, pack_all
 from npgpt.kernels.machine.tile_panels import panel_bytes
 from npgpt.kernels.machine.vectors import pieces_of
 from npgpt.kernels.precision import gemm_dtype_tag
@@ -157,7 +157,7 @@ def _pack_parts(lines, K, x, line_step, k_step, is_a, panels, parts, dtype_tag):
         tile = tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag)
         first, last = _part_start(lines, tile, part, parts), _part_start(lines, tile, part + 1, parts)
         if first < last:
-            pack_all(x, line_step, k_step, lines, K, first, last, is_a, _aligned(panels), dtype_tag)
+            pack_all(x, line_step, k_step, lines, K, first, last, is_a, first_panel(panels), dtype_tag)
 
 
 @parallel_jit
@@ -170,16 +170,10 @@ def _multiply_packed_parts(M, N, K, x, line_step, k_step, is_a, panels, start, s
         i, j, m, n = (first, 0, last - first, N) if is_a else (0, first, M, last - first)
         if first < last:
             multiply_packed(
-                m, n, K, x + first * line_step * size, line_step, k_step, is_a, _aligned(panels),
-                start + (i * start_row + j) * size if start else 0, start_row,
+                m, n, K, x + first * line_step * size, line_step, k_step, is_a, first_panel(panels),
+                N if is_a else M, start + (i * start_row + j) * size if start else 0, start_row,
                 np.int64(c.ctypes.data) + (i * N + j) * size, N, dtype_tag
             )  # fmt: skip
-
-
-@jit
-def _aligned(memory):
-    """The first address in it that is a multiple of 64."""
-    return (np.int64(memory.ctypes.data) + 63) // 64 * 64
 
 
 @jit

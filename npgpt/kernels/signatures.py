@@ -14,6 +14,7 @@ from npgpt.kernels import (
     embedding,
     few_bits_product,
     gelu,
+    heads,
     layernorm,
     packed,
     packed_product,
@@ -35,8 +36,8 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
     i64, u64, flag = types.int64, types.uint64, types.boolean
     vector, matrix, array3, array4 = f[::1], f[:, ::1], f[:, :, ::1], f[:, :, :, ::1]
     view4, ids, addresses = f[:, :, :, :], i64[::1], i64[:, ::1]
-    strided = types.NamedUniTuple(i64, 5, attention._Strided)
-    mask_and_dropout = (flag, flag[:, ::1], u64, f, u64)
+    strided = types.NamedUniTuple(i64, 5, heads.Strided)
+    mask_and_dropout = (i64[:, ::1], u64, f, u64)
     table = {
         "matmul": (_multiply_parts, (*[i64] * 11, matrix, i64, tag)),
         "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix)),
@@ -48,11 +49,11 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "gelu_tanh_backward": (gelu._tanh_backward, (vector, vector, vector)),
         "attention_forward": (
             attention._forward_heads,
-            (i64, strided, strided, strided, f, *mask_and_dropout, narrow_tag, array4, array3, array3),
+            (i64, i64, strided, strided, strided, f, *mask_and_dropout, narrow_tag, array4, array3, array3),
         ),
         "attention_backward": (
             attention._backward_heads,
-            (*[strided] * 4, array3, array3, f, *mask_and_dropout, narrow_tag, view4, view4, view4),
+            (i64, *[strided] * 4, array3, array3, f, *mask_and_dropout, narrow_tag, view4, view4, view4),
         ),
         "cross_entropy_forward": (cross_entropy._forward_rows, (matrix, ids, i64, vector, vector, vector)),
         "cross_entropy_backward": (cross_entropy._backward_rows, (vector, matrix, ids, vector, vector, i64, matrix)),

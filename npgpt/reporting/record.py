@@ -12,10 +12,11 @@ import numpy as np
 
 from npgpt.checkpoints import runs
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, DataError
 
 MAX_LINE = 2**20  # bytes
 MAX_COLUMNS = 400  # of one kind: a layer has two of gradients and weights, and three of activations
+MAX_NUMBERS = 2**25  # of one kind, 256 MB: four million steps, each with the eight that training measures
 MAX_TEXT = 4000  # characters of a sample
 MAX_PIECES = 1024
 MAX_TEXTS = 24  # samples, and passages, spread over the run
@@ -46,10 +47,14 @@ class Columns:
         return np.array(self._columns[name]) if name in self._columns else np.full(self._rows, np.nan)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row. What is not a number is left out."""
+        """Add a row. What is not a number is left out. Raises DataError if there are more than MAX_NUMBERS then."""
+        new = [name for name, value in row.items() if name not in self._columns and _is_number(value)]
+        new = [name for name in new if len(name) <= 100][: MAX_COLUMNS - len(self._columns)]
+        if (len(self._columns) + len(new)) * (self._rows + 1) > MAX_NUMBERS:
+            raise DataError(f"more than {MAX_NUMBERS:,} numbers of one kind, so it can't be shown")
+        for name in new:
+            self._columns[name] = array("d", [math.nan]) * self._rows
         for name, value in row.items():
-            if name not in self._columns and self._has_room(name) and _is_number(value):
-                self._columns[name] = array("d", [math.nan]) * self._rows
             if name in self._columns:
                 self._columns[name].append(float(value) if _is_number(value) else math.nan)
         self._rows += 1
@@ -62,9 +67,6 @@ class Columns:
         order = np.argsort(self["step"], kind="stable")
         for name in self._columns:
             self._columns[name] = array("d", self[name][order].tobytes())
-
-    def _has_room(self, name):
-        return len(self._columns) < MAX_COLUMNS and len(name) <= 100
 
 
 class Spread:
@@ -161,6 +163,8 @@ def read_record(run: Path) -> Record:
                     record.skipped += 1
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     if not len(record.train) + len(record.evals):
         wrong = f", and {record.skipped:,} lines that are none of npgpt's" if record.skipped else ""
         raise CheckpointError(f"{path}: no losses are in it{wrong}")

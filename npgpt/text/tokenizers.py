@@ -127,20 +127,8 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Write a tokenizer as a JSON file."""
+    """Write a tokenizer as a JSON file, which checkpoints/shared/tokenizers.py reads."""
     Path(path).write_text(json.dumps(tokenizer.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a tokenizer that ``save_tokenizer`` wrote. Raises TokenizerError, which names the file."""
-    try:
-        return tokenizer_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise TokenizerError(f"can't read the tokenizer {path}: {error.strerror}") from error
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets nested without end
-        raise TokenizerError(f"{path} is not a stored tokenizer: it is not JSON ({error})") from error
 
 
 def _code_points(text: str) -> np.ndarray:

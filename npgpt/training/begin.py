@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import open_checkpoint, runs
+from npgpt.checkpoints import open_checkpoint, run_states, runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
+from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.text.corpus import tokenizer_for
-from npgpt.text.tokenizers import Tokenizer, load_tokenizer
+from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
@@ -86,8 +87,8 @@ def _resume(folder, given) -> Run:
     if "max_steps" in given or "epochs" in given:
         given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
-    tokenizer = load_tokenizer(folder / runs.TOKENIZER_FILE)
-    path, weights, moments, state = runs.load_newest(folder)
+    tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
+    path, weights, moments, state = run_states.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
     occupied = resident_bytes()
@@ -122,7 +123,7 @@ def _resume(folder, given) -> Run:
 def _stored(folder: Path) -> tuple[GPTConfig, TrainSettings, Plan]:
     """What config.json says of a run. Raises RunError if it can't be resumed, CheckpointError, ConfigError."""
     config, asked, planned = runs.read_run_config(folder)
-    if not runs.state_files(folder) and (folder / runs.BEST_FILE).exists():
+    if not run_states.state_files(folder) and (folder / runs.BEST_FILE).exists():
         raise RunError(f"{folder} had not saved its state yet; it has its best weights.\nTo {_anew(folder)}")
     if not planned:
         raise RunError(f"{folder} was begun by an npgpt that stored no plan with it.\nTo {_anew(folder)}")

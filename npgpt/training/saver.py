@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.errors import CheckpointError, RunError
 from npgpt.optim import AdamW
 from npgpt.training.log import log
@@ -94,13 +94,13 @@ class Saver:
         step = self.state()["step"]
         self._remove_old()  # what a kill between a save and the end of this has left
         if self.keep and self.on_disk not in (None, step):
-            runs.keep_last(self.folder, self.on_disk)
+            run_states.keep_last(self.folder, self.on_disk)
         self._write(self.folder)
         self.on_disk = step
         self._remove_old()
 
     def _remove_old(self):
-        for path in runs.state_files(self.folder)[1 + self.keep :]:
+        for path in run_states.state_files(self.folder)[1 + self.keep :]:
             with suppress(OSError):
                 path.unlink()
 
@@ -135,7 +135,7 @@ def check_room(folder: Path, model: StoredModel, optimizer: AdamW, keep: int) ->
     one's place when it is complete.
     """
     weights, moments = _nbytes(model.state_dict()), _nbytes(optimizer.state_dict())
-    files = [path for path in (*runs.state_files(folder), folder / runs.BEST_FILE) if path.exists()]
+    files = [path for path in (*run_states.state_files(folder), folder / runs.BEST_FILE) if path.exists()]
     there = {(status.st_dev, status.st_ino): status.st_size for status in (path.stat() for path in files)}
     needed = (2 + keep) * (weights + moments) + weights - sum(there.values())
     while not folder.exists():

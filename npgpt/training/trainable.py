@@ -109,22 +109,23 @@ def stored_model(settings: TrainSettings, config: GPTConfig, weights: dict[str, 
 def choose(model: GPT, settings: TrainSettings) -> None:
     """Freeze what the settings say isn't trained.
 
-    Raises ConfigError if a pattern matches nothing, or nothing is left to train.
+    Raises ConfigError if a pattern matches nothing that could be trained, or nothing is left to train.
     """
-    names = [name for name, _ in model.named_parameters()]
-    kept = set(names) if settings.train_only is None else _covered(names, settings.train_only)
+    # Beside an adapter the model itself is frozen already, and a pattern that matches only that would do nothing.
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    what = "parameter" if settings.lora_rank is None else f"part of the adapter, such as {names[0]}"
+    kept = set(names) if settings.train_only is None else _covered(names, settings.train_only, what)
     if settings.freeze is not None:
-        kept -= _covered(names, settings.freeze)
+        kept -= _covered(names, settings.freeze, what)
     for name, p in model.named_parameters():
-        p.requires_grad = p.requires_grad and name in kept
-    if not model.trainable_parameters():
-        beside = "" if settings.lora_rank is None else " beside a frozen model: its names end with .lora.A and .lora.B"
-        what = "parameter" if settings.lora_rank is None else "part of the adapter"
-        raise ConfigError(f"nothing is left to train: --train-only and --freeze leave no {what}{beside}")
+        p.requires_grad = name in kept
+    if not kept:
+        raise ConfigError(f"nothing is left to train: --train-only and --freeze leave no {what}")
 
 
-def _covered(names: list[str], patterns: str) -> set[str]:
-    return {name for pattern in split_patterns(patterns) for name in matching(names, pattern)}
+def _covered(names: list[str], patterns: str, what: str) -> set[str]:
+    """Raises ConfigError if a pattern covers none of the names."""
+    return {name for pattern in split_patterns(patterns) for name in matching(names, pattern, what)}
 
 
 def _with_base(checkpoint: Checkpoint, adapter: Adapter) -> StoredModel:

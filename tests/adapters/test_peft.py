@@ -72,7 +72,7 @@ REFUSED = {
     "trainable_token_indices": ([1], "trainable_token_indices is"),
     "init_lora_weights": ("pissa", "which changes the base"),
     "use_rslora": ("yes", "use_rslora: true or false"),
-    "r": (3, "with 3 rows, as r says"),
+    "r": (3, "with 3 rows, which is the rank"),
     "lora_alpha": ("16", "alpha must be a number"),
     "lora_alpha ": (0, "alpha must be a number above 0"),
     "lora_dropout": (1.5, "dropout must be from 0"),
@@ -94,11 +94,12 @@ NAME = f"{PREFIX}h.0.attn.c_attn.lora_A.weight"
 
 
 @pytest.mark.parametrize(("f", "words"), [
-    (lambda a: {}, "no tensors"),
+    (lambda a: {}, "no matrices are in it"),
     (lambda a: a | {f"{PREFIX}wte.lora_embedding_A": a[NAME]}, "is none that npgpt knows"),
     (lambda a: a | {f"{PREFIX}h.0.attn.c_fc.lora_A.weight": a[NAME]}, "is none that npgpt knows"),
-    (lambda a: {name: a[name] for name in a if name != NAME}, "only one of lora_A and lora_B for 'h.0.attn.c_attn'"),
+    (lambda a: {name: a[name] for name in a if name != NAME}, "only one of A and B is there for 'h.0.attn.c_attn'"),
     (lambda a: a | {NAME: a[NAME].T.copy()}, "must be a matrix of floats with 2 rows"),
+    (lambda a: a | {NAME: a[NAME].ravel()}, "must be a matrix of floats"),
     (lambda a: a | {NAME: a[NAME].astype(np.int32)}, "must be a matrix of floats"),
     (lambda a: a | {NAME: a[NAME] * np.float32(np.inf)}, "NaN or infinity"),
     (lambda a: a | {NAME.replace("transformer.", ""): a[NAME]}, "is there twice"),

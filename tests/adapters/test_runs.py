@@ -218,7 +218,10 @@ MISTAKES = {
     "no layer": ((*LORA, "--lora-targets", "wte"), "'wte' is no linear layer of a block: there are attn.c_attn"),
     "a large rank": ((*LORA, "--lora-rank", 9), "rank 9 is above the size of h.0.attn.c_attn, 8 x 24"),
     "a base that there isn't": ((*LORA, "--lora-base", "int3"), "'int3' is none of f32, nf4"),
-    "the base": ((*LORA, "--train-only", "wte"), "nothing is left to train"),
+    "the base": ((*LORA, "--train-only", "wte"), "'wte' matches no part of the adapter, such as h.0.attn.c_attn"),
+    "the base beside a part": ((*LORA, "--train-only", "h.0,wte"), "'wte' matches no part of the adapter"),
+    "the base, which is frozen": ((*LORA, "--freeze", "ln_f"), "'ln_f' matches no part of the adapter"),
+    "all of it frozen": ((*LORA, "--freeze", "*.lora.*"), "nothing is left to train"),
     "resumed with others": (("--resume", "lora", "--lora-rank", 4), "keeps these settings: leave out --lora-rank"),
 }
 
@@ -257,7 +260,7 @@ def renamed(new):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (described(rank=2), "is none of rank 2"),
+    (described(rank=2), "which is the rank, and is F32"),
     (described(rank="3"), "rank must be a whole number"),
     (described(alpha=-6.0), "alpha must be a number above 0"),
     (described(alpha=0), "alpha must be a number above 0"),
@@ -265,9 +268,9 @@ def renamed(new):
     (described(checksum=...), "an adapter's description was expected"),
     (described(other=1), "an adapter's description was expected"),
     (described(targets=[1]), "an adapter's description was expected"),
-    (renamed("h.0.mlp.c_fd.lora.A"), "lacks some of the adapter's tensors"),
-    (renamed("h.0.mlp.c_fc.lora.C"), "has an unexpected tensor 'h.0.mlp.c_fc.lora.C'"),
-    (renamed("h.1.mlp.c_fc.lora.A"), "lacks some of the adapter's tensors"),
+    (renamed("h.0.mlp.c_fd.lora.A"), "'h.0.mlp.c_fd.lora.A' is none that npgpt knows"),
+    (renamed("h.0.mlp.c_fc.lora.C"), "'h.0.mlp.c_fc.lora.C' is none that npgpt knows"),
+    (renamed("h.1.mlp.c_fc.lora.A"), "only one of A and B is there for 'h.0.mlp.c_fc', 'h.1.mlp.c_fc'"),
 ])  # fmt: skip
 def test_files_that_are_no_runs(trained, tmp_path, change, words):
     """Whole files, without checksums, in which something can't be."""

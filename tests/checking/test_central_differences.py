@@ -62,6 +62,7 @@ def test_right_gradients_pass(f, shape):
     report = gradcheck(f, [values(*shape)])
     assert report.ok, report
     assert report.error < 1e-8
+    assert (type(report.inputs[0].ok), type(report.inputs[0].error)) == (bool, float)
     assert str(report).startswith("ok     dx0")
 
 

@@ -36,7 +36,7 @@ def tokenizer_of(name):
 @pytest.mark.parametrize("name", ["byte", "gpt2", "bpe:300", "char"])
 @pytest.mark.parametrize("system", [True, False])
 def test_the_ids_are_those_of_the_text_that_fits(name, system):
-    """For every size of the context: the oldest exchanges have gone, and no more of them than must."""
+    """For every size of the context: if not all fits, so much that three quarters of the room are taken at most."""
     tokenizer, new = tokenizer_of(name), 5
     messages = [SYSTEM, *TALK] if system else TALK
     texts = ["".join([*TEXTS[:system], *TEXTS[first:]]) for first in (1, 2, 3)]
@@ -49,10 +49,18 @@ def test_the_ids_are_those_of_the_text_that_fits(name, system):
                 make_prompt(messages, tokenizer, block_size, new)
             assert (error.value.tokens, error.value.room) == (sizes[-1], room)
             continue
+        first = 0 if sizes[0] <= room else 1 if sizes[1] <= 3 * room / 4 else 2
         prompt = make_prompt(messages, tokenizer, block_size, new)
-        assert prompt.ids.tolist() == tokenizer.encode(texts[fitting[0]]).tolist()
-        assert prompt.left_out == 2 * fitting[0]
+        assert prompt.ids.tolist() == tokenizer.encode(texts[first]).tolist()
+        assert prompt.left_out == 2 * first
         assert prompt.max_new_tokens == new
+
+
+def test_messages_that_were_left_out_do_not_come_back():
+    for left_out in (0, 2, 4):
+        prompt = make_prompt([SYSTEM, *TALK], BYTE, 1000, 5, left_out)
+        assert BYTE.decode(prompt.ids) == "".join([TEXTS[0], *TEXTS[1 + left_out // 2 :]])
+        assert prompt.left_out == left_out
 
 
 CONTENT = strategies.text(strategies.sampled_from("Hi aé \n\t:.'3三"), min_size=1, max_size=8).filter(str.strip)

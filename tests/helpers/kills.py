@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 from npgpt import commandline, train
-from npgpt.checkpoints import runs, safetensors
+from npgpt.checkpoints import run_states, runs, safetensors
 from npgpt.checkpoints.shared import atomic
 from npgpt.training import begin, execute, folder, run, saver  # noqa: F401 - loaded before the forks
 
@@ -123,12 +123,12 @@ def check(current):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, _, _, state = runs.load_newest(current)
-    for path in runs.state_files(current):
+        _, _, _, state = run_states.load_newest(current)
+    for path in run_states.state_files(current):
         runs.load_checkpoint(path)
     if (current / runs.BEST_FILE).exists():
-        runs.open_run(current, "best")
-    assert len(runs.state_files(current)) <= 4, "states pile up"
+        run_states.open_run(current, "best")
+    assert len(run_states.state_files(current)) <= 4, "states pile up"
     metrics = current / runs.METRICS_FILE
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     logged = [json.loads(line)["step"] for line in lines if line.endswith("\n") and '"train"' in line]

@@ -26,7 +26,7 @@ def drawn(draw):
     """(dy, forward arguments): new queries after earlier keys; padding, also all that a query could see."""
     dtype, rng = draw(dtypes), np.random.default_rng(draw(seeds))
     B, H, D = draw(few), draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 8, 17]))
-    T = draw(st.sampled_from([1, 2, 3, 5, 8, 64, 65, 0]) if B * H < 3 else small_sizes)
+    T = draw(st.sampled_from([1, 2, 3, 5, 8, 32, 33, 65, 0]) if B * H < 3 else small_sizes)
     Tk = T + draw(st.sampled_from([0, 0, 1, 6]))
     # All in one layout: Numba compiles the kernel for each combination of layouts. What is empty is always contiguous.
     layout = draw(st.sampled_from(["contiguous", "slice", "reversed"])) if B * T else "contiguous"
@@ -117,6 +117,16 @@ def test_the_shortest_and_the_longest_text(dtype, T):
     forward = large_forward(rng, dtype, B=2, T=T, H=1, D=4)
     dy = rng.standard_normal(forward[0].shape).astype(dtype)
     versions_agree("attention_forward", CASES["attention_forward"], forward)
+    versions_agree("attention_backward", CASES["attention_backward"], backward_of(dy, forward))
+
+
+def test_heads_that_are_wider_than_a_block_of_a_product():
+    """800 products to add up, in blocks of 768, and several blocks of queries."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, T, 1, 800)).astype(np.float32) for T in (70, 72, 72))
+    forward = q, k, v, 800**-0.5, None, 0.0, 0
+    versions_agree("attention_forward", CASES["attention_forward"], forward)
+    dy = rng.standard_normal(q.shape).astype(np.float32)
     versions_agree("attention_backward", CASES["attention_backward"], backward_of(dy, forward))
 
 

@@ -83,6 +83,19 @@ def test_names_from_strangers_are_bounded(tmp_path):
     assert len(list(read_record(write_run(tmp_path / "run", lines)).gradient)) == MAX_COLUMNS
 
 
+def test_numbers_from_strangers_are_bounded(tmp_path, monkeypatch):
+    """A short last line can ask for many columns, each as long as all lines before it."""
+    monkeypatch.setattr("npgpt.reporting.record.MAX_NUMBERS", 60)
+    write_run(tmp_path / "full", [EVAL] * 20)  # three numbers a line
+    assert len(read_record(tmp_path / "full").evals) == 20
+    layers = {"kind": "layers", "step": 1, "gradient": {}, "weight": {}}
+    wide = layers | {"gradient": {f"{i}": 1.0 for i in range(20)}}
+    for name, lines in (("long", [EVAL] * 21), ("wide", [EVAL, *[layers] * 20, wide])):
+        write_run(tmp_path / name, lines)
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: more than 60 numbers of one kind"):
+            read_record(tmp_path / name)
+
+
 def test_texts_are_spread_over_the_run():
     for n in (0, 1, 2, MAX_TEXTS, 2 * MAX_TEXTS - 1, 2 * MAX_TEXTS, 1000, 12_345):
         spread = Spread()

@@ -11,7 +11,7 @@ import threading
 import pytest
 from helpers.commands import CONSTANT_LR, QUICK, TINY, command, everything, refused, train
 
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.errors import RunError
 from npgpt.training import begin, saver
 from npgpt.training.folder import locked
@@ -44,12 +44,12 @@ def at_step(monkeypatch, step, do):
 
 def test_states_are_saved_by_time_whatever_evaluations_do(folder, each_step):
     run, _ = train(folder, *RUN, "--keep", 9)
-    steps = [runs.load_checkpoint(path)[2]["step"] for path in runs.state_files(run)]
+    steps = [runs.load_checkpoint(path)[2]["step"] for path in run_states.state_files(run)]
     assert steps == [6, 5, 4, 3, 2, 1, 0]
     assert command("train", "--resume", run, "--max-steps", 8, "--keep", 2, cwd=folder).code == 0
-    assert [path.stem for path in runs.state_files(run)] == ["last", "step-000007", "step-000006"]
+    assert [path.stem for path in run_states.state_files(run)] == ["last", "step-000007", "step-000006"]
     assert command("train", "--resume", run, "--max-steps", 9, "--keep", 0, cwd=folder).code == 0
-    assert [path.stem for path in runs.state_files(run)] == ["last"]
+    assert [path.stem for path in run_states.state_files(run)] == ["last"]
 
 
 def test_a_folder_that_is_removed(folder, each_step, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_folder_that_is_not_ours_for_a_while(folder, each_step, monkeypatch):
         allowed["now"] = False
 
     def allow():
-        seen.append(runs.load_newest(folder / "runs" / "text")[3]["step"])
+        seen.append(run_states.load_newest(folder / "runs" / "text")[3]["step"])
         allowed["now"] = True
 
     at_step(monkeypatch, 2, forbid)
@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_ours_for_a_while(folder, each_step, monkeypatch):
     run, ended = train(folder, *RUN)
     assert ended.err.count("last.safetensors: can't be written: Permission denied; training goes on\n") == 2
     assert seen == [1]
-    assert [runs.load_checkpoint(path)[2]["step"] for path in runs.state_files(run)] == [6, 5]
+    assert [runs.load_checkpoint(path)[2]["step"] for path in run_states.state_files(run)] == [6, 5]
 
 
 LIMITED = """
@@ -118,7 +118,7 @@ def test_no_room_in_the_middle_of_a_file(folder):
     *_, last = ended.stderr.splitlines()
     assert last.startswith("error: and nowhere else, so what was trained since the last save is lost: ")
     run = folder / "runs" / "text"
-    assert [runs.load_checkpoint(path)[2]["step"] for path in runs.state_files(run)] == [2, 1]
+    assert [runs.load_checkpoint(path)[2]["step"] for path in run_states.state_files(run)] == [2, 1]
     assert not [path.name for path in run.iterdir() if path.name.endswith("npgpt-tmp")]
     assert not list(folder.glob("npgpt-*"))
     assert command("train", "--resume", run, cwd=folder).code == 0
@@ -169,7 +169,7 @@ def test_two_runs_that_want_one_empty_folder(folder, monkeypatch):
         thread.join()
     refusal, trained = sorted(results)
     assert (refusal.removesuffix(f" (process {os.getpid()})"), trained) == ("out: this run is in progress", "trained")
-    assert runs.load_newest("out")[3]["step"] == 0
+    assert run_states.load_newest("out")[3]["step"] == 0
 
 
 def test_a_run_in_progress_is_not_resumed(folder):

@@ -58,7 +58,7 @@ def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict:
     """Read a file that holds one JSON object, such as a config.json. Raises CheckpointError."""
     file = MappedFile(path)
     if file.size > max_bytes:
-        raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not a configuration")
+        raise CheckpointError(f"{path}: larger than {max_bytes:,} bytes, so it is not what npgpt or others write")
     values = parse_json(file.take(0, file.size, "JSON"), str(path))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(values).__name__}")

@@ -29,7 +29,7 @@ def by_size(vocab_size: int) -> Finder:
     return lambda: GPT2Tokenizer() if vocab_size == 50257 else None
 
 
-def stored(values: dict, place: str) -> Finder:
+def stored(values: dict, place: str) -> Callable[[], Tokenizer]:
     """The one that ``to_dict`` gave these values for. ``place`` begins the CheckpointError if they are no tokenizer."""
 
     def find() -> Tokenizer:
@@ -45,5 +45,10 @@ def beside(weights: Path, otherwise: Finder, *names: str) -> Finder:
     """The one in the first of the files ``names`` and OUR_TOKENIZER_FILE that is in the weights' folder."""
     for path in map(weights.with_name, (*names, OUR_TOKENIZER_FILE)):
         if path.exists():
-            return lambda: stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()
+            return lambda: read_tokenizer(path)
     return otherwise
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The one that ``save_tokenizer`` wrote. Raises CheckpointError, also if the file is too large to be one."""
+    return stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()

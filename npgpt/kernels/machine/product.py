@@ -58,7 +58,7 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
     rows_of_a = min(_m_block(dtype_tag), _round_up(M, tile_rows(dtype_tag)))
     columns_of_b = min(_n_block(dtype_tag), _round_up(N, W))
     memory = np.empty((rows_of_a + columns_of_b) * depth(steps, dtype_tag) * size + 128, np.uint8)
-    panels_a = _round_up(np.int64(memory.ctypes.data), 64)
+    panels_a = first_panel(memory)
     panels_b = _round_up(panels_a + rows_of_a * depth(steps, dtype_tag) * size, 64)
     begin_products(dtype_tag)
     for j0 in range(0, N, columns_of_b):
@@ -104,6 +104,12 @@ def pack_all(x, line_step, k_step, lines, K, first, last, is_a, panels, dtype_ta
 
 
 @jit
+def first_panel(memory):
+    """Where panels begin in an array of bytes: the first address that is a multiple of 64."""
+    return _round_up(np.int64(memory.ctypes.data), 64)
+
+
+@jit
 def panels_at(panels, lines, k0, is_a, dtype_tag):
     """The address of the panels from step ``k0`` on, a multiple of 768. k0 = K: where they end."""
     lines = _round_up(lines, tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag))
@@ -111,22 +117,22 @@ def panels_at(panels, lines, k0, is_a, dtype_tag):
 
 
 @jit
-def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, c_row, dtype_tag):
+def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, lines, start, start_row, c, c_row, dtype_tag):
     """C (M, N) = start (M, N) + A (M, K) @ B (K, N), on one thread, with one factor in panels (``pack_all``).
 
     x, ..._step         the other factor, A or B (``is_a``), in place: its blocks are packed one after the other
-    panels              those of the first one
+    panels, lines       those of the first one, and how many lines they have: the first M or N are multiplied
     """
     size = element_size(dtype_tag)
     m_block, n_block = _m_block(dtype_tag), _n_block(dtype_tag)
     memory = np.empty((m_block if is_a else n_block) * depth(min(K_BLOCK, K), dtype_tag) * size + 64, np.uint8)
-    own = _round_up(np.int64(memory.ctypes.data), 64)
+    own = first_panel(memory)
     begin_products(dtype_tag)
     for k0 in range(0, K, K_BLOCK):
         k = min(K_BLOCK, K - k0)
         deep = depth(k, dtype_tag)
         begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
-        ready = panels_at(panels, N if is_a else M, k0, not is_a, dtype_tag)
+        ready = panels_at(panels, lines, k0, not is_a, dtype_tag)
         for x0 in range(0, M if is_a else N, m_block if is_a else n_block):
             block = x + (x0 * line_step + k0 * k_step) * size
             if is_a:

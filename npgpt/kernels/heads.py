@@ -1,0 +1,66 @@
+"""Heads of attention for compiled code: where their vectors lie in an array, and products with packed keys."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.kernels.jit import jit
+from npgpt.kernels.machine.product import first_panel, multiply_packed, pack_all, panels_at
+
+
+class Strided(NamedTuple):
+    """Address and strides of a read-only array. Passing the array itself would compile a kernel for each layout."""
+
+    address: int
+    batch_stride: int  # in bytes
+    position_stride: int
+    head_stride: int
+    stride: int  # position_stride in elements
+
+
+def strided(x):
+    """x (B, T, H, D), whose last axis is contiguous -> its address and strides"""
+    return Strided(x.ctypes.data, *x.strides[:3], x.strides[1] // x.itemsize)
+
+
+@jit
+def element_ptr(x, b, t, h):
+    """The address of element (b, t, h, 0)."""
+    return x.address + b * x.batch_stride + t * x.position_stride + h * x.head_stride
+
+
+@jit
+def data_ptr(x):
+    """The address of the first element."""
+    return np.int64(x.ctypes.data)
+
+
+@jit
+def stride_of(x):
+    """Elements from one position of (B, T, H, D) to the next."""
+    return x.strides[1] // x.itemsize
+
+
+def with_contiguous_heads(*arrays):
+    """Copy arrays whose heads are not contiguous or whose positions overlap; slices of (B, T, 3C) need no copy."""
+    size = arrays[0].itemsize
+    D = arrays[0].shape[-1]
+    ok = [x.strides[3] == size and x.strides[1] >= size * D and x.strides[1] % size == 0 for x in arrays]
+    return [x if good else np.ascontiguousarray(x) for x, good in zip(arrays, ok, strict=True)]
+
+
+@jit
+def packed_head(x, b, h, T, D, dtype_tag):
+    """The keys or values of a head (T, D) in panels, which are multiplied with one block of queries after the other."""
+    panels = np.empty(panels_at(0, T, D, True, dtype_tag) + 64, np.uint8)
+    pack_all(element_ptr(x, b, 0, h), x.stride, 1, T, D, 0, T, True, first_panel(panels), dtype_tag)
+    return panels
+
+
+@jit
+def products_with(packed, T, n_keys, x, b, i0, h, n, D, out, dtype_tag):
+    """out (n_keys, n), in rows of out: the first of the T packed keys times ``n`` queries of x from ``i0`` on."""
+    multiply_packed(
+        n_keys, n, D, element_ptr(x, b, i0, h), x.stride, 1, False, first_panel(packed), T,
+        0, 0, data_ptr(out), out.shape[1], dtype_tag
+    )  # fmt: skip
