@@ -23,7 +23,7 @@ def test_a_character_of_several_tokens_and_what_can_not_be_seen(page):
     )
     wanted = [["n", False], ["", True], ["é", False], ["", True], ["", True], ["字", False]]
     assert shown[:8] == [*wanted, ["\n", False], ["\t", False]]
-    assert [text for text, _ in shown[8:]] == ["\\u{1b}", "", "", "\\u{202e}", "", "\\u{a0}", " "]
+    assert [text for text, _ in shown[8:]] == ["\\x1b", "", "", "\\u202e", "", "\\u00a0", " "]
     assert page.run("return plainText(shown.tokens)") == text
     script = "return characters(arguments[0].map((bytes) => ({ bytes })), arguments[1])"
     part = [[{"text": "a"}], [{"byte": 0xE5}], [{"byte": 0x80}, {"text": "b"}]]

@@ -49,14 +49,21 @@ function plainText(tokens) {
 // What would not be seen, or not for what it is: control characters, marks of direction, spaces that are none, and the like.
 const UNSEEN = /((?! )[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Z}])/u;
 
+/** A character's number, or a byte, as Python and the panel write it. */
+function escaped(code, isByte = false) {
+  const digits = (count) => code.toString(16).padStart(count, "0");
+  if (isByte || code < 128) return code === 13 ? "\\r" : `\\x${digits(2)}`;
+  return code < 0x10000 ? `\\u${digits(4)}` : `\\U${digits(8)}`;
+}
+
 /** The nodes that show a token's parts. */
 function shownParts(parts) {
   return parts.flatMap((part) => {
-    if (part.byte !== undefined) return el("span", { class: "escaped" }, `\\x${part.byte.toString(16).padStart(2, "0")}`);
+    if (part.byte !== undefined) return el("span", { class: "escaped" }, escaped(part.byte, true));
     return part.text.split(UNSEEN).filter(Boolean).map((piece) => {
       if (piece === "\n") return el("span", { class: "newline" }, piece);
       if (piece === "\t") return el("span", { class: "tab" }, piece);
-      return UNSEEN.test(piece) ? el("span", { class: "escaped" }, `\\u{${piece.codePointAt(0).toString(16)}}`) : piece;
+      return UNSEEN.test(piece) ? el("span", { class: "escaped" }, escaped(piece.codePointAt(0))) : piece;
     });
   });
 }
