@@ -34,6 +34,8 @@ def test_what_the_server_refuses_is_explained_and_the_text_stays(browser, held_s
     until(browser, "!running")
     assert "more than the 64 tokens" in browser.run("return find('prompt-problem').textContent")
     fill(browser, prompt="x")
+    said = browser.run("return sentence('prompt: the character X is unknown.')")
+    assert said == "The character X is unknown."
 
     def busy(*arguments):
         raise Busy(7)
@@ -64,14 +66,14 @@ def test_a_text_that_fails_or_is_cut_keeps_what_was_made(browser):
         fill(browser, prompt="Once")
         browser.click("#go")
         until(browser, "shown.tokens.length === 5 && !running && isDrawn")
-        assert browser.run(PROBLEM) == "The text could not be finished: the server failed to make this text."
+        assert browser.run(PROBLEM) == "The text could not be finished. The server failed to make this text."
         assert browser.run(STATUS) == "1 token until then."
         engine.decoder.step = lambda *arguments: (server.stop.wait(20), time.sleep(0.3), step(*arguments))[2]
         browser.click("#go")
         until(browser, "running && running.entry && shown.tokens.length === 5")
         server.stop.set()
         until(browser, "!running && isDrawn")
-        assert browser.run(PROBLEM) == "The text could not be finished: the server is stopping."
+        assert browser.run(PROBLEM) == "The text could not be finished. The server is stopping."
         server.thread.join(20)
     made = browser.run(IDS)
     browser.click("#go")

@@ -49,7 +49,13 @@ async function problemOf(answer) {
   }
   const wait = answer.headers.get("Retry-After");
   const later = answer.status === 503 && wait ? ` Try again in ${wait} s.` : "";
-  return new Problem(`${error.message[0].toUpperCase()}${error.message.slice(1)}.${later}`, error.param);
+  return new Problem(`${sentence(error.message)}${later}`, error.param);
+}
+
+/** The server's words, as a sentence; without the field's name, beside which they stand. */
+function sentence(message) {
+  const text = message.replace(/^prompt: /, "");
+  return `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
 }
 
 /** The objects of a stream of events, as they come. Raises Problem if it is cut, or says that something went wrong. */
@@ -71,7 +77,7 @@ async function* events(answer) {
       const data = event.slice("data: ".length);
       if (data === "[DONE]") return;
       const value = JSON.parse(data);
-      if (value.error) throw new Problem(`The text could not be finished: ${value.error.message}.`);
+      if (value.error) throw new Problem(`The text could not be finished. ${sentence(value.error.message)}`);
       yield value;
     }
   }
