@@ -1,4 +1,4 @@
-"""python -m npgpt.serve : a server with the OpenAI API."""
+"""python -m npgpt.serve : a server with a playground in the browser, and the OpenAI API."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ class _StopServing(StopRequest):
 
 
 def main() -> int:
-    parser = Parser("serve", "Serve a model to programs that know the OpenAI API.")
+    parser = Parser("serve", "Serve a model: a playground in the browser, and the OpenAI API for programs.")
     parser.add_flags(ServeSettings)
     settings = ServeSettings(**vars(parser.parse_args()))
     use_threads(settings.threads)
@@ -46,6 +46,7 @@ def main() -> int:
 def _serve(settings, socket, starting) -> int:
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
+    from npgpt.generation.attention import attention_weights
     from npgpt.precompile import compile_for_sampling
     from npgpt.serving.access_log import escaped
     from npgpt.serving.app import make_app
@@ -58,6 +59,7 @@ def _serve(settings, socket, starting) -> int:
     compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     model = make_model(checkpoint)
     decoder = Decoder(model, settings.weights, settings.cache_dtype)
+    attention_weights(decoder.model, [0], config.n_layer - 1)  # compiles what no text needs, before texts would wait
     host, port = socket.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -65,6 +67,7 @@ def _serve(settings, socket, starting) -> int:
         what = f"{escaped(settings.name)}, {model.num_parameters():,} parameters in {settings.weights}"
         print(
             f"serving {what}, context {config.block_size:,}",
+            f"  {address}/    the playground, in a browser",
             f"  {address}/v1  for clients of the OpenAI API",
             "Ctrl-C stops it", sep="\n", file=sys.stderr, flush=True,
         )  # fmt: skip

@@ -94,6 +94,7 @@ def test_it_serves_a_run_until_a_signal_comes(run, number):
     with subprocess.Popen(typed, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
         try:
             lines, port = lines_until_ready(server)
+            assert f"\n  http://127.0.0.1:{port}/    the playground, in a browser\n" in lines
             assert re.search(r"serving mine\\x1b\[2J, [\d,]+ parameters in f32, context 8", lines)
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 connection.sendall(

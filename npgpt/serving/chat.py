@@ -69,7 +69,7 @@ def router(served: Served) -> APIRouter:
                     answer.push(event.piece)
             return SimpleChatAnswer(response=answer.so_far)
 
-        return JSONResponse((await while_connected(request, texts, whole())).model_dump())
+        return JSONResponse((await while_connected(request, whole(), texts.cancel)).model_dump())
 
     return routes
 

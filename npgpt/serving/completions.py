@@ -19,7 +19,8 @@ from npgpt.serving.texts import Texts, respond, token_text
 from npgpt.text.tokenizers import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {"description": "The data of each event is a JSON object; that of the last one is [DONE]."}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
 
 def router(served: Served) -> APIRouter:

@@ -1,4 +1,5 @@
-"""What clients may ask: the fields of the OpenAI API's requests, each with its type, bounds and default.
+"""What clients may ask: the fields of the OpenAI API's requests and of the playground's, each with its type, bounds and
+default.
 
 A field that is null has its default. One that this server can't honour is refused, unless it says what is done anyway;
 so is an unknown one, as at OpenAI. Fields that change nothing in the answer (``user``, ``metadata``) are accepted.
@@ -50,6 +51,13 @@ def _prompts(value: Any) -> list[str | list[int]]:
     if all(isinstance(prompt, list) and prompt and all(map(_is_id, prompt)) for prompt in several):
         return several
     raise ValueError("must be a text, a list of texts, a list of ids, or a list of lists of ids, none of them empty")
+
+
+def _prompt(value: Any) -> str | list[int]:
+    """A text, or ids"""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(_is_id, value))):
+        return value
+    raise ValueError("must be a text, or a list of ids that is not empty")
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -118,6 +126,7 @@ _Prompts = Annotated[
     PlainValidator(_prompts),
     _any_of(_TEXT, _TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MAX_TEXTS}),
 ]
+_Prompt = Annotated[str | list[int], PlainValidator(_prompt), _any_of(_TEXT, _IDS)]
 _Stops = Annotated[
     tuple[str, ...],
     PlainValidator(_stops),
@@ -151,25 +160,29 @@ class StreamOptions(_Strict):
 
 
 class Sampled(_Strict):
-    """What requests for texts and for answers have in common."""
+    """How tokens are chosen."""
 
-    model: str | None = Field(None, description="Its name. Default: the one that is served.")
     temperature: float | None = Field(None, ge=0, le=2, description="Divides the logits; 0 is greedy. Default: 1.")
     top_p: float | None = Field(None, gt=0, le=1, description="Only the likeliest tokens of this sum. Default: all.")
-    n: int | None = Field(None, ge=1, le=MAX_TEXTS, description="Texts for each prompt. Default: 1.")
-    stop: _Stops = Field((), description="Texts that end the answer, and are no part of it. Default: none.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same text each time; the n-th has seed + n.")
-    stream: bool | None = Field(None, description="Send the text as it is made. Default: false.")
-    stream_options: StreamOptions | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="For tokens that were made. Default: 0.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Each time they were. Default: 0.")
-    logit_bias: _Biases = Field({}, description="{id of a token: what is added to its logit}. Default: none.")
-
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Only the k likeliest; 0, -1: all, the default.")
     min_p: float | None = Field(None, ge=0, le=1, description="Only tokens at least p times as likely as the first.")
     typical_p: float | None = Field(None, gt=0, le=1, description="Only tokens as surprising as usual, of this sum.")
     repetition_penalty: float | None = Field(None, gt=0, le=1000, description="Divides logits of the text's tokens.")
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="For tokens that were made. Default: 0.")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Each time they were. Default: 0.")
+    logit_bias: _Biases = Field({}, description="{id of a token: what is added to its logit}. Default: none.")
     min_tokens: int | None = Field(None, ge=0, le=2**31 - 1, description="The text can't end before. Default: 0.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same text each time; the n-th has seed + n.")
+
+
+class TextsRequest(Sampled):
+    """What requests for texts and for answers have in common."""
+
+    model: str | None = Field(None, description="Its name. Default: the one that is served.")
+    n: int | None = Field(None, ge=1, le=MAX_TEXTS, description="Texts for each prompt. Default: 1.")
+    stop: _Stops = Field((), description="Texts that end the answer, and are no part of it. Default: none.")
+    stream: bool | None = Field(None, description="Send the text as it is made. Default: false.")
+    stream_options: StreamOptions | None = None
 
     user: _Ignored = None
     metadata: _Ignored = None
@@ -181,7 +194,7 @@ class Sampled(_Strict):
     store: _only(False) = None  # type: ignore[valid-type]
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(TextsRequest):
     """POST /v1/completions: continue texts."""
 
     prompt: _Prompts = Field(description="A text, texts, ids of tokens, or lists of ids.")
@@ -205,7 +218,7 @@ class MessageRequest(_Strict):
     tool_calls: _only([]) = None  # type: ignore[valid-type]
 
 
-class ChatRequest(Sampled):
+class ChatRequest(TextsRequest):
     """POST /v1/chat/completions: answer the last message."""
 
     messages: list[MessageRequest] = Field(min_length=1, max_length=MAX_MESSAGES, description="The conversation.")
@@ -239,3 +252,22 @@ class SimpleChatAnswer(BaseModel):
     """What the model says to it."""
 
     response: str
+
+
+class PromptRequest(_Strict):
+    """POST /playground/tokens: a prompt as the model sees it."""
+
+    prompt: _Prompt = Field(description="A text, or ids of tokens.")
+
+
+class AttentionRequest(PromptRequest):
+    """POST /playground/attention: what the tokens of a text look at."""
+
+    layer: int = Field(ge=0, description="From 0.")
+
+
+class PlaygroundRequest(Sampled, PromptRequest):
+    """POST /playground/generate: continue one text, and tell all of its tokens."""
+
+    max_tokens: int = Field(ge=0, le=2**31 - 1, description="As many as there is room for, if that is less.")
+    score_prompt: bool | None = Field(None, description="Tell the prompt's probabilities, too. Default: false.")

@@ -15,7 +15,7 @@ from npgpt.serving.engine import Busy, Closed, Engine
 from npgpt.serving.errors import SHOWN, WRONG, ApiError
 from npgpt.serving.requests import Request
 from npgpt.serving.schema import Sampled
-from npgpt.serving.texts import Texts, stopping
+from npgpt.serving.texts import Texts, busy, stopping
 
 TOO_LONG = "context_length_exceeded"
 _FIELDS = {"min_new_tokens": "min_tokens", "max_new_tokens": "max_tokens", "ids": "prompt"}  # of npgpt: OpenAI's
@@ -123,9 +123,7 @@ class Served:
         except ConfigError as error:
             field = str(error).split()[0].removesuffix(":")
             raise ApiError(400, str(error), _FIELDS.get(field, field), WRONG) from None
-        except Busy as busy:
-            message = "too many texts are waiting: come back later"
-            headers = {"Retry-After": str(busy.retry_after)}
-            raise ApiError(503, message, None, "server_busy", headers) from None
+        except Busy as error:
+            raise busy("too many texts are waiting", error.retry_after) from None
         except Closed:
             raise stopping() from None

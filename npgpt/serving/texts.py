@@ -63,8 +63,13 @@ def stopping() -> ApiError:
     return ApiError(503, "the server is stopping", None, "server_stopping", {"Retry-After": "10"})
 
 
-async def while_connected(request: HttpRequest, texts: Texts, work: Coroutine[Any, Any, _T]) -> _T:
-    """Wait for ``work``, unless the client leaves before: its texts are then not made any further."""
+def busy(message: str, retry_after: int) -> ApiError:
+    """The error that so much is waiting already; in how many seconds to come back."""
+    return ApiError(503, f"{message}: come back later", None, "server_busy", {"Retry-After": str(retry_after)})
+
+
+async def while_connected(request: HttpRequest, work: Coroutine[Any, Any, _T], end: Callable[[], object]) -> _T:
+    """Wait for ``work``, unless the client leaves before. ``end`` is called then, and when the work is done."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +77,7 @@ async def while_connected(request: HttpRequest, texts: Texts, work: Coroutine[An
             raise ApiError(CLIENT_LEFT, "the client has left")
         return working.result()
     finally:
-        texts.cancel()
+        end()
         for task in (working, leaving):
             task.cancel()
 
@@ -91,7 +96,7 @@ async def respond(work: Work, texts: Texts, request: HttpRequest, stream: bool |
     """The answer: a stream of chunks, or the whole."""
     if stream:
         return EventStream(work.chunks(texts), texts.cancel)
-    whole = await while_connected(request, texts, work.whole(texts))
+    whole = await while_connected(request, work.whole(texts), texts.cancel)
     return JSONResponse(whole.model_dump())
 
 

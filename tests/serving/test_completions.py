@@ -23,8 +23,12 @@ def alone(server, prompt, seed, n=8, **settings):
 
 
 def events(server, path="/v1/completions", **fields):
-    """The data of a stream's events, but for the last one: [DONE]"""
-    status, headers, body = server.post(path, {**fields, "stream": True})
+    """The data of the events of a stream that is asked for, but for the last one: [DONE]"""
+    return data_of(*server.post(path, {**fields, "stream": True}))
+
+
+def data_of(status, headers, body):
+    """The data of the events of an answer, but for the last one: [DONE]"""
     assert status == 200
     assert headers["content-type"].startswith("text/event-stream")
     lines = [line.removeprefix("data: ") for line in unchunked(body).split("\n\n")]
