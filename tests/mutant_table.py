@@ -436,4 +436,9 @@ MUTANTS = [
     Mutant("Talk._pieces", "said += self.held_back", "pass", "a stopped answer's end is forgotten", tests="test_chat.py"),
     Mutant("matrices.read_matrices", "(which == 'A') != transposed", "which == 'A'", "peft's shapes checked as ours", tests="adapters/test_peft.py"),
     Mutant("_StopServing._request", "os._exit(exit_code(number))", "super()._request(number, frame)", "a second Ctrl-C waits", tests="test_serve.py"),
+    Mutant("playground._Work.__init__", "served.room(ids, None, default=asked.max_tokens)", "asked.max_tokens", "a length beyond the context is refused", tests="serving/test_playground.py"),
+    Mutant("playground._Work._placed", "other < self.served.ids", "True", "ids without a text are offered", tests="serving/test_playground.py"),
+    Mutant("playground.router", "pictures.locked()", "False", "any number of pictures may wait", tests="serving/test_playground.py"),
+    Mutant("app.make_app", "{*OPEN_PATHS, '/'}", "OPEN_PATHS", "the page can't ask for the token", tests="serving/test_playground.py"),
+    Mutant("playground.page_headers", "re.findall(f'(?s)<{tag}>(.*?)</{tag}>', page)[-1].encode()", "re.findall(f'(?s)<{tag}>(.*?)</{tag}>', page)[-1].strip().encode()", "the page's own script may not run", tests="serving/test_playground.py"),
 ]
