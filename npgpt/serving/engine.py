@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeVar
 
 from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.serving.batch import Batch, Job
-from npgpt.serving.requests import Deliver, Request
+from npgpt.serving.requests import Deliver, Event, Request
 from npgpt.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class Engine:
         self.decoder, self.tokenizer, self.config = decoder, tokenizer, decoder.config
         self.rows, self.queue = rows, queue
         self._batch = Batch(decoder, tokenizer, rows)
+        self._events: list[tuple[Deliver, Event]] = []  # that are still to be told
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[Job] = deque()
         self._functions: deque[tuple[Callable[[], Any], Future]] = deque()
@@ -104,7 +106,8 @@ class Engine:
             request.check(self.config)
         if len(requests) > self.rows + self.queue:
             raise ConfigError(f"n: {len(requests)} texts at once are more than the {self.rows + self.queue} possible")
-        jobs = [Job(request, number, deliver, self.tokenizer) for number, request in enumerate(requests)]
+        later = partial(self._tell_later, deliver)
+        jobs = [Job(request, number, later, self.tokenizer) for number, request in enumerate(requests)]
         with self._changed:
             if self._ends is not None:
                 raise Closed("the server is shutting down")
@@ -151,8 +154,19 @@ class Engine:
             except Exception as error:  # a mistake in npgpt, or no memory: these texts are lost, the server isn't
                 traceback.print_exception(error)
                 self._batch.end_all("error", "the server failed to make this text")
+            self._tell()
+        self._tell()
         for _, future in self._functions:  # nobody adds to them any more
             future.cancel()
+
+    def _tell_later(self, deliver, event):
+        """What is told wakes other threads. That must not hold up a step, so it is done after it."""
+        self._events.append((deliver, event))
+
+    def _tell(self):
+        for deliver, event in self._events:
+            deliver(event)
+        self._events.clear()
 
     def _take(self) -> bool:
         """Wait for work and take it; False when the engine has been closed."""
