@@ -97,6 +97,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(browser):
         assert "at least 16" in browser.run("return find('key-problem').textContent")
         browser.press(*("-and-wrong" * 2), "Enter")
         until(browser, "find('key-problem').textContent === 'The server does not take this token.'")
+        assert browser.run("return find('key').returnValue") == ""  # else to leave it would be a yes
         browser.press(*TOKEN, "Enter")
         until(browser, "shown.tokens.length === 8 && !running")
         browser.open(f"{server.url}/")

@@ -12,18 +12,24 @@ function openAlternatives(index, moveFocus = false) {
   markSelected(index);
   if (token.logprob !== null && !list.some((other) => other.id === token.id)) list.push(token);
   find("panel-title").textContent = token.shown;
-  const place = `token ${whole(index + 1)} of ${whole(tokenView.tokens.length)}, id ${token.id}`;
-  find("panel-place").textContent = token.logprob === null ? place : `${percent(Math.exp(token.logprob))} · ${place}`;
+  showPlace(index);
   find("panel-says").textContent = list.length
     ? "What the model thought of here, by its own probability, before temperature, top-k and top-p. Choose one, and the text goes on from it."
     : index ? "The probability of this token is not known." : "Nothing stands before this token, so the model says nothing of it.";
   find("alternatives").replaceChildren(...list.map((other) => alternativeItem(index, token, other)));
-  find("panel-before").disabled = index === 0;
-  find("panel-after").disabled = index === tokenView.tokens.length - 1;
   panel.hidden = false;
   document.body.classList.add("with-panel");
   tokenView.elements[index].scrollIntoView({ block: "nearest" });
   if (moveFocus) (panel.querySelector("#alternatives button") ?? find("panel-close")).focus();
+}
+
+/** Say where the token stands. The text may grow meanwhile. */
+function showPlace(index) {
+  const token = tokenView.tokens[index];
+  const place = `token ${whole(index + 1)} of ${whole(tokenView.tokens.length)}, id ${token.id}`;
+  find("panel-place").textContent = token.logprob === null ? place : `${percent(Math.exp(token.logprob))} · ${place}`;
+  find("panel-before").disabled = index === 0;
+  find("panel-after").disabled = index === tokenView.tokens.length - 1;
 }
 
 function alternativeItem(index, token, other) {

@@ -22,6 +22,7 @@ async function showAttention(tokens, isMaking) {
     return;
   }
   if (attention.name === name) return;
+  if (String(ids) !== String(attention.tokens.map((token) => token.id))) forgetAttention(); // of another text
   attention.asked?.abort();
   const asked = (attention.asked = new AbortController());
   attention.name = name;

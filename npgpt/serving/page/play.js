@@ -2,16 +2,22 @@
 
 /**
  * A text, as it stands in the tab's history. ``prompt``: what the field held when the text was left. ``source``: the prompt
- * that its first tokens are; null if they are no prompt as it was written.
+ * that its first tokens are; null if they are no prompt as it was written. ``place``: how many texts are before it.
  */
 const loaded = String(performance.timeOrigin), entries = new Map();
-function newEntry(tokens, source = null) {
-  const entry = { id: `${loaded}-${entries.size}`, prompt: find("prompt").value, source, tokens, status: "", problem: "" };
-  entries.set(entry.id, entry);
-  return entry;
+const KEPT = 50; // texts: browsers go back no further
+let entriesMade = 0;
+function newEntry(tokens, place, source = null) {
+  return { id: `${loaded}-${entriesMade++}`, place, prompt: find("prompt").value, source, tokens, status: "", problem: "" };
 }
 
-let shown = newEntry([]); // the text on the page
+/** Keep a text that enters the history, and forget those that neither Back nor Forward reaches any more. */
+function keep(entry) {
+  for (const [id, { place }] of entries) if (place >= entry.place || place <= entry.place - KEPT) entries.delete(id);
+  entries.set(entry.id, entry);
+}
+
+let shown = newEntry([], 0); // the text on the page
 let running = null; // what is being made: { abort, entry }
 let isDrawn = true;
 
@@ -25,6 +31,7 @@ function redraw() {
 function draw() {
   const isMaking = running !== null && running.entry === shown;
   showTokens(shown.tokens, isMaking);
+  if (alternatives.index !== null) showPlace(alternatives.index);
   const isEmpty = !shown.tokens.length;
   find("empty").hidden = !isEmpty;
   find("tools").hidden = isEmpty;
@@ -32,10 +39,11 @@ function draw() {
   showAttention(shown.tokens, isMaking);
 }
 
-/** Say how a text is doing, as long as it is the one on the page; and again when it comes back. */
+/** Say how a text is doing, if it is the one on the page. It is said again when the text comes back. */
 function tell(entry, status, problem = "") {
   Object.assign(entry, { status, problem });
-  if (entry === shown) showStatus(status, problem);
+  const anotherComes = running !== null && running.entry !== entry; // then the status is about that one
+  if (entry === shown && !anotherComes) showStatus(status, problem);
 }
 
 function showStatus(status, problem = "") {
@@ -63,7 +71,7 @@ function makeOfPrompt() {
 async function make(prompt, kept, source = null) {
   const settings = readSettings();
   if (!settings) return;
-  stop();
+  abandon();
   const run = (running = { abort: new AbortController(), entry: null, source });
   const told = { made: 0, room: 0, ended: null, wanted: settings.max_tokens, began: performance.now(), now: null };
   fieldProblem("prompt", "");
@@ -92,8 +100,11 @@ async function make(prompt, kept, source = null) {
 function take({ prompt, max_tokens: room, token, ended }, run, kept, told) {
   if (prompt) {
     const tokens = kept ?? prompt.map((one) => ({ ...one, prompt: true }));
-    if (run.entry) run.entry.tokens.splice(0, tokens.length, ...tokens); // now with probabilities
-    else enter(run, [...tokens]);
+    if (!run.entry) enter(run, [...tokens]);
+    else {
+      run.entry.tokens.splice(0, tokens.length, ...tokens); // now with probabilities
+      if (alternatives.index < tokens.length && alternatives.index !== null) openAlternatives(alternatives.index);
+    }
   }
   if (room !== undefined) told.room = room;
   if (token) {
@@ -111,14 +122,15 @@ function take({ prompt, max_tokens: room, token, ended }, run, kept, told) {
 function enter(run, tokens) {
   shown.prompt = find("prompt").value;
   closeAlternatives();
-  run.entry = shown = newEntry(tokens, run.source);
-  history.pushState({ id: shown.id }, "");
+  run.entry = shown = newEntry(tokens, shown.place + 1, run.source);
+  keep(shown);
+  history.pushState({ id: shown.id, place: shown.place }, "");
   tell(shown, "Making the text.");
 }
 
 /** How a text ended, in words. */
 function ending({ made, room, ended, wanted, began, now }) {
-  const speed = made > 1 ? `, ${whole(Math.round((made - 1) / ((now - began) / 1000)))} tokens/s` : "";
+  const speed = made > 1 && now > began ? `, ${whole(Math.round((made - 1) / ((now - began) / 1000)))} tokens/s` : "";
   if (ended === "stop") return `The model ended the text after ${counted(made, "token")}${speed}.`;
   if (room < wanted) return `${counted(made, "token")}${speed}. There was room for no more: the model sees ${whole(DATA.context)} at once.`;
   return wanted === 0 ? "The prompt was read." : `${counted(made, "token")}${speed}.`;
@@ -133,7 +145,8 @@ function finish(error, run, told) {
   else if (isCurrent) showStatus(shown.status, problem);
 }
 
-function stop() {
+/** Make the text that is being made no longer; another one comes. */
+function abandon() {
   running?.abort.abort();
   running = null;
   showRunning();
@@ -160,23 +173,23 @@ tokenView.point = (index, isPassing = false) => {
 
 find("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running) halt();
+  if (running) stop();
   else makeOfPrompt();
 });
 find("prompt").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
-  makeOfPrompt();
+  if (!event.repeat) makeOfPrompt(); // a key that is held asks once
 });
 
-/** Stop, and say so. */
-function halt() {
+/** Make the text that is being made no longer. ``finish`` says how far it came. */
+function stop() {
   running.abort.abort();
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.defaultPrevented || find("key").open) return;
-  if (running) halt();
+  if (event.key !== "Escape" || event.defaultPrevented || event.isComposing || find("key").open) return;
+  if (running && !panel.contains(document.activeElement)) stop();
   else closeAlternatives();
 });
 find("more").addEventListener("click", () => goOn(shown.tokens));
@@ -192,7 +205,7 @@ find("copy").addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
 });
 find("view").addEventListener("change", showView);
-find("layer").addEventListener("change", () => showAttention(shown.tokens, running !== null));
+find("layer").addEventListener("change", draw);
 
 function showView() {
   closeAlternatives();
@@ -211,17 +224,19 @@ function showLegend() {
 }
 
 addEventListener("popstate", (event) => {
-  stop();
+  abandon();
   closeAlternatives(false);
   shown.prompt = find("prompt").value;
   const entry = entries.get(event.state?.id);
-  shown = entry ?? newEntry([]);
+  shown = entry ?? newEntry([], event.state?.place ?? 0);
   find("prompt").value = shown.prompt;
   find("prompt").dispatchEvent(new Event("input"));
   showStatus(entry ? shown.status : "This text is gone, since the page was loaded anew.", shown.problem);
   draw();
 });
 
-history.replaceState({ id: shown.id }, "");
+shown.place = history.state?.place ?? 0; // not 0 if the page was loaded anew
+keep(shown);
+history.replaceState({ id: shown.id, place: shown.place }, "");
 find("model").textContent = `${DATA.model} · ${counted(DATA.layers, "layer")}, ${counted(DATA.heads, "head")}, sees ${whole(DATA.context)} tokens at once`;
 showView();

@@ -19,6 +19,13 @@ const key = { // in the tab's storage, which may be closed to us
   },
 };
 
+/** The server wants a token, and the reader gave none. */
+class NeedsToken extends Problem {
+  constructor() {
+    super("This server needs a token.");
+  }
+}
+
 /** Post an object -> the response, if it is a success. Raises Problem, or AbortError. ``quietly``: ask for no token. */
 async function post(path, body, signal, quietly = false) {
   for (;;) {
@@ -33,7 +40,7 @@ async function post(path, body, signal, quietly = false) {
     }
     if (answer.ok) return answer;
     if (answer.status !== 401) throw await problemOf(answer);
-    if (quietly || !(await askForKey(Boolean(shown)))) throw new Problem("This server needs a token.");
+    if (quietly || !(await askForKey(Boolean(shown)))) throw new NeedsToken();
   }
 }
 
@@ -41,7 +48,8 @@ async function problemOf(answer) {
   let error;
   try {
     error = (await answer.json()).error;
-  } catch {
+    if (!error.message) throw new Error();
+  } catch { // not npgpt.serve but a proxy answers
     return new Problem(`The server answers with the status ${answer.status}.`);
   }
   if (error.code === "context_length_exceeded") {
@@ -76,7 +84,12 @@ async function* events(answer) {
     for (const event of found) {
       const data = event.slice("data: ".length);
       if (data === "[DONE]") return;
-      const value = JSON.parse(data);
+      let value;
+      try {
+        value = JSON.parse(data);
+      } catch {
+        throw new Problem("The answer can't be read: is it from npgpt.serve?");
+      }
       if (value.error) throw new Problem(`The text could not be finished. ${sentence(value.error.message)}`);
       yield value;
     }
@@ -86,7 +99,7 @@ async function* events(answer) {
 /** Ask the reader for the server's token -> whether there is one now. ``wasWrong``: the last one wasn't it. */
 function askForKey(wasWrong) {
   const dialog = find("key"), field = find("key-value");
-  field.value = "";
+  field.value = dialog.returnValue = ""; // it holds the answer before
   keyProblem(wasWrong ? "The server does not take this token." : "");
   if (!dialog.open) dialog.showModal();
   field.focus();
@@ -105,5 +118,4 @@ find("key-form").addEventListener("submit", (event) => {
   key.set(value);
   find("key").close("taken");
 });
-find("key-cancel").addEventListener("click", () => find("key").close(""));
-find("key").addEventListener("cancel", () => { find("key").returnValue = ""; });
+find("key-cancel").addEventListener("click", () => find("key").close());

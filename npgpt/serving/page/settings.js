@@ -79,7 +79,7 @@ async function countPrompt() {
     if (asked.signal.aborted) return;
     said.textContent = "";
     if (problem.param === "prompt") fieldProblem("prompt", problem.message);
-    else promptSize.locked = true;
+    promptSize.locked = problem instanceof NeedsToken;
   }
 }
 

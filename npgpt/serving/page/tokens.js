@@ -11,7 +11,7 @@ const tokenView = {
 
 /** Show a text's tokens. Elements stay as long as what they show does, so that the focus does. */
 function showTokens(tokens, moreCanCome) {
-  const view = tokenView, parts = characters(tokens, moreCanCome);
+  const view = tokenView, parts = characters(tokens, moreCanCome), hadFocus = listbox.contains(document.activeElement);
   view.tokens = tokens;
   for (const extra of view.elements.splice(tokens.length)) extra.remove();
   tokens.forEach((token, i) => {
@@ -31,6 +31,7 @@ function showTokens(tokens, moreCanCome) {
   });
   listbox.hidden = !tokens.length;
   setFocused(Math.min(view.focused, Math.max(0, tokens.length - 1)));
+  if (hadFocus && !listbox.contains(document.activeElement)) focusToken(view.focused); // its token is gone
 }
 
 function labelOf(token) {
