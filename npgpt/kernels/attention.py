@@ -201,7 +201,7 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
 
 @jit
 def _scale_and_hide(A, first, scale, seen_from):
-    """A^T (keys, queries) -> S^T. Column i is the query at position first + i.
+    """In place, A^T (keys, W) -> S^T. Column i is the query at position first + i.
 
     seen_from   (keys,) the position of the first query that sees a key
 
@@ -217,7 +217,7 @@ def _scale_and_hide(A, first, scale, seen_from):
 
 @jit
 def _softmax(S, first, seen_from, m, z):
-    """S^T (keys, queries) -> exp(S - m)^T, and writes m and z (queries,)."""
+    """In place, S^T (keys, W) -> exp(S - m)^T; writes m and z (W,)."""
     m[:], z[:] = -np.inf, 0
     for j in range(len(S)):
         row = S[j]
@@ -238,7 +238,7 @@ def _softmax(S, first, seen_from, m, z):
 
 @jit
 def _softmax_backward(P, dP, first, scale, seen_from, m, z):
-    """P (keys, queries) holds S^T -> P^T, and dP holds dP^T -> dA^T."""
+    """In place, P (keys, W): S^T -> P^T, and dP (keys, W): dP^T -> dA^T; with m and z (W,) of the forward pass."""
     zero = P.dtype.type(0)
     sums = np.zeros(m.size, P.dtype)  # rowsum(dP * P)
     inverse = P.dtype.type(1) / z
@@ -257,7 +257,7 @@ def _softmax_backward(P, dP, first, scale, seen_from, m, z):
 
 @jit
 def _drop(x, first, Tk, threshold, factor, seed):
-    """Dropout of x (keys, queries). Its element (j, i) is number first + i Tk + j of (B, H, Tq, Tk)."""
+    """Dropout of x (keys, W), in place. Its element (j, i) is number first + i Tk + j of (B, H, Tq, Tk)."""
     if threshold > 0:
         for j in range(len(x)):
             row = x[j]
@@ -266,7 +266,7 @@ def _drop(x, first, Tk, threshold, factor, seed):
 
 
 def _queries_per_block(Tq):
-    """Compiled code gets it as an argument: LLVM would unroll loops over a known 32 before it could vectorise them."""
+    """W in compiled code. It is an argument there: LLVM would unroll loops over a known 32 and not vectorise them."""
     return max(1, min(QUERIES_PER_BLOCK, Tq))
 
 

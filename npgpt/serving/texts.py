@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request as HttpRequest
@@ -31,7 +32,7 @@ class Texts:
 
         def deliver(event: Event) -> None:
             """On the engine's thread."""
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits for the event any more
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         self.made, self.reused = 0, {}

@@ -1,5 +1,6 @@
 """The engine: many texts at once, each the same as alone."""
 
+import asyncio
 import threading
 
 import numpy as np
@@ -340,6 +341,22 @@ def test_a_text_that_fails_leaves_the_others_alone(decoder):
     assert bad.made()[-1].ended == "error"
     assert "no token is left" in bad.made()[-1].problem
     assert len(good.ids()) == 5
+
+
+def test_an_event_that_comes_when_the_loop_is_closed_is_dropped(decoder):
+    """It is told on the engine's thread, which would end with an error."""
+    texts = pytest.importorskip("npgpt.serving.texts", reason="needs the extra serve")
+    told = []
+
+    class Submitting:
+        def submit(self, requests, deliver):
+            told.append(deliver)
+
+    async def ask():
+        return texts.Texts(Submitting(), [Request(np.arange(3), 2)])
+
+    asyncio.run(ask())
+    told[0](Made(0, None, "", "length"))
 
 
 def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypatch, capsys):

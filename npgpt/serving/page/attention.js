@@ -41,7 +41,7 @@ async function showAttention(tokens, isMaking) {
     return;
   }
   said.textContent = tokens.length > T
-    ? `Of the first ${whole(T)} of ${whole(tokens.length)} tokens. What stands behind them changes nothing in them.`
+    ? `Of the first ${whole(T)} of ${whole(tokens.length)} tokens. What follows them changes nothing in them.`
     : "Point at a token, or go to it with the arrow keys, and the text shows what it looks at.";
   showHeads();
   showHead(attention.head);

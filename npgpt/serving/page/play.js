@@ -103,7 +103,7 @@ function take({ prompt, max_tokens: room, token, ended }, run, kept, told) {
     if (!run.entry) enter(run, [...tokens]);
     else {
       run.entry.tokens.splice(0, tokens.length, ...tokens); // now with probabilities
-      if (alternatives.index < tokens.length && alternatives.index !== null) openAlternatives(alternatives.index);
+      if (alternatives.index !== null && alternatives.index < tokens.length) openAlternatives(alternatives.index);
     }
   }
   if (room !== undefined) told.room = room;
