@@ -14,7 +14,7 @@ from npgpt.signals import StopRequest, exit_code
 
 
 class _StopServing(StopRequest):
-    """The first signal is looked for, and the second one ends the process at once.
+    """The first signal is noticed by the server, and the second one ends the process at once.
 
     It raises no exception: that could be lost in uvicorn, and would wait for the engine's thread, whose step takes
     seconds if prompts are long.

@@ -20,7 +20,7 @@ class Talk:
     """A conversation.
 
     messages    (role, content) of all that was said
-    left_out    so many of the oldest ones didn't fit into a prompt, and are in none after it
+    left_out    the number of oldest messages that no longer fit into a prompt; later prompts leave them out, too
     ended       why the last answer has ended, as ``Token.ended``; None if it was stopped
     held_back   the end of an answer that was stopped, which was in none of its pieces: it could have been the beginning
                 of a stop string

@@ -70,9 +70,9 @@ def load_newest(run: str | Path) -> tuple[Path, dict[str, np.ndarray], dict[str,
 
 
 def open_run(run: str | Path, checkpoint: str) -> Checkpoint:
-    """A run's "last" or "best" weights, as ``checkpoint`` says; of those that are whole and there, the next best.
+    """A run's "last" or "best" weights, as ``checkpoint`` says. If that file is missing or damaged, the next one is taken.
 
-    Raises CheckpointError if there are none.
+    Raises CheckpointError if no file is whole.
     """
     return first_whole(run, checkpoint, lambda path: runs.read(MappedFile(path)))
 

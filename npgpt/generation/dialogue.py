@@ -67,8 +67,8 @@ def make_prompt(
     left_out        so many of the oldest messages are left out in any case, as they were from the prompt before
 
     What doesn't fit beside the answer is left out: the oldest questions first, each with its answer, but never the
-    system's message or the last one. If anything must go, so much goes that KEPT of the room is taken at most. So some
-    prompts after this one will fit as they are. They begin with the same ids as this one, which a cache still holds.
+    system's message or the last one. If something must be left out, enough is left out that the prompt takes at most
+    KEPT of the room. The next few prompts then fit as they are. They begin with the same ids, which a cache still holds.
     The ids are those of the text that is left, as in training.
 
     Raises DataError if the messages can't be a conversation (it says which), TooLong if the system's message and the

@@ -106,7 +106,7 @@ def attention_forward_numba(
 
     A block's scores are transposed: a row for each key, a column for each query. So the maximum and the sum over the
     keys are taken for 32 queries at once, which compiles to vector instructions, whatever the number of keys is. The
-    last block may have fewer queries: its other columns hold anything, and nothing is made of them.
+    last block may have fewer queries: its other columns hold arbitrary numbers, which are never used.
     """
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
     y, row_max, row_sum = (np.empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))

@@ -6,9 +6,10 @@
   it count from the end, as Python does, and loads the elements one by one and not as vectors.
 - Division by zero gives infinity, as in NumPy, not an exception.
 - Compiled code is cached beside the source, or in the user's cache folder (cache.py).
-- Threads wait for each other in a loop for some 10 microseconds and then sleep. GNU's OpenMP loops for milliseconds by
-  default. That uses up a thread's share of the processor where another program computes, too, so it is held back when
-  there is work: a step of a small model took 45 times as long beside a busy NumPy.
+- A thread that waits for others does so in a loop for some 10 microseconds, and then sleeps. GNU's OpenMP loops for
+  milliseconds by default. If another program computes at the same time, the loop uses up the thread's share of the
+  processor, and the thread must pause when it has work: beside a busy NumPy, a step of a small model took up to 45 times
+  as long.
 """
 
 import os
