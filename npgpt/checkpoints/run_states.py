@@ -70,7 +70,7 @@ def load_newest(run: str | Path) -> tuple[Path, dict[str, np.ndarray], dict[str,
 
 
 def open_run(run: str | Path, checkpoint: str) -> Checkpoint:
-    """A run's "last" or "best" weights, as ``checkpoint`` says. If that file is missing or damaged, the next one is taken.
+    """A run's "last" or "best" weights, as ``checkpoint`` says; the next file's, if that one is missing or damaged.
 
     Raises CheckpointError if no file is whole.
     """

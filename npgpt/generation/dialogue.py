@@ -68,8 +68,8 @@ def make_prompt(
 
     What doesn't fit beside the answer is left out: the oldest questions first, each with its answer, but never the
     system's message or the last one. If something must be left out, enough is left out that the prompt takes at most
-    KEPT of the room. The next few prompts then fit as they are. They begin with the same ids, which a cache still holds.
-    The ids are those of the text that is left, as in training.
+    KEPT of the room. The next few prompts then fit as they are. They begin with the same ids, which a cache still
+    holds. The ids are those of the text that is left, as in training.
 
     Raises DataError if the messages can't be a conversation (it says which), TooLong if the system's message and the
     last one don't fit, and TokenizerError if one can't be encoded.

@@ -8,8 +8,7 @@
 - Compiled code is cached beside the source, or in the user's cache folder (cache.py).
 - A thread that waits for others does so in a loop for some 10 microseconds, and then sleeps. GNU's OpenMP loops for
   milliseconds by default. If another program computes at the same time, the loop uses up the thread's share of the
-  processor, and the thread must pause when it has work: beside a busy NumPy, a step of a small model took up to 45 times
-  as long.
+  processor, and the thread must pause when it has work. A step of a small model took up to 45 times as long.
 """
 
 import os
