@@ -59,7 +59,7 @@ def packed_head(x, b, h, T, D, dtype_tag):
 
 @jit
 def products_with(packed, T, n_keys, x, b, i0, h, n, D, out, dtype_tag):
-    """Write out[:n_keys, :n]: the first ``n_keys`` of T packed keys times n queries of x (B, Tq, H, D), from ``i0`` on."""
+    """Write out[:n_keys, :n]: the first ``n_keys`` of T packed keys times n queries of x (B, Tq, H, D) from i0 on."""
     multiply_packed(
         n_keys, n, D, element_ptr(x, b, i0, h), x.stride, 1, False, first_panel(packed), T,
         0, 0, data_ptr(out), out.shape[1], dtype_tag
