@@ -87,9 +87,9 @@ def main() -> int:
     found = [peer for peer in peers(settings.peer) if _is_installed(peer)]
 
     with tempfile.TemporaryDirectory() as folder:
-        rounds, bandwidths, read = _measure(settings, works, found, Path(folder), threads)
+        rounds, read = _measure(settings, works, found, Path(folder), threads)
 
-    results = {"benchmark": "decode", "machine": machine, "threads": threads, "bandwidth": bandwidths}
+    results = {"benchmark": "decode", "machine": machine, "threads": threads}
     results["settings"] = {name: value for name, value in vars(settings).items() if name != "json"}
     results["works"] = {
         name: _summary(settings, works[name], sides, read[name], rounds) for name, sides in rounds.items()
@@ -106,8 +106,11 @@ def _is_installed(peer):
     return not missing
 
 
-def _measure(settings, works, others, folder, threads) -> tuple[dict, list[float], dict]:
-    """-> {work: {side: what each of its processes reported}}, GB/s of each round, {work: {side: bytes read a pass}}"""
+def _measure(settings, works, others, folder, threads) -> tuple[dict, dict]:
+    """-> {work: {side: what each of its processes reported}}, {work: {side: bytes read a pass}}
+
+    Memory may be twice as fast in one minute as in the next, so its GB/s are measured before and after each process.
+    """
     say("writing the model")
     run_module("bench.npgpt_decode", "--write", json.dumps(settings.model().to_dict()), str(folder))
     jobs = {
@@ -119,18 +122,25 @@ def _measure(settings, works, others, folder, threads) -> tuple[dict, list[float
             say(f"trying {name}: {side} {job['weights']}")
             _try(side, job)
     rounds = {name: {side: [] for side in sides} for name, sides in jobs.items()}
-    bandwidths = []
     for i in range(settings.rounds):
-        bandwidths.append(json.loads(run_module("bench.peaks").output)["gbytes"])
-        say(f"round {i + 1} of {settings.rounds}: the memory is read at {bandwidths[-1]:.1f} GB/s")
+        before = _bandwidth()
         for name, sides in jobs.items():
             for side, job in sides.items():
                 report = _run(side, job)
+                after = _bandwidth()
+                before, report["bandwidth"] = after, (before + after) / 2
                 if report.get("threads", threads) != threads:
                     raise ProcessFailed(f"{side} ran with {report['threads']} threads instead of {threads}")
                 rounds[name][side].append(report)
-                say(f"round {i + 1} of {settings.rounds}: {name}, {side} {median(report['seconds']):.4g} s")
-    return rounds, bandwidths, {name: bytes_read(settings.model(), folder, work) for name, work in works.items()}
+                say(
+                    f"round {i + 1} of {settings.rounds}: {name}, {side} {median(report['seconds']):.4g} s, "
+                    f"the memory was read at {report['bandwidth']:.1f} GB/s"
+                )
+    return rounds, {name: bytes_read(settings.model(), folder, work) for name, work in works.items()}
+
+
+def _bandwidth() -> float:
+    return json.loads(run_module("bench.peaks").output)["gbytes"]
 
 
 def _try(side, job):
@@ -177,6 +187,8 @@ def _summary(settings, work, sides, read, rounds) -> dict:
         found[side] |= {what: max(run[what] for run in runs) for what in ("resident", "peak") if what in runs[0]}
         if work.kind == "decode":
             found[side]["gbytes_per_second"] = read[side] / seconds / 1e9
+            shares = [read[side] / median(run["seconds"]) / 1e9 / run["bandwidth"] for run in runs]
+            found[side]["share_of_bandwidth"] = median(shares)
         if side != "npgpt":
             found[side] |= speedup(*([run["seconds"] for run in of] for of in (sides["npgpt"], runs)))
         # The logits of npgpt's first work of this kind are the exact ones.
@@ -189,12 +201,13 @@ def _summary(settings, work, sides, read, rounds) -> dict:
 
 
 def _print(settings, works, results):
-    peak = max(results["bandwidth"])
+    measured = [side for sides in results["works"].values() for side in sides.values()]
+    bandwidths = [run["bandwidth"] for side in measured for run in side["rounds"]]
     print(summary(results["machine"]))
     print(
         f"{settings.preset}, {results['threads']} threads, medians of {settings.rounds} rounds; a prompt of "
         f"{settings.prompt} ids and {settings.tokens} counted tokens, or {settings.prefill} ids to prefill; the memory "
-        f"is read at {peak:.1f} GB/s\n"
+        f"was read at {min(bandwidths):.0f} to {max(bandwidths):.0f} GB/s before and after\n"
     )
     rows, void = [], []
     for name, sides in results["works"].items():
@@ -214,13 +227,13 @@ def _print(settings, works, results):
                     _four_digits(1e3 * s["seconds"]),
                     _four_digits(s["tokens_per_second"]) if s["tokens_per_second"] else "",
                     f"{gbytes:.1f}" if gbytes else "",
-                    f"{gbytes / peak:.0%}" if gbytes else "",
+                    f"{s['share_of_bandwidth']:.0%}" if gbytes else "",
                     f"{s['resident'] / 1e6:,.0f}" if "resident" in s else "",
                     f"{s['peak'] / 1e6:,.0f}",
                     ratio,
                 ]
             )
-    header = ["", "ms", "tokens/s", "GB/s", "of peak", "resident MB", "peak MB", "npgpt's speedup"]
+    header = ["", "ms", "tokens/s", "GB/s", "of memory's", "resident MB", "peak MB", "npgpt's speedup"]
     print(table(header, rows))
     print("\n".join(void), end="\n" if void else "")
     if {"float32", "batch"} <= works.keys():

@@ -88,7 +88,6 @@ def decode_step_numba(
     none = np.empty((R, 0), np.float32)
     cos, sin = (none, none) if angles is None else (np.ascontiguousarray(y, np.float32) for y in angles)
     inner = weights.layers[0].c_fc.matrix.N if L else 0
-    scales = np.array([layer.scale for layer in weights.layers], np.float32)
     logits = np.empty((R, weights.head.N), np.float32)
 
     def run(parts):
@@ -96,8 +95,8 @@ def decode_step_numba(
         barrier, ok = np.zeros(2, np.int64), np.ones(1, np.int64)
         _step(
             weights.addresses, np.array(x, np.float32, order="C"), *buffers, logits, keys, values, rows, lengths,
-            cos, sin, scales, np.float32(weights.epsilon), H, ACTIVATIONS.index(weights.activation), barrier, ok, parts,
-            weights.head.tag, work=1 << 20 if parts > 1 else 0
+            cos, sin, weights.scales, np.float32(weights.epsilon), H, ACTIVATIONS.index(weights.activation), barrier,
+            ok, parts, weights.head.tag, work=1 << 20 if parts > 1 else 0
         )  # fmt: skip
         return ok[0] == 1
 

@@ -49,7 +49,10 @@ class DecodeWeights:
     n_head: int
     activation: str
     epsilon: float
+    # What follows from the others, because each step needs it:
     addresses: np.ndarray = field(init=False)  # (layers + 1, 16): for compiled code; the last row is of ln_f and head
+    scales: np.ndarray = field(init=False)  # (layers,) of float32
+    nbytes: int = field(init=False)  # the memory of all matrices, which one step reads
 
     def __post_init__(self):
         self._check()
@@ -61,7 +64,10 @@ class DecodeWeights:
             for layer in self.layers
         ]  # fmt: skip
         rows.append([*_norm(self.ln_f), *self.head.addresses(), *[0] * 12])
+        linears = [y for x in self.layers for y in (x.c_attn, x.c_proj, x.c_fc, x.mlp_c_proj)]
         object.__setattr__(self, "addresses", np.array(rows, np.int64))
+        object.__setattr__(self, "scales", np.array([layer.scale for layer in self.layers], np.float32))
+        object.__setattr__(self, "nbytes", self.head.nbytes + sum(x.matrix.nbytes for x in linears))
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "addresses"}
@@ -83,12 +89,6 @@ class DecodeWeights:
         right = right and all(x.shape == (n,) and x.dtype == np.float32 and x.flags.c_contiguous for x, n in vectors)
         if not right:
             raise ValueError("the weights' shapes, dtypes or formats don't fit each other")
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of all matrices: what one step reads."""
-        linear = ((x.c_attn, x.c_proj, x.c_fc, x.mlp_c_proj) for x in self.layers)
-        return self.head.nbytes + sum(y.matrix.nbytes for group in linear for y in group)
 
 
 def _norm(norm):

@@ -136,8 +136,9 @@ def test_the_model_is_written_in_every_format(tmp_path):
 # What is made of the reports
 
 
-def report(seconds, logit=1.0):
-    return {"seconds": seconds, "threads": 1, "resident": 2e8, "peak": 3e8, "logits": [[[1.0, 1.0]], [[1.0, logit]]]}
+def report(seconds, logit=1.0, bandwidth=50.0):
+    logits = [[[1.0, 1.0]], [[1.0, logit]]]
+    return {"seconds": seconds, "threads": 1, "resident": 2e8, "peak": 3e8, "logits": logits, "bandwidth": bandwidth}
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def main_with(monkeypatch, tmp_path):
     """A function that runs the command on the reports of its processes -> exit code, what is in the JSON."""
 
     def run(works, *arguments):
-        measured = works, [40.0, 50.0], {name: dict.fromkeys(sides, 10**9) for name, sides in works.items()}
+        measured = works, {name: dict.fromkeys(sides, 10**9) for name, sides in works.items()}
         monkeypatch.setattr(decode, "_measure", lambda *arguments: measured)
         monkeypatch.setattr(decode, "prepare", lambda threads: 1)
         monkeypatch.setattr(decode, "_is_installed", lambda peer: True)
@@ -156,7 +157,8 @@ def main_with(monkeypatch, tmp_path):
 
 
 def test_rates_ratios_and_shares_of_the_memorys_bandwidth(main_with, capsys):
-    ours, theirs = [report([0.1, 0.1, 9.0]), report([0.2, 0.2])], [report([0.2, 0.2]), report([0.5, 0.5])]
+    ours = [report([0.1, 0.1, 9.0]), report([0.2, 0.2], bandwidth=20.0)]
+    theirs = [report([0.2, 0.2]), report([0.5, 0.5])]
     batch = [report([0.25]), report([0.25])]
     code, works = main_with({"float32": {"npgpt": ours, "torch": theirs}, "batch": {"npgpt": batch}})
     assert code == 0
@@ -166,7 +168,7 @@ def test_rates_ratios_and_shares_of_the_memorys_bandwidth(main_with, capsys):
     assert works["batch"]["npgpt"]["tokens_per_second"] == 64
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "float32: npgpt f32" in line)
-    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["200", "5", "5.0", "10%", "200", "300", ""]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["200", "5", "5.0", "22%", "200", "300", ""]
     assert "1.75 (2.00 to 2.50)" in next(line for line in lines if "float32: torch float32" in line)
     assert lines[-1] == "16 texts at once give 12.80 times the tokens/s of one"
 
