@@ -72,7 +72,7 @@ def main() -> int:
     from npgpt.checkpoints.run_states import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.generation.packed_model import PackedGPT
-    from npgpt.kernels.machine.malloc import keep_freed_memory
+    from npgpt.kernels.machine.memory import keep_freed_memory
     from npgpt.kernels.precision import set_matmul_precision
     from npgpt.precompile import compile_for_scoring
     from npgpt.scoring.report import heading, rows, shortened

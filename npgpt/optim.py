@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from npgpt import kernels
-from npgpt.kernels.machine.malloc import keep_freed_memory
+from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.name_patterns import matching
 from npgpt.tensor import Tensor
 

@@ -14,7 +14,7 @@ from conftest import ROOT
 ORDER = [
     ["errors"],
     ["config", "signals", "streams", "schedules", "name_patterns", "machine_line", "html_page"],
-    ["kernels.machine.cpu", "kernels.stamps", "kernels.progress"],
+    ["kernels.machine.cpu", "kernels.machine.memory", "kernels.stamps", "kernels.progress"],
     ["kernels.cache"],
     ["kernels.jit"],
     ["kernels.chunks", "kernels.exp", "kernels.row_max", "kernels.blocked_product"],

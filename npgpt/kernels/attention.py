@@ -41,6 +41,7 @@ from npgpt.kernels.heads import (
     with_contiguous_heads,
 )
 from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.machine.product import gemm
 from npgpt.kernels.precision import gemm_dtype_tag, narrow_dtype_tag
 
@@ -109,7 +110,7 @@ def attention_forward_numba(
     last block may have fewer queries: its other columns hold arbitrary numbers, which are never used.
     """
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
-    y, row_max, row_sum = (np.empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))
+    y, row_max, row_sum = (empty(shape, q.dtype) for shape in ((B, Tq, H, D), (B, H, Tq), (B, H, Tq)))
     q, k, v = arrays = with_contiguous_heads(q, k, v)
     _forward_heads(
         Tk, _queries_per_block(Tq), *map(strided, arrays), q.dtype.type(scale), _seen_from(padding_mask, B, Tk),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from npgpt.kernels.jit import jit
+from npgpt.kernels.machine.memory import empty
 
 CHUNK_SIZE = 4096  # elements; 16 KB of each array: they stay in the first-level cache from one use to the next
 
@@ -24,6 +25,6 @@ def chunk_view(x, chunk):
 def elementwise(kernel: Callable, *arrays: np.ndarray) -> np.ndarray:
     """Run kernel(*arrays, y) on flat, contiguous arrays of one shape -> y, of their shape."""
     arrays = tuple(np.asarray(x, order="C") for x in arrays)
-    y = np.empty_like(arrays[0])
+    y = empty(arrays[0].shape, arrays[0].dtype)
     kernel(*(x.reshape(-1) for x in (*arrays, y)))
     return y

@@ -26,6 +26,7 @@ import numpy as np
 from numba import prange
 
 from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.memory import empty
 
 ROWS_PER_BLOCK = 32  # in the backward pass. One thread adds up their contributions to dweight and dbias
 
@@ -62,7 +63,7 @@ def layernorm_forward_numba(
     """Rows in parallel. A row is finished while it is in the cache."""
     C = x.shape[-1]
     x = np.ascontiguousarray(x)
-    y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
+    y, mean, rstd = empty(x.shape, x.dtype), np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
     bias = np.zeros(C, x.dtype) if bias is None else np.ascontiguousarray(bias)
     weight = np.ascontiguousarray(weight)
     rows = mean.size
@@ -103,7 +104,7 @@ def layernorm_backward_numba(
     C = x.shape[-1]
     x, dy, weight = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(weight)
     rows = mean.size
-    dx, dparameters = np.empty_like(x), np.zeros(((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK, 2, C), x.dtype)
+    dx, dparameters = empty(x.shape, x.dtype), np.zeros(((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK, 2, C), x.dtype)
     x, dy = x.reshape(rows, C), dy.reshape(rows, C)
     _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dparameters)
     dweight, dbias = dparameters.sum(axis=0)

@@ -18,6 +18,7 @@ from numba import prange
 
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import jit, parallel_jit
+from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.machine.microkernel import tile_columns, tile_rows
 from npgpt.kernels.machine.product import K_BLOCK, first_panel, gemm, multiply_packed, pack_all
 from npgpt.kernels.machine.tile_panels import panel_bytes
@@ -73,7 +74,7 @@ def matmul_numba(
     if M * N * K <= MAX_SMALL_PRODUCT:
         return matmul_numpy(a, b, bias, add_to)
     _check(a, b, bias, add_to)
-    c = np.empty((M, N), a.dtype) if add_to is None else add_to
+    c = empty((M, N), a.dtype) if add_to is None else add_to
     bias = None if bias is None else np.ascontiguousarray(bias)
     a, a_row, a_column = _with_strides(a)
     b, b_row, b_column = _with_strides(b)

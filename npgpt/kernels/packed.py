@@ -25,7 +25,6 @@ In memory W lies in panels of P columns, as many as the registers of a product's
 so that a panel is read from its beginning to its end, and a lane of a register works on one column (machine/panels.py).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +33,7 @@ from numba import prange
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
 from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.machine.cpu import UNIT
+from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.machine.microkernel import pack_b, pack_transposed_b
 from npgpt.kernels.machine.panels import BLOCK
 
@@ -80,30 +80,22 @@ def pack(W: np.ndarray, format: str) -> PackedMatrix:
     panels = -(-N // PANEL)
     scales = None
     if format == "f32":
-        weights = _aligned((panels, K, PANEL), np.float32)
+        weights = empty((panels, K, PANEL), np.float32)
         if (W.strides[1] != 4 or W.strides[0] % 4) and (W.strides[0] != 4 or W.strides[1] % 4):
             W = np.ascontiguousarray(W)
         row, column = (stride // 4 for stride in W.strides)
         _copy_to_panels(W.ctypes.data, row, column, N, weights)
         return PackedMatrix(format, K, N, weights, None)
     if format == "bf16":
-        weights = _aligned((panels, -(-K // 2), PANEL, 2), np.uint16)
+        weights = empty((panels, -(-K // 2), PANEL, 2), np.uint16)
     else:
         blocks = -(-K // BLOCK)
-        weights = _aligned((panels, blocks * (8 if format == "int8" else 4), PANEL, 4), np.uint8)
+        weights = empty((panels, blocks * (8 if format == "int8" else 4), PANEL, 4), np.uint8)
         scales = np.empty((panels, blocks, PANEL), np.float16)
     for first in range(0, panels, 16):  # a part at a time: the whole in float32 and padded would be another copy of W
         part = _columns_of_panels(W, first, min(first + 16, panels))
         _pack_part(part, format, weights[first : first + 16], None if scales is None else scales[first : first + 16])
     return PackedMatrix(format, K, N, weights, scales)
-
-
-def _aligned(shape, dtype):
-    """An empty array that begins at a multiple of 64, so that no register is loaded from two cache lines."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 63, np.uint8)
-    first = -memory.ctypes.data % 64
-    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 @parallel_jit

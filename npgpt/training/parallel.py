@@ -25,7 +25,7 @@ from npgpt import kernels
 from npgpt.errors import RunError, TrainingDiverged
 from npgpt.gpt import GPT
 from npgpt.kernels import precision
-from npgpt.kernels.machine.malloc import keep_freed_memory
+from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.optim import AdamW
 from npgpt.precompile import compile_for_training
 from npgpt.signals import StopRequest

@@ -34,6 +34,7 @@ from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.machine.vectors import PAIRS, PIECES, Vectors, bytes_of, element, whole
 
 TILE_ROWS = UNIT.rows
+LINES_AT_A_TIME = 8  # are packed of each panel, so that a page of memory is read to its end before the next one
 WHOLE = types.int64
 
 
@@ -93,7 +94,7 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
 
         for r in range(TILE_ROWS):  # C comes from memory while the sums are computed
             for j in range(UNIT.vectors):
-                v.prefetch(v.at(v.at(C, builder.mul(C_row, whole(r))), j * v.lanes), to_write=True)
+                v.prefetch(v.at(v.at(C, builder.mul(C_row, whole(r))), j * v.lanes))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
@@ -164,9 +165,16 @@ def _pack(v, x, step, lines, K, width, panel):
     readable = [v.first(lines, i) for i in starts]
     for k, _ in v.loop(K, 1, []):
         line, out = v.at(x, v.builder.mul(k, step)), v.at(panel, v.builder.mul(k, whole(width)))
+        _fetch_ahead(v, line, step, starts)
         for i, mask in zip(starts, readable, strict=True):
             v.masked_store(v.masked_load(v.at(line, i), mask), v.at(out, i), v.first(whole(width), i))
         v.next([])
+
+
+def _fetch_ahead(v, line, step, starts):
+    """Fetch the same part of the line that is packed after those of all other panels: the CPU doesn't foresee that."""
+    for i in starts:
+        v.prefetch(v.at(v.at(line, v.builder.mul(step, whole(LINES_AT_A_TIME))), i))
 
 
 def _pack_in_pairs(v, x, step, lines, K, width, panel):
@@ -177,6 +185,8 @@ def _pack_in_pairs(v, x, step, lines, K, width, panel):
         first, out = v.at(x, v.builder.mul(k, step)), v.at(panel, v.builder.mul(pair, whole(width)))
         is_second = v.builder.icmp_signed("<", v.builder.add(k, whole(1)), K)
         second = v.builder.select(is_second, v.at(first, step), first)
+        _fetch_ahead(v, first, step, starts)
+        _fetch_ahead(v, second, step, starts)
         for i in starts:
             readable = v.first(lines, i)
             above = v.masked_load(v.at(first, i), readable)
@@ -186,15 +196,22 @@ def _pack_in_pairs(v, x, step, lines, K, width, panel):
 
 
 def _pack_transposed(v, x, step, lines, K, width, panel):
-    """By squares of as many rows and columns as a register has lanes, each transposed in registers."""
+    """By squares of as many rows and columns as a register has lanes, each transposed in registers.
+
+    Meanwhile the same part of the next panel's rows is fetched, since the CPU doesn't foresee where rows begin.
+    """
     for k, _ in v.loop(v.half(K) if v.in_pairs else K, v.lanes, []):
         left = v.builder.sub(v.half(K) if v.in_pairs else K, k)
         for i in range(0, width, v.lanes):
             square = []
             for r in range(v.lanes):
                 is_line = v.builder.icmp_signed("<", whole(i + r), lines)
-                row = v.at(x, v.builder.mul(step, whole(i + r)))
-                square.append(_part_of_row(v, row, k, K, is_line) if i + r < width else ir.Constant(v.vector, None))
+                if i + r < width:
+                    row = v.at(x, v.builder.mul(step, whole(i + r)))
+                    square.append(_part_of_row(v, row, k, K, is_line))
+                    _fetch_part_of_row(v, v.at(row, v.builder.mul(step, whole(width))), k)
+                else:
+                    square.append(ir.Constant(v.vector, None))
             for column, elements in enumerate(v.transposed(square)):
                 is_column = v.builder.icmp_signed("<", whole(column), left)
                 mask = v.builder.and_(v.first(whole(width), i), v.splat_bit(is_column))
@@ -212,3 +229,9 @@ def _part_of_row(v, row, k, K, is_line):
         mask = v.builder.and_(v.first(left, offset), v.splat_bit(is_line))
         parts.append(v.masked_load(v.at(v.at(row, first), offset), mask))
     return v.rounded(*parts) if v.in_pairs else parts[0]
+
+
+def _fetch_part_of_row(v, row, k):
+    first = v.at(row, v.builder.mul(k, whole(2)) if v.in_pairs else k)
+    for offset in (0, v.lanes) if v.in_pairs else (0,):
+        v.prefetch(v.at(first, offset))

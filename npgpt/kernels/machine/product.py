@@ -2,10 +2,10 @@
 
 The product is cut so that data that is read repeatedly stays in a cache (Goto & van de Geijn 2008):
 
-    for 768 columns of B
+    for 768 columns of B (pairs of bfloat16: 1,536)
       for 768 steps of k
         pack this block of B into panels            2.4 MB, which stay in the outer caches
-        for 120 rows of A
+        for 120 rows of A (pairs: 240)
           pack these into panels                    0.4 MB, which stay in the core's own cache
           for each panel of B, for each of A:       a tile in registers (microkernel.py)
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.microkernel import (
+    LINES_AT_A_TIME,
     TILE_ROWS,
     constant_of_tag,
     depth,
@@ -30,16 +31,18 @@ from npgpt.kernels.machine.microkernel import (
     tile_rows,
 )
 from npgpt.kernels.machine.tiles import begin_products, end_products
-from npgpt.kernels.machine.vectors import PIECES
+from npgpt.kernels.machine.vectors import PAIRS, PIECES
 
 K_BLOCK = 768
 N_BLOCK = 768
 M_BLOCK = 120 // TILE_ROWS * TILE_ROWS
-_LINES_AT_A_TIME = 8  # of B: so a page of memory is read to its end before the next one
+_PER_PANEL_ELEMENT = {PAIRS: 2}  # elements of a matrix: blocks of half the size in memory can be twice as large
 # Tiles: an element of a panel takes 2 bytes a piece, and blocks of B stay in the core's own cache.
-_m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else M_BLOCK)
-_n_block = constant_of_tag(lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else N_BLOCK)
-_lines_at_a_time = constant_of_tag(lambda tag: 32 if tag in PIECES else _LINES_AT_A_TIME)
+_m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else M_BLOCK * _PER_PANEL_ELEMENT.get(tag, 1))
+_n_block = constant_of_tag(
+    lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else N_BLOCK * _PER_PANEL_ELEMENT.get(tag, 1)
+)
+_lines_at_a_time = constant_of_tag(lambda tag: 32 if tag in PIECES else LINES_AT_A_TIME)
 _is_in_tiles = constant_of_tag(lambda tag: int(tag in PIECES))
 
 
@@ -169,11 +172,15 @@ def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
 
 @jit
 def _pack_panels_a(a, row, column, K, M, panels, dtype_tag):
-    size, deep = element_size(dtype_tag), depth(K, dtype_tag)
-    for i in range(0, M, tile_rows(dtype_tag)):
-        if row == 1:
-            pack_a(a + i * size, column, M - i, K, panels + i * deep * size, dtype_tag)
-        else:
+    size, R, deep = element_size(dtype_tag), tile_rows(dtype_tag), depth(K, dtype_tag)
+    if row == 1:
+        for k in range(0, K, _lines_at_a_time(dtype_tag)):
+            lines = min(_lines_at_a_time(dtype_tag), K - k)
+            for i in range(0, M, R):
+                panel = panels + (i * deep + depth(k, dtype_tag) * R) * size
+                pack_a(a + (i + k * column) * size, column, M - i, lines, panel, dtype_tag)
+    else:
+        for i in range(0, M, R):
             pack_transposed_a(a + i * row * size, row, M - i, K, panels + i * deep * size, dtype_tag)
 
 

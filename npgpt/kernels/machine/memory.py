@@ -1,8 +1,24 @@
-"""Freed memory: whether the C library returns it to the operating system."""
+"""Memory of arrays: where it begins, and whether the C library returns it to the operating system when it is freed."""
 
 import ctypes
+import math
+
+import numpy as np
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # their numbers in glibc's malloc.h
+LINE = 64  # bytes of a cache line, and of the widest register
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """As np.empty, but the array begins at a multiple of 64.
+
+    NumPy's large arrays begin 16 bytes behind one. Then each register full of elements lies in two cache lines, which
+    makes products of matrices 5 to 10 % slower.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + LINE - 1, np.uint8)
+    first = -memory.ctypes.data % LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def keep_freed_memory() -> None:
