@@ -92,9 +92,11 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
         v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
-        for r in range(TILE_ROWS):  # C comes from memory while the sums are computed
-            for j in range(UNIT.vectors):
-                v.prefetch(v.at(v.at(C, builder.mul(C_row, whole(r))), j * v.lanes))
+        # C comes from memory while the sums are computed. A row that doesn't begin with a cache line ends in one more.
+        width_of_tile = UNIT.vectors * v.lanes
+        for r in range(TILE_ROWS):
+            for element_of_row in (*range(0, width_of_tile, v.lanes), width_of_tile - 1):
+                v.prefetch(v.at(C, builder.add(builder.mul(C_row, whole(r)), whole(element_of_row))))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
