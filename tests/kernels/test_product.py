@@ -44,7 +44,8 @@ def cases():
     """The type tags that this process's unit brings, and shapes for them."""
     if cpu.UNIT.tiles:
         return [(IN_TILES[pieces], SHAPES_IN_TILES) for pieces in (1, 3)]
-    return [(tag, SHAPES) for tag in (np.float32(0), np.float64(0), *((IN_PAIRS,) if cpu.UNIT.has_bf16 else ()))]
+    pairs = [(IN_PAIRS, [*SHAPES, (3, 20, 2 * N_BLOCK + 33)])] if cpu.UNIT.has_bf16 else []  # whose blocks are larger
+    return [(np.float32(0), SHAPES), (np.float64(0), SHAPES), *pairs]
 
 
 def check_all_ways():
