@@ -8,6 +8,7 @@ decision. The others follow: they read no flags and no files, print nothing, and
 import os
 import sys
 from collections.abc import Callable
+from time import sleep
 from typing import Any
 
 from npgpt.commandline import explain, use_threads
@@ -18,6 +19,7 @@ from npgpt.errors import ConfigError
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 LEADER = 0
+MESSAGE_SECONDS = 0.5  # until a failing process ends all: its launcher may drop what it hasn't read by then
 
 
 class OneProcess:
@@ -79,6 +81,7 @@ class Processes(OneProcess):
         code = explain(error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        sleep(MESSAGE_SECONDS)
         self.comm.Abort(code)
 
 

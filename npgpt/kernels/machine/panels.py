@@ -137,7 +137,7 @@ _HALF = ir.HalfType()
 
 
 def _fetch_ahead(v, row):
-    """It gives 5 % in float32 and bf16, and costs as much in int8 and int4."""
+    """Only in float32 and bf16: in int8 and int4 it gains nothing (bench/README.md)."""
     for j in range(UNIT.vectors):
         v.prefetch(v.at(row, AHEAD // 4 + j * v.lanes), once=True)
 

@@ -121,7 +121,7 @@ class Vectors:
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         self.builder.call(function, [vector, pointer, ir.Constant(_I32, self.itemsize), mask])
 
-    def prefetch(self, pointer, to_write=False, once=False):
+    def prefetch(self, pointer, once=False):
         """Fetch the cache line of an address that is soon used. An address without memory does no harm.
 
         once    it is used once: fetch it into the first cache alone, so that it drives nothing out of the others
@@ -129,7 +129,7 @@ class Vectors:
         module, byte = self.builder.module, ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         function = module.globals.get("llvm.prefetch.p0") or ir.Function(module, kind, "llvm.prefetch.p0")
-        arguments = [ir.Constant(_I32, x) for x in (int(to_write), 0 if once else 3, 1)]  # 1: data
+        arguments = [ir.Constant(_I32, x) for x in (0, 0 if once else 3, 1)]  # to read; in which caches; data
         self.builder.call(function, [self.builder.bitcast(pointer, byte), *arguments])
 
     def _llvm(self, what, result, inputs):
