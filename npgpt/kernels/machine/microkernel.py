@@ -34,7 +34,7 @@ from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.machine.vectors import PAIRS, PIECES, Vectors, bytes_of, element, whole
 
 TILE_ROWS = UNIT.rows
-LINES_AT_A_TIME = 8  # are packed of each panel, so that a page of memory is read to its end before the next one
+STEPS_AT_ONCE = 8  # of k, packed of all panels, so that a page of memory is read to its end before the next one
 WHOLE = types.int64
 
 
@@ -174,9 +174,9 @@ def _pack(v, x, step, lines, K, width, panel):
 
 
 def _fetch_ahead(v, line, step, starts):
-    """Fetch the same part of the line that is packed after those of all other panels: the CPU doesn't foresee that."""
+    """Fetch this panel's part of the line that comes after all other panels' parts: the CPU doesn't foresee that."""
     for i in starts:
-        v.prefetch(v.at(v.at(line, v.builder.mul(step, whole(LINES_AT_A_TIME))), i))
+        v.prefetch(v.at(v.at(line, v.builder.mul(step, whole(STEPS_AT_ONCE))), i))
 
 
 def _pack_in_pairs(v, x, step, lines, K, width, panel):
@@ -234,6 +234,7 @@ def _part_of_row(v, row, k, K, is_line):
 
 
 def _fetch_part_of_row(v, row, k):
+    """Fetch what ``_part_of_row`` loads."""
     first = v.at(row, v.builder.mul(k, whole(2)) if v.in_pairs else k)
     for offset in (0, v.lanes) if v.in_pairs else (0,):
         v.prefetch(v.at(first, offset))

@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.kernels.jit import jit
 from npgpt.kernels.machine.microkernel import (
-    LINES_AT_A_TIME,
+    STEPS_AT_ONCE,
     TILE_ROWS,
     constant_of_tag,
     depth,
@@ -36,13 +36,13 @@ from npgpt.kernels.machine.vectors import PAIRS, PIECES
 K_BLOCK = 768
 N_BLOCK = 768
 M_BLOCK = 120 // TILE_ROWS * TILE_ROWS
-_PER_PANEL_ELEMENT = {PAIRS: 2}  # elements of a matrix: blocks of half the size in memory can be twice as large
-# Tiles: an element of a panel takes 2 bytes a piece, and blocks of B stay in the core's own cache.
-_m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else M_BLOCK * _PER_PANEL_ELEMENT.get(tag, 1))
+# Pairs: blocks of as many bytes have twice as many elements. Tiles: an element of a panel takes 2 bytes a piece, and
+# blocks of B stay in the core's own cache.
+_m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else 2 * M_BLOCK if tag == PAIRS else M_BLOCK)
 _n_block = constant_of_tag(
-    lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else N_BLOCK * _PER_PANEL_ELEMENT.get(tag, 1)
+    lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else 2 * N_BLOCK if tag == PAIRS else N_BLOCK
 )
-_lines_at_a_time = constant_of_tag(lambda tag: 32 if tag in PIECES else LINES_AT_A_TIME)
+_steps_at_once = constant_of_tag(lambda tag: 32 if tag in PIECES else STEPS_AT_ONCE)
 _is_in_tiles = constant_of_tag(lambda tag: int(tag in PIECES))
 
 
@@ -69,10 +69,12 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
         for k0 in range(0, max(K, 1), K_BLOCK):
             k = min(K_BLOCK, K - k0)
             begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
-            _pack_panels_b(b + (k0 * b_row + j0 * b_column) * size, b_row, b_column, k, n, panels_b, dtype_tag)
+            begin_b = b + (k0 * b_row + j0 * b_column) * size
+            _pack_panels(begin_b, b_column, b_row, n, k, False, panels_b, dtype_tag)
             for i0 in range(0, M, rows_of_a):
                 m = min(rows_of_a, M - i0)
-                _pack_panels_a(a + (i0 * a_row + k0 * a_column) * size, a_row, a_column, k, m, panels_a, dtype_tag)
+                begin_a = a + (i0 * a_row + k0 * a_column) * size
+                _pack_panels(begin_a, a_row, a_column, m, k, True, panels_a, dtype_tag)
                 _multiply_panels(
                     k, panels_a, panels_b, m, n, begin + (i0 * begin_row + j0) * size if begin else 0, begin_row,
                     c + (i0 * c_row + j0) * size, c_row, dtype_tag
@@ -100,10 +102,7 @@ def pack_all(x, line_step, k_step, lines, K, first, last, is_a, panels, dtype_ta
         k = min(K_BLOCK, K - k0)
         begin = x + (first * line_step + k0 * k_step) * size
         panel = panels_at(panels, lines, k0, is_a, dtype_tag) + first * depth(k, dtype_tag) * size
-        if is_a:
-            _pack_panels_a(begin, line_step, k_step, k, last - first, panel, dtype_tag)
-        else:
-            _pack_panels_b(begin, k_step, line_step, k, last - first, panel, dtype_tag)
+        _pack_panels(begin, line_step, k_step, last - first, k, is_a, panel, dtype_tag)
 
 
 @jit
@@ -138,10 +137,8 @@ def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, lines, start, s
         ready = panels_at(panels, lines, k0, not is_a, dtype_tag)
         for x0 in range(0, M if is_a else N, m_block if is_a else n_block):
             block = x + (x0 * line_step + k0 * k_step) * size
-            if is_a:
-                _pack_panels_a(block, line_step, k_step, k, min(m_block, M - x0), own, dtype_tag)
-            else:
-                _pack_panels_b(block, k_step, line_step, k, min(n_block, N - x0), own, dtype_tag)
+            count = min(m_block, M - x0) if is_a else min(n_block, N - x0)
+            _pack_panels(block, line_step, k_step, count, k, is_a, own, dtype_tag)
             for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
                 i, j = (x0, y0) if is_a else (y0, x0)
                 A, B = (own, ready + j * deep * size) if is_a else (ready + i * deep * size, own)
@@ -171,31 +168,26 @@ def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
 
 
 @jit
-def _pack_panels_a(a, row, column, K, M, panels, dtype_tag):
-    size, R, deep = element_size(dtype_tag), tile_rows(dtype_tag), depth(K, dtype_tag)
-    if row == 1:
-        for k in range(0, K, _lines_at_a_time(dtype_tag)):
-            lines = min(_lines_at_a_time(dtype_tag), K - k)
-            for i in range(0, M, R):
-                panel = panels + (i * deep + depth(k, dtype_tag) * R) * size
-                pack_a(a + (i + k * column) * size, column, M - i, lines, panel, dtype_tag)
+def _pack_panels(x, line_step, k_step, lines, K, is_a, panels, dtype_tag):
+    """Copy K steps of so many lines, rows of A (``is_a``) or columns of B, into panels, the last filled with zeros."""
+    size, deep = element_size(dtype_tag), depth(K, dtype_tag)
+    width = tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag)
+    if line_step == 1:
+        for k in range(0, K, _steps_at_once(dtype_tag)):
+            steps = min(_steps_at_once(dtype_tag), K - k)
+            for i in range(0, lines, width):
+                begin, panel = x + (i + k * k_step) * size, panels + (i * deep + depth(k, dtype_tag) * width) * size
+                if is_a:
+                    pack_a(begin, k_step, lines - i, steps, panel, dtype_tag)
+                else:
+                    pack_b(begin, k_step, lines - i, steps, panel, dtype_tag)
     else:
-        for i in range(0, M, R):
-            pack_transposed_a(a + i * row * size, row, M - i, K, panels + i * deep * size, dtype_tag)
-
-
-@jit
-def _pack_panels_b(b, row, column, K, N, panels, dtype_tag):
-    size, W, deep = element_size(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
-    if column == 1:
-        for k in range(0, K, _lines_at_a_time(dtype_tag)):
-            lines = min(_lines_at_a_time(dtype_tag), K - k)
-            for j in range(0, N, W):
-                panel = panels + (j * deep + depth(k, dtype_tag) * W) * size
-                pack_b(b + (k * row + j) * size, row, N - j, lines, panel, dtype_tag)
-    else:
-        for j in range(0, N, W):
-            pack_transposed_b(b + j * column * size, column, N - j, K, panels + j * deep * size, dtype_tag)
+        for i in range(0, lines, width):
+            begin, panel = x + i * line_step * size, panels + i * deep * size
+            if is_a:
+                pack_transposed_a(begin, line_step, lines - i, K, panel, dtype_tag)
+            else:
+                pack_transposed_b(begin, line_step, lines - i, K, panel, dtype_tag)
 
 
 @jit
