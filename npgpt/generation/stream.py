@@ -41,7 +41,7 @@ def stream(
     cache: KeyValueCache | None = None,
     **settings: Any,
 ) -> Iterator[Token]:
-    """Continue texts: an iterator over their new tokens, as they are made. Each text gets one, then each another.
+    """Continue texts: an iterator over their new tokens, as they are made: one for each text in turn.
 
     ids             the prompts: (B, T), or B lists of ids of any lengths, with at least one id each
     sampling        how tokens are chosen; None is ``Sampling()``. Any of its fields can be given by name as well
@@ -56,9 +56,10 @@ def stream(
     max_seconds     after so long each text ends with its next token
     logprobs        n: each token comes with its log-probability, and with the n likeliest ids and theirs
     constraint      says which ids may come next; each text has its own copy
-    prefix          a text that has been through the model. What a prompt begins with like it is not computed again
-    cache           holds in row i what prompt i begins with, but not all of it, and afterwards the text as far as it
-                    has been through the model. None: one that is empty, and gone afterwards
+    prefix          a text that has been through the model. The first ids of a prompt that are also its own are not
+                    computed again
+    cache           row i holds the keys and values of the first ids of prompt i, but not of all. Afterwards it holds
+                    those of all ids that have been through the model. None: an empty one, which isn't kept
 
     A text that has ended costs nothing more. Past the model's block_size the window slides: a text then sees its last
     block_size ids, and since each of them has moved to another position, all are computed again for each token.

@@ -16,7 +16,7 @@ APART = 1e-5  # at most, of the largest terms: kernels add in another order
 def attention_heads(operation: Operation, n_head: int, scale: float) -> dict[str, np.ndarray]:
     """q, k, v (H, T, D), the scores S, the weights P, and dS (H, T, T) of one causal_self_attention of one sentence.
 
-    S is -inf where a key is later. dS is there if the way back came through. Raises ArithmeticError if P v or the
+    S is -inf where a key is later. dS is there if there was a backward pass. Raises ArithmeticError if P v or the
     gradients of q, k and v are not those of the kernel.
     """
     q, k, v = _heads(_data(operation, 0), n_head)

@@ -169,7 +169,7 @@ def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
 
 @jit
 def _pack_panels(x, line_step, k_step, lines, K, is_a, panels, dtype_tag):
-    """Copy K steps of so many lines, rows of A (``is_a``) or columns of B, into panels, the last filled with zeros."""
+    """Copy K steps of some lines, rows of A (``is_a``) or columns of B, into panels. The last is filled with zeros."""
     size, deep = element_size(dtype_tag), depth(K, dtype_tag)
     width = tile_rows(dtype_tag) if is_a else tile_columns(dtype_tag)
     if line_step == 1:
