@@ -21,7 +21,7 @@ def _tiles(memory, threads):
         B = here + (here % -64) + 64 + 4 * TILE_ROWS * K  # A is before it, and the tile of C after it
         for _ in range(TIMES):
             W = tile_columns(np.float32(0))
-            microkernel(K, B - 4 * TILE_ROWS * K, B, TILE_ROWS, W, 0, 0, B + 4 * W * K, W, np.float32(0))
+            microkernel(K, B - 4 * TILE_ROWS * K, B, TILE_ROWS, W, 0, 0, B + 4 * W * K, W, B, 0, np.float32(0))
 
 
 @numba.njit(parallel=True, fastmath={"reassoc"})

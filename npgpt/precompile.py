@@ -180,7 +180,7 @@ def _thin_products(config: GPTConfig, rows: int, rank: int) -> Iterator[tuple[in
 
 
 def _matmul(M, K, N) -> set[str]:
-    """The kernels of a product, if any: NumPy computes the small ones. In tiles "matmul" is made of the two others."""
+    """The kernel of a product, if any: NumPy computes the small ones."""
     if M * K * N <= MAX_SMALL_PRODUCT:
         return set()
-    return {"matmul_few_rows"} if M <= MAX_FEW_ROWS else {"matmul", "matmul_pack", "matmul_packed"}
+    return {"matmul_few_rows"} if M <= MAX_FEW_ROWS else {"matmul"}

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.kernels.jit import jit
-from npgpt.kernels.machine.product import first_panel, multiply_packed, pack_all, panels_at
+from npgpt.kernels.machine.product import K_BLOCK, first_panel, multiply_packed, pack_all, panels_at
+from npgpt.kernels.machine.region import NOTHING
 
 
 class Strided(NamedTuple):
@@ -60,7 +61,10 @@ def packed_head(x, b, h, T, D, dtype_tag):
 @jit
 def products_with(packed, T, n_keys, x, b, i0, h, n, D, out, dtype_tag):
     """Write out[:n_keys, :n]: the first ``n_keys`` of T packed keys times n queries of x (B, Tq, H, D) from i0 on."""
-    multiply_packed(
-        n_keys, n, D, element_ptr(x, b, i0, h), x.stride, 1, False, first_panel(packed), T,
-        0, 0, data_ptr(out), out.shape[1], dtype_tag
-    )  # fmt: skip
+    size = out.itemsize
+    for k0 in range(0, D, K_BLOCK):
+        multiply_packed(
+            n_keys, n, min(K_BLOCK, D - k0), element_ptr(x, b, i0, h) + k0 * size, x.stride, 1, False,
+            panels_at(first_panel(packed), T, k0, True, dtype_tag), data_ptr(out) if k0 else 0, out.shape[1],
+            data_ptr(out), out.shape[1], 0, NOTHING, dtype_tag
+        )  # fmt: skip

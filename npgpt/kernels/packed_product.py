@@ -123,7 +123,7 @@ def multiply_panels(x, weights, scales, bias, y, begin, end, tag):
                 for k in range(0, K, K_BLOCK):
                     microkernel(
                         min(K_BLOCK, K - k), tiles_address + (first * K + k * TILE_ROWS) * 4, at + k * PANEL * 4,
-                        M - first, N - column, start, start_row, out, N, zero
+                        M - first, N - column, start, start_row, out, N, at, 0, zero
                     )  # fmt: skip
                     start, start_row = out, N
         tiles[0] = np.float32(0)

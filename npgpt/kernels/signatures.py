@@ -18,11 +18,11 @@ from npgpt.kernels import (
     layernorm,
     packed,
     packed_product,
+    parallel_product,
     reductions,
 )
 from npgpt.kernels.dropout import _drop
-from npgpt.kernels.machine.vectors import pieces_of
-from npgpt.kernels.matmul import _add_few_rows, _multiply_packed_parts, _multiply_parts, _pack_parts
+from npgpt.kernels.matmul import _add_few_rows
 from npgpt.kernels.precision import narrow_dtype_tag
 
 
@@ -39,7 +39,7 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
     strided = types.NamedUniTuple(i64, 5, heads.Strided)
     mask_and_dropout = (i64[:, ::1], u64, f, u64)
     table = {
-        "matmul": (_multiply_parts, (*[i64] * 11, matrix, i64, tag)),
+        "matmul": (parallel_product.multiply, (*[i64] * 11, matrix, i64, tag)),
         "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix)),
         "layernorm_forward": (layernorm._forward_rows, (matrix, vector, vector, f, matrix, vector, vector)),
         "layernorm_backward": (layernorm._backward, (matrix, matrix, vector, vector, vector, matrix, array3)),
@@ -64,11 +64,6 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "scale": (reductions._scale_chunks, (addresses, ids, f)),
         "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
     }
-    if pieces_of(gemm_dtype.type(0)):
-        factor = (i64, i64, i64, flag, types.uint8[::1])
-        del table["matmul"]
-        table["matmul_pack"] = (_pack_parts, (i64, i64, *factor, i64, tag))
-        table["matmul_packed"] = (_multiply_packed_parts, (i64, i64, i64, *factor, i64, i64, matrix, i64, tag))
     if dtype == np.float32:
         table |= _of_decoding() | _of_few_bits(tag)
     return {name: (launch.dispatcher, types) for name, (launch, types) in table.items()}

@@ -76,8 +76,14 @@ def check_all_ways():
                         np.testing.assert_array_equal(C, right, err_msg=f"{type(dtype_tag)} {M, K, N} {start}")
                         beyond = np.delete(C.base, np.s_[1 : 1 + N], axis=1)
                         assert np.isnan(beyond).all(), "written beside the matrix"
-        a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((230, 100), (100, 301), (301,)))
-        np.testing.assert_array_equal(kernels.matmul(a, b, bias), a @ b + bias)  # cut into parts for threads
+        for M, N in ((130, 65), (65, 130)):  # either side divided among threads, and several blocks of k
+            K = K_BLOCK + 33
+            a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((M, K), (K, N), (N,)))
+            right = a @ b + bias
+            for A in (a, np.asfortranarray(a)):
+                for B in (b, np.asfortranarray(b)):
+                    np.testing.assert_array_equal(kernels.matmul(A, B, bias), right)
+                    np.testing.assert_array_equal(kernels.matmul(A, B, add_to=right.copy()), 2 * right - bias)
 
 
 @pytest.fixture(scope="module")

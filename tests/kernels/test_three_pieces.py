@@ -1,8 +1,6 @@
 """Three pieces of bfloat16 are as exact as float32: docs/three-pieces.md, by the kernels of this process if they are in
 tiles (test_tiles_plain.py), and by NumPy."""
 
-from importlib import import_module
-
 import numba
 import numpy as np
 import pytest
@@ -54,17 +52,13 @@ def test_the_error_is_not_above_that_of_float32(shape, scale, seed):
 
 
 @in_tiles
-def test_the_bits_depend_on_neither_threads_nor_memory(monkeypatch):
-    """How many lines a thread has, and how many steps of the shared factor are packed at a time."""
+def test_the_bits_do_not_depend_on_the_threads():
     rng = np.random.default_rng(0)
     set_matmul_precision("highest", "tiles")
     for M, N in ((200, 70), (70, 200)):
         a, b = rng.standard_normal((M, 1600), np.float32), rng.standard_normal((1600, N), np.float32)
         bias = rng.standard_normal(N, np.float32)
         right = kernels.matmul(a, b, bias)
-        with monkeypatch.context() as patched:
-            patched.setattr(import_module("npgpt.kernels.matmul"), "MAX_PANELS", 1)
-            np.testing.assert_array_equal(kernels.matmul(a, b, bias), right)
         threads = numba.get_num_threads()
         try:
             numba.set_num_threads(1)

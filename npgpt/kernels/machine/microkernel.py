@@ -74,31 +74,30 @@ def depth(K, dtype_tag):
 
 
 @intrinsic
-def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype_tag):
+def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_row, next_bytes, dtype_tag):
     """The first ``rows`` x ``width`` elements of a tile: C = start + A B.
 
     A, B        panels, ``K`` elements long
     start       0: nothing is added. Otherwise the address of a matrix to add, with rows ``start_row`` apart. It may
                 be C itself; with start_row = 0 the same row is added to all, a bias
     C_row       the distance of C's rows. Nothing beyond ``rows`` and ``width`` is read or written
+    next_row    the address of so many bytes that are fetched into the caches (region.py)
     """
-    signature = types.void(*[WHOLE] * 9, element(dtype_tag))
+    signature = types.void(*[WHOLE] * 11, element(dtype_tag))
 
     def codegen(context, builder, signature, arguments):
         if dtype_tag in PIECES:
-            tile_panels.multiply(builder, dtype_tag, *arguments[:-1])
+            tile_panels.multiply(builder, dtype_tag, *arguments[:9])
             return context.get_dummy_value()
-        K, A, B, rows, width, start, start_row, C, C_row, _ = arguments
+        K, A, B, rows, width, start, start_row, C, C_row, next_row, next_bytes, _ = arguments
         v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
-        # C comes from memory while the sums are computed. A row that doesn't begin with a cache line ends in one more.
-        width_of_tile = UNIT.vectors * v.lanes
-        for r in range(TILE_ROWS):
-            for element_of_row in (*range(0, width_of_tile, v.lanes), width_of_tile - 1):
-                v.prefetch(v.at(C, builder.add(builder.mul(C_row, whole(r)), whole(element_of_row))))
+        bytes_a_step = builder.udiv(builder.add(next_bytes, builder.sub(K, whole(1))), K)
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
+            _fetch_tile(v, C, C_row, k)
+            v.prefetch(v.pointer(builder.add(next_row, builder.mul(k, bytes_a_step))))
             a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
             b = v.at(B, builder.mul(k, whole(v.lanes * UNIT.vectors)))
             row_of_b = [v.load(v.at(b, j * v.lanes)) for j in range(UNIT.vectors)]
@@ -125,6 +124,21 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, dtype
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _fetch_tile(v, C, C_row, k):
+    """Fetch a part of C from memory, while the sums are computed: in 4 steps of k a row of the tile.
+
+    A row that doesn't begin with a cache line ends in one more. All rows at once would hold up the loads of A and B.
+    """
+    row = _smaller(v, v.builder.lshr(k, whole(2)), TILE_ROWS - 1)
+    last = UNIT.vectors * v.lanes - 1
+    line = _smaller(v, v.builder.mul(v.builder.and_(k, whole(3)), whole(v.lanes)), last)
+    v.prefetch(v.at(C, v.builder.add(v.builder.mul(C_row, row), line)))
+
+
+def _smaller(v, x, constant: int):
+    return v.builder.select(v.builder.icmp_signed("<", x, whole(constant)), x, whole(constant))
 
 
 def _panels(is_a):

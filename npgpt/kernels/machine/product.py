@@ -1,13 +1,15 @@
-"""A large matrix product on one thread, from inside jitted code. Each thread computes a part of C.
+"""Matrix products on one thread, from inside jitted code.
 
-The product is cut so that data that is read repeatedly stays in a cache (Goto & van de Geijn 2008):
+A product is cut so that data that is read repeatedly stays in a cache (Goto & van de Geijn 2008):
 
-    for 768 columns of B (pairs of bfloat16: 1,536)
+    for 256 columns of B (pairs of bfloat16: 512)
       for 768 steps of k
-        pack this block of B into panels            2.4 MB, which stay in the outer caches
+        pack this block of B into panels            0.8 MB, which stay in the outer caches
         for 120 rows of A (pairs: 240)
           pack these into panels                    0.4 MB, which stay in the core's own cache
           for each panel of B, for each of A:       a tile in registers (microkernel.py)
+
+Several threads compute parts of one C from a factor that they have packed together (``multiply_packed``).
 
 Each element of C is summed in the order of k, in blocks of 768 steps, whatever is computed beside it. So the bits don't
 depend on how C is divided among threads.
@@ -30,18 +32,16 @@ from npgpt.kernels.machine.microkernel import (
     tile_columns,
     tile_rows,
 )
+from npgpt.kernels.machine.region import NOTHING, region, without_first_row
 from npgpt.kernels.machine.tiles import begin_products, end_products
 from npgpt.kernels.machine.vectors import PAIRS, PIECES
 
 K_BLOCK = 768
-N_BLOCK = 768
+N_BLOCK = 256
 M_BLOCK = 120 // TILE_ROWS * TILE_ROWS
-# Pairs: blocks of as many bytes have twice as many elements. Tiles: an element of a panel takes 2 bytes a piece, and
-# blocks of B stay in the core's own cache.
+# Pairs: blocks of as many bytes have twice as many elements. Tiles: an element of a panel takes 2 bytes a piece.
 _m_block = constant_of_tag(lambda tag: 256 if tag in PIECES else 2 * M_BLOCK if tag == PAIRS else M_BLOCK)
-_n_block = constant_of_tag(
-    lambda tag: (512 if PIECES[tag] == 1 else 256) if tag in PIECES else 2 * N_BLOCK if tag == PAIRS else N_BLOCK
-)
+_n_block = constant_of_tag(lambda tag: 2 * N_BLOCK if tag == PAIRS or PIECES.get(tag) == 1 else N_BLOCK)
 _steps_at_once = constant_of_tag(lambda tag: 32 if tag in PIECES else STEPS_AT_ONCE)
 _is_in_tiles = constant_of_tag(lambda tag: int(tag in PIECES))
 
@@ -77,7 +77,7 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
                 _pack_panels(begin_a, a_row, a_column, m, k, True, panels_a, dtype_tag)
                 _multiply_panels(
                     k, panels_a, panels_b, m, n, begin + (i0 * begin_row + j0) * size if begin else 0, begin_row,
-                    c + (i0 * c_row + j0) * size, c_row, dtype_tag
+                    c + (i0 * c_row + j0) * size, c_row, NOTHING, NOTHING, dtype_tag
                 )  # fmt: skip
     end_products(dtype_tag)
     memory[0] = 0  # keep it alive: Numba frees an array after its last use, and using its address does not count
@@ -119,52 +119,73 @@ def panels_at(panels, lines, k0, is_a, dtype_tag):
 
 
 @jit
-def multiply_packed(M, N, K, x, line_step, k_step, is_a, panels, lines, start, start_row, c, c_row, dtype_tag):
-    """C (M, N) = start (M, N) + A (M, K) @ B (K, N), on one thread, with one factor in panels (``pack_all``).
+def multiply_packed(
+    M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, c_row, next_K, next_panels, dtype_tag
+):
+    """C (M, N) = start (M, N) + A (M, K) @ B (K, N), K <= 768, on one thread, with one factor in panels (``pack_all``).
 
     x, ..._step         the other factor, A or B (``is_a``), in place: its blocks are packed one after the other
-    panels, lines       those of the first one, and how many lines they have: the first M or N are multiplied
+    next_K              so many steps of x are multiplied after this, 0 if this is all
+    next_panels         the region of the other factor that this thread packs then, or NOTHING
     """
-    size = element_size(dtype_tag)
-    m_block, n_block = _m_block(dtype_tag), _n_block(dtype_tag)
-    memory = np.empty((m_block if is_a else n_block) * depth(min(K_BLOCK, K), dtype_tag) * size + 64, np.uint8)
+    size, deep = element_size(dtype_tag), depth(K, dtype_tag)
+    m_block = _equal_blocks(M, _m_block(dtype_tag), tile_rows(dtype_tag))
+    n_block = _equal_blocks(N, _n_block(dtype_tag), tile_columns(dtype_tag))
+    lines, block = (M, m_block) if is_a else (N, n_block)
+    memory = np.empty(block * deep * size + 64, np.uint8)
     own = first_panel(memory)
     begin_products(dtype_tag)
-    for k0 in range(0, K, K_BLOCK):
-        k = min(K_BLOCK, K - k0)
-        deep = depth(k, dtype_tag)
-        begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
-        ready = panels_at(panels, lines, k0, not is_a, dtype_tag)
-        for x0 in range(0, M if is_a else N, m_block if is_a else n_block):
-            block = x + (x0 * line_step + k0 * k_step) * size
-            count = min(m_block, M - x0) if is_a else min(n_block, N - x0)
-            _pack_panels(block, line_step, k_step, count, k, is_a, own, dtype_tag)
-            for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
-                i, j = (x0, y0) if is_a else (y0, x0)
-                A, B = (own, ready + j * deep * size) if is_a else (ready + i * deep * size, own)
-                _multiply_panels(
-                    k, A, B, min(m_block, M - i), min(n_block, N - j),
-                    begin + (i * begin_row + j) * size if begin else 0, begin_row,
-                    c + (i * c_row + j) * size, c_row, dtype_tag
-                )  # fmt: skip
+    for x0 in range(0, lines, block):
+        begin_x, left = x + x0 * line_step * size, lines - x0 - block
+        _pack_panels(begin_x, line_step, k_step, min(block, lines - x0), K, is_a, own, dtype_tag)
+        if left > 0:
+            following = region(begin_x + block * line_step * size, line_step, k_step, min(block, left), K, dtype_tag)
+        elif next_K:
+            following = region(x + K * k_step * size, line_step, k_step, min(block, lines), next_K, dtype_tag)
+        else:
+            following = NOTHING
+        for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
+            i, j = (x0, y0) if is_a else (y0, x0)
+            A, B = (own, panels + j * deep * size) if is_a else (panels + i * deep * size, own)
+            following, next_panels = _multiply_panels(
+                K, A, B, min(m_block, M - i), min(n_block, N - j),
+                start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
+                following, next_panels, dtype_tag
+            )  # fmt: skip
     end_products(dtype_tag)
     memory[0] = 0
 
 
 @jit
-def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, dtype_tag):
-    """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows."""
+def _equal_blocks(n, largest, tile):
+    """The size of blocks of n lines, of at most ``largest``, so that the last one is about as long as the others."""
+    blocks = (n + largest - 1) // largest
+    return _round_up((n + blocks - 1) // blocks, tile)
+
+
+@jit
+def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, first, then, dtype_tag):
+    """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows.
+
+    Meanwhile the regions ``first`` and ``then`` are fetched. -> what is left of them
+    """
     size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
     along = _is_in_tiles(dtype_tag)
     outer, inner = (_round_up(m, R), _round_up(n, W)) if along else (_round_up(n, W), _round_up(m, R))
     for x in range(0, outer, R if along else W):
         for y in range(0, inner, W if along else R):
             i, j = (x, y) if along else (y, x)
+            ahead = first if first.rows else then
             microkernel(
                 deep, A + i * deep * size, B + j * deep * size, m - i, n - j,
                 start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
-                dtype_tag
+                ahead.address if ahead.rows else A, ahead.length, dtype_tag
             )  # fmt: skip
+            if first.rows:
+                first = without_first_row(first)
+            elif then.rows:
+                then = without_first_row(then)
+    return first, then
 
 
 @jit

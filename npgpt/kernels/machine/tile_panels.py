@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import types
 
 from npgpt.kernels.machine.tiles import ROW_BYTES, ROWS, TILE_BYTES, tiles
-from npgpt.kernels.machine.vectors import PIECES, Vectors, on_stack, pieces_of, whole
+from npgpt.kernels.machine.vectors import PIECES, Vectors, on_stack, whole
 
 LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))  # of bfloat16, 3.39e38
 SIDE = 32  # rows of a panel of A, columns of a panel of B
@@ -211,12 +211,3 @@ def _blocks(builder, K):
 def depth_of(pieces: int) -> int:
     """The length of 32 steps in a panel, in elements of 4 bytes for each of its 32 lines."""
     return pieces * 2 * TILE_BYTES // (4 * SIDE)
-
-
-def panel_bytes(lines: int, K: int, dtype_tag: np.generic) -> int:
-    """The size of panels of so many lines and steps.
-
-    >>> panel_bytes(33, 32, np.int16(0))  # two panels of 32 x 32 elements, each in two pieces of 2 bytes
-    8192
-    """
-    return -(-lines // SIDE) * -(-K // STEPS) * pieces_of(dtype_tag) * 2 * TILE_BYTES
