@@ -8,7 +8,7 @@ import numba
 import npgpt
 from bench.step_timing import time_steps
 from npgpt import AdamW, load
-from npgpt.optim import clip_grad_norm
+from npgpt.optim import clip_scale, grad_norm
 
 
 def main():
@@ -27,9 +27,9 @@ def main():
         done("forward")
         loss.backward()
         done("backward")
-        clip_grad_norm(parameters, job["grad_clip"])
+        scale = clip_scale(grad_norm(parameters), job["grad_clip"])
         done("clip")
-        optimizer.step()
+        optimizer.step(scale)
         done("optimizer")
         return loss.item()
 

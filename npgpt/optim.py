@@ -59,8 +59,11 @@ class AdamW:
         self.exp_avg = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
-    def step(self) -> None:
-        """Change the parameters by their gradients. Raises ValueError if one has no weights yet, or was frozen."""
+    def step(self, gradient_scale: float = 1.0) -> None:
+        """Change the parameters by their gradients. Raises ValueError if one has no weights yet, or was frozen.
+
+        gradient_scale      the gradients are multiplied by it on the way (``clip_scale``), which saves a pass over them
+        """
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")
@@ -79,6 +82,7 @@ class AdamW:
                 *(self.lr * factor, *self.betas, self.eps),
                 [self.weight_decay if p.ndim >= 2 else 0.0 for p in group.values()],
                 self.steps,
+                gradient_scale,
             )
 
     def zero_grad(self) -> None:
@@ -116,8 +120,24 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
     >>> p.grad
     array([0.6, 0.8], dtype=float32)
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = math.sqrt(kernels.sum_of_squares(gradients))
-    if math.isfinite(norm) and norm > max_norm:
-        kernels.scale(gradients, max_norm / norm)
+    norm = grad_norm(parameters)
+    if (scale := clip_scale(norm, max_norm)) < 1:
+        kernels.scale([p.grad for p in parameters if p.grad is not None], scale)
     return norm
+
+
+def grad_norm(parameters: list[Tensor]) -> float:
+    """The norm of all gradients, taken as one long vector."""
+    return math.sqrt(kernels.sum_of_squares([p.grad for p in parameters if p.grad is not None]))
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """What gradients are multiplied by so that their norm is at most ``max_norm``. 1 if it is NaN or infinite.
+
+    ``optimizer.step(clip_scale(grad_norm(parameters), 1.0))`` is ``clip_grad_norm`` and ``step`` in one pass, which
+    leaves the gradients as they are.
+
+    >>> clip_scale(5.0, 1.0), clip_scale(0.5, 1.0)
+    (0.2, 1.0)
+    """
+    return max_norm / norm if math.isfinite(norm) and norm > max_norm else 1.0

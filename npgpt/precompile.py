@@ -34,13 +34,16 @@ def compile_for_training(
     passage: int = 0,
     stop: Callable[[], bool] = lambda: False,
     adapter: AdapterToCompile | None = None,
+    is_weighted: bool = False,
 ) -> None:
     """Compile what steps need, losses of ``passage`` tokens, and samples that begin with ``prompt`` tokens; 0 is none.
+
+    is_weighted     whether a step has several batches, whose losses are weighted
 
     It ends early once ``stop()``.
     """
     if kernels.BACKEND == "numba":
-        names = training_kernels(config, batch_size, context, adapter)
+        names = training_kernels(config, batch_size, context, adapter, is_weighted)
         if passage:
             names |= scoring_kernels(config, [(passage, passage)])
         compile_ahead(names | sampling_kernels(config, prompt, adapter) if prompt else names, stop)
@@ -75,12 +78,14 @@ def compile_for_scoring(config: GPTConfig, shapes: Iterable[tuple[int, int]], we
 
 
 def training_kernels(
-    config: GPTConfig, batch_size: int, context: int, adapter: AdapterToCompile | None = None
+    config: GPTConfig, batch_size: int, context: int, adapter: AdapterToCompile | None = None, is_weighted: bool = False
 ) -> set[str]:
     """The kernels of training steps, by their names in kernels/signatures.py."""
     rows = batch_size * context
     names = {"layernorm_forward", "layernorm_backward", "attention_forward", "attention_backward"}
-    names |= {"cross_entropy_forward", "cross_entropy_backward", "sum_of_squares", "scale", "adamw_step"}
+    names |= {"cross_entropy_forward", "cross_entropy_backward", "sum_of_squares", "adamw_step"}
+    if is_weighted:
+        names.add("scale")
     if adapter is None:
         names.add("embedding_backward")
         if config.bias or config.has_qkv_bias:

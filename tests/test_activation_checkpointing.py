@@ -219,7 +219,7 @@ def stop_after(monkeypatch):
 def test_a_run_is_the_same(folder, monkeypatch):
     seen = []
     loss = GPT.loss
-    monkeypatch.setattr(execute, "compile_for_training", lambda *of: None)
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of, **options: None)
     monkeypatch.setattr(GPT, "loss", lambda self, *batch: seen.append(self.recompute) or loss(self, *batch))
     (plain, _), (again, _) = train(folder, *RUN), train(folder, *RUN, "--recompute")
     assert set(seen[: len(seen) // 2]) == {False}

@@ -7,7 +7,7 @@ import pytest
 from helpers.tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, optim
-from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.optim import AdamW, clip_grad_norm, clip_scale, grad_norm
 
 # "a" to "d" are matrices, embeddings or stacks, which decay; the others have one dimension or none.
 SHAPES = {"a.weight": (3, 5), "b.weight": (1, 4), "c": (2, 3, 2), "d": (200, 100), "bias": (5,), "scale": ()}
@@ -271,6 +271,21 @@ def test_a_norm_that_is_no_number_leaves_gradients_untouched_and_shows(number):
     assert not math.isfinite(clip_grad_norm(parameters, 1.0))
     for p, g in zip(parameters, before, strict=False):
         np.testing.assert_array_equal(p.grad, g)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clipping_within_the_step_is_clipping_before_it(max_norm):
+    """Bit for bit; and it leaves the gradients as they are."""
+    first, second = (optimizer_of(np.float32) for _ in range(2))
+    for optimizer in (first, second):
+        give_gradients(optimizer, 0)
+    parameters = list(second.parameters.values())
+    clip_grad_norm(list(first.parameters.values()), max_norm)
+    first.step()
+    second.step(clip_scale(grad_norm(parameters), max_norm))
+    for name, right in arrays(np.float32, seed=100).items():
+        np.testing.assert_array_equal(second.parameters[name].grad, right)
+        np.testing.assert_array_equal(second.parameters[name].data, first.parameters[name].data)
 
 
 def test_clipping_nothing():

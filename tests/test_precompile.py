@@ -158,7 +158,7 @@ def test_a_run_without_it_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(TEXT)
     typed = ("text.txt", "--tokenizer", "byte", "--preset", "nano", "--context", 8, "--max-steps", 1, "--dropout", 0.1)
     asked = []
-    monkeypatch.setattr("npgpt.training.execute.compile_for_training", lambda *of: asked.append(of))
+    monkeypatch.setattr("npgpt.training.execute.compile_for_training", lambda *of, **options: asked.append(of))
     without, _ = train(tmp_path, *typed)
     monkeypatch.undo()
     compiled, _ = train(tmp_path, *typed)

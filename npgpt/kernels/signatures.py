@@ -62,7 +62,7 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
         "sum_rows": (reductions._sum_rows, (matrix, vector)),
         "sum_of_squares": (reductions._sum_chunks, (addresses, ids, f, types.float64[::1])),
         "scale": (reductions._scale_chunks, (addresses, ids, f)),
-        "adamw_step": (adamw._step, (addresses, ids, ids, vector, *[f] * 7)),
+        "adamw_step": (adamw._step, (addresses, ids, ids, f, vector, *[f] * 7)),
     }
     if dtype == np.float32:
         table |= _of_decoding() | _of_few_bits(tag)

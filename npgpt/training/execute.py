@@ -55,7 +55,10 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         prompt = min(len(run.samples.prompt), c.block_size) if run.plan.sample_every else 0
         sequences, context, passage = team.sequences(run.settings.batch_size), run.plan.context, run.inspection.ids.size
         adapter = run.stored.to_compile()
-        compile_for_training(c, sequences, context, prompt, passage, lambda: stop.requested, **adapter)
+        is_weighted = run.settings.grad_accum > 1 or sequences < run.settings.batch_size
+        compile_for_training(
+            c, sequences, context, prompt, passage, lambda: stop.requested, **adapter, is_weighted=is_weighted
+        )
         team.begin(run, stop)
         run.progress.process(run.step, **_described(run))
         run.saver.start()

@@ -31,13 +31,11 @@ class Inspection:
         shown = [*self.ids[0].tolist(), int(self.targets[0, -1])]
         self.pieces = ["" if id == IGNORED else decoder.decode(id) for id in shown]
 
-    def sizes(self, norm: float) -> dict[str, dict[str, float]]:
-        """The norm of each layer's gradient and the root mean square of its matrices, after a step.
-
-        norm    that of the whole gradient. Clipping has scaled the gradients by one factor, which is undone by it
+    def sizes(self) -> dict[str, dict[str, float]]:
+        """The norm of each layer's gradient before clipping, and the root mean square of its matrices, after a step.
 
         The layers are wte, wpe, h.0, h.1 and so on, ln_f, which has no matrix. A frozen one has no gradient. Squares of
-        the gradients' norms add up to the square of ``norm``.
+        the norms add up to the square of the whole gradient's norm.
         """
         layers: dict[str, list] = {}
         for name, p in self.model.named_parameters():
@@ -47,10 +45,9 @@ class Inspection:
             for layer, ps in layers.items()
             if any(p.grad is not None for p in ps)
         }
-        unclipped = norm / math.sqrt(sum(squares.values()) or 1)
         matrices = {layer: [p.data for p in ps if p.ndim == 2] for layer, ps in layers.items()}
         return {
-            "gradient": _rounded({layer: math.sqrt(square) * unclipped for layer, square in squares.items()}),
+            "gradient": _rounded({layer: math.sqrt(square) for layer, square in squares.items()}),
             "weight": _rounded({layer: _rms(arrays) for layer, arrays in matrices.items() if arrays}),
         }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from npgpt.errors import TrainingDiverged
 from npgpt.gpt import GPT
-from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.optim import AdamW, clip_scale, grad_norm
 from npgpt.signals import StopRequest
 from npgpt.training.divergence import which_gradient
 from npgpt.training.run import Run
@@ -65,10 +65,10 @@ def train_step(
         micro_loss.backward(done=team.gradient_done)
         loss += micro_loss.item()
     loss = team.add_up(loss)
-    norm = clip_grad_norm(model.trainable_parameters(), grad_clip or math.inf)
+    norm = grad_norm(model.trainable_parameters())
     if not (math.isfinite(loss) and math.isfinite(norm)):
         found = f"the loss is {loss:g} and the gradient's norm {norm:g}{which_gradient(model)}"
         raise TrainingDiverged(f"step {optimizer.steps + 1}: {found}")
     optimizer.lr = lr
-    optimizer.step()
+    optimizer.step(clip_scale(norm, grad_clip or math.inf))
     return loss, norm

@@ -139,7 +139,7 @@ def follow(processes: Processes) -> None:
                     model, optimizer, shape, adapter, grad_clip, products = broadcast(processes, None)
                     keep_freed_memory()
                     precision.set_matmul_precision(*products)  # in the same way everywhere
-                    compile_for_training(model.config, shape[0], shape[1], 0, **adapter)
+                    compile_for_training(model.config, shape[0], shape[1], 0, **adapter, is_weighted=True)
                     processes.comm.gather(processes.MPI.Get_processor_name(), LEADER)
                 case ("forget",):
                     worker.forget(optimizer)

@@ -66,7 +66,7 @@ class Progress:
             tokens_per_second=round(tokens_per_second, 1), seconds=round(self.elapsed(), 2),
             seconds_left=round(left, 1),
         )  # fmt: skip
-        self.metrics.write("layers", step, **self.inspection.sizes(norm))
+        self.metrics.write("layers", step, **self.inspection.sizes())
         if not self.live.shown:
             place, done = self._place(step), f"{format_count(tokens)} tok"
             log(f"{place}  loss {loss:.4f}  lr {lr:.1e}  norm {norm:.2f}  {done}, {pace}  {rest}")

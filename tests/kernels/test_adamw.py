@@ -18,11 +18,13 @@ def arguments(draw):
     v = np.square(draw(values(shape, dtype, largest=10.0)))
     lr, beta1, beta2 = draw(st.sampled_from([(1e-3, 0.9, 0.95), (0.1, 0.9, 0.999), (0.0, 0.0, 0.5)]))
     weight_decay, t = draw(st.sampled_from([0.0, 0.1])), draw(st.sampled_from([1, 2, 10, 100_000]))
-    return p, draw(arrays(shape, dtype, largest=10.0)), m, v, lr, beta1, beta2, 1e-8, weight_decay, t
+    gradient_scale = draw(st.sampled_from([1.0, 0.3]))
+    return p, draw(arrays(shape, dtype, largest=10.0)), m, v, lr, beta1, beta2, 1e-8, weight_decay, t, gradient_scale
 
 
-def bounds(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
+def bounds(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t, gradient_scale):
     """m and the change of p may cancel, so their terms count; v can't."""
+    g = gradient_scale * g
     m = beta1 * np.abs(m) + (1 - beta1) * np.abs(g)
     v = beta2 * v + (1 - beta2) * np.square(g)
     change = lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
@@ -31,7 +33,7 @@ def bounds(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
 
 def large(rng, dtype):
     p, g, m, v = (rng.standard_normal((3, 20_000)).astype(dtype) for _ in range(4))
-    return p, g, m, np.square(v), 1e-3, 0.9, 0.95, 1e-8, 0.1, 3
+    return p, g, m, np.square(v), 1e-3, 0.9, 0.95, 1e-8, 0.1, 3, 0.5
 
 
 CASES = {"adamw_step": Case(arguments(), large, bounds, writes=(0, 2, 3), lists=(0, 1, 2, 3, 8))}

@@ -18,7 +18,7 @@ from npgpt.training.settings import TrainSettings
 
 def progress(steps, tokens_a_step=512, log_every=10):
     plan = TrainSettings(max_steps=steps).resolve(n_windows=1, context=64)
-    inspection = SimpleNamespace(sizes=lambda norm: {}, passage=lambda step: {})
+    inspection = SimpleNamespace(sizes=lambda: {}, passage=lambda step: {})
     noted = Progress(plan, log_every, tokens_a_step, inspection)
     noted.lines = []
     noted.metrics = SimpleNamespace(write=lambda kind, step, **values: noted.lines.append((kind, step)))

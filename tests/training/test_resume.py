@@ -56,7 +56,9 @@ def interrupt(monkeypatch):
         return loss(self, *batch)
 
     monkeypatch.setattr(GPT, "loss", counted)
-    monkeypatch.setattr(execute, "compile_for_training", lambda *of: None)  # which computes a loss that is none
+    monkeypatch.setattr(
+        execute, "compile_for_training", lambda *of, **options: None
+    )  # which computes a loss that is none
     return lambda n: calls.update(left=n)
 
 
