@@ -45,7 +45,9 @@ from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.machine.product import gemm
 from npgpt.kernels.precision import gemm_dtype_tag, narrow_dtype_tag
 
-QUERIES_PER_BLOCK = 32  # for which scores are computed at a time: Tk x 32 of them
+# Scores are computed for so many queries at a time. Larger blocks have fewer tiles to begin and to end, but more hidden
+# scores, which are computed for nothing: in a short window, many of all.
+QUERIES_PER_BLOCK, IN_A_LONG_WINDOW, LONG_WINDOW = 32, 96, 512
 
 
 def attention_forward_numpy(
@@ -103,10 +105,10 @@ def attention_forward_numba(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Heads in parallel, each by blocks of 32 queries. Keys that are hidden from a whole block are left out.
+    """Heads in parallel, each by blocks of 32 queries or more. Keys that are hidden from a whole block are left out.
 
     A block's scores are transposed: a row for each key, a column for each query. So the maximum and the sum over the
-    keys are taken for 32 queries at once, which compiles to vector instructions, whatever the number of keys is. The
+    keys are taken for all queries at once, which compiles to vector instructions, whatever the number of keys is. The
     last block may have fewer queries: its other columns hold arbitrary numbers, which are never used.
     """
     (B, Tq, H, D), Tk = q.shape, k.shape[1]
@@ -153,7 +155,7 @@ def attention_backward_numba(
     scale: float, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray,
     padding_mask: np.ndarray | None = None, dropout: float = 0.0, seed: int = 0
 ) -> None:  # fmt: skip
-    """Heads in parallel, each by blocks of 32 queries, as in the forward pass.
+    """Heads in parallel, each by blocks of queries, as in the forward pass.
 
     One thread adds up a head's dk and dv over the blocks.
     """
@@ -268,7 +270,7 @@ def _drop(x, first, Tk, threshold, factor, seed):
 
 def _queries_per_block(Tq):
     """W in compiled code. It is an argument there: LLVM would unroll loops over a known 32 and not vectorise them."""
-    return max(1, min(QUERIES_PER_BLOCK, Tq))
+    return max(1, min(QUERIES_PER_BLOCK, Tq)) if Tq < LONG_WINDOW else IN_A_LONG_WINDOW
 
 
 def _seen_from(padding_mask, B, Tk):

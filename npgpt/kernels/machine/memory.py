@@ -17,8 +17,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + LINE - 1, np.uint8)
-    first = -memory.ctypes.data % LINE
-    return memory[first : first + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % LINE)
 
 
 def keep_freed_memory() -> None:
