@@ -34,10 +34,12 @@ from npgpt.kernels.exp import exp
 from npgpt.kernels.heads import (
     data_ptr,
     element_ptr,
-    packed_head,
-    products_with,
+    packed_columns,
+    packed_rows,
+    rows_times,
     stride_of,
     strided,
+    times_columns,
     with_contiguous_heads,
 )
 from npgpt.kernels.jit import jit, parallel_jit
@@ -129,21 +131,18 @@ def _forward_heads(Tk, W, q, k, v, scale, seen_from, threshold, factor, seed, dt
         b, h = head // H, head % H
         S = np.empty((Tk, W), y.dtype)
         m, z = np.empty(W, y.dtype), np.empty(W, y.dtype)
-        keys = packed_head(k, b, h, Tk, D, dtype_tag)
+        keys, values = packed_rows(k, b, h, Tk, D, dtype_tag), packed_columns(v, b, h, Tk, D, dtype_tag)
         for i0 in range(0, Tq, W):
             n = min(W, Tq - i0)
             first = i0 + Tk - Tq  # the position of the block's first query
             n_keys = first + n  # as many as its last query sees
-            products_with(keys, Tk, n_keys, q, b, i0, h, n, D, S, dtype_tag)  # A^T = k q^T
+            rows_times(keys, Tk, n_keys, q, b, i0, h, n, D, S, dtype_tag)  # A^T = k q^T
             _scale_and_hide(S[:n_keys], first, scale, seen_from[b])
             _softmax(S[:n_keys], first, seen_from[b], m, z)
             for i in range(n):
                 row_max[b, h, i0 + i], row_sum[b, h, i0 + i] = m[i], z[i]
             _drop(S[:n_keys], (head * Tq + i0) * Tk, Tk, threshold, factor, seed)
-            gemm(  # z y = (exp(S - m) * M) v
-                n, D, n_keys, data_ptr(S), 1, W, element_ptr(v, b, 0, h), v.stride, 1,
-                0, 0, data_ptr(y[b, i0:, h]), H * D, dtype_tag
-            )  # fmt: skip
+            times_columns(S, n_keys, n, values, Tk, D, data_ptr(y[b, i0:, h]), H * D, dtype_tag)  # (exp(S - m) * M) v
             for i in range(n):
                 row = y[b, i0 + i, h]
                 for c in range(D):
@@ -159,6 +158,8 @@ def attention_backward_numba(
 
     One thread adds up a head's dk and dv over the blocks.
     """
+    if not q.shape[1]:  # without queries
+        dk[...], dv[...] = 0, 0
     dy, q, k, v = arrays = with_contiguous_heads(dy, q, k, v)
     row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
@@ -173,21 +174,20 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
     B, Tq, H, D = dq.shape
     Tk = dk.shape[1]
     dq_stride, dk_stride, dv_stride = stride_of(dq), stride_of(dk), stride_of(dv)
-    zero = dq.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
         P, dP = np.empty((Tk, W), dq.dtype), np.empty((Tk, W), dq.dtype)
         m, z = np.zeros(W, dq.dtype), np.ones(W, dq.dtype)
-        keys, values = packed_head(k, b, h, Tk, D, dtype_tag), packed_head(v, b, h, Tk, D, dtype_tag)
-        key, dkey, dvalue = element_ptr(k, b, 0, h), data_ptr(dk[b, :, h]), data_ptr(dv[b, :, h])
-        dk[b, :, h] = zero
-        dv[b, :, h] = zero
-        for i0 in range(0, Tq, W):
+        keys, values = packed_rows(k, b, h, Tk, D, dtype_tag), packed_rows(v, b, h, Tk, D, dtype_tag)
+        columns = packed_columns(k, b, h, Tk, D, dtype_tag)
+        dkey, dvalue = data_ptr(dk[b, :, h]), data_ptr(dv[b, :, h])
+        for block in range((Tq + W - 1) // W - 1, -1, -1):  # the last one sees all keys: it begins dk and dv
+            i0 = block * W
             n = min(W, Tq - i0)
             first = i0 + Tk - Tq
             n_keys = first + n
-            products_with(keys, Tk, n_keys, q, b, i0, h, n, D, P, dtype_tag)  # A^T = k q^T, where P^T will be
-            products_with(values, Tk, n_keys, dy, b, i0, h, n, D, dP, dtype_tag)  # v dy^T, where dA^T will be
+            rows_times(keys, Tk, n_keys, q, b, i0, h, n, D, P, dtype_tag)  # A^T = k q^T, where P^T will be
+            rows_times(values, Tk, n_keys, dy, b, i0, h, n, D, dP, dtype_tag)  # v dy^T, where dA^T will be
             for i in range(n):
                 m[i], z[i] = row_max[b, h, i0 + i], row_sum[b, h, i0 + i]
             _scale_and_hide(P[:n_keys], first, scale, seen_from[b])
@@ -195,11 +195,11 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
             _softmax_backward(P[:n_keys], dP[:n_keys], first, scale, seen_from[b], m, z)
             _drop(P[:n_keys], (head * Tq + i0) * Tk, Tk, threshold, factor, seed)
             # dq = dA k, dk += dA^T q and dv += (P * M)^T dy
+            times_columns(dP, n_keys, n, columns, Tk, D, data_ptr(dq[b, i0:, h]), dq_stride, dtype_tag)
             query, dout = element_ptr(q, b, i0, h), element_ptr(dy, b, i0, h)
-            dquery = data_ptr(dq[b, i0:, h])
-            gemm(n, D, n_keys, data_ptr(dP), 1, W, key, k.stride, 1, 0, 0, dquery, dq_stride, dtype_tag)
-            gemm(n_keys, D, n, data_ptr(dP), W, 1, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
-            gemm(n_keys, D, n, data_ptr(P), W, 1, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
+            begin_k, begin_v = (dkey, dvalue) if i0 + n < Tq else (0, 0)
+            gemm(n_keys, D, n, data_ptr(dP), W, 1, query, q.stride, 1, begin_k, dk_stride, dkey, dk_stride, dtype_tag)
+            gemm(n_keys, D, n, data_ptr(P), W, 1, dout, dy.stride, 1, begin_v, dv_stride, dvalue, dv_stride, dtype_tag)
 
 
 @jit

@@ -51,20 +51,41 @@ def with_contiguous_heads(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 @jit
-def packed_head(x, b, h, T, D, dtype_tag):
-    """The keys or values of a head (T, D) in panels, which are multiplied with one block of queries after the other."""
+def packed_rows(x, b, h, T, D, dtype_tag):
+    """A head's x (T, D) in panels of its rows, for ``rows_times``: one block of queries after the other."""
     panels = np.empty(panels_at(0, T, D, True, dtype_tag) + 64, np.uint8)
     pack_all(element_ptr(x, b, 0, h), x.stride, 1, T, D, 0, T, True, first_panel(panels), dtype_tag)
     return panels
 
 
 @jit
-def products_with(packed, T, n_keys, x, b, i0, h, n, D, out, dtype_tag):
-    """Write out[:n_keys, :n]: the first ``n_keys`` of T packed keys times n queries of x (B, Tq, H, D) from i0 on."""
+def packed_columns(x, b, h, T, D, dtype_tag):
+    """A head's x (T, D) in panels of its columns, for ``times_columns``."""
+    panels = np.empty(panels_at(0, D, T, False, dtype_tag) + 64, np.uint8)
+    pack_all(element_ptr(x, b, 0, h), 1, x.stride, D, T, 0, D, False, first_panel(panels), dtype_tag)
+    return panels
+
+
+@jit
+def rows_times(packed, T, n_keys, x, b, i0, h, n, D, out, dtype_tag):
+    """Write out[:n_keys, :n]: the first ``n_keys`` of T packed rows times n queries of x (B, Tq, H, D) from i0 on."""
     size = out.itemsize
     for k0 in range(0, D, K_BLOCK):
+        k = min(K_BLOCK, D - k0)
         multiply_packed(
-            n_keys, n, min(K_BLOCK, D - k0), element_ptr(x, b, i0, h) + k0 * size, x.stride, 1, False,
-            panels_at(first_panel(packed), T, k0, True, dtype_tag), data_ptr(out) if k0 else 0, out.shape[1],
+            n_keys, n, k, element_ptr(x, b, i0, h) + k0 * size, x.stride, 1, False,
+            panels_at(first_panel(packed), T, k0, True, dtype_tag), k, data_ptr(out) if k0 else 0, out.shape[1],
             data_ptr(out), out.shape[1], 0, NOTHING, dtype_tag
+        )  # fmt: skip
+
+
+@jit
+def times_columns(S, n_keys, n, packed, T, D, out, out_row, dtype_tag):
+    """Write (n, D) at ``out``: S[:n_keys, :n]^T times the first ``n_keys`` of T packed steps."""
+    size, W = S.itemsize, S.shape[1]
+    for k0 in range(0, n_keys, K_BLOCK):
+        multiply_packed(
+            n, D, min(K_BLOCK, n_keys - k0), data_ptr(S) + k0 * W * size, 1, W, True,
+            panels_at(first_panel(packed), D, k0, False, dtype_tag), min(K_BLOCK, T - k0), out if k0 else 0, out_row,
+            out, out_row, 0, NOTHING, dtype_tag
         )  # fmt: skip

@@ -79,7 +79,7 @@ def _multiply_part(
     part, parts, k0, M, N, K, a, a_row, a_column, b, b_row, b_column, panels, start, start_row, c, dtype_tag
 ):
     """Multiply this part's lines of the divided factor with all panels. Meanwhile the next ones' lines are fetched."""
-    size, is_a = element_size(dtype_tag), M >= N
+    size, k, is_a = element_size(dtype_tag), min(K_BLOCK, K - k0), M >= N
     divided, shared = _divided_and_shared(M, N, a, a_row, a_column, b, b_row, b_column, dtype_tag)
     next_k0, next_K = k0 + K_BLOCK, min(K_BLOCK, max(K - k0 - K_BLOCK, 0))
     first, last = _part_of(shared, part, parts)
@@ -88,8 +88,9 @@ def _multiply_part(
     first, last = _part_of(divided, part, parts)
     i, j, m, n = (first, 0, last - first, N) if is_a else (0, first, M, last - first)
     if first < last:
+        x = divided.x + (first * divided.line_step + k0 * divided.k_step) * size
+        begin = start + (i * start_row + j) * size if start else 0
         multiply_packed(
-            m, n, min(K_BLOCK, K - k0), divided.x + (first * divided.line_step + k0 * divided.k_step) * size,
-            divided.line_step, divided.k_step, is_a, panels, start + (i * start_row + j) * size if start else 0,
-            start_row, np.int64(c.ctypes.data) + (i * N + j) * size, N, next_K, next_panels, dtype_tag
+            m, n, k, x, divided.line_step, divided.k_step, is_a, panels, k, begin, start_row,
+            np.int64(c.ctypes.data) + (i * N + j) * size, N, next_K, next_panels, dtype_tag
         )  # fmt: skip

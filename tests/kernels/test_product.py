@@ -15,6 +15,7 @@ from npgpt.kernels.machine.vectors import IN_PAIRS, IN_TILES
 SHAPES = [  # M, K, N: single numbers, parts of tiles, several panels, several blocks each way
     (1, 1, 1),
     (3, 5, 2),
+    (5, 0, 7),
     (12, 16, 32),
     (66, 70, 65),
     (7, 300, 4),

@@ -93,7 +93,7 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
         v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
-        bytes_a_step = builder.udiv(builder.add(next_bytes, builder.sub(K, whole(1))), K)
+        bytes_a_step = builder.sdiv(builder.add(next_bytes, builder.sub(K, whole(1))), _larger(v, K, 1))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             _fetch_tile(v, C, C_row, k)
@@ -139,6 +139,10 @@ def _fetch_tile(v, C, C_row, k):
 
 def _smaller(v, x, constant: int):
     return v.builder.select(v.builder.icmp_signed("<", x, whole(constant)), x, whole(constant))
+
+
+def _larger(v, x, constant: int):
+    return v.builder.select(v.builder.icmp_signed(">", x, whole(constant)), x, whole(constant))
 
 
 def _panels(is_a):

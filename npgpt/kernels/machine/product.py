@@ -68,6 +68,7 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
         n = min(columns_of_b, N - j0)
         for k0 in range(0, max(K, 1), K_BLOCK):
             k = min(K_BLOCK, K - k0)
+            deep = depth(k, dtype_tag)
             begin, begin_row = (start, start_row) if k0 == 0 else (c, c_row)
             begin_b = b + (k0 * b_row + j0 * b_column) * size
             _pack_panels(begin_b, b_column, b_row, n, k, False, panels_b, dtype_tag)
@@ -76,7 +77,8 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
                 begin_a = a + (i0 * a_row + k0 * a_column) * size
                 _pack_panels(begin_a, a_row, a_column, m, k, True, panels_a, dtype_tag)
                 _multiply_panels(
-                    k, panels_a, panels_b, m, n, begin + (i0 * begin_row + j0) * size if begin else 0, begin_row,
+                    k, panels_a, deep, panels_b, deep, m, n,
+                    begin + (i0 * begin_row + j0) * size if begin else 0, begin_row,
                     c + (i0 * c_row + j0) * size, c_row, NOTHING, NOTHING, dtype_tag
                 )  # fmt: skip
     end_products(dtype_tag)
@@ -120,15 +122,16 @@ def panels_at(panels, lines, k0, is_a, dtype_tag):
 
 @jit
 def multiply_packed(
-    M, N, K, x, line_step, k_step, is_a, panels, start, start_row, c, c_row, next_K, next_panels, dtype_tag
+    M, N, K, x, line_step, k_step, is_a, panels, packed_K, start, start_row, c, c_row, next_K, next_panels, dtype_tag
 ):
     """C (M, N) = start (M, N) + A (M, K) @ B (K, N), K <= 768, on one thread, with one factor in panels (``pack_all``).
 
     x, ..._step         the other factor, A or B (``is_a``), in place: its blocks are packed one after the other
+    packed_K            so many steps are in the panels; the first K are multiplied
     next_K              so many steps of x are multiplied after this, 0 if this is all
     next_panels         the region of the other factor that this thread packs then, or NOTHING
     """
-    size, deep = element_size(dtype_tag), depth(K, dtype_tag)
+    size, deep, packed = element_size(dtype_tag), depth(K, dtype_tag), depth(packed_K, dtype_tag)
     m_block = _equal_blocks(M, _m_block(dtype_tag), tile_rows(dtype_tag))
     n_block = _equal_blocks(N, _n_block(dtype_tag), tile_columns(dtype_tag))
     lines, block = (M, m_block) if is_a else (N, n_block)
@@ -146,9 +149,9 @@ def multiply_packed(
             following = NOTHING
         for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
             i, j = (x0, y0) if is_a else (y0, x0)
-            A, B = (own, panels + j * deep * size) if is_a else (panels + i * deep * size, own)
+            A, B = (own, panels + j * packed * size) if is_a else (panels + i * packed * size, own)
             following, next_panels = _multiply_panels(
-                K, A, B, min(m_block, M - i), min(n_block, N - j),
+                K, A, deep if is_a else packed, B, packed if is_a else deep, min(m_block, M - i), min(n_block, N - j),
                 start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
                 following, next_panels, dtype_tag
             )  # fmt: skip
@@ -164,9 +167,10 @@ def _equal_blocks(n, largest, tile):
 
 
 @jit
-def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, first, then, dtype_tag):
+def _multiply_panels(K, A, A_panel, B, B_panel, m, n, start, start_row, c, c_row, first, then, dtype_tag):
     """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows.
 
+    ..._panel   the distance from a line of a panel to the same one of the next, in elements over the panel's lines
     Meanwhile the regions ``first`` and ``then`` are fetched. -> what is left of them
     """
     size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
@@ -177,7 +181,7 @@ def _multiply_panels(K, A, B, m, n, start, start_row, c, c_row, first, then, dty
             i, j = (x, y) if along else (y, x)
             ahead = first if first.rows else then
             microkernel(
-                deep, A + i * deep * size, B + j * deep * size, m - i, n - j,
+                deep, A + i * A_panel * size, B + j * B_panel * size, m - i, n - j,
                 start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
                 ahead.address if ahead.rows else A, ahead.length, dtype_tag
             )  # fmt: skip
