@@ -181,7 +181,7 @@ MUTANTS = [
     Mutant("machine.product.gemm", "c, c_row", "start, start_row", "later steps of k overwrite the first ones"),
     Mutant("product._pack_panels", "x + (i + k * k_step) * size", "x + i * size", "the first steps packed again and again"),
     Mutant("product._pack_panels", "depth(k, dtype_tag) * width", "k * width", "pairs of steps packed as if they were steps"),
-    Mutant("machine.memory.empty", "-memory.ctypes.data % LINE", "0", "an array that begins anywhere"),
+    Mutant("machine.memory.empty", "-memory.ctypes.data % LINE", "0", "an array that begins anywhere", tests="kernels/test_memory.py"),
     Mutant("microkernel.microkernel", "v.first(width, j * v.lanes)", "v.first(builder.add(width, whole(1)), j * v.lanes)", "written beyond the width"),
     Mutant("parallel_product.multiply", "(np.int64(c.ctypes.data), N)", "(start, start_row)", "later steps begin anew"),
     Mutant("parallel_product._part_of", "factor.lines + factor.tile - 1", "factor.lines", "the last, partial panel is computed by nobody"),
