@@ -163,7 +163,6 @@ MUTANTS = [
     Mutant("_softmax_backward", "i >= sees_it", "True", "hidden scores with a gradient where NaN is, Numba"),
     Mutant("kernels.attention._softmax", "row[i] if row[i] > m[i] else m[i]", "row[i]", "the last score in place of the largest, Numba"),
     Mutant("times_columns", "min(K_BLOCK, T - k0)", "min(K_BLOCK, n_keys - k0)", "the panels of all keys sought where those of fewer keys are"),
-    Mutant("attention._backward_heads", "i0 + n < Tq", "i0 > 0", "dk and dv begun by a block that isn't the first one"),
     Mutant("rows_times", "T", "n_keys", "the panels of a wide head sought where those of fewer keys are"),
     Mutant("_seen_from", "np.where(padding_mask, positions, 2**31)", "positions.copy()", "padding attended to, Numba"),
     Mutant("attention_backward_numpy", "dP - (dP * P).sum(axis=-1, keepdims=True)", "dP", "backward, NumPy: the row sum missing",

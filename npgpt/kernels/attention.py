@@ -158,8 +158,6 @@ def attention_backward_numba(
 
     One thread adds up a head's dk and dv over the blocks.
     """
-    if not q.shape[1]:  # without queries
-        dk[...], dv[...] = 0, 0
     dy, q, k, v = arrays = with_contiguous_heads(dy, q, k, v)
     row_max, row_sum = np.ascontiguousarray(row_max), np.ascontiguousarray(row_sum)
     _backward_heads(
@@ -174,6 +172,7 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
     B, Tq, H, D = dq.shape
     Tk = dk.shape[1]
     dq_stride, dk_stride, dv_stride = stride_of(dq), stride_of(dk), stride_of(dv)
+    zero = dq.dtype.type(0)
     for head in prange(B * H):
         b, h = head // H, head % H
         P, dP = np.empty((Tk, W), dq.dtype), np.empty((Tk, W), dq.dtype)
@@ -181,8 +180,9 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
         keys, values = packed_rows(k, b, h, Tk, D, dtype_tag), packed_rows(v, b, h, Tk, D, dtype_tag)
         columns = packed_columns(k, b, h, Tk, D, dtype_tag)
         dkey, dvalue = data_ptr(dk[b, :, h]), data_ptr(dv[b, :, h])
-        for block in range((Tq + W - 1) // W - 1, -1, -1):  # the last one sees all keys: it begins dk and dv
-            i0 = block * W
+        dk[b, :, h] = zero
+        dv[b, :, h] = zero
+        for i0 in range(0, Tq, W):
             n = min(W, Tq - i0)
             first = i0 + Tk - Tq
             n_keys = first + n
@@ -197,9 +197,8 @@ def _backward_heads(W, dy, q, k, v, row_max, row_sum, scale, seen_from, threshol
             # dq = dA k, dk += dA^T q and dv += (P * M)^T dy
             times_columns(dP, n_keys, n, columns, Tk, D, data_ptr(dq[b, i0:, h]), dq_stride, dtype_tag)
             query, dout = element_ptr(q, b, i0, h), element_ptr(dy, b, i0, h)
-            begin_k, begin_v = (dkey, dvalue) if i0 + n < Tq else (0, 0)
-            gemm(n_keys, D, n, data_ptr(dP), W, 1, query, q.stride, 1, begin_k, dk_stride, dkey, dk_stride, dtype_tag)
-            gemm(n_keys, D, n, data_ptr(P), W, 1, dout, dy.stride, 1, begin_v, dv_stride, dvalue, dv_stride, dtype_tag)
+            gemm(n_keys, D, n, data_ptr(dP), W, 1, query, q.stride, 1, dkey, dk_stride, dkey, dk_stride, dtype_tag)
+            gemm(n_keys, D, n, data_ptr(P), W, 1, dout, dy.stride, 1, dvalue, dv_stride, dvalue, dv_stride, dtype_tag)
 
 
 @jit

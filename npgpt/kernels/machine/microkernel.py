@@ -94,6 +94,9 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
         bytes_a_step = builder.sdiv(builder.add(next_bytes, builder.sub(K, whole(1))), _larger(v, K, 1))
+        with builder.if_then(builder.icmp_signed("<", K, whole(4 * TILE_ROWS))):  # too short for what follows
+            for k in range(4 * TILE_ROWS):
+                _fetch_tile(v, C, C_row, whole(k))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             _fetch_tile(v, C, C_row, k)
