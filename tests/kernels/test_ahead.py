@@ -21,7 +21,7 @@ import hashlib
 import numpy as np
 from npgpt import GPT, GPTConfig
 from npgpt.kernels import progress
-from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.optim import AdamW, clip_scale, grad_norm
 from npgpt.precompile import compile_for_training
 config = GPTConfig(vocab_size=300, block_size=65, n_layer=2, n_head=3, n_embd=99, dropout=0.1)
 AHEAD
@@ -32,8 +32,7 @@ for _ in range(2):
     optimizer.zero_grad()
     loss = model.loss(ids[:, :-1], ids[:, 1:])
     loss.backward()
-    clip_grad_norm([p for _, p in model.named_parameters()], 1e-3)
-    optimizer.step()
+    optimizer.step(clip_scale(grad_norm(model.trainable_parameters()), 1e-3))
 digest = hashlib.sha256(loss.data.tobytes())
 for _, p in model.named_parameters():
     digest.update(p.data.tobytes())
