@@ -186,7 +186,6 @@ MUTANTS = [
     Mutant("parallel_product._part_of", "factor.lines + factor.tile - 1", "factor.lines", "the last, partial panel is computed by nobody"),
     Mutant("parallel_product._part_of", "panels * part // parts * factor.tile", "panels * part // parts", "a part's start counted in panels, not in lines"),
     Mutant("parallel_product._pack_part", "min(K_BLOCK, K - k0)", "K_BLOCK", "packed beyond the end of a row"),
-    Mutant("product._equal_blocks", "n + blocks - 1", "n", "the last lines are in no block"),
     Mutant("_pack_in_pairs", "v.builder.and_(readable, v.splat_bit(is_second))", "readable", "the last element of an odd row twice, in pairs"),
     Mutant("Vectors.rounded", "[second, first]", "[first, second]", "two registers rounded in the wrong order"),
     Mutant("pointer_table", "sizes[owners] - begins", "sizes[owners]", "the last chunk read beyond its end"),
