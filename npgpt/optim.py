@@ -62,7 +62,7 @@ class AdamW:
     def step(self, gradient_scale: float = 1.0) -> None:
         """Change the parameters by their gradients. Raises ValueError if one has no weights yet, or was frozen.
 
-        gradient_scale      the gradients are multiplied by it on the way (``clip_scale``), which saves a pass over them
+        gradient_scale      each gradient is multiplied by it as it is read, and stays as it is; see ``clip_scale``
         """
         for name, p in self._frozen.items():
             if p.requires_grad:
@@ -132,10 +132,10 @@ def grad_norm(parameters: list[Tensor]) -> float:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """What gradients are multiplied by so that their norm is at most ``max_norm``. 1 if it is NaN or infinite.
+    """What gradients of this norm are multiplied by, so that it is at most ``max_norm``. If it isn't finite, 1.
 
-    ``optimizer.step(clip_scale(grad_norm(parameters), 1.0))`` is ``clip_grad_norm`` and ``step`` in one pass, which
-    leaves the gradients as they are.
+    ``optimizer.step(clip_scale(grad_norm(parameters), 1.0))`` changes the parameters as ``clip_grad_norm`` and ``step``
+    do, but goes through the gradients once less, and leaves them as they are.
 
     >>> clip_scale(5.0, 1.0), clip_scale(0.5, 1.0)
     (0.2, 1.0)

@@ -19,7 +19,7 @@ from numba import prange
 from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.machine.memory import empty
-from npgpt.kernels.parallel_product import multiply
+from npgpt.kernels.parallel_product import Factor, multiply
 from npgpt.kernels.precision import gemm_dtype_tag
 
 MAX_SMALL_PRODUCT = 64**3  # multiplications; below, NumPy's call is quicker than starting threads
@@ -82,9 +82,10 @@ def matmul_numba(
     start, start_row = (0, 0) if bias is None else (bias.ctypes.data, 0)
     if add_to is not None:
         start, start_row = c.ctypes.data, N
+    A, B = Factor(a.ctypes.data, a_row, a_column, M), Factor(b.ctypes.data, b_column, b_row, N)
     multiply(
-        M, N, K, a.ctypes.data, a_row, a_column, b.ctypes.data, b_row, b_column, start, start_row, c,
-        numba.get_num_threads(), gemm_dtype_tag(c.dtype), work=M * N * K // 16
+        K, *((A, B) if M >= N else (B, A)), M >= N, start, start_row, c, numba.get_num_threads(),
+        gemm_dtype_tag(c.dtype), work=M * N * K // 16
     )  # fmt: skip
     return c
 

@@ -37,9 +37,10 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
     vector, matrix, array3, array4 = f[::1], f[:, ::1], f[:, :, ::1], f[:, :, :, ::1]
     view4, ids, addresses = f[:, :, :, :], i64[::1], i64[:, ::1]
     strided = types.NamedUniTuple(i64, 5, heads.Strided)
+    factor = types.NamedUniTuple(i64, 4, parallel_product.Factor)
     mask_and_dropout = (i64[:, ::1], u64, f, u64)
     table = {
-        "matmul": (parallel_product.multiply, (*[i64] * 11, matrix, i64, tag)),
+        "matmul": (parallel_product.multiply, (i64, factor, factor, flag, i64, i64, matrix, i64, tag)),
         "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix)),
         "layernorm_forward": (layernorm._forward_rows, (matrix, vector, vector, f, matrix, vector, vector)),
         "layernorm_backward": (layernorm._backward, (matrix, matrix, vector, vector, vector, matrix, array3)),

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 from helpers.arrays import lay_out
@@ -77,8 +78,9 @@ def check_all_ways():
                         np.testing.assert_array_equal(C, right, err_msg=f"{type(dtype_tag)} {M, K, N} {start}")
                         beyond = np.delete(C.base, np.s_[1 : 1 + N], axis=1)
                         assert np.isnan(beyond).all(), "written beside the matrix"
-        for M, N in ((130, 65), (65, 130)):  # either side divided among threads, and several blocks of k
-            K = K_BLOCK + 33
+        # Either side is divided among threads, with several blocks of k; and with several blocks of lines.
+        lines = 5 * N_BLOCK * numba.get_num_threads() + 33
+        for M, K, N in ((130, K_BLOCK + 33, 65), (65, K_BLOCK + 33, 130), (lines, 20, 30), (30, 20, lines)):
             a, b, bias = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((M, K), (K, N), (N,)))
             right = a @ b + bias
             for A in (a, np.asfortranarray(a)):

@@ -56,9 +56,7 @@ def interrupt(monkeypatch):
         return loss(self, *batch)
 
     monkeypatch.setattr(GPT, "loss", counted)
-    monkeypatch.setattr(
-        execute, "compile_for_training", lambda *of, **options: None
-    )  # which computes a loss that is none
+    monkeypatch.setattr(execute, "compile_for_training", lambda *of, **options: None)  # it would call loss, too
     return lambda n: calls.update(left=n)
 
 

@@ -96,7 +96,8 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
         bytes_a_step = builder.sdiv(builder.add(next_bytes, builder.sub(K, whole(1))), _larger(v, K, 1))
         with builder.if_then(builder.icmp_signed("<", K, whole(4 * TILE_ROWS))):  # too short for what follows
             for k in range(4 * TILE_ROWS):
-                _fetch_tile(v, C, C_row, whole(k))
+                if k % 4 <= UNIT.vectors:
+                    _fetch_tile(v, C, C_row, whole(k))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for k, sums in v.loop(K, 1, zeros):
             _fetch_tile(v, C, C_row, k)
@@ -130,7 +131,7 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
 
 
 def _fetch_tile(v, C, C_row, k):
-    """Fetch a part of C from memory, while the sums are computed: in 4 steps of k a row of the tile.
+    """Fetch a cache line of C, which the sums are added to or stored in: one row of the tile in each 4 steps of k.
 
     A row that doesn't begin with a cache line ends in one more. All rows at once would hold up the loads of A and B.
     """

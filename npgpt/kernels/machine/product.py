@@ -131,7 +131,7 @@ def multiply_packed(
     next_K              so many steps of x are multiplied after this, 0 if this is all
     next_panels         the region of the other factor that this thread packs then, or NOTHING
     """
-    size, deep, packed = element_size(dtype_tag), depth(K, dtype_tag), depth(packed_K, dtype_tag)
+    size, deep, packed_deep = element_size(dtype_tag), depth(K, dtype_tag), depth(packed_K, dtype_tag)
     m_block = _equal_blocks(M, _m_block(dtype_tag), tile_rows(dtype_tag))
     n_block = _equal_blocks(N, _n_block(dtype_tag), tile_columns(dtype_tag))
     lines, block = (M, m_block) if is_a else (N, n_block)
@@ -149,9 +149,11 @@ def multiply_packed(
             following = NOTHING
         for y0 in range(0, N if is_a else M, n_block if is_a else m_block):
             i, j = (x0, y0) if is_a else (y0, x0)
-            A, B = (own, panels + j * packed * size) if is_a else (panels + i * packed * size, own)
+            A, A_deep, B, B_deep = own, deep, panels + j * packed_deep * size, packed_deep
+            if not is_a:
+                A, A_deep, B, B_deep = panels + i * packed_deep * size, packed_deep, own, deep
             following, next_panels = _multiply_panels(
-                K, A, deep if is_a else packed, B, packed if is_a else deep, min(m_block, M - i), min(n_block, N - j),
+                K, A, A_deep, B, B_deep, min(m_block, M - i), min(n_block, N - j),
                 start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
                 following, next_panels, dtype_tag
             )  # fmt: skip
@@ -167,7 +169,7 @@ def _equal_blocks(n, largest, tile):
 
 
 @jit
-def _multiply_panels(K, A, A_panel, B, B_panel, m, n, start, start_row, c, c_row, first, then, dtype_tag):
+def _multiply_panels(K, A, A_deep, B, B_deep, m, n, start, start_row, c, c_row, first, then, dtype_tag):
     """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows.
 
     ..._panel   the distance from a line of a panel to the same one of the next, in elements over the panel's lines
@@ -181,7 +183,7 @@ def _multiply_panels(K, A, A_panel, B, B_panel, m, n, start, start_row, c, c_row
             i, j = (x, y) if along else (y, x)
             ahead = first if first.rows else then
             microkernel(
-                deep, A + i * A_panel * size, B + j * B_panel * size, m - i, n - j,
+                deep, A + i * A_deep * size, B + j * B_deep * size, m - i, n - j,
                 start + (i * start_row + j) * size if start else 0, start_row, c + (i * c_row + j) * size, c_row,
                 ahead.address if ahead.rows else A, ahead.length, dtype_tag
             )  # fmt: skip

@@ -12,7 +12,7 @@ from npgpt.kernels.machine.microkernel import element_size
 
 
 class Region(NamedTuple):
-    """Rows that are contiguous in memory. Whoever has fetched one goes on with ``without_first_row``."""
+    """Rows that are each contiguous in memory. When the first is fetched, ``without_first_row`` is what is left."""
 
     address: int
     distance: int  # in bytes, from one row to the next
