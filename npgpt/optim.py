@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 
 import numpy as np
 
@@ -60,10 +61,15 @@ class AdamW:
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
     def step(self, gradient_scale: float = 1.0) -> None:
-        """Change the parameters by their gradients. Raises ValueError if one has no weights yet, or was frozen.
+        """Change the parameters by their gradients.
+
+        Raises ValueError if a parameter has no weights yet or was frozen, or the scale is not a finite number; nothing
+        is changed then.
 
         gradient_scale      each gradient is multiplied by it as it is read, and stays as it is; see ``clip_scale``
         """
+        if not isinstance(gradient_scale, Real) or not math.isfinite(gradient_scale):
+            raise ValueError(f"gradient_scale must be a finite number, not {gradient_scale!r}")
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")

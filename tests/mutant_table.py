@@ -388,6 +388,7 @@ MUTANTS = [
     Mutant("ops.lora.lora", "dropped(kernels.matmul(du, a.T))", "kernels.matmul(du, a.T)", "dx without dropout's mask"),
     Mutant("few_bits_product._widen", "(row + r) * blocks + block", "r * blocks + block", "another row's scales"),
     Mutant("lora.attach", "p.requires_grad = False", "pass", "the base isn't frozen"),
+    Mutant("AdamW.step", "not isinstance(gradient_scale, Real) or not math.isfinite(gradient_scale)", "False", "a step by NaN"),
     Mutant("AdamW.step", "self.lr * factor", "self.lr", "no rates of their own", tests="test_name_patterns.py"),
     Mutant("trainable.choose", "kept -= _covered(names, settings.freeze, what)", "pass", "--freeze freezes nothing", tests="training/test_trainable.py"),
     Mutant("thinned", "[np.argmin(y[part]), np.argmax(y[part])]", "[np.argmin(y[part])]", "peaks lost"),

@@ -288,6 +288,22 @@ def test_clipping_within_the_step_is_clipping_before_it(max_norm):
         np.testing.assert_array_equal(second.parameters[name].data, first.parameters[name].data)
 
 
+@pytest.mark.parametrize(
+    "scale",
+    [None, "1", lambda: 0.0, math.nan, math.inf, np.ones(2)],
+    ids=["None", "text", "function", "nan", "inf", "array"],
+)
+def test_a_scale_that_is_no_number_changes_nothing(scale):
+    """torch's step takes a function or None there; float32(None) would be NaN, in every weight."""
+    optimizer = optimizer_of(np.float32)
+    give_gradients(optimizer, 0)
+    with pytest.raises(ValueError, match="gradient_scale must be a finite number"):
+        optimizer.step(scale)
+    assert optimizer.steps == 0
+    for name, right in arrays(np.float32).items():
+        np.testing.assert_array_equal(optimizer.parameters[name].data, right)
+
+
 def test_clipping_nothing():
     assert clip_grad_norm([Tensor(np.zeros(3), requires_grad=True)], 1.0) == 0
     parameters = with_gradients()
