@@ -315,6 +315,7 @@ MUTANTS = [
     Mutant("blocks._fields", "np.arange(0, 8, bits, dtype=np.uint8)", "np.arange(8 - bits, -1, -bits)", "Q4_0: halves in the wrong order"),
     Mutant("gguf.file._read_info", "shape[-1] % ELEMENTS.get(type, 1)", "False", "half blocks let through"),
     Mutant("gguf.file._stored", "check_shares_nothing(found, (file,), file.path)", "pass", "tensors that share their elements let through"),
+    Mutant("token_files._tokenizer_file", "(OUR_TOKENIZER_FILE, META_FILE)", "(OUR_TOKENIZER_FILE,)", "ids of characters taken for GPT-2's"),
     Mutant("gguf.file.read_tensors", "'general.alignment' in metadata", "False", "32 for every file's alignment"),
     Mutant("write_gguf_file", "_padded(_size(type, tensor.shape))", "_size(type, tensor.shape)", "tensors not padded"),
     Mutant("gguf.metadata._end", "begin > len(data)", "False", "values beyond the end let through"),

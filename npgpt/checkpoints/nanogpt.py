@@ -83,8 +83,11 @@ def _find_meta(path: Path, settings: object, vocab_size: int) -> Finder:
     return GPT2Tokenizer if vocab_size == _PADDED_VOCABULARY else by_size(vocab_size)
 
 
-def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
-    """The tokenizer in a dataset's meta.pkl, whose characters must be sorted. Raises CheckpointError."""
+def read_meta(file: MappedFile, vocab_size: int | None = None) -> CharTokenizer:
+    """The tokenizer in a dataset's meta.pkl, whose characters must be sorted. Raises CheckpointError.
+
+    vocab_size      how many there must be: as many as the model's ids. None: any number
+    """
     if file.size > MAX_META_BYTES:
         raise CheckpointError(f"{file.path}: larger than {MAX_META_BYTES:,} bytes, so it is not nanoGPT's")
     values, length = read_pickle(memoryview(file.take(0, file.size, "pickle")), str(file.path))
@@ -99,7 +102,7 @@ def read_meta(file: MappedFile, vocab_size: int) -> CharTokenizer:
     are_characters = all(isinstance(character, str) and len(character) == 1 for character in characters)
     if not are_characters or size != len(itos) or stoi != {character: id for id, character in enumerate(characters)}:
         raise CheckpointError(f"{file.path}: expected vocab_size, itos with a character per id, and stoi, its inverse")
-    if size != vocab_size:
+    if vocab_size not in (None, size):
         raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
     try:
         return CharTokenizer("".join(characters), has_end_of_text=False)

@@ -1,6 +1,6 @@
 """Files of tokens, mapped into memory: nanoGPT's, llm.c's, and those that ``python -m npgpt.prepare`` writes.
 
-    nanoGPT     tokens as little-endian uint16, and nothing else
+    nanoGPT     tokens as little-endian uint16, and nothing else. Of characters, if meta.pkl is beside them
     llm.c       a header of 256 int32: the magic number 20240520, version 1, the number of tokens, zeros; then uint16
     npgpt       as nanoGPT's; uint32 if the tokenizer has more than 65,536 ids. npgpt_tokenizer.json is beside them
 
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE, beside, unknown
+from npgpt.checkpoints.nanogpt import META_FILE, read_meta
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE, read_tokenizer
 from npgpt.errors import DataError
 from npgpt.text.tokenizer import Tokenizer
 
@@ -45,14 +47,17 @@ def find_token_files(paths: list[Path]) -> list[Path]:
 
 def tokenizer_beside(token_files: list[Path]) -> Tokenizer | None:
     """The tokenizer that was stored with token files, if one was. Raises CheckpointError if it is damaged."""
-    return beside(token_files[0], unknown)() if token_files else None
+    place = _tokenizer_file(token_files[0]) if token_files else None
+    if place is None:
+        return None
+    return read_meta(MappedFile(place)) if place.name == META_FILE else read_tokenizer(place)
 
 
 def check_tokenizer(token_files: list[Path], tokenizer: Tokenizer) -> None:
     """Raise DataError if the tokens come with another tokenizer than this one."""
     stored = tokenizer_beside(token_files)
     if stored and stored.to_dict() != tokenizer.to_dict():
-        place = token_files[0].with_name(OUR_TOKENIZER_FILE)
+        place = _tokenizer_file(token_files[0])
         problem = f"{token_files[0]} was made with another tokenizer than the model's, the one in {place}"
         raise DataError(f"{problem}.\nPrepare the text with the model's, or train a new model on these tokens.")
 
@@ -92,6 +97,12 @@ def map_tokens(path: Path, tokenizer: Tokenizer, digest: Any, bar: tqdm) -> tupl
     documents = np.concatenate(starts)
     # nanoGPT puts <|endoftext|> after every document, and after the last one no other starts. llm.c puts it before.
     return tokens, documents[documents < len(tokens)]
+
+
+def _tokenizer_file(tokens):
+    """The file beside token files that says what their ids are: npgpt's own, or else nanoGPT's. None without one."""
+    places = map(tokens.with_name, (OUR_TOKENIZER_FILE, META_FILE))
+    return next((place for place in places if place.exists()), None)
 
 
 def listed(paths: list[Path]) -> str:

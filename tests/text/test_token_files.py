@@ -1,12 +1,13 @@
 """Token files: those of nanoGPT, npgpt.prepare and llm.c, and what is refused."""
 
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
 from helpers.corpora import assert_refused, write, write_tokens
 
-from npgpt.errors import DataError
+from npgpt.errors import CheckpointError, DataError
 from npgpt.text import token_files
 from npgpt.text.corpus import iter_text, read_corpus, tokenizer_for, train_val_split
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer, save_tokenizer
@@ -90,6 +91,30 @@ def test_a_tokenizer_beside_tokens_is_theirs(tmp_path):
                 tokenizer_for(other, paths)
     write(tmp_path / "npgpt_tokenizer.json", "{}")
     assert_refused(tmp_path, BYTE, "npgpt_tokenizer.json")
+
+
+def test_characters_of_nanogpts_meta_pkl(tmp_path):
+    """data/shakespeare_char, as its prepare.py writes it: ids of characters, which GPT-2's would not refuse."""
+    characters = "\n abc"
+    stoi = {character: id for id, character in enumerate(characters)}
+    meta = {"vocab_size": 5, "itos": {id: c for c, id in stoi.items()}, "stoi": stoi}
+    write(tmp_path / "meta.pkl", pickle.dumps(meta))
+    for name in ("train.bin", "val.bin"):
+        write_tokens(tmp_path / name, [2, 3, 1, 4])
+    for paths in (tmp_path, tmp_path / "train.bin"):
+        found = tokenizer_for(None, paths)
+        assert found.to_dict() == CharTokenizer(characters, has_end_of_text=False).to_dict()
+        corpus = read_corpus(paths, found)
+        assert (found.decode(corpus.tokens), corpus.documents.tolist()) == ("ab c", [0])
+        assert tokenizer_for("char", paths).to_dict() == found.to_dict()
+        assert_refused(paths, GPT2, "made with another tokenizer than the model's", tmp_path / "meta.pkl")
+        with pytest.raises(DataError, match="made with the char tokenizer of 5 ids: leave out --tokenizer gpt2"):
+            tokenizer_for("gpt2", paths)
+    write(tmp_path / "meta.pkl", pickle.dumps({"vocab_size": 5}))
+    with pytest.raises(CheckpointError, match=r"meta\.pkl: expected vocab_size, itos"):
+        tokenizer_for(None, tmp_path)
+    save_tokenizer(BYTE, tmp_path / "npgpt_tokenizer.json")  # npgpt.prepare wrote here later
+    assert tokenizer_for(None, tmp_path).to_dict() == BYTE.to_dict()
 
 
 def test_tokens_of_32_bits_are_mapped(tmp_path):
