@@ -6,7 +6,7 @@
     runs.py          our own run folders and their files; safetensors.py is the format of these
     run_states.py    which of a run's files is the newest that is whole
     huggingface/     transformers' folders, read and written; hub.py finds models by name
-    nanogpt.py       nanoGPT's ckpt.pt and meta.pkl, in files of pytorch/
+    nanogpt.py       nanoGPT's ckpt.pt, in a file of pytorch/; shared/nanogpt_meta.py reads its meta.pkl
     llmc.py, gguf/, tensorflow/
 
 A new format is one row of the table and a module with ``read`` and perhaps ``write``. Names are imported at first use.

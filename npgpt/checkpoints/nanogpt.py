@@ -6,9 +6,8 @@
 
 Its matrices are (out, in), as torch.nn.Linear has them. The head is stored beside the embedding that it is tied to.
 A vocabulary of 50,304 is GPT-2's, filled up to a multiple of 64; with it go GPT-2's tokens. What other datasets' ids
-mean is in their meta.pkl, a pickle of {"vocab_size": V, "itos": {id: character}, "stoi": {character: id}}. It is looked
-for beside ckpt.pt, and where nanoGPT's sample.py finds it: ROOT/data/NAME/meta.pkl for ROOT/out-.../ckpt.pt, if the
-checkpoint's config has NAME as its dataset. Such a vocabulary has no <|endoftext|>.
+mean is in their meta.pkl (shared/nanogpt_meta.py). It is looked for beside ckpt.pt, and where nanoGPT's sample.py
+finds it: ROOT/data/NAME/meta.pkl for ROOT/out-.../ckpt.pt, if the checkpoint's config has NAME as its dataset.
 
 The file doesn't say which GELU the model computes. nanoGPT has had the exact one since May 2023, and before it GPT-2's.
 Files without "bias" among the sizes are older (January 2023), so they are read as the latter.
@@ -21,20 +20,19 @@ import re
 from pathlib import Path
 
 from npgpt.checkpoints.pytorch.file import tensors_in
-from npgpt.checkpoints.pytorch.pickles import read_pickle, short_repr
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
 from npgpt.checkpoints.shared.lazy_tensor import equal
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.names import GPT2_NAMES, TRANSPOSED, to_ours
+from npgpt.checkpoints.shared.nanogpt_meta import META_FILE, read_meta
+from npgpt.checkpoints.shared.pickles import short_repr
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size
 from npgpt.checkpoints.shared.validate import check_shares_nothing
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError, TokenizerError
-from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer
+from npgpt.errors import CheckpointError
+from npgpt.text.tokenizers import GPT2Tokenizer
 
 CKPT_FILE = "ckpt.pt"  # in the folder that its training fills
-META_FILE = "meta.pkl"
-MAX_META_BYTES = 1 << 20  # shakespeare_char's takes 703
 
 # As in GPT-2, but that torch.nn.Linear has its matrix as (out, in).
 NAMES = tuple(
@@ -81,33 +79,6 @@ def _find_meta(path: Path, settings: object, vocab_size: int) -> Finder:
         if place.exists():
             return lambda: read_meta(MappedFile(place), vocab_size)
     return GPT2Tokenizer if vocab_size == _PADDED_VOCABULARY else by_size(vocab_size)
-
-
-def read_meta(file: MappedFile, vocab_size: int | None = None) -> CharTokenizer:
-    """The tokenizer in a dataset's meta.pkl, whose characters must be sorted. Raises CheckpointError.
-
-    vocab_size      how many there must be: as many as the model's ids. None: any number
-    """
-    if file.size > MAX_META_BYTES:
-        raise CheckpointError(f"{file.path}: larger than {MAX_META_BYTES:,} bytes, so it is not nanoGPT's")
-    values, length = read_pickle(memoryview(file.take(0, file.size, "pickle")), str(file.path))
-    if length != file.size:
-        raise CheckpointError(f"{file.path}: {file.size - length:,} bytes after the pickle")
-    try:
-        size, itos, stoi = (values[key] for key in ("vocab_size", "itos", "stoi"))  # type: ignore[index]
-        characters = [itos[id] for id in range(size)]
-    except (LookupError, TypeError):
-        characters = [""]
-    # In this order: the hash of a deeply nested tuple would overflow the stack.
-    are_characters = all(isinstance(character, str) and len(character) == 1 for character in characters)
-    if not are_characters or size != len(itos) or stoi != {character: id for id, character in enumerate(characters)}:
-        raise CheckpointError(f"{file.path}: expected vocab_size, itos with a character per id, and stoi, its inverse")
-    if vocab_size not in (None, size):
-        raise CheckpointError(f"{file.path}: {size:,} ids, and the model has {vocab_size:,}: it is another dataset's")
-    try:
-        return CharTokenizer("".join(characters), has_end_of_text=False)
-    except TokenizerError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
 
 
 def config_from_nanogpt(values: object, source: str) -> GPTConfig:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from npgpt.checkpoints.nanogpt import META_FILE, read_meta
 from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.nanogpt_meta import META_FILE, read_meta
 from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE, read_tokenizer
 from npgpt.errors import DataError
 from npgpt.text.tokenizer import Tokenizer

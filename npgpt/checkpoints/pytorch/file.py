@@ -10,8 +10,9 @@ There are two forms. In both, the object is pickled; each storage (the memory of
                                 object, the keys in the order in which the storages follow; then for each its length,
                                 in elements, as 8 bytes, and the elements, little-endian on every machine
 
-The pickles are read by pickles.py, so nothing that one asks for is run. Storages stay in the file. The checksum of one
-in a ZIP file is looked at when its elements are first used; a damaged file is not loaded (torch.load doesn't look).
+The pickles are read by shared/pickles.py, so nothing that one asks for is run. Storages stay in the file. The checksum
+of one in a ZIP file is looked at when its elements are first used; a damaged file is not loaded (torch.load doesn't
+look).
 
 Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch/_utils.py (_rebuild_tensor_v2).
 """
@@ -19,11 +20,11 @@ Source: torch/serialization.py (_save, _load, _legacy_save, _legacy_load), torch
 from pathlib import Path
 
 from npgpt.checkpoints.formats import ZIP_MAGIC
-from npgpt.checkpoints.pytorch.pickles import read_pickle
 from npgpt.checkpoints.pytorch.tensors import Storage, Tensors
 from npgpt.checkpoints.pytorch.zips import checked_bytes, read_directory
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import Cursor, MappedFile
+from npgpt.checkpoints.shared.pickles import read_pickle
 from npgpt.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 4 << 20  # a tensor takes about 200 bytes; this many take some seconds to read

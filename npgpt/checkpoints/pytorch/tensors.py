@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checkpoints.pytorch.pickles import ORDERED_DICT, Global, short_repr
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.pickles import ORDERED_DICT, Global, short_repr
 from npgpt.errors import CheckpointError
 from npgpt.kernels.bfloat16 import bf16_to_f32
 

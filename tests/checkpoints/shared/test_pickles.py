@@ -13,7 +13,7 @@ import pytest
 from helpers.mutations import memory_at_most
 from helpers.torch_bytes import NONE, START, STOP, call, dict_, global_, int_, list_, pickled, text, tuple_
 
-from npgpt.checkpoints.pytorch.pickles import Global, read_pickle
+from npgpt.checkpoints.shared.pickles import Global, read_pickle
 from npgpt.errors import CheckpointError
 
 ORDERED = "collections.OrderedDict"
@@ -130,7 +130,7 @@ def test_hostile_pickles_take_little_memory_and_time(tmp_path, case):
     (tmp_path / "a").write_bytes(HOSTILE[case])
     program = """if True:
         import resource, sys
-        from npgpt.checkpoints.pytorch.pickles import read_pickle
+        from npgpt.checkpoints.shared.pickles import read_pickle
         from npgpt.errors import CheckpointError
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
         resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
