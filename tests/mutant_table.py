@@ -431,6 +431,7 @@ MUTANTS = [
     Mutant("Batch._begin", "2 * n >= self.cache.lengths[source]", "True", "a long conversation is thrown away for a short beginning", tests="serving/test_engine.py"),
     Mutant("Batch.join", "now = 0", "pass", "a prompt's log-probabilities of reused ids are missing", tests="serving/test_engine.py"),
     Mutant("Engine._take", "late or job.cancelled", "late", "what waits can't be cancelled", tests="serving/test_engine.py"),
+    Mutant("Engine._take", "[self._functions.popleft()] if self._functions else []", "[self._functions.popleft() for _ in range(len(self._functions))]", "texts wait for all functions", tests="serving/test_engine.py"),
     Mutant("attention.attention_weights", "q.dtype.type(block.attn.scale) * (q @ k.transpose(0, 2, 1))", "q @ k.transpose(0, 2, 1)", "scores without their scale", tests="generation/test_attention.py"),
     Mutant("dialogue.make_prompt", "before[:-2]", "before[:-1]", "an answer without its question", tests="generation/test_dialogue.py"),
     Mutant("completions._Work.requests", "asked.seed + i", "asked.seed", "all texts of a request are the same", tests="serving/test_completions.py"),

@@ -119,7 +119,7 @@ class Engine:
         return Submission(jobs, self._wake)
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
-        """Compute something else on the engine's thread, between two steps. Raises Closed."""
+        """Compute something else on the engine's thread, between two steps, at most one. Raises Closed."""
         future: Future[T] = Future()
         with self._changed:
             if self._ends is not None:
@@ -173,8 +173,7 @@ class Engine:
         with self._changed:
             while not (self._waiting or self._functions or self._batch.jobs or self._ends is not None):
                 self._changed.wait()
-            functions = list(self._functions)
-            self._functions.clear()
+            functions = [self._functions.popleft()] if self._functions else []  # one: texts go on between two
         for function, future in functions:
             _run(function, future)
         with self._changed:

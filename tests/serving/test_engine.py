@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -328,6 +329,21 @@ def test_functions_run_on_the_thread_and_their_errors_come_back(decoder):
         assert engine.run(lambda: threading.current_thread().name).result(60) == "npgpt engine"
         with pytest.raises(ZeroDivisionError):
             engine.run(lambda: 1 / 0).result(60)
+
+
+def test_texts_go_on_between_functions(decoder):
+    done = []
+
+    def deliver(event):
+        if isinstance(event, Made):
+            done.append("token")
+
+    with Blocked(decoder, rows=1) as blocked:
+        blocked.engine.submit([Request(prompts(3)[0], 3, Sampling(temperature=0))], deliver)
+        last = [blocked.engine.run(partial(done.append, "function")) for _ in range(3)][-1]
+        blocked.go_on.set()
+        last.result(60)
+    assert done == ["token", "function"] * 3
 
 
 def test_a_text_that_fails_leaves_the_others_alone(decoder):
