@@ -1,6 +1,7 @@
 """Parameters chosen by name: ``wte``, ``h.11.*``, ``*.bias``. Nothing heavy is imported."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -42,9 +43,14 @@ def split_patterns(text: str) -> list[str]:
 
 
 def _near(names, pattern):
-    """The names, or leading parts of names, that are most like the pattern; if none is, the first parts of all."""
+    """The names, or leading parts of names, that are most like the pattern; if none is, the model's parts."""
     parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2))
     plain = pattern.replace("*", "").replace("?", "").strip(".")
-    return difflib.get_close_matches(plain, parts, n=4, cutoff=0.5) or list(
-        dict.fromkeys(n.split(".")[0] for n in names)
-    )
+    near = difflib.get_close_matches(plain, parts, n=4, cutoff=0.5)
+    if near:
+        return near
+    first_parts = list(dict.fromkeys(name.split(".")[0] for name in names))
+    if len(first_parts) > 1 or first_parts == names:
+        return first_parts
+    # All are in one part, as LoRA's are in the blocks: what one of these has.
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))[:4]

@@ -68,3 +68,13 @@ def test_a_rate_for_nothing_that_is_trained():
     frozen = {"a": Tensor([1.0], requires_grad=True), "b": Tensor([1.0])}
     with pytest.raises(ConfigError, match=r"'b' matches no parameter that is trained\. Names near it: a"):
         AdamW(frozen.items(), lr_for={"b": 0.1})
+
+
+def test_what_there_is_when_no_name_is_near():
+    model = ["wte.weight", "h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"]
+    with pytest.raises(ConfigError, match=r"Names near it: wte, h$"):
+        matching(model, "zzz")
+    adapters = [f"h.{i}.attn.{layer}.lora_{m}" for i in range(2) for layer in ("c_attn", "c_proj") for m in "ab"]
+    named = r"h\.\*\.attn\.c_attn\.lora_a, h\.\*\.attn\.c_attn\.lora_b, h\.\*\.attn\.c_proj\.lora_a"
+    with pytest.raises(ConfigError, match=f"Names near it: {named}"):
+        matching(adapters, "zzz")

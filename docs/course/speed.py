@@ -4,11 +4,13 @@ Two N x N matrices of float32 (768 if N is left out). Python's loops get a small
 """
 
 import argparse
+from functools import partial
 from time import perf_counter
 
 import numpy as np
 from numba import njit
 
+from npgpt.commandline import run
 from npgpt.kernels import KERNELS
 
 
@@ -65,11 +67,12 @@ def best_time(function, n: int, seconds: float) -> float:
     return min(times)
 
 
-def main(n: int = 768, seconds: float = 1.0) -> None:
+def main(n: int = 768, seconds: float = 1.0) -> int:
     print(f"{'':24}{'size':>6}{'ms':>10}{'billion operations/s':>24}")
     for name, function, size in versions(n):
         time = best_time(function, size, seconds)
         print(f"{name:24}{size:6}{time * 1000:10.2f}{2 * size**3 / time / 1e9:24.3f}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
@@ -78,4 +81,4 @@ if __name__ == "__main__":
     n = parser.parse_args().n
     if n < 1:
         parser.error(f"n must be at least 1, not {n}")
-    main(n)
+    run(partial(main, n))
