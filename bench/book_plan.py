@@ -10,7 +10,6 @@ from pathlib import Path
 
 from npgpt.checkpoints.runs import save_weights
 from npgpt.training.begin import prepare
-from npgpt.training.loop import learning_rate
 from npgpt.training.settings import TrainSettings
 
 
@@ -22,7 +21,7 @@ def main():
         "model": run.model.config.to_dict(),
         "settings": run.settings.to_dict(),
         "plan": asdict(run.plan),
-        "learning_rates": [learning_rate(run.plan, step) for step in range(run.plan.max_steps)],
+        "learning_rates": [run.plan.learning_rate(step) for step in range(run.plan.max_steps)],
         "prompt": [int(token) for token in run.samples.prompt],
     }
     (folder / "plan.json").write_text(json.dumps(plan))

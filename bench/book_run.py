@@ -23,7 +23,7 @@ from npgpt.errors import ConfigError
 # The book's settings, except that it samples after each epoch of 9 steps; here it is after every 10.
 BOOK = {
     "lr": 4e-4, "weight_decay": 0.1, "eval_every": 5, "eval_batches": 5, "sample_every": 10, "sample_tokens": 50,
-    "seed": 0,
+    "seed": 0, "split_by": "tokens",
 }  # fmt: skip
 
 # How far npgpt's losses may be from torch's, relatively. Both start from the same weights and see the same batches, but

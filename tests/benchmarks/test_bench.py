@@ -1,5 +1,6 @@
 """The measurements run, count right, and refuse to compare different work."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -184,6 +185,31 @@ def test_train_step_sets_npgpts_precision(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["", json.dumps(job)])
     with pytest.raises(Stopped, match="high"):
         npgpt_train_step.main()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.stem)
+def test_each_module_finds_what_it_imports(path):
+    """Some are only run by the commands, in processes of their own."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] in ("npgpt", "bench"):
+            raise
+        pytest.skip(f"needs {error.name}")
+
+
+@needs_torch
+def test_a_book_run_of_a_small_model_is_the_same_run_in_torch(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((ROOT / "data" / "the-verdict.txt").read_text(encoding="utf-8")[:3000], encoding="utf-8")
+    sizes = ("--preset=nano", "--context=16", "--batch-size=2", "--epochs=0.2")
+    ended = bench("book_run", f"--text={text}", *sizes, f"--json={tmp_path / 'x.json'}")
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert result["comparisons"]["torch"]["void"] == []
+    ours, theirs = (result["sides"][side][0]["final_val_loss"] for side in ("npgpt", "torch"))
+    assert math.isclose(ours, theirs, rel_tol=1e-4)
 
 
 def test_phases_of_counted_steps_are_timed():
