@@ -170,9 +170,9 @@ def use_threads(threads: int | None) -> None:
 
 
 def _check_number_of_threads():
-    """Numba's import fails with a traceback of its own on a number below 1; it ignores what is not a number."""
-    text = os.environ.get("NUMBA_NUM_THREADS", "")
-    if re.fullmatch(r"\s*(-\d+|\+?0+)\s*", text):
+    """Numba's import shows a traceback of its own on what is no number, and fails on a number below 1."""
+    text = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not re.fullmatch(r"\s*\+?0*[1-9]\d*\s*", text):
         raise ConfigError(f"NUMBA_NUM_THREADS must be at least 1, not {text[:20]!r}")
 
 
@@ -187,10 +187,12 @@ def run(main: Callable[[], int]) -> None:
         sys.exit(_exit_code(main))
 
 
-def _show_warning(message, category, *place):
+def _show_warning(message, category, filename, line_number, file=None, line=None):
     """Ours in a line of our form, others as Python shows them."""
-    ours = issubclass(category, CheckpointWarning)
-    print(f"warning: {message}" if ours else warnings.formatwarning(message, category, *place), file=sys.stderr)
+    if issubclass(category, CheckpointWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, line_number, line))
 
 
 def _exit_code(main) -> int:

@@ -50,7 +50,7 @@ def _near(names, pattern):
     if near:
         return near
     first_parts = list(dict.fromkeys(name.split(".")[0] for name in names))
-    if len(first_parts) > 1 or first_parts == names:
+    if len(first_parts) > 1:
         return first_parts
-    # All are in one part, as LoRA's are in the blocks: what one of these has.
+    # All are in one part, as LoRA's are in the blocks: the same in each block.
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))[:4]

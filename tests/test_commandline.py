@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from unittest import mock
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.commands import Ended, assert_refused, command, listing, refused
 from npgpt import commandline
 from npgpt.commandline import Parser
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS
-from npgpt.errors import UserError
+from npgpt.errors import CheckpointWarning, UserError
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
 from npgpt.text import LOSSES
@@ -315,3 +316,18 @@ def test_the_traceback_behind_a_message(monkeypatch):
 
 def test_a_character_that_the_terminal_does_not_have():
     assert ends(lambda: print("naïve") or 0) == (0, "na?ve\n", "")
+
+
+def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
+    def main():
+        warnings.warn("mind the step", UserWarning, stacklevel=1)
+        warnings.warn("a tensor was ignored", CheckpointWarning, stacklevel=1)
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        commandline.run(main)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 0
+    assert "test_commandline.py:" in shown
+    assert "UserWarning: mind the step\n" in shown
+    assert shown.endswith("\nwarning: a tensor was ignored\n")

@@ -66,7 +66,7 @@ def test_a_link_to_itself(folder):
     assert sorted(os.listdir(folder)) == ["loop", "text.txt"]
 
 
-@pytest.mark.parametrize("threads", ["0", "-3", " 00 "])
+@pytest.mark.parametrize("threads", ["0", "-3", " 00 ", "none"])
 def test_a_number_of_threads_that_numba_refuses(folder, threads, monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
     for name in ("train", "sample", "info", "convert", "gradcheck", "evaluate"):

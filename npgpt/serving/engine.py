@@ -119,7 +119,7 @@ class Engine:
         return Submission(jobs, self._wake)
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
-        """Compute something else on the engine's thread, between two steps, at most one. Raises Closed."""
+        """Compute something else on the engine's thread, after a step: one function after each. Raises Closed."""
         future: Future[T] = Future()
         with self._changed:
             if self._ends is not None:
@@ -173,9 +173,9 @@ class Engine:
         with self._changed:
             while not (self._waiting or self._functions or self._batch.jobs or self._ends is not None):
                 self._changed.wait()
-            functions = [self._functions.popleft()] if self._functions else []  # one: texts go on between two
-        for function, future in functions:
-            _run(function, future)
+            function = self._functions.popleft() if self._functions else None
+        if function:  # one at a time, so that texts go on between two
+            _run(*function)
         with self._changed:
             late = self._ends is not None and monotonic() >= self._ends
             cut = [job for job in self._waiting if late or job.cancelled]

@@ -3,26 +3,17 @@
 import importlib
 import json
 import math
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers.models import with_random_parameters
-from helpers.running_bench import ROOT, bench, needs_torch
+from helpers.running_bench import ROOT, Stopped, bench, needs_torch, run_with, stop
 
 import npgpt
-from bench import book_run, commandline, step_timing, train_step
+from bench import commandline, step_timing, train_step
 from bench.commandline import table
-from npgpt import GPT, AdamW, GPTConfig, kernels
+from npgpt import GPT, GPTConfig, kernels
 from npgpt.errors import ConfigError
-from npgpt.optim import clip_grad_norm
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
 
 # Counting
 
@@ -113,42 +104,6 @@ def test_a_void_comparison_is_printed_and_is_exit_code_1(monkeypatch, capsys, tm
     assert {name: comparison["void"] for name, comparison in comparisons.items()} == {"torch-medium": False, peer: void}
 
 
-def run_with(monkeypatch, module, sides, *arguments):
-    """Give a command its arguments, the last one a folder for its x.json, and the reports of its processes."""
-    monkeypatch.setattr(module, "prepare", lambda threads: 1)
-    monkeypatch.setattr(module, "check_peer", lambda name: None)
-    monkeypatch.setattr(module, "_measure", lambda *arguments: sides)
-    monkeypatch.setattr(sys, "argv", ["", "--preset=nano", *arguments[:-1], f"--json={arguments[-1] / 'x.json'}"])
-
-
-def book_report(seconds=1.0, final=0.4, samples=2, steps=(0, 5), first=10.8):
-    losses = {"first_val_loss": first, "best_val_loss": 6.2, "final_train_loss": final, "final_val_loss": 6.3}
-    rest = {"peak_memory": 10**9, "samples": samples, "evaluations": [{"step": s} for s in steps]}
-    return {"seconds": seconds, **losses, **rest}
-
-
-def test_a_book_run_with_other_losses_steps_or_samples_makes_a_comparison_void():
-    assert book_run.compare([book_report(2.0)], [book_report(3.0, final=0.41)])["ratio"] == 1.5
-    for other in ({"final": 0.6}, {"final": math.nan}, {"samples": 1}, {"steps": (0, 4)}, {"first": 10.9}):
-        result = book_run.compare([book_report()], [book_report(**other)])
-        assert len(result["void"]) == 1
-        assert "ratio" not in result
-
-
-def test_a_book_run_in_bfloat16_may_differ_by_more(monkeypatch, capsys, tmp_path):
-    far = [book_report(3.0, final=0.46)]
-    sides = {"npgpt": [book_report(2.0)], "torch": far, "torch-autocast": far}
-    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", tmp_path)
-    assert book_run.main() == 1
-    output = capsys.readouterr().out
-    assert "VOID: npgpt and torch did" in output
-    assert "npgpt is 1.50 times as fast as torch-autocast" in output
-    assert "| torch " not in output
-    assert json.loads((tmp_path / "x.json").read_text())["comparisons"]["torch-autocast"]["void"] == []
-    run_with(monkeypatch, book_run, sides, "--peer=torch,torch-autocast", "--matmul-precision=high", tmp_path)
-    assert book_run.main() == 0
-
-
 def test_a_table_is_markdown_with_aligned_columns():
     """A column's rule needs a hyphen to be one, even if the column is empty."""
     assert table(["", "s", ""], [["npgpt", "1.5", ""], ["x", "10", ""]]).splitlines() == [
@@ -160,21 +115,6 @@ def test_a_table_is_markdown_with_aligned_columns():
 
 
 # Measuring
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop(*arguments, **named):
-    raise Stopped(*arguments)
-
-
-def test_book_run_passes_the_precision_to_npgpt(monkeypatch):
-    monkeypatch.setattr(book_run, "run_module", stop)
-    with pytest.raises(Stopped) as stopped:
-        book_run.run_npgpt(book_run.Settings().training(), "medium")
-    assert "--matmul-precision=medium" in stopped.value.args
 
 
 def test_train_step_sets_npgpts_precision(monkeypatch):
@@ -197,19 +137,6 @@ def test_each_module_finds_what_it_imports(path):
         if error.name.split(".")[0] in ("npgpt", "bench"):
             raise
         pytest.skip(f"needs {error.name}")
-
-
-@needs_torch
-def test_a_book_run_of_a_small_model_is_the_same_run_in_torch(tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text((ROOT / "data" / "the-verdict.txt").read_text(encoding="utf-8")[:3000], encoding="utf-8")
-    sizes = ("--preset=nano", "--context=16", "--batch-size=2", "--epochs=0.2")
-    ended = bench("book_run", f"--text={text}", *sizes, f"--json={tmp_path / 'x.json'}")
-    assert ended.returncode == 0, ended.stderr
-    result = json.loads((tmp_path / "x.json").read_text())
-    assert result["comparisons"]["torch"]["void"] == []
-    ours, theirs = (result["sides"][side][0]["final_val_loss"] for side in ("npgpt", "torch"))
-    assert math.isclose(ours, theirs, rel_tol=1e-4)
 
 
 def test_phases_of_counted_steps_are_timed():
@@ -293,19 +220,6 @@ def test_compiled_peers_on_nano(tmp_path, command):
 
 
 @pytest.mark.slow
-@needs_torch
-def test_book_run_on_nano(tmp_path):
-    path = tmp_path / "book.json"
-    done = bench("book_run", "--preset=nano", "--context=64", "--epochs=0.5", f"--json={path}")
-    assert done.returncode == 0, done.stderr
-    results = json.loads(path.read_text())
-    ours, theirs = results["sides"]["npgpt"][0], results["sides"]["torch"][0]
-    assert [e["step"] for e in ours["evaluations"]] == [0, 5, 10, 15, 18]
-    assert ours["samples"] == theirs["samples"] == 3
-    assert ours["best_val_loss"] == pytest.approx(theirs["best_val_loss"], rel=1e-4)
-
-
-@pytest.mark.slow
 def test_startup_on_nano(tmp_path):
     path = tmp_path / "startup.json"
     done = bench("startup", "--preset=nano", "--max-steps=2", "--helps=1", "--starts=1", f"--json={path}")
@@ -349,74 +263,3 @@ def test_a_compiled_peer_without_a_compiler_is_refused(monkeypatch):
     commandline.check_peer("torch,torch-autocast")
     with pytest.raises(ConfigError, match=r"torch-compile needs a C\+\+ compiler.*\n.*--peer none"):
         commandline.check_peer("torch,torch-compile")
-
-
-# The peer
-
-
-@pytest.fixture(params=[True, False], ids=["bias", "no bias"])
-def pair(request):
-    """A small model of npgpt and of torch, with the same weights."""
-    if torch is None:
-        pytest.skip("needs torch")
-    from bench.peers.torch_gpt import from_npgpt
-
-    config = GPTConfig(vocab_size=31, block_size=12, n_layer=2, n_head=3, n_embd=12, bias=request.param)
-    ours = with_random_parameters(GPT(config))
-    arrays = {name: torch.from_numpy(a.copy()) for name, a in ours.state_dict().items()}
-    return ours, from_npgpt(config, arrays)
-
-
-def test_torch_has_the_same_losses_and_norms_as_npgpt(pair):
-    from bench.peers.torch_gpt import adamw
-
-    ours, theirs = pair
-    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-    our_optimizer, their_optimizer = AdamW(ours.named_parameters(), **settings), adamw(theirs, **settings)
-    tokens = np.random.default_rng(0).integers(31, size=(3, 10))
-    ids, targets = tokens[:, :-1], tokens[:, 1:]
-    for _ in range(10):
-        our_loss = ours.loss(ids, targets)
-        our_optimizer.zero_grad()
-        our_loss.backward()
-        norm = clip_grad_norm(ours.parameters(), 1.0)
-        our_optimizer.step()
-        their_loss = theirs.loss(torch.from_numpy(ids), torch.from_numpy(targets))
-        their_optimizer.zero_grad()
-        their_loss.backward()
-        their_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-        their_optimizer.step()
-        assert our_loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
-        assert norm == pytest.approx(their_norm.item(), rel=1e-3)
-
-
-def test_torchs_autocast_rounds_products_alone(pair):
-    """The loss is off by no more than bfloat16's rounding, and weights and gradients stay float32."""
-    from bench.peers.torch_gpt import loss_function
-
-    _, theirs = pair
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(31, size=(3, 10)))
-    batch = tokens[:, :-1], tokens[:, 1:]
-    exact = theirs.loss(*batch).item()
-    loss = loss_function(theirs, autocast=True, compile=False, matmul_precision="highest")(*batch)
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert 0 < abs(loss.item() - exact) < 2**-8 * exact
-    assert {x.dtype for p in theirs.parameters() for x in (p, p.grad)} == {torch.float32}
-    assert not torch.is_autocast_enabled("cpu")
-
-
-def test_torch_generates_the_same_tokens_as_npgpt(pair):
-    """20 tokens, of which the model sees the last 12, so the cache is filled and the window slides."""
-    ours, theirs = pair
-    ids = np.array([[3, 1, 4], [1, 5, 9]])
-    expected = ours.generate(ids, 17, temperature=0)
-    assert theirs.generate(torch.from_numpy(ids), 17, temperature=0).tolist() == expected.tolist()
-
-
-@needs_torch
-def test_torchs_side_never_loads_numba():
-    modules = "bench.peers.torch_train_step, bench.peers.torch_book_run"
-    code = f"import sys, {modules}; print('numba' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "False\n", done.stderr

@@ -172,7 +172,7 @@ def _equal_blocks(n, largest, tile):
 def _multiply_panels(K, A, A_deep, B, B_deep, m, n, start, start_row, c, c_row, first, then, dtype_tag):
     """C (m, n) = start + A B, from panels of K steps: down the columns of C; in tiles of bfloat16 along its rows.
 
-    ..._panel   the distance from a line of a panel to the same one of the next, in elements over the panel's lines
+    ..._deep    the length of a line in a panel, in elements. The next panel begins R (of A) or W (of B) times as far on
     Meanwhile the regions ``first`` and ``then`` are fetched. -> what is left of them
     """
     size, R, W, deep = element_size(dtype_tag), tile_rows(dtype_tag), tile_columns(dtype_tag), depth(K, dtype_tag)
