@@ -119,7 +119,7 @@ class Engine:
         return Submission(jobs, self._wake)
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
-        """Compute something else on the engine's thread, after a step: one function after each. Raises Closed."""
+        """Call a function on the engine's thread between two steps, at most one between any two. Raises Closed."""
         future: Future[T] = Future()
         with self._changed:
             if self._ends is not None:
