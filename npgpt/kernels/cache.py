@@ -1,6 +1,6 @@
-"""The cache of compiled kernels. All that npgpt uses of Numba beyond its documented interface is in this file.
+"""The cache of compiled kernels, and of the parts they are made of (compiler.py).
 
-docs/numba.md says why each use is needed and what to do when a new Numba breaks it.
+docs/numba.md says why it uses what Numba does not document, and what to do when a new Numba breaks it.
 
 Why not Numba's own cache? It recompiles a function when its file changes in any way, and misses changes in other files
 whose functions are compiled into it. It lets two processes that save at once mix up their files. And results may differ
@@ -10,7 +10,6 @@ by itself, then again with the function around it. Here every process runs what 
 
 import hashlib
 import os
-import pickle
 import sys
 import uuid
 from contextlib import suppress
@@ -22,13 +21,10 @@ import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.compiler import CompileResult
-from numba.core.cpu import CPUContext
 from numba.core.dispatcher import Dispatcher
-from numba.core.registry import cpu_target
-from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-from npgpt.kernels import progress
+from npgpt.kernels import compiler, progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
@@ -38,13 +34,16 @@ _VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 class KernelCache:
     """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
 
-    Each compiled version has a file of its own, named after the function and its argument types: a digest, then
-    pickled machine code. The digest covers the code, the source's stamp and the versions of what compiles it, so a file
-    that is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
+    Each compiled version has a file of its own, named after the function and its argument types: a digest, then the
+    compiled code. The digest covers the code, the source's stamp and the versions of what compiles it, so a file that
+    is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
 
     Nothing is cached of a function without a source file (typed into a notebook), or of one that uses variables of a
     function around it, whose values the source doesn't tell; nor if no folder can be written.
     """
+
+    suffix = ".kernel"
+    _make, _load = staticmethod(compiler.compile_kernel), staticmethod(compiler.load_kernel)
 
     def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
@@ -68,7 +67,7 @@ class KernelCache:
         if code is None:
             code = self._compile(types, return_type)
             self._write(types, code)
-        return _load(code)
+        return self._load(code)
 
     def save_overload(self, signature: Any, result: CompileResult) -> None:
         """Private: called by ``Dispatcher.compile`` after it has compiled, which it never does here."""
@@ -78,11 +77,7 @@ class KernelCache:
         progress.announce()
         before, began = progress.seconds, perf_counter()
         try:
-            # Private: the compiler behind a dispatcher, and the form in which Numba's own cache keeps its results.
-            result = self._dispatcher._compiler.compile(types, return_type)
-            if result.library.has_dynamic_globals:
-                raise TypeError(f"{self._dispatcher.__name__} holds an address that means nothing to other processes")
-            return dumps(result._reduce())
+            return self._make(self._dispatcher, types, return_type)
         finally:
             progress.seconds = before + perf_counter() - began
 
@@ -110,17 +105,19 @@ class KernelCache:
         # Private: magic_tuple describes the processor that Numba compiles for.
         machine = self._dispatcher.targetctx.codegen().magic_tuple()
         key = hashlib.sha256(repr((types, machine, UNIT)).encode()).hexdigest()[:16]
-        return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}.kernel"
+        return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}{self.suffix}"
+
+
+class PartCache(KernelCache):
+    """The same for the function as a part of the kernels that call it."""
+
+    suffix = ".part"
+    _make, _load = staticmethod(compiler.compile_part), staticmethod(compiler.load_part)
 
 
 def cached(dispatcher: Dispatcher) -> Dispatcher:
     """Give a jitted function a cache of this kind. -> the function"""
-    dispatcher._cache = KernelCache(dispatcher)  # Private: where a dispatcher looks before it compiles.
+    parts = compiler.parts_of(dispatcher)
+    # Private: where a dispatcher looks before it compiles.
+    dispatcher._cache, parts._cache = KernelCache(dispatcher), PartCache(parts)
     return dispatcher
-
-
-def _load(code: bytes):
-    """Compiled code, ready to run, in an engine of its own: there, no function of the same name takes its place."""
-    engine = CPUContext(cpu_target.typing_context, "cpu")  # Private, as is the next line: the inverse of _reduce.
-    engine.refresh()
-    return CompileResult._rebuild(engine, *pickle.loads(code))

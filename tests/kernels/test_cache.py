@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npgpt import kernels
-from npgpt.kernels import cache, jit, progress, stamps
+from npgpt.kernels import cache, compiler, jit, progress, stamps
 
 
 def triple(x):
@@ -137,6 +137,41 @@ def test_the_code_that_runs_is_the_code_that_was_saved(calls):
     (result,) = function.overloads.values()
     assert result.metadata is None, "that is what Numba has compiled, and not what was loaded"
     assert result.library.codegen is not function.targetctx.codegen(), "functions of the same name would be taken"
+
+
+@jit.jit
+def one_more(x):
+    return x + 1
+
+
+def thrice(x):
+    return 3 * one_more(x) + one_more(one_more(x))
+
+
+def test_a_kernel_is_translated_once_with_what_it_calls(tmp_path, monkeypatch):
+    """And a part, which isn't, is found by the next kernel that calls it, and by Python as a kernel of its own."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(progress, "_announced", True)
+    translated, translate = [], compiler._Library.optimize_and_translate
+    monkeypatch.setattr(
+        compiler._Library, "optimize_and_translate", lambda self: translated.append(self.name) or translate(self)
+    )
+    called = jit.jit(one_more.py_func)
+    monkeypatch.setitem(thrice.__globals__, "one_more", called)
+    assert jit.jit(thrice)(1) == 9
+    assert translated == ["thrice"]
+    assert [path.suffix for path in files(tmp_path)] == [".part", ".kernel"]
+    assert not called.overloads, "Python's own versions"
+    assert called(1) == 2
+    assert translated == ["thrice", "one_more"]
+
+
+def test_what_is_compiled_by_numba_alone_can_call_what_is_compiled_here():
+    @numba.njit
+    def twice(x):
+        return one_more(x) + one_more(x)
+
+    assert twice(2) == 6
 
 
 def test_every_compiled_function_is_cached_and_keeps_nan_and_infinity():
