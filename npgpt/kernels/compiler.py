@@ -1,12 +1,12 @@
-"""Numba's compiler, made to optimise and translate a kernel once, together with all that it calls.
+"""Numba's compiler, made to optimise a kernel and generate its machine code once, together with all that it calls.
 
-Left to itself, Numba optimises a function and translates it to machine code, then does so with each function that calls
-it, which has a copy of it inside, and so on up to the kernel; and twice more with the body of a parallel loop. A matrix
-product is at the bottom of many kernels. Here a function that another one calls is a *part*: it is linked to what it
-calls, and that is all. Only a kernel, which Python calls, is optimised and translated, with all its parts.
+Left to itself, Numba does both for a function, then again for each function that calls it, which has a copy of it
+inside, and so on up to the kernel; and twice more for the body of a parallel loop. A matrix product is at the bottom of
+many kernels. Here a function that another one calls is a *part*: its LLVM IR is linked with that of what it calls, and
+that is all. Only a kernel, which Python calls, is optimised and becomes machine code, with all its parts.
 
-Nothing runs in the engine that compiles. A kernel's code is bytes, and ``load`` makes of them what runs: so a process
-that compiles a kernel and one that finds it in the cache run the same.
+Nothing runs in the engine that compiles. A kernel's code is bytes, and ``load_kernel`` makes of them what runs: so a
+process that compiles a kernel and one that finds it in the cache run the same.
 
 All of this is beyond Numba's documented interface. docs/numba.md says why, and what to do when a new Numba breaks it.
 """
@@ -37,8 +37,8 @@ def parts_of(dispatcher: Dispatcher) -> Dispatcher:
 
 
 def compile_part(parts: Dispatcher, types: tuple, return_type: Any) -> bytes:
-    """Compile a function that another one calls."""
-    return dumps(parts._compiler.compile(types, return_type)._reduce())
+    """Compile a function that another one calls, for arguments of Numba's ``types``; ``return_type`` may be None."""
+    return dumps(_linked(parts, types, return_type)._reduce())
 
 
 def load_part(code: bytes) -> CompileResult:
@@ -47,12 +47,17 @@ def load_part(code: bytes) -> CompileResult:
 
 
 def compile_kernel(dispatcher: Dispatcher, types: tuple, return_type: Any) -> bytes:
-    """Compile a function that Python calls."""
+    """Compile a function that Python calls; arguments as above."""
+    result = _linked(dispatcher, types, return_type)
+    result.library.generate_machine_code()
+    return dumps(result._reduce())
+
+
+def _linked(dispatcher, types, return_type):
     result = dispatcher._compiler.compile(types, return_type)
     if result.library.has_dynamic_globals:
         raise TypeError(f"{dispatcher.__name__} holds an address that means nothing to other processes")
-    result.library.optimize_and_translate()
-    return dumps(result._reduce())
+    return result
 
 
 def load_kernel(code: bytes) -> CompileResult:
@@ -63,11 +68,11 @@ def load_kernel(code: bytes) -> CompileResult:
 
 
 class _Library(JITCodeLibrary):
-    """A function with what it calls, in LLVM's language."""
+    """The LLVM IR of a function and of all that it calls; of a kernel also the machine code."""
 
     machine_code = None
 
-    def optimize_and_translate(self):
+    def generate_machine_code(self):
         self._ensure_finalized()
         super()._optimize_final_module()
         self.machine_code = self._codegen._tm.emit_object(self._final_module)
@@ -79,14 +84,16 @@ class _Library(JITCodeLibrary):
         return self.name, "object", (self.machine_code, self._get_module_for_linking().as_bitcode())
 
     def _optimize_final_module(self):
-        """Numba calls this when all is linked, and then the next method, where its own would translate."""
+        """Nothing yet. Numba calls this, and then the next method, when the IR is linked."""
 
     def _finalize_final_module(self):
+        """As Numba's, but for its last step, which generates machine code."""
         self._finalize_dynamic_globals()
         self._verify_declare_only_symbols()
         self._finalized = True
 
     def get_pointer_to_function(self, name):
+        """0: there is nothing to run."""
         self._ensure_finalized()
         return 0
 
@@ -95,13 +102,13 @@ class _Codegen(JITCPUCodegen):
     _library_class = _Library
 
     def set_env(self, env_name, env):
-        """Numba's own writes to where a function's code is in memory."""
+        """Nothing. Numba's own writes into the function's code in memory."""
 
 
 class _Target(CPUTarget):
     @cached_property
     def target_context(self):
-        """Numba's own, which knows what calls what, with another generator of code."""
+        """Numba's own, with all functions that it knows, but with this way of generating code."""
         return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("npgpt"))
 
     @property

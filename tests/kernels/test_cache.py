@@ -148,30 +148,40 @@ def thrice(x):
     return 3 * one_more(x) + one_more(one_more(x))
 
 
-def test_a_kernel_is_translated_once_with_what_it_calls(tmp_path, monkeypatch):
-    """And a part, which isn't, is found by the next kernel that calls it, and by Python as a kernel of its own."""
+def twice(x):
+    return 2 * one_more(x)
+
+
+def test_a_kernel_becomes_machine_code_once_with_what_it_calls(tmp_path, monkeypatch):
+    """A part, which doesn't, is found by the next kernel that calls it; Python calls a kernel of the same function."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(progress, "_announced", True)
-    translated, translate = [], compiler._Library.optimize_and_translate
+    generated, generate = [], compiler._Library.generate_machine_code
+    linked, link = [], compiler._linked
     monkeypatch.setattr(
-        compiler._Library, "optimize_and_translate", lambda self: translated.append(self.name) or translate(self)
+        compiler._Library, "generate_machine_code", lambda self: generated.append(self.name) or generate(self)
     )
-    called = jit.jit(one_more.py_func)
-    monkeypatch.setitem(thrice.__globals__, "one_more", called)
-    assert jit.jit(thrice)(1) == 9
-    assert translated == ["thrice"]
-    assert [path.suffix for path in files(tmp_path)] == [".part", ".kernel"]
-    assert not called.overloads, "Python's own versions"
+    monkeypatch.setattr(
+        compiler, "_linked", lambda function, *types: linked.append(function.__name__) or link(function, *types)
+    )
+    for kernel, result in (thrice, 9), (twice, 4):
+        called = jit.jit(one_more.py_func)  # as a new process would have it
+        monkeypatch.setitem(kernel.__globals__, "one_more", called)
+        assert jit.jit(kernel)(1) == result
+        assert not called.overloads, "Python's own versions"
+    assert generated == ["thrice", "twice"]
+    assert linked == ["thrice", "one_more", "twice"]
+    assert [path.suffix for path in files(tmp_path)] == [".part", ".kernel", ".kernel"]
     assert called(1) == 2
-    assert translated == ["thrice", "one_more"]
+    assert generated == ["thrice", "twice", "one_more"]
 
 
 def test_what_is_compiled_by_numba_alone_can_call_what_is_compiled_here():
     @numba.njit
-    def twice(x):
-        return one_more(x) + one_more(x)
+    def two_more(x):
+        return one_more(one_more(x))
 
-    assert twice(2) == 6
+    assert two_more(2) == 4
 
 
 def test_every_compiled_function_is_cached_and_keeps_nan_and_infinity():
@@ -200,5 +210,16 @@ def test_a_kernel_that_holds_an_address_is_refused(calls, tmp_path):
     assert files(tmp_path) == []
 
 
+def test_a_kernel_that_calls_one_is_refused(calls, tmp_path, monkeypatch):
+    monkeypatch.setitem(first.__globals__, "element", jit.jit(element))
+    with pytest.raises(TypeError, match="element holds an address"):
+        jit.jit(first)()
+    assert files(tmp_path) == []
+
+
 def element(i):
     return LARGE[i]
+
+
+def first():
+    return element(0)
