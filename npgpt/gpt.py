@@ -60,10 +60,11 @@ class GPT(Module):
             self.lm_head = Embedding(config.vocab_size, C, dtype)
 
     def _initialise(self, rng):
-        """GPT-2's: normal with deviation 0.02; smaller where a layer's result is added to the residual stream.
+        """Normal with deviation 0.02, as in OpenAI's code (whose wpe has 0.01); less for what is added to the stream.
 
-        The stream is a sum of 2 n_layer such results. Their variances add up, and dividing by sqrt(2 n_layer) keeps the
-        sum from growing with n_layer (section 2.3). Biases start at 0 and layer norms' weights at 1, as declared.
+        The residual stream is a sum of 2 n_layer results. Their variances add up, and dividing by sqrt(2 n_layer) keeps
+        the sum from growing with n_layer (Radford et al. 2019, section 2.3). Biases start at 0 and layer norms' weights
+        at 1, as declared.
         """
         matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}  # too large: fails now
         for name, matrix in matrices.items():

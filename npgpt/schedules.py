@@ -50,9 +50,9 @@ def warmup_stable_decay(
 ) -> float:
     """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt down to ``min_lr`` at ``max_steps``.
 
-    A run can be trained on from any step before the decay as if it had been planned so: what was done does not depend
-    on ``max_steps`` (Hu et al. 2024, on their WSD scheduler). The form of the decay, and a fifth of the steps as its
-    length, are those of Hägele et al. 2024, section 3: it ended lower than a line.
+    Until the decay begins, the rates don't depend on ``max_steps``: a run can be continued from there with more steps
+    (Hu et al. 2024, on their WSD scheduler). 1 - sqrt is the form of Hägele et al. 2024, section 3, who reached a lower
+    loss with it than with a straight line. They decay during the last fifth of the steps, npgpt's default.
 
     >>> rates = [warmup_stable_decay(step, 1.0, 0.0, warmup=2, max_steps=10, decay_fraction=0.4) for step in range(11)]
     >>> [round(rate, 3) for rate in rates]

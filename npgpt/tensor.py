@@ -43,7 +43,8 @@ class Tensor:
                    of several backward passes add up until this is set to None
     requires_grad  whether a gradient is wanted. For a leaf it is said here. A result needs one if a parent does
 
-    Numbers, lists and whole numbers become float32. Raises TypeError on anything else (complex, float16 ...).
+    Python's numbers and lists become float32, and so do arrays of whole numbers or bool. NumPy's float32 and float64
+    stay what they are, and don't mix. Raises TypeError on anything else (complex, float16 ...).
     """
 
     __slots__ = ("__weakref__", "_node", "data", "grad", "requires_grad")

@@ -194,7 +194,7 @@ MUTANTS = [
     Mutant("embedding_backward_numpy", "np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dweight.shape[1]))", "dweight[ids.reshape(-1)] += dy.reshape(ids.size, dweight.shape[1])", "a repeated id collects once, NumPy",
            "A token occurs twice in the batch. How many rows of dy does its embedding receive?"),
     Mutant("dropout_numpy", "keep_mask_numpy(x.shape, p, seed) * x.dtype.type(1 / (1 - p))", "keep_mask_numpy(x.shape, p, seed)", "kept elements not scaled up, NumPy",
-           "Half of the elements are dropped in training, none afterwards: how do the sums stay the same?"),
+           "A part p of the elements is dropped in training, none afterwards: how do the sums stay the same?"),
     Mutant("_sum_chunks", "np.float64(x[i]) * np.float64(x[i])", "x[i]", "squares added up in float32"),
     Mutant("_sum_rows", "(block + 1) * COLUMNS_PER_BLOCK", "(block + 1) * COLUMNS_PER_BLOCK - 1", "a block's last column left out"),
     Mutant("adamw_step_numpy", "np.sqrt(v) * (1 / np.sqrt(1 - beta2**t)) + eps", "np.sqrt(v / (1 - beta2**t) + eps)", "epsilon inside the root, NumPy"),

@@ -1,7 +1,8 @@
 """Kernels: arrays in, arrays out. ``kernels.layernorm_forward`` and so on are the versions that NPGPT_KERNELS chooses.
 
-One kernel a file: first the symbols and the derivation, then the plain NumPy version, which defines the result, then
-its Numba twin, which computes the same faster. NPGPT_KERNELS=numpy chooses the plain version of all.
+The file of a kernel begins with the symbols and the derivation. Then comes the plain NumPy version, which defines the
+result, then its Numba twin, which computes the same faster. table.py lists all kernels; the other files are what they
+share. NPGPT_KERNELS=numpy chooses the plain version of all.
 """
 
 import os

@@ -11,18 +11,18 @@ def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.
 
     y (..., O), x (..., I), A (I, r), B (r, O), 0 <= p < 1, seed as for ``dropout`` -> (..., O)
 
-    Forward     d = dropout(x)                      u = d A             z = y + s u B       s is ``scale``
+    Forward     h = dropout(x)                      u = h A             z = y + s u B       s is ``scale``
     Backward    dy = dz
                 dB_ro = s sum_n u_nr dz_no          dB = s u^T dz
                 du_nr = s sum_o dz_no B_ro          du = s dz B^T
-                dA_ir = sum_n d_ni du_nr            dA = d^T du
-                dd_ni = sum_r du_nr A_ir            dx = dropout'(du A^T), by the mask and factor of the forward pass
+                dA_ir = sum_n h_ni du_nr            dA = h^T du
+                dh_ni = sum_r du_nr A_ir            dx = dropout'(du A^T), by the mask and factor of the forward pass
 
     Derivation. z_no = y_no + s sum_r u_nr B_ro. So ∂z_no/∂y_no = 1; ∂z_no/∂B_ro = s u_nr, once for each row n; and
-    ∂z_no/∂u_nr = s B_ro, once for each column o: the chain rule adds them up, as in ops/linear.py. u = d A is a linear
-    layer with input d and weight A, whose dy is du.
+    ∂z_no/∂u_nr = s B_ro, once for each column o: the chain rule adds them up, as in ops/linear.py. u = h A is a linear
+    layer with input h and weight A, whose dy is du.
 
-    The layer y = x W + b itself gets dy, and adds dy W^T to dx. u has r columns, so it is cheap to keep. d is not kept:
+    The layer y = x W + b itself gets dy, and adds dy W^T to dx. u has r columns, so it is cheap to keep. h is not kept:
     it is made again from x and the seed.
 
     Source: Hu et al. 2021, section 4.1, for x as a row. Raises ValueError if the shapes don't fit.

@@ -22,7 +22,7 @@ class Value:
     parameter   its name in the model; "" if it is none
     made_by     the operation whose result it is; None for a leaf
     used_by     (operation, which of its inputs) of each use, in order
-    gradient    d loss / d data, complete: what came back from all its uses together; None if nothing did
+    gradient    ∂loss/∂data, complete: what came back from all its uses together; None if nothing did
     """
 
     data: np.ndarray

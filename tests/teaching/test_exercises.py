@@ -213,7 +213,7 @@ CHANGES = [
     ("backward, NumPy: the row sum missing", "attention_backward", kernel("attention_backward"), "softmax's"),
     ("Q and K swapped in the gradients, NumPy", "attention_backward", kernel("attention_backward"), "to give dq"),
     ("a repeated id collects once, NumPy", "embedding", kernel("embedding_backward"), "np.add.at"),
-    ("kept elements not scaled up, NumPy", "dropout", kernel("dropout"), "Half of the elements"),
+    ("kept elements not scaled up, NumPy", "dropout", kernel("dropout"), "A part p of the elements"),
     ("the gradient turned the same way", "rotary", rotary, "Which rotation undoes"),
     ("epsilon inside the root, NumPy", "adamw", kernel("adamw_step"), "not inside it"),
     ("a bias correction off by one step", "adamw", optimizer, "off by one step"),

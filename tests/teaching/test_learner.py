@@ -80,7 +80,7 @@ def test_an_exercise_from_its_beginning_to_its_end(tmp_path):
     assert yours / numerically == pytest.approx(0.6, abs=1e-4)
     assert ratio == 0.6
     assert len(title) == len(row)
-    assert "Hint: Half of the elements are dropped" in ended.out
+    assert "Hint: A part p of the elements is dropped" in ended.out
 
     path.write_text(empty.replace("...  #", "return dy * keep / (1 - p)  #"), encoding="utf-8")
     ended = command("exercises", "check", "dropout", cwd=tmp_path)

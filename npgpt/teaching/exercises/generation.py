@@ -124,7 +124,7 @@ neighbours make a token.
 
 ``ranks`` is GPT-2's table, {token: rank}, with all single bytes in it.
 """,
-    read="docs/course/README.md, npgpt/text/byte_pairs.py (there, tiktoken merges)",
+    read="docs/course/README.md, npgpt/text/bpe_training.py",
     signature="merge(text, ranks)",
     gives="text, bytes; ranks, {bytes: rank} -> a list of bytes, which joined are the text",
     outputs=("tokens",),

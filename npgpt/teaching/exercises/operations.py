@@ -230,7 +230,7 @@ keep is given, the same one as in the forward pass. Write dx.
     mistakes=(
         Mistake(
             lambda dy, x, keep, p: dy * keep,
-            "Half of the elements are dropped in training, none afterwards: how do the sums stay the same? y scales "
+            "A part p of the elements is dropped in training, none afterwards: how do the sums stay the same? y scales "
             "the others up, and the same factor is in its slope.",
         ),
         Mistake(lambda dy, x, keep, p: dy * keep * (1 - p), "Divide by 1 - p, the part that is kept: it scales up."),

@@ -29,7 +29,7 @@ function picture(place, caption, gradient = false) {
 
 /** Where a value's gradient was computed: in the operations that used the value. */
 function comesFrom(value) {
-  if (!value.used_by.length) return el("p", { class: "quiet" }, "The way back begins here: d loss / d loss = 1.");
+  if (!value.used_by.length) return el("p", { class: "quiet" }, "The way back begins here: ∂loss/∂loss = 1.");
   const links = value.used_by.map(([index, which]) => el("li", {}, to(index, null, true),
     OPS[index].inputs.filter((input) => input !== null).length > 1 ? `, as its input ${which + 1}` : ""));
   return el("div", {}, el("p", {}, value.used_by.length > 1
