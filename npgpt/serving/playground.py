@@ -42,7 +42,7 @@ ATTENTION_WAITING = 4  # pictures that may wait: texts wait for them
 LENGTH = 100  # tokens, unless the page is told another number
 SCRIPTS = (
     "dom.js", "server.js", "settings.js", "characters.js", "tokens.js", "alternatives.js", "heat.js", "attention.js",
-    "play.js",
+    "texts.js", "play.js",
 )  # fmt: skip
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _WEIGHTS: dict[int | str, dict[str, Any]] = {200: {"content": _BYTES}}
@@ -135,6 +135,7 @@ def make_playground(served: Served) -> str:
     config, tokenizer = served.engine.config, served.engine.tokenizer
     data = {
         "model": served.name,
+        "started": served.created,
         "context": config.block_size,
         "layers": config.n_layer,
         "heads": config.n_head,

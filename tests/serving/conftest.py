@@ -55,6 +55,7 @@ def held_server(gate):
 @pytest.fixture
 def page(browser, held_server):
     """The playground in a browser. At the end nothing was complained of, and nobody else was asked."""
+    browser.open("about:blank")  # opening the page that is open would load it anew, with its text
     browser.open(f"{held_server.url}/")
     yield browser
     assert browser.messages() == []

@@ -160,6 +160,73 @@ def test_back_brings_the_text_before(page):
     assert not page.run("return find('empty').hidden")
 
 
+def test_texts_outlive_loading_the_page_anew(page):
+    generate(page)
+    first = page.run(IDS)
+    generate(page, "Another")
+    second, status = page.run(IDS), page.run(STATUS)
+    page.run("window.isOld = true; location.reload()")
+    until(page, "!window.isOld && document.readyState === 'complete' && isDrawn")
+    assert (page.run(IDS), page.run("return find('prompt').value"), page.run(STATUS)) == (second, "Another", status)
+    page.run("history.back()")
+    until(page, f"isDrawn && shown.tokens.map((token) => token.id).join() === '{','.join(map(str, first))}'")
+    url = page.run("return location.href")
+    page.open("about:blank")
+    page.open(url)
+    assert page.run("return shown.tokens.length") == 0  # the page is visited anew
+    page.run("history.go(-2)")
+    until(
+        page,
+        f"!!window.find && isDrawn && shown.tokens.map((token) => token.id).join() === '{','.join(map(str, first))}'",
+    )
+
+
+def test_a_page_that_is_left_stops_its_text(page, closed):
+    fill(page, prompt="Once", max_tokens=8)
+    page.click("#go")
+    until(page, "shown.tokens.length === 5 && isDrawn")
+    page.run("storeTexts()")  # as when the page is hidden: it may never be shown again
+    stored = page.run("return JSON.parse(sessionStorage.getItem(STORED)).texts.map((entry) => entry.status)")
+    assert stored[-1] == "The page was closed while this text was made."
+    page.run("window.isOld = true; location.reload()")
+    until(page, "!window.isOld && document.readyState === 'complete' && isDrawn")
+    assert page.run("return shown.tokens.length") == 5
+    assert (page.run(STATUS), page.run(PROBLEM)) == ("Stopped after 1 token.", "")
+
+
+def test_texts_of_another_server_are_not_shown(page):
+    generate(page)
+    page.run("""
+        storeTexts();
+        sessionStorage.setItem(STORED, sessionStorage.getItem(STORED).replace(JSON.stringify(SERVER), '"another"'));
+        Storage.prototype.setItem = () => {};
+        window.isOld = true; location.reload()""")
+    until(page, "!window.isOld && document.readyState === 'complete' && isDrawn")
+    assert page.run("return shown.tokens.length") == 0
+    page.run("history.back()")
+    until(page, "find('status').textContent !== ''")
+    assert page.run(STATUS) == "This text is gone, since the page was loaded anew."
+
+
+def test_of_texts_that_are_too_much_to_store_the_one_on_the_page_is(page):
+    generate(page)
+    assert page.run("""
+        entries.set("large", { ...newEntry([], 0), prompt: "x".repeat(2e7) });
+        storeTexts();
+        return JSON.parse(sessionStorage.getItem(STORED)).texts.map((entry) => entry.id === shown.id);""") == [True]
+    page.run("entries.delete('large')")
+
+
+def test_a_double_click_asks_once(page, closed):
+    fill(page, prompt="Once", max_tokens=8)
+    page.run("""
+        for (const detail of [1, 2]) {
+          find("go").dispatchEvent(new MouseEvent("click", { detail, bubbles: true, cancelable: true }));
+        }""")
+    closed.set()
+    until(page, "shown.tokens.length === 12 && !running && isDrawn")
+
+
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_a_text_is_stopped_and_what_was_made_stays(page, held_server, closed, how):
     fill(page, prompt="Once")

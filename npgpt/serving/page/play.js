@@ -1,21 +1,4 @@
-// A text from its prompt to its end, the texts before it, and what the buttons and keys do.
-
-/**
- * A text, as it stands in the tab's history. ``prompt``: what the field held when the text was left. ``source``: the prompt
- * that its first tokens are; null if they are no prompt as it was written. ``place``: how many texts are before it.
- */
-const loaded = String(performance.timeOrigin), entries = new Map();
-const KEPT = 50; // texts: browsers go back no further
-let entriesMade = 0;
-function newEntry(tokens, place, source = null) {
-  return { id: `${loaded}-${entriesMade++}`, place, prompt: find("prompt").value, source, tokens, status: "", problem: "" };
-}
-
-/** Keep a text that enters the history, and forget those that neither Back nor Forward reaches any more. */
-function keep(entry) {
-  for (const [id, { place }] of entries) if (place >= entry.place || place <= entry.place - KEPT) entries.delete(id);
-  entries.set(entry.id, entry);
-}
+// A text from its prompt to its end, and what the buttons and keys do.
 
 let shown = newEntry([], 0); // the text on the page
 let running = null; // what is being made: { abort, entry }
@@ -176,6 +159,9 @@ find("ask").addEventListener("submit", (event) => {
   if (running) stop();
   else makeOfPrompt();
 });
+find("go").addEventListener("click", (event) => {
+  if (event.detail > 1) event.preventDefault(); // a double click asks once
+});
 find("prompt").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
@@ -227,16 +213,25 @@ addEventListener("popstate", (event) => {
   abandon();
   closeAlternatives(false);
   shown.prompt = find("prompt").value;
-  const entry = entries.get(event.state?.id);
-  shown = entry ?? newEntry([], event.state?.place ?? 0);
+  show(event.state);
+});
+
+/** Show the text that an entry of the tab's history stands for. */
+function show(state) {
+  const entry = entries.get(state?.id);
+  shown = entry ?? newEntry([], state?.place ?? 0);
   find("prompt").value = shown.prompt;
   find("prompt").dispatchEvent(new Event("input"));
   showStatus(entry ? shown.status : "This text is gone, since the page was loaded anew.", shown.problem);
   draw();
-});
+}
 
-shown.place = history.state?.place ?? 0; // not 0 if the page was loaded anew
-keep(shown);
-history.replaceState({ id: shown.id, place: shown.place }, "");
 find("model").textContent = `${DATA.model} · ${counted(DATA.layers, "layer")}, ${counted(DATA.heads, "head")}, sees ${whole(DATA.context)} tokens at once`;
+restoreTexts();
+if (entries.has(history.state?.id)) show(history.state);
+else {
+  shown.place = history.state?.place ?? Math.max(-1, ...[...entries.values()].map((entry) => entry.place)) + 1;
+  keep(shown);
+  history.replaceState({ id: shown.id, place: shown.place }, "");
+}
 showView();
