@@ -102,7 +102,7 @@ class GPTConfig:
         """The inverse of ``to_dict``. Raises ConfigError on an unknown field."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ConfigError(f"unknown setting of a model: {', '.join(map(str, unknown))}")
+            raise ConfigError(f"unknown setting of a model: {', '.join(map(repr, unknown))}")
         return cls(**values)
 
     def to_dict(self) -> dict:

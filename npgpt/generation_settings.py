@@ -88,8 +88,9 @@ class ChoiceSettings:
         "added to the logit of one token, given as text; can be given several times", CHOICE, repeatable=True,
     )  # fmt: skip
     bad_words: Sequence[str] = flag(
-        (), some_text, "this never appears, after a space neither; can be given several times", CHOICE, repeatable=True
-    )
+        (), some_text, "its tokens never come in a row, after a space neither; can be given several times", CHOICE,
+        repeatable=True,
+    )  # fmt: skip
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
     seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: a new one)", CHOICE)
 
@@ -111,13 +112,14 @@ def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
 def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: int) -> "Sampling":
     """The settings that ``Sampling`` has too, with ids instead of texts. Raises ConfigError and TokenizerError."""
     from npgpt.generation import Sampling
+    from npgpt.text.byte_pairs import BytePairTokenizer
 
     values = {f.name: getattr(settings, f.name) for f in fields(Sampling) if hasattr(settings, f.name)}
     if settings.greedy:
         values["temperature"] = 0.0
     values["logit_bias"] = {_one_token(text, tokenizer): bias for text, bias in settings.logit_bias}
-    # GPT-2's tokens of a word within a text begin with the space before it.
-    spaces = ("", " ") if tokenizer.name == "gpt2" else ("",)
+    # Tokens of a word within a text begin with the space before it.
+    spaces = ("", " ") if isinstance(tokenizer, BytePairTokenizer) else ("",)
     values["bad_words"] = [tokenizer.encode(space + word) for word in settings.bad_words for space in spaces]
     return Sampling(**values).without(range(tokenizer.vocab_size, vocab_size))  # a vocabulary may be padded
 

@@ -2,10 +2,22 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+
+def without_control(text: str) -> str:
+    """A text without the characters with which it could move a terminal's cursor, or change its title.
+
+    >>> without_control("a\\x1b[2Jb")
+    'a[2Jb'
+    """
+    return _CONTROL.sub("", text)
 
 
 class Messages:

@@ -183,5 +183,10 @@ def test_a_preset_that_there_is_not():
         GPTConfig.preset("gpt3")
 
 
+def test_a_strangers_setting_moves_no_cursor():
+    with pytest.raises(ConfigError, match=r"unknown setting of a model: '\\x1b\[2J', 'n_exp'$"):
+        GPTConfig.from_dict({"n_exp": 1, "\x1b[2J": 1, "n_layer": 1})
+
+
 def test_the_default_is_gpt2():
     assert GPTConfig() == GPTConfig.preset("gpt2")

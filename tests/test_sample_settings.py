@@ -13,7 +13,7 @@ import npgpt.generation_settings
 from npgpt import GPT
 from npgpt.generation import Decoder, Sampling, beam_search
 from npgpt.generation.token_lines import HEADER, token_line
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
+from npgpt.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 
 @pytest.fixture
@@ -64,6 +64,14 @@ def test_bad_words_of_gpt2_are_banned_after_a_space_too(monkeypatch):
     found = npgpt.generation_settings.sampling_of(settings, tokenizer, tokenizer.vocab_size).bad_words
     assert found == tuple(tuple(tokenizer.encode(text).tolist()) for text in ("the", " the", " a", "  a"))
     assert found[:2] == ((1169,), (262,))
+
+
+def test_bad_words_of_a_trained_encoding_are_banned_after_a_space_too():
+    tokenizer = BPETokenizer.from_texts([["the cat sat on the cat, and the cat ran to the cat. " * 9]], 280)
+    settings = npgpt.sample.SampleSettings(bad_words=["cat"])
+    found = npgpt.generation_settings.sampling_of(settings, tokenizer, tokenizer.vocab_size).bad_words
+    assert found == tuple(tuple(tokenizer.encode(text).tolist()) for text in ("cat", " cat"))
+    assert len(found[1]) == 1, "the space has become a part of the word's token"
 
 
 def test_ids_of_a_padded_vocabulary_are_never_drawn():

@@ -149,7 +149,8 @@ def validation_losses(monkeypatch):
         ([9, 5, 4, 4.5, 3.9, 4, 4, 3], ["--patience", 2], 6, 4),
         ([9, 5, 4, 4, 3], ["--patience", 1], 3, 2),  # as good is not better
         ([1, 5, 4, 3, 2, 1.5, 1.4, 1.3, 1.2], ["--patience", 1], 8, 8),  # the loss before the first step isn't one
-        ([9, 5, 4.5, 4.2, 4, 3], ["--patience", 2, "--min-delta", 0.6], 3, 3),  # better, but not by enough
+        ([9, 5, 4.8, 4.5, 4, 3], ["--patience", 2, "--min-delta", 0.6], 3, 3),  # better, but not by enough
+        ([9, 5, 4.6, 4.2, 3.9, 3.5, 3.2, 2.8, 2.5], ["--patience", 2, "--min-delta", 0.6], 8, 8),  # slowly
         ([9, 5, 4.5, 3.8, 3.7, 3.6, 1], ["--patience", 2, "--min-delta", 0.6], 5, 5),
         ([9, 5, 6, 7, 8, 9, 10, 11, 12], [], 8, 1),  # no patience, no end
     ],

@@ -9,7 +9,6 @@
 Nothing here knows a terminal or a network.
 """
 
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from npgpt.generation.prefix import shared_length
 from npgpt.generation.sampling import Sampling
 from npgpt.generation.stop import StopTexts
 from npgpt.generation.stream import stream
+from npgpt.streams import without_control
 from npgpt.text.conversation import NAMES, Message, check_content, check_order, message_text
 from npgpt.text.tokenizers import Tokenizer
 
@@ -31,8 +31,6 @@ NAME_STOP = tuple(f"\n{name}:" for name in NAMES.values())
 STOP = ("\n\n", *NAME_STOP)
 
 KEPT = 3 / 4  # of the room for a prompt, once something must be left out
-
-_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 class TooLong(DataError):
@@ -140,7 +138,7 @@ class AnswerText:
 
     def push(self, piece: str) -> str:
         """Take the next piece of text -> what can be shown now."""
-        text = self._space + _CONTROL.sub("", piece)
+        text = self._space + without_control(piece)
         if not self.so_far:
             text = text.lstrip()
         shown = text.rstrip()
@@ -174,7 +172,7 @@ class ConversationDecoder:
         self.ended, self.held_back = None, ""
         self._cache.lengths[0] = shared_length(self._ids[: self._cache.lengths[0]], prompt.ids)
         self._ids = prompt.ids.astype(np.int64)
-        texts, text = StopTexts(self.tokenizer, stop), AnswerText()
+        texts, text = StopTexts(self.tokenizer, stop, sampling.min_new_tokens), AnswerText()
         end = self.tokenizer.end_of_text
         tokens = stream(
             self.decoder, [prompt.ids], prompt.max_new_tokens, sampling, seed,

@@ -1,9 +1,11 @@
 """What a command shows of texts while they are made: one after the other, and how fast."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from time import perf_counter
 
 from npgpt.generation.token import Token
+from npgpt.streams import without_control
 
 RULE = "-" * 40  # between texts
 
@@ -11,7 +13,8 @@ RULE = "-" * 40  # between texts
 class Page:
     """Prints texts that are made at the same time one after the other, from row 0 on.
 
-    The first is printed as it is made, and when it has ended, what the next has got meanwhile, and so on.
+    The first is printed as it is made, and when it has ended, what the next has got meanwhile, and so on. A terminal
+    gets no control characters; files and pipes get the text as it is.
 
     >>> page = Page("One")
     One
@@ -25,15 +28,16 @@ class Page:
 
     def __init__(self, heading: str):
         """heading: stands before each text; that of the first one is printed now."""
-        self.heading = heading
+        self._shown = without_control if sys.stdout.isatty() else str
+        self.heading = self._shown(heading)
         self._row, self._headed = 0, True
         self._waiting: dict[int, str] = {}
         self._ended: set[int] = set()
-        print(heading, end="", flush=True)
+        print(self.heading, end="", flush=True)
 
     def add(self, row: int, text: str, ended: bool) -> None:
         """Take the next piece of a text, and whether it is the last."""
-        self._waiting[row] = self._waiting.get(row, "") + text
+        self._waiting[row] = self._waiting.get(row, "") + self._shown(text)
         if ended:
             self._ended.add(row)
         while self._row in self._waiting:

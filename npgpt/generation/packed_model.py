@@ -12,7 +12,7 @@ from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
-from npgpt.kernels.matmul import MAX_FEW_ROWS
+from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
 from npgpt.kernels.packed import PackedMatrix, columns, pack, unpack
 from npgpt.layers import LayerNorm, Module
 from npgpt.ops.embedding import check_ids
@@ -58,10 +58,14 @@ class PackedLinear(Module):
 
 
 def _matmul(x, W, bias=None):
-    """x W + bias, added up in the order of the packed product: ``matmul`` has another one for up to 3 rows."""
-    if len(x) > MAX_FEW_ROWS:
+    """x W + bias, added up in the order of the packed product.
+
+    ``matmul`` has another order for few rows and for small products, so more rows are put below x.
+    """
+    rows = max(MAX_FEW_ROWS, MAX_SMALL_PRODUCT // max(W.size, 1)) + 1
+    if len(x) >= rows:
         return kernels.matmul(x, W, bias)
-    padded = np.zeros((MAX_FEW_ROWS + 1, x.shape[1]), x.dtype)
+    padded = np.zeros((rows, x.shape[1]), x.dtype)
     padded[: len(x)] = x
     return kernels.matmul(padded, W, bias)[: len(x)]
 

@@ -51,7 +51,7 @@ class Samples:
     show_probs: bool = False
 
     def __post_init__(self):
-        self.texts = StopTexts(self.tokenizer, self.stop)
+        self.texts = StopTexts(self.tokenizer, self.stop, self.sampling.min_new_tokens)
         end = self.tokenizer.end_of_text
         self.stop_ids = () if end is None else (end,)
         self.speculations: list[Speculation] = []

@@ -28,7 +28,7 @@ from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import DraftModel, PromptLookup
 from npgpt.generation.logprobs import new_token
-from npgpt.generation.progress import Constraint
+from npgpt.generation.progress import Constraint, check_limits
 from npgpt.generation.sampling import History, Sampling, draw
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
@@ -99,9 +99,7 @@ class Speculation(Iterator[Token]):
         if self._ids.ndim != 1 or self._ids.size == 0:
             raise ValueError(f"ids must have shape (T,) with at least one token, not {self._ids.shape}")
         check_ids(self._ids, self._decoder.config.vocab_size)
-        for name, value, low in (("max_new_tokens", max_new_tokens, 0), ("drafted", drafted, 1)):
-            if value < low:
-                raise ConfigError(f"{name} must be at least {low}, not {value}")
+        check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), drafted=(drafted, 1), logprobs=(logprobs, 0))
         V = self._decoder.config.vocab_size
         if isinstance(self._draft, DraftModel) and self._draft.vocab_size != V:
             raise ConfigError(

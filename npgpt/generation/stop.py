@@ -53,6 +53,8 @@ class StopStrings:
 class StopTexts:
     """For ``stream(stop_if=...)``: turns each text's tokens into text, and ends it where one of some strings appears.
 
+    In a text's first ``minimum`` tokens no string is looked for: it can't end before.
+
     >>> from npgpt.text.tokenizers import ByteTokenizer
     >>> stops = StopTexts(ByteTokenizer(), ["END"])
     >>> [stops(Token(0, id)) for id in b"a END"]
@@ -61,16 +63,18 @@ class StopTexts:
     'a '
     """
 
-    def __init__(self, tokenizer: Tokenizer, strings: Iterable[str] = ()):
-        self.tokenizer, self.strings = tokenizer, tuple(strings)
+    def __init__(self, tokenizer: Tokenizer, strings: Iterable[str] = (), minimum: int = 0):
+        self.tokenizer, self.strings, self.minimum = tokenizer, tuple(strings), minimum
         StopStrings(self.strings)  # raises now if one can't be
         self._texts: dict[int, _StoppedText] = {}
 
     def __call__(self, token: Token) -> bool:
         """Take a token; whether its text ends with it. <|endoftext|> is no text, and doesn't end it."""
         text = self._texts.setdefault(token.row, _StoppedText(self.tokenizer, self.strings))
+        text.tokens += 1
         if token.id != self.tokenizer.end_of_text:
-            text.certain += text.stops.push(text.decoder.decode(token.id))
+            piece = text.decoder.decode(token.id)
+            text.certain += piece if text.tokens <= self.minimum else text.stops.push(piece)
         return text.stops.found
 
     def take(self, row: int, finished: bool = False) -> str:
@@ -87,3 +91,4 @@ class _StoppedText:
         self.decoder = tokenizer.decoder()
         self.stops = StopStrings(strings)
         self.certain = ""
+        self.tokens = 0

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.prefix import Prefix
-from npgpt.generation.progress import Constraint, TextInProgress, next_token
+from npgpt.generation.progress import Constraint, TextInProgress, check_limits, next_token
 from npgpt.generation.sampling import Sampling
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
@@ -75,13 +74,7 @@ def stream(
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     sampling = replace(sampling or Sampling(), **settings)
     prompts = _prompts(ids, decoder.config.vocab_size)
-    for name, value, low in (("max_new_tokens", max_new_tokens, 0), ("num_samples", num_samples, 1)):
-        if index(value) < low:
-            raise ConfigError(f"{name} must be at least {low}, not {value}")
-    if logprobs is not None and index(logprobs) < 0:
-        raise ConfigError(f"logprobs must be at least 0, not {logprobs}")
-    if max_seconds is not None and not max_seconds > 0:
-        raise ConfigError(f"max_seconds must be above 0, not {max_seconds}")
+    check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), num_samples=(num_samples, 1), logprobs=(logprobs, 0))
     stops = frozenset(map(index, stop_ids))
     texts = []
     for row in range(len(prompts) * num_samples):

@@ -27,7 +27,8 @@ from npgpt.kernels.packed_product import multiply_panels, packed_matmul_numpy
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 _WORTH_THREADS = 1 << 18  # bytes of weights
 MOST_MISSES = 3  # in a row, until the threading layer is taken to run threads one after the other
-_misses = 0
+STEPS_ALONE = 1000  # that one thread makes then, until several are tried again
+_misses = _alone = 0
 
 
 def decode_step_numpy(
@@ -80,7 +81,7 @@ def decode_step_numba(
     angles: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:  # fmt: skip
     """All threads go through all layers together and divide each product's columns, and the heads of all texts."""
-    global _misses
+    global _misses, _alone
     R, C = x.shape
     H, L = weights.n_head, len(weights.layers)
     _check(weights, x, keys, values, rows, lengths, angles)
@@ -104,14 +105,17 @@ def decode_step_numba(
         parts = _parts(weights)
         if run(parts):
             _misses = 0 if parts > 1 else _misses
+            _alone = max(_alone - 1, 0)
         else:  # the threads have not met, and nothing has been written
-            _misses += 1
             run(1)
+            _misses += 1
+            if _misses == MOST_MISSES:
+                _misses, _alone = 0, STEPS_ALONE
     return logits
 
 
 def _parts(weights):
-    return numba.get_num_threads() if _misses < MOST_MISSES and weights.nbytes >= _WORTH_THREADS else 1
+    return 1 if _alone or weights.nbytes < _WORTH_THREADS else numba.get_num_threads()
 
 
 def _check(weights, x, keys, values, rows, lengths, angles):

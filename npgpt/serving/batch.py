@@ -34,7 +34,7 @@ class Job:
         self.ids = np.asarray(request.ids, np.int64)
         self.cancelled = False
         self.reused = 0
-        self.stops = StopTexts(tokenizer, request.stop)
+        self.stops = StopTexts(tokenizer, request.stop, request.sampling.min_new_tokens)
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
 
     def begin(self, row: int, no_text: Iterable[int]) -> None:

@@ -167,7 +167,7 @@ class Sampled(_Strict):
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Only the k likeliest; 0, -1: all, the default.")
     min_p: float | None = Field(None, ge=0, le=1, description="Only tokens at least p times as likely as the first.")
     typical_p: float | None = Field(None, gt=0, le=1, description="Only tokens as surprising as usual, of this sum.")
-    repetition_penalty: float | None = Field(None, gt=0, le=1000, description="Divides logits of the text's tokens.")
+    repetition_penalty: float | None = Field(None, ge=0.01, le=1000, description="Divides logits of the text's tokens.")
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="For tokens that were made. Default: 0.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Each time they were. Default: 0.")
     logit_bias: _Biases = Field({}, description="{id of a token: what is added to its logit}. Default: none.")

@@ -80,7 +80,8 @@ class EarlyStopping:
     """The lowest validation loss so far, and how many evaluations ago there was progress.
 
     patience    so many evaluations without progress are the end; None: no limit
-    min_delta   by how much the loss must fall below the lowest one to count as progress
+    min_delta   by how much the loss must fall below what it was at the last progress to count as progress. So a slow
+                fall counts, too, when it has come to so much
 
     >>> stopping = EarlyStopping(patience=2)
     >>> [stopping.update(step, loss) for step, loss in [(10, 4.0), (20, 3.0), (30, 3.5), (40, 3.0)]]
@@ -91,7 +92,7 @@ class EarlyStopping:
 
     def __init__(self, patience: int | None = None, min_delta: float = 0.0):
         self.patience, self.min_delta = patience, min_delta
-        self.best = math.inf
+        self.best = self.reference = math.inf
         self.best_step: int | None = None
         self.evaluations_without_progress = 0
         self.reached = False  # not stored: a run that is resumed trains to its next evaluation
@@ -100,18 +101,22 @@ class EarlyStopping:
         """Note a validation loss; returns whether it is the lowest. That of the untrained model doesn't count."""
         if step == 0:
             return False
-        progress, lowest = loss < self.best - self.min_delta, loss < self.best
+        progress, lowest = loss < self.reference - self.min_delta, loss < self.best
         self.evaluations_without_progress = 0 if progress else self.evaluations_without_progress + 1
+        if progress:
+            self.reference = loss
         if lowest:
             self.best, self.best_step = loss, step
         self.reached = self.patience is not None and self.evaluations_without_progress >= self.patience
         return lowest
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "best_step", "evaluations_without_progress")}
+        names = ("best", "best_step", "reference", "evaluations_without_progress")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_step = float(state["best"]), state["best_step"]
+        self.reference = float(state.get("reference", state["best"]))  # older runs have none
         self.evaluations_without_progress = int(state["evaluations_without_progress"])
 
 

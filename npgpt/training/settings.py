@@ -168,6 +168,10 @@ class TrainSettings:
             raise ConfigError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}")
         if self.schedule == "constant" and not (self.min_lr is None and self.decay_steps is None):
             raise ConfigError("--schedule constant never falls: leave out --min-lr and --decay-steps")
+        if self.warmup is not None and self.decay_steps is not None and self.warmup > self.decay_steps:
+            raise ConfigError(
+                f"--warmup {self.warmup} is above --decay-steps {self.decay_steps}: --lr is never reached"
+            )
         if self.schedule != "wsd" and self.decay_fraction is not None:
             raise ConfigError(f"--decay-fraction is for --schedule wsd, not {self.schedule}")
         if self.val_fraction == 0 and self.patience is not None:

@@ -1,5 +1,6 @@
 """Which state of a run is the newest, and the newest that is whole; its name once another one has come."""
 
+import json
 import os
 import re
 
@@ -8,6 +9,7 @@ import pytest
 
 from checkpoints.small_states import CONFIG, arrays, arrays_of, assert_same, flip
 from npgpt.checkpoints import run_states, runs
+from npgpt.checkpoints.shared.checksums import KEY, check_texts
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.errors import CheckpointError, CheckpointWarning
 
@@ -72,6 +74,13 @@ def test_a_damaged_file_is_passed_over_with_a_warning(three_states):
     flip(three_states / "step-000001.safetensors", -1)
     with pytest.raises(CheckpointError, match=r"last\.safetensors"):
         run_states.load_newest(three_states)
+
+
+def test_a_text_that_is_not_what_was_written():
+    """A file's texts have checksums, too. Their names may be a stranger's."""
+    sums = {KEY: json.dumps({"tensors": {}, "texts": {"\x1b[2J": 1}})}
+    with pytest.raises(CheckpointError, match=r"f: __metadata__ '\\x1b\[2J' is not what was written"):
+        check_texts(sums, "f")
 
 
 def test_damaged_weights_are_not_sampled_from(three_states):

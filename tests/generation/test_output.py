@@ -13,8 +13,8 @@ from npgpt.generation.output import RULE, Page, Stopwatch
 class Terminal:
     """What was written, with "|" where it was flushed."""
 
-    def __init__(self):
-        self.written = []
+    def __init__(self, is_terminal=False):
+        self.written, self.is_terminal = [], is_terminal
 
     def write(self, text):
         self.written.append(text)
@@ -22,14 +22,17 @@ class Terminal:
     def flush(self):
         self.written.append("|")
 
+    def isatty(self):
+        return self.is_terminal
+
     @property
     def text(self):
         return "".join(self.written).replace("|", "")
 
 
-def shown(heading, pieces) -> str:
+def shown(heading, pieces, is_terminal=False) -> str:
     """pieces: (row, text, ended) in the order in which they are made."""
-    terminal, before = Terminal(), sys.stdout
+    terminal, before = Terminal(is_terminal), sys.stdout
     sys.stdout = terminal
     try:
         page = Page(heading)
@@ -53,6 +56,13 @@ def test_texts_stand_in_their_order_whatever_the_order_in_which_they_are_made(te
         number, piece = left[row].pop(0)
         made.append((row, piece, number == len(texts[row]) - 1))
     assert shown(">", made) == plainly(">", ["".join(text) for text in texts])
+
+
+def test_a_terminal_gets_no_control_characters():
+    """A model, or a stranger's prompt, could move its cursor or change its title."""
+    heading, piece = "\x1b]0;owned\x07>", "a\x1b[2J\r\tb\x9b\n"
+    assert shown(heading, [(0, piece, True)], is_terminal=True) == "]0;owned>a[2J\tb\n\n"
+    assert shown(heading, [(0, piece, True)]) == f"{heading}{piece}\n"
 
 
 def test_the_first_is_printed_as_it_is_made_and_the_next_from_when_it_has_ended():

@@ -36,6 +36,20 @@ def test_a_prompt_gives_the_same_before_and_after_steps(model, weights):
     assert np.abs(few - many).max() > 0.1
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("width", [8, 64])
+def test_packing_changes_no_bit_of_a_small_product(width, rows):
+    """The first request of a server gets the same logits as the same one later, when float32 weights are packed."""
+    config = GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=width)
+    decoder = Decoder(with_random_parameters(GPT(config, seed=3)), "f32")
+    cache = decoder.new_cache(rows)
+    prompts = [IDS[i : i + 7 + i] for i in range(rows)]
+    before = decoder.prefill(prompts, cache, list(range(rows)))
+    decoder.pack()
+    cache.lengths[:] = 0
+    np.testing.assert_array_equal(decoder.prefill(prompts, cache, list(range(rows))), before)
+
+
 def test_rounding_is_what_the_bits_say(model):
     """The more bits, the nearer are the logits to the model's own."""
     with no_grad():

@@ -266,9 +266,19 @@ def test_a_draft_with_another_vocabulary_is_refused(models):
         speculate(models["model"], other, [1], 5)
 
 
-@pytest.mark.parametrize(("name", "value"), [("drafted", 0), ("drafted", -1), ("max_new_tokens", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("drafted", 0),
+        ("drafted", -1),
+        ("max_new_tokens", -1),
+        ("logprobs", -1),
+        ("max_seconds", 0),
+        ("max_seconds", math.nan),
+    ],
+)
 def test_numbers_that_are_too_small_are_refused(models, name, value):
-    with pytest.raises(ConfigError, match=f"{name} must be at least"):
+    with pytest.raises(ConfigError, match=f"{name} must be "):
         speculate(models["model"], PromptLookup(), [1], **{"max_new_tokens": 5, name: value})
 
 

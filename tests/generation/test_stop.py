@@ -120,6 +120,21 @@ def test_each_row_has_its_own_text_and_its_own_end():
     assert stops.take(7) == ""  # a row that has made nothing
 
 
+@given(st.text("ab.", min_size=1, max_size=12), st.integers(0, 12))
+def test_no_string_ends_a_text_before_its_minimum(text, minimum):
+    """What follows the first tokens is looked at, and nothing else."""
+    stops, shown = StopTexts(ByteTokenizer(), [".", "ab"], minimum), ""
+    for id in text.encode():
+        found = stops(Token(0, id))
+        shown += stops.take(0)
+        if found:
+            break
+    shown += stops.take(0, finished=True)
+    ends = [place for string in (".", "ab") if (place := text.find(string, minimum)) >= 0]
+    assert found == bool(ends)
+    assert shown == text[: min(ends, key=lambda place: place + (text[place] == "a"))] if ends else shown == text
+
+
 def test_the_end_of_a_text_is_no_text():
     stops = StopTexts(ByteTokenizer(), ["endof"])
     assert not stops(Token(0, 97))

@@ -152,20 +152,26 @@ def test_a_copy_has_arrays_of_its_own():
 
 
 def test_threads_that_do_not_meet_leave_it_to_one(monkeypatch):
-    """A threading layer may run the parts one after the other. Here a barrier waits for one thread too many."""
+    """A threading layer may run the parts one after the other. Here a barrier waits for one thread too many.
+
+    After some such steps one thread is enough for a while. Then several are tried again.
+    """
     packed = PackedGPT(model_of(MODELS["wide, scores scaled by layer"]), "f32")
     ids = np.array([[1], [2], [3]])
     expected = steps(decode_step_numba, packed, ids, *empty_cache(packed.config), np.zeros(3, np.int64))
     monkeypatch.setattr(decode, "_misses", decode.MOST_MISSES - 1)
-    too_many = numba.config.NUMBA_NUM_THREADS + 1
+    monkeypatch.setattr(decode, "STEPS_ALONE", 1)
+    threads, too_many = decode._parts, numba.config.NUMBA_NUM_THREADS + 1
     monkeypatch.setattr(decode, "_parts", lambda weights: too_many)
     keys, values = empty_cache(packed.config)
     found = steps(decode_step_numba, packed, ids, keys, values, np.zeros(3, np.int64))
     assert (keys[:, ROWS, :, 0] != 99).all(), "nothing was computed"
-    monkeypatch.undo()
-    monkeypatch.setattr(decode, "_misses", decode.MOST_MISSES)
-    assert decode._parts(packed.decode_weights()) == 1, "tried again for each token"
     np.testing.assert_array_equal(found, expected)
+    assert (decode._misses, decode._alone) == (0, 1), "tried again for each token"
+    monkeypatch.setattr(decode, "_parts", threads)
+    assert decode._parts(packed.decode_weights()) == 1
+    steps(decode_step_numba, packed, ids, *empty_cache(packed.config), np.zeros(3, np.int64))
+    assert decode._parts(packed.decode_weights()) == numba.get_num_threads()
 
 
 @parallel_jit

@@ -83,6 +83,14 @@ def test_the_text_of_a_stop_string_is_left_out(server, ask):
     assert (choice["text"], choice["finish_reason"]) == (text[: text.index(text[3])], "stop")
 
 
+def test_no_stop_string_ends_a_text_before_min_tokens(server, ask):
+    text, _ = alone(server, "Once", 5, 30, temperature=0.7)
+    stop = {"stop": list(set(text))[:4], "max_tokens": 30, "seed": 5, "temperature": 0.7}
+    _, early = ask(prompt="Once", **stop)
+    _, late = ask(prompt="Once", min_tokens=20, **stop)
+    assert early["usage"]["completion_tokens"] < 20 <= late["usage"]["completion_tokens"]
+
+
 def test_a_stream_in_pieces_is_the_whole_text(server, ask):
     fields = {"prompt": ["Once", "No"], "max_tokens": 8, "seed": 5, "n": 2, "logprobs": 1, "echo": True}
     _, whole = ask(**fields)

@@ -71,6 +71,8 @@ def settings_values(draw):
         values.pop("patience", None)
     if "min_lr" in values:
         values["min_lr"] = min(values["min_lr"], values.get("lr", 1e-3))
+    if {"warmup", "decay_steps"} <= set(values):
+        values["warmup"] = min(values["warmup"], values["decay_steps"])
     return values
 
 
@@ -109,6 +111,7 @@ def test_a_stored_value_that_can_not_be(name, value):
         ({"init_from": "x", "preset": "nano", "tokenizer": "byte"}, "leave out --tokenizer, --preset"),
         ({"init_from": "x", "n_layer": 1, "bias": False}, "leave out --n-layer, --bias"),
         ({"lr": 1e-3, "min_lr": 2e-3}, "--min-lr 0.002 is above --lr 0.001"),
+        ({"warmup": 6, "decay_steps": 4}, "--warmup 6 is above --decay-steps 4: --lr is never reached"),
         ({"max_steps": 3, "time_budget": 1.0}, "--max-steps and --time-budget"),
         ({"epochs": 3.0, "time_budget": 1.0}, "--epochs and --time-budget"),
         ({"time_budget": 0.0}, "--time-budget 0 leaves no time"),

@@ -35,7 +35,7 @@ def check_texts(metadata: dict[str, str], path: object) -> dict[str, int]:
             raise CheckpointError(f"{path}: __metadata__ {KEY}: checksums were expected")
     for name, expected in texts.items():
         if _crc32(metadata.get(name, "")) != expected:
-            raise CheckpointError(f"{path}: __metadata__ {name[:200]} is not what was written: the file is damaged")
+            raise CheckpointError(f"{path}: __metadata__ {name[:200]!r} is not what was written: the file is damaged")
     return tensors
 
 
