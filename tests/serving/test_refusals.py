@@ -13,10 +13,10 @@ WRONG = [
     ("logprobs", 21), ("logprobs", True), ("echo", 1), ("stream", "yes"), ("stream_options", {"include_usage": True}),
     ("presence_penalty", 3), ("frequency_penalty", -3), ("best_of", 2), ("suffix", "x"), ("store", True),
     ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"257": 1}), ("logit_bias", [1]),
-    ("top_k", -2), ("min_p", 2), ("typical_p", 0), ("repetition_penalty", 0), ("repetition_penalty", 1e-40), ("min_tokens", -1),
+    ("top_k", -2), ("min_p", 2), ("typical_p", 0), ("repetition_penalty", 0), ("min_tokens", -1),
     ("prompt", []), ("prompt", 5), ("prompt", None), ("prompt", [[]]), ("prompt", [-1]), ("prompt", [257]),
     ("prompt", [10**30]), ("prompt", [1, "a"]), ("prompt", ["a", [1]]), ("prompt", [1.5]), ("prompt", [True]),
-    ("prompt", ["a"] * 129), ("unheard_of", 1), ("tools", []),
+    ("prompt", ["a"] * 129), ("unheard_of", 1), ("tools", []), ("repetition_penalty", 1e-40),
 ]  # fmt: skip
 
 
