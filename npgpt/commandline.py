@@ -8,8 +8,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from math import inf, isfinite
+from threading import Timer
 from typing import Any, NoReturn
 
 from npgpt.errors import CheckpointWarning, ConfigError, UserError
@@ -182,7 +184,7 @@ def run(main: Callable[[], int]) -> None:
     What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
     NPGPT_TRACEBACK=1 the traceback stands before each message. A signal's exit code is 128 and its number.
     """
-    with standard_streams(), warnings.catch_warnings():
+    with standard_streams(), warnings.catch_warnings(), _lost_interrupts_sent_again():
         warnings.showwarning = _show_warning
         sys.exit(_exit_code(main))
 
@@ -195,6 +197,33 @@ def _show_warning(message, category, filename, line_number, file=None, line=None
         sys.stderr.write(warnings.formatwarning(message, category, filename, line_number, line))
 
 
+@contextmanager
+def _lost_interrupts_sent_again():
+    """An interrupt that arrives in a callback or a destructor is printed and lost there: send its signal once more."""
+
+    def hook(unraisable):
+        if not isinstance(error := unraisable.exc_value, KeyboardInterrupt):
+            return before(unraisable)
+        Timer(0.05, os.kill, (os.getpid(), _code_of(error) - exit_code(0))).start()
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _code_of(interrupt):
+    return interrupt.exit_code if isinstance(interrupt, Stopped) else exit_code(signal.SIGINT)
+
+
+def _interrupt_behind(error):
+    """The interrupt that an import has turned into an ImportError, as NumPy's does; None if there is none."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _exit_code(main) -> int:
     try:
         _check_number_of_threads()
@@ -205,17 +234,32 @@ def _exit_code(main) -> int:
         code = 0
     except (KeyboardInterrupt, UserError, OSError, MemoryError) as error:
         code = explain(error)
+    except ImportError as error:
+        interrupt = _interrupt_behind(error)
+        if interrupt is None:
+            raise
+        code = explain(interrupt)
     return code
+
+
+def _said(error):
+    """An error in words. A file that was being written is named as it was to be called in the end."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory. {error}"
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | os.PathLike):
+        name = re.sub(r"(^|/)\.([^/]+)\.[0-9a-f]{8}\.npgpt-tmp$", r"\1\2", os.fspath(error.filename))
+        return f"{name}: {error.strerror}"
+    return str(error)
 
 
 def explain(error: BaseException) -> int:
     """Print why a command ends early, and return its exit code: a signal's, 2, or 1 for a mistake in npgpt."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-        return error.exit_code if isinstance(error, Stopped) else exit_code(signal.SIGINT)
+        return _code_of(error)
     expected = isinstance(error, UserError | OSError | MemoryError)
     if not expected or os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if expected:
-        print(f"error: {'not enough memory. ' if isinstance(error, MemoryError) else ''}{error}", file=sys.stderr)
+        print(f"error: {_said(error)}", file=sys.stderr)
     return 2 if expected else 1

@@ -6,7 +6,8 @@ Nothing heavy is imported before the flags are read.
 from pathlib import Path
 
 from npgpt.commandline import Parser, pathname, run
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError
+from npgpt.html_page import check_page
 
 SHIPPED = Path(__file__).with_name("teaching") / "model"
 PROMPT = "We went in to say whether the beam was false."  # the small model has read such words, and not this sentence
@@ -25,7 +26,7 @@ def main() -> int:
         "--out", metavar="FILE", type=pathname, default="explain.html", help="the page (default: explain.html)"
     )
     given = parser.parse_args()
-    _check_writable(Path(given.out))
+    check_page(given.out)
 
     from tqdm import tqdm
 
@@ -54,17 +55,6 @@ def main() -> int:
         file.write(text)
     print(f"{given.out}: open it in a browser ({len(text) / 1e6:.1f} MB)")
     return 0
-
-
-def _check_writable(out):
-    """Before the work, not after it."""
-    import os
-
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder: name a file with --out")
-    folder = out.resolve().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ConfigError(f"{out}: can't be written: {folder} is not a folder that you may write to")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class ChoiceSettings:
 
 def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
     """-> the file or folder that is meant, and the model's checkpoint, with the adapter if one is given."""
-    from npgpt.adapters.files import open_adapter, with_adapter
+    from npgpt.adapters.files import check_named_base, open_adapter, with_adapter
     from npgpt.checkpoints import open_checkpoint
     from npgpt.checkpoints.run_states import newest_run
 
@@ -105,7 +105,9 @@ def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
     if settings.adapter is not None:
         adapter = open_adapter(settings.adapter, settings.checkpoint)
         if settings.model is not None:  # which is taken as the base, whatever the adapter says
-            return path, with_adapter(open_checkpoint(settings.model), adapter)
+            base = open_checkpoint(settings.model)
+            check_named_base(adapter, base)
+            return path, with_adapter(base, adapter)
     return path, open_checkpoint(path, settings.checkpoint)
 
 

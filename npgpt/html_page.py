@@ -5,9 +5,15 @@ Data is put into it as JSON, which the page's scripts show as text: no name, no 
 
 import html
 import json
+import os
 import re
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
+
+from npgpt.errors import ConfigError
+
+GENERATOR = '<meta name="generator" content="npgpt">'  # at the beginning of each page
 
 
 def make_page(folder: Traversable, title: str, data: Any, scripts: tuple[str, ...]) -> str:
@@ -20,6 +26,25 @@ def make_page(folder: Traversable, title: str, data: Any, scripts: tuple[str, ..
         "scripts": "\n".join(texts[name] for name in scripts),
     }
     return re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], texts["page.html"])
+
+
+def check_page(out: str | Path) -> None:
+    """Raise ConfigError unless a page can be written there: where nothing is, or an earlier page of ours."""
+    out = Path(out)
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name a file with --out")
+    folder = out.resolve().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ConfigError(f"{out}: can't be written: {folder} is not a folder that you may write to")
+    if os.path.lexists(out) and not _is_page(out):
+        raise ConfigError(f"{out} is there already, and is no page of npgpt's: name another file with --out")
+
+
+def _is_page(path):
+    try:
+        return path.is_file() and GENERATOR.encode() in path.read_bytes()[:500]
+    except OSError:
+        return False
 
 
 def embedded(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import ConfigError
+from npgpt.html_page import check_page
 
 
 def main() -> int:
@@ -19,6 +20,9 @@ def main() -> int:
     for folder in folders:
         if folders.count(folder) > 1:
             raise ConfigError(f"{folder} is named twice")
+    out = Path(given.out or "comparison.html")
+    if given.out is not None or len(folders) > 1:
+        check_page(out)
 
     from npgpt.checkpoints import runs
     from npgpt.checkpoints.shared.atomic import atomic_write
@@ -29,7 +33,7 @@ def main() -> int:
         out, skipped = folders[0] / runs.REPORT_FILE, {folders[0]: write_report(folders[0])}
     else:
         records = [read_record(folder) for folder in folders]
-        out, skipped = Path(given.out or "comparison.html"), {record.path: record.skipped for record in records}
+        skipped = {record.path: record.skipped for record in records}
         with atomic_write(out) as file:
             file.write(page(records).encode())
     for folder, lines in skipped.items():

@@ -2,16 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
+from npgpt.commandline import Parser, as_flag, choice, count, flag, number, pathname, run, use_threads
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.generation_settings import ChoiceSettings, ModelSettings, open_model, sampling_of, some_text
 
 TEXT, SEARCH = "text", "beam search"
 DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"
 PROMPT_LIMIT = 16 * 2**20  # bytes; a model sees a few thousand at once
+ONLY_DRAWING = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed", "show_probs", "max_seconds", "regex",
+    "choices", "draft",
+)  # fmt: skip
 EARLY_STOPPING: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
 
 
@@ -65,9 +69,10 @@ class SampleSettings(ChoiceSettings, TextSettings, ModelSettings):
         if self.beams is not None:
             if self.num_samples > self.beams:
                 raise ConfigError(f"--num-samples {self.num_samples}: a search finds no more texts than --beams")
-            for name in ("show_probs", "max_seconds", "regex", "choices", "draft"):
-                if getattr(self, name):
-                    raise ConfigError(f"--{name.replace('_', '-')} goes with drawing, not with --beams: leave one out")
+            defaults = {f.name: f.default for f in fields(self)}
+            for name in ONLY_DRAWING:
+                if getattr(self, name) != defaults[name]:
+                    raise ConfigError(f"{as_flag(name)} goes with drawing, not with --beams: leave one out")
 
 
 def main() -> int:
@@ -88,6 +93,8 @@ def main() -> int:
     if prompt is None:
         prompt = _prompt_of_training(path)
     ids = tokenizer.encode_prompt(prompt)
+    if len(ids) > (seen := checkpoint.config.block_size):
+        print(f"the model sees the last {seen:,} of the prompt's {len(ids):,} tokens", file=sys.stderr)
     sampling = sampling_of(settings, tokenizer, checkpoint.config.vocab_size)
     constraint = _constraint(settings, tokenizer, checkpoint.config.vocab_size)
     draft = None if settings.draft in (None, "lookup") else _open_draft(settings.draft, tokenizer, checkpoint.config)

@@ -1,7 +1,9 @@
 """What the commands do with what is typed: flags and their spellings, help, and how a process ends."""
 
 import io
+import subprocess
 import sys
+import textwrap
 import warnings
 from unittest import mock
 
@@ -14,6 +16,7 @@ from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS
 from npgpt.errors import CheckpointWarning, UserError
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
+from npgpt.signals import Stopped
 from npgpt.text import LOSSES
 from npgpt.training.settings import TrainSettings
 
@@ -189,6 +192,8 @@ def test_flags_that_contradict_each_other(folder):
         (["--beams", 2, "--max-seconds", 1], "--max-seconds goes with drawing, not with --beams"),
         (["--beams", 2, "--regex", "a"], "--regex goes with drawing, not with --beams"),
         (["--beams", 2, "--choices", "a", "--choices", "b"], "--choices goes with drawing, not with --beams"),
+        (["--beams", 2, "--top-k", 3], "--top-k goes with drawing, not with --beams"),
+        (["--beams", 2, "--seed", 0], "--seed goes with drawing, not with --beams"),
         (["--beams", 2, "--draft", "lookup"], "--draft goes with drawing, not with --beams"),
         (["--regex", "a", "--choices", "a", "--choices", "b"], "--regex and --choices"),
         (["--choices", "a"], "--choices"),
@@ -299,10 +304,43 @@ def test_how_a_process_ends():
     assert ends(lambda: 0) == (0, "", "")
     assert ends(raises(UserError("two\nlines"))) == (2, "", "error: two\nlines\n")
     assert ends(raises(KeyboardInterrupt())) == (130, "", "stopped\n")
-    assert ends(raises(OSError(28, "No space left", "x"))) == (2, "", "error: [Errno 28] No space left: 'x'\n")
+    assert ends(raises(OSError(28, "No space left", "x"))) == (2, "", "error: x: No space left\n")
+    temporary = OSError(28, "No space left", "/a b/.x.bin.0123abcd.npgpt-tmp")
+    assert ends(raises(temporary)) == (2, "", "error: /a b/x.bin: No space left\n")
+    assert ends(raises(OSError("by itself"))) == (2, "", "error: by itself\n")
     assert ends(raises(MemoryError("Unable"))) == (2, "", "error: not enough memory. Unable\n")
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         commandline.run(raises(ZeroDivisionError()))
+
+
+def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
+    def main():
+        try:
+            raise Stopped(15)
+        except KeyboardInterrupt as error:
+            raise ImportError("please read this") from error
+
+    assert ends(main) == (143, "", "stopped\n")
+    with pytest.raises(ImportError):
+        commandline.run(raises(ImportError("no such module")))
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost():
+    script = """
+        import time
+        from npgpt.commandline import run
+
+        class Interrupted:
+            def __del__(self):
+                raise KeyboardInterrupt
+
+        def main():
+            Interrupted()
+            time.sleep(20)
+
+        run(main)"""
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
 
 
 def test_the_traceback_behind_a_message(monkeypatch):

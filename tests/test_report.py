@@ -41,7 +41,9 @@ def test_mistakes(runs):
     refused("report", cwd=runs, words=["RUN"])
     refused("report", "a", "gone", cwd=runs, words=["gone is not the folder of a run"])
     refused("report", "a", "a", cwd=runs, words=["a is named twice"])
-    refused("report", "a", "b", "--out", "gone/x.html", cwd=runs, words=["No such file or directory"])
+    refused("report", "a", "b", "--out", "gone/x.html", cwd=runs, words=["gone is not a folder that you may"])
+    for there in ("a/config.json", "b/metrics.jsonl", "a"):
+        refused("report", "a", "--out", there, cwd=runs, words=[f"{there} is ", "name a"])
     (runs / "a" / "metrics.jsonl").write_bytes(b"\x00" * 100 + b"\n")
     refused("report", "a", cwd=runs, words=["a/metrics.jsonl: no losses are in it"])
 

@@ -157,6 +157,9 @@ def test_each_token_is_flushed(work, monkeypatch, tokens):
         def flush(self):
             written.append("|")
 
+        def isatty(self):
+            return False
+
     make_run(work / "runs" / "c", tokenizer=ByteTokenizer())
     monkeypatch.chdir(work)
     tokens("aé!.".encode())

@@ -233,4 +233,6 @@ def test_how_fast(work):
     assert ended.err.startswith("24 new; prefill: 4 tokens in ")
     assert "; decoding: 22 tokens in " in ended.err
     long = command("sample", "--prompt", "the " * 9, "--max-new-tokens", 1, cwd=work)
-    assert long.err.startswith("1 new; prefill: 16 tokens in ")  # the context
+    cut, speed = long.err.splitlines()
+    assert cut == "the model sees the last 16 of the prompt's 36 tokens"
+    assert speed.startswith("1 new; prefill: 16 tokens in ")

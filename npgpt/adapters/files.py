@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,9 @@ from npgpt.checkpoints.shared.checksums import check_tensor, check_texts
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import parse_json
+from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import BASE_FORMATS
-from npgpt.errors import CheckpointError, ConfigError
+from npgpt.errors import CheckpointError, CheckpointWarning, ConfigError
 
 METADATA_KEY = "npgpt_adapter"
 PIECE = 16 << 20  # bytes of a file that are read at a time
@@ -143,6 +145,21 @@ def open_base(adapter: Adapter, open_checkpoint: Callable[[str], Checkpoint]) ->
             f"put the old one back, or name a base yourself: python -m npgpt.sample --model BASE --adapter PATH"
         )
     return base
+
+
+def check_named_base(adapter: Adapter, base: Checkpoint) -> None:
+    """For a base that the user names. Warns if its weights are not those that the adapter was trained beside.
+
+    Raises CheckpointError if its tokens are others than those of the adapter's run.
+    """
+    stored = adapter.source and adapter.source.with_name(runs.TOKENIZER_FILE)
+    if stored and stored.exists() and base.tokenizer is not None:
+        own = read_tokenizer(stored)
+        if own.to_dict() != base.tokenizer.to_dict():
+            raise CheckpointError(f"{base.source}: its tokens are others than those of the adapter {adapter.source}")
+    if adapter.checksum is not None and checksum_of(base) != adapter.checksum:
+        said = f"{adapter.source} was trained beside another model than {base.source}: the texts may be bad"
+        warnings.warn(said, CheckpointWarning, stacklevel=2)
 
 
 def with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:

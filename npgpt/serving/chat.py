@@ -112,7 +112,7 @@ class _Work:
         request = Request(
             ids=self.ids,
             max_new_tokens=self.served.room(self.ids, getattr(asked, param), self.served.block_size, param),
-            sampling=self.served.sampling(asked),
+            sampling=self.served.sampling(asked, getattr(asked, param)),
             stop_ids=self.served.stop_ids,
             stop=(*STOP, *asked.stop),
             logprobs=asked.top_logprobs or 0 if asked.logprobs else None,

@@ -60,7 +60,7 @@ class _Work:
             Request(
                 ids=ids,
                 max_new_tokens=self.served.room(ids, asked.max_tokens, DEFAULT_TOKENS),
-                sampling=self.served.sampling(asked),
+                sampling=self.served.sampling(asked, asked.max_tokens),
                 seed=None if asked.seed is None else asked.seed + i,
                 stop_ids=self.served.stop_ids,
                 stop=asked.stop,
@@ -136,8 +136,10 @@ class _Text:
 
     def _logprobs(self, id, found):
         """Of one token; the first of a prompt has none."""
-        offset = self._offset
-        self._offset += len(self._decoder.decode(int(id)))
+        piece, alone = self._decoder.decode(int(id)), self.tokenizer.decoder().decode(int(id))
+        # What the tokens before had left of a character comes with this one, if it doesn't go on with it.
+        offset = self._offset + (len(piece) - len(alone) if piece.endswith(alone) else 0)
+        self._offset += len(piece)
         text = token_text(self.tokenizer, int(id))
         top = None
         if found is not None:

@@ -1,12 +1,15 @@
 """The flags of ``python -m npgpt.serve``, and who may ask the server. Nothing heavy is imported."""
 
+import errno
 import os
+import re
 import socket
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from npgpt.commandline import count, flag, number, pathname
+from npgpt.commandline import FlagType, count, flag, number, pathname
 from npgpt.errors import ConfigError
 from npgpt.generation_settings import MODEL, ModelSettings
 
@@ -15,6 +18,13 @@ TOKEN_VARIABLE = "NPGPT_SERVE_TOKEN"
 MIN_TOKEN, MAX_TOKEN = 16, 4096  # characters
 
 _seconds = number("SECONDS", 0, 3600, open_low=True)
+
+
+def _host_name(text):
+    """A name as a browser sends it: one with a scheme, a port or a path would never be met."""
+    if not re.fullmatch(r"[\w.-]+", text, re.ASCII) and as_address(text) is None:
+        raise ArgumentTypeError(f"{text!r} is not a host's name alone, such as gpt.example.org")
+    return text
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class ServeSettings(ModelSettings):
     )  # fmt: skip
     port: int = flag(8000, number("N", 0, 65535, whole=True), "0 is a free one", ADDRESS)
     allow_host: Sequence[str] = flag(
-        (), pathname, "another name that this server has; can be given several times", ADDRESS, metavar="NAME",
+        (), FlagType("NAME", _host_name), "another name that this server has; can be given several times", ADDRESS,
         repeatable=True,
     )  # fmt: skip
     token: str | None = flag(
@@ -89,10 +99,12 @@ def bind(host: str, port: int) -> socket.socket:
         bound.listen(min(socket.SOMAXCONN, 1024))
     except OSError as error:
         bound.close()
-        raise ConfigError(
-            f"can't listen at {host} port {port}: {error.strerror}.\n"
-            "Give another port with --port N, or end the program that has this one."
-        ) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"--host {host}: this computer has no such address") from None
+        advice = "Give another port with --port N, or end the program that has this one."
+        if error.errno == errno.EACCES:
+            advice = "Give a port from 1024 on with --port N: those below are the system's."
+        raise ConfigError(f"can't listen at {host} port {port}: {error.strerror}.\n{advice}") from None
     return bound
 
 

@@ -186,8 +186,10 @@ def test_a_base_that_has_changed_or_is_gone(trained, tmp_path):
     weights.write_bytes((tmp_path / "base" / "step-000000.safetensors").read_bytes())
     for typed in (("train", "--resume", "run", "--max-steps", 4), ("sample", "--model", "run")):
         refused(*typed, cwd=tmp_path, words=["base", "has changed since the adapter was trained"])
-    # A base that is named is taken as it is.
-    assert command("sample", "--model", "base", "--adapter", "run", "--max-new-tokens", 2, cwd=tmp_path).code == 0
+    # A base that is named is taken as it is, with a warning.
+    ended = command("sample", "--model", "base", "--adapter", "run", "--max-new-tokens", 2, cwd=tmp_path)
+    assert ended.code == 0
+    assert "warning: run/last.safetensors was trained beside another model than base/last.safetensors" in ended.err
     weights.write_bytes(whole)
     assert command("sample", "--model", "run", "--max-new-tokens", 2, cwd=tmp_path).code == 0
     (tmp_path / "base").rename(tmp_path / "moved")
@@ -210,6 +212,9 @@ def test_an_adapter_of_another_model(trained, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     train(tmp_path, "text.txt", *QUICK, "--n-embd", 16, "--out", "other")
     refused("sample", "--model", "other", "--adapter", trained / "lora", cwd=tmp_path, words=["it is another model's"])
+    train(tmp_path, "text.txt", *QUICK, "--tokenizer", "char", "--out", "characters")
+    named = ("--model", "characters", "--adapter", trained / "lora")
+    refused("sample", *named, cwd=tmp_path, words=["its tokens are others than those of the adapter"])
 
 
 MISTAKES = {

@@ -106,6 +106,21 @@ def test_a_stream_in_pieces_is_the_whole_text(server, ask):
     assert {chunk["id"] for chunk in chunks} == {chunks[0]["id"]}
 
 
+@pytest.mark.parametrize(
+    ("data", "text", "offsets"),
+    [
+        (b"v\xecfg", "v\ufffdfg", [0, 1, 2, 3]),
+        (b"\xf0\x9f\x98a", "\ufffda", [0, 0, 0, 1]),
+        ("né€".encode(), "né€", [0, 1, 1, 2, 2, 2]),
+        (b"\xe2\xe2\x82\xac", "\ufffd€", [0, 1, 1, 1]),
+    ],
+)
+def test_offsets_where_a_character_is_incomplete(ask, data, text, offsets):
+    _, answer = ask(prompt=list(data), max_tokens=0, echo=True, logprobs=0)
+    choice = answer["choices"][0]
+    assert (choice["text"], choice["logprobs"]["text_offset"]) == (text, offsets)
+
+
 def test_echo_has_the_logprobs_of_the_prompt(server, ask):
     prompt = "The né"
     _, answer = ask(prompt=prompt, max_tokens=1, logprobs=2, echo=True, temperature=0)

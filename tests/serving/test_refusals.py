@@ -16,7 +16,7 @@ WRONG = [
     ("top_k", -2), ("min_p", 2), ("typical_p", 0), ("repetition_penalty", 0), ("min_tokens", -1),
     ("prompt", []), ("prompt", 5), ("prompt", None), ("prompt", [[]]), ("prompt", [-1]), ("prompt", [257]),
     ("prompt", [10**30]), ("prompt", [1, "a"]), ("prompt", ["a", [1]]), ("prompt", [1.5]), ("prompt", [True]),
-    ("prompt", ["a"] * 129), ("unheard_of", 1), ("tools", []), ("repetition_penalty", 1e-40),
+    ("prompt", ["a"] * 129), ("unheard_of", 1), ("tools", []), ("repetition_penalty", 1e-40), ("min_tokens", 2),
 ]  # fmt: skip
 
 
