@@ -26,6 +26,9 @@ def main() -> int:
     given = parser.parse_args()
     src, dst = given.src, given.dst
     if given.diff:
+        for flag, value in (("--to", given.to), ("--dtype", given.dtype), ("--merge", given.merge)):
+            if value:
+                raise ConfigError(f"--diff writes nothing: leave out {flag}")
         return _print_differences(src, dst, given.checkpoint)
     if given.to == "peft":
         return _write_adapter(given)
@@ -76,12 +79,19 @@ def _write_adapter(given) -> int:
     return 0
 
 
+def _different(first, second):
+    """Yield (setting, its two values) where two configurations differ. An n_inner of None is one of 4 n_embd."""
+    meaning = {"n_inner": "inner_size", "qkv_bias": "has_qkv_bias"}
+    for name, value in first.to_dict().items():
+        other, means = getattr(second, name), meaning.get(name, name)
+        if value != other and getattr(first, means) != getattr(second, means):
+            yield name, value, other
+
+
 def _lost(before, after):
     """Yield what the format could not store, a line each."""
-    for name, value in before.config.to_dict().items():
-        now = getattr(after.config, name)
-        if now != value:
-            yield f"{name} = {value}: it reads as {now}"
+    for name, value, now in _different(before.config, after.config):
+        yield f"{name} = {value}: it reads as {now}"
     tokenizer, found = before.tokenizer, after.tokenizer
     if tokenizer and not (found and found.to_dict() == tokenizer.to_dict()):
         yield f"the tokenizer ({tokenizer.name})"
@@ -95,12 +105,10 @@ def _print_differences(a: str, b: str, checkpoint: str) -> int:
 
     first, second = find_checkpoint(a, checkpoint), find_checkpoint(b, checkpoint)
     differ = 0
-    for name, value in first.config.to_dict().items():
-        other = getattr(second.config, name)
-        if value != other:
-            differ += name != "dropout"
-            note = " (of training: no difference)" if name == "dropout" else ""
-            print(f"config {name}: {value} and {other}{note}")
+    for name, value, other in _different(first.config, second.config):
+        differ += name != "dropout"
+        note = " (of training: no difference)" if name == "dropout" else ""
+        print(f"config {name}: {value} and {other}{note}")
     xs, ys = first.streaming(), second.streaming()
     names = list(xs | ys)
     for name in names:

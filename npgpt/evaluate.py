@@ -119,9 +119,12 @@ def _window(settings, names, checkpoints) -> tuple[int, int]:
 def _tokenizer(names, checkpoints):
     """The models' common tokenizer."""
     first, *others = (checkpoint.require_tokenizer() for checkpoint in checkpoints)
-    sizes = {checkpoint.config.vocab_size for checkpoint in checkpoints}
-    if len(sizes) > 1 or any(other.to_dict() != first.to_dict() for other in others):
+    sizes = [checkpoint.config.vocab_size for checkpoint in checkpoints]
+    if any(other.to_dict() != first.to_dict() for other in others):
         raise ConfigError(f"{' and '.join(names)} have different tokens, so their distributions can't be compared")
+    if len(set(sizes)) > 1:
+        counts = " and ".join(f"{size:,}" for size in sizes)
+        raise ConfigError(f"{' and '.join(names)} have {counts} ids: one is padded, so they can't be compared")
     return first
 
 

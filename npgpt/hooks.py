@@ -1,7 +1,9 @@
 """Forward hooks: watch what the parts of a model give, without a word about it in the model."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from npgpt.layers import Module
@@ -26,8 +28,8 @@ def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[N
     """Within the block, see(name, y) is called each time that a part of ``model`` has computed y.
 
     What ``see`` returns is ignored, and it must not change y; so results are the same, bit for bit, as without it. A
-    block may stand inside another one. It replaces ``Module.__call__`` for all models meanwhile, and therefore for all
-    threads; other models only pass through.
+    block may stand inside another one. ``Module.__call__`` is another one meanwhile, for all models and threads; other
+    models only pass through.
 
     >>> from npgpt import GPT, GPTConfig
     >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
@@ -40,16 +42,40 @@ def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[N
     ...
     """
     names = {module: name for name, module in named_modules(model)}
-    call = Module.__call__
 
-    def watched(self, *inputs, **named):
-        y = call(self, *inputs, **named)
-        if self in names:
-            see(names[self], y)
+    def watched(call, module, *inputs, **named):
+        y = call(module, *inputs, **named)
+        if module in names:
+            see(names[module], y)
         return y
 
-    Module.__call__ = watched  # type: ignore[method-assign]
+    with calls_through(watched):
+        yield
+
+
+@contextmanager
+def calls_through(around: Callable[..., Tensor]) -> Iterator[None]:
+    """Within the block, around(call, module, *inputs) stands for module(*inputs), for all threads.
+
+    Blocks may end in any order, in any thread: the one that was opened last is outermost.
+    """
+    with _lock:
+        _around.append(around)
+        Module.__call__ = _through_all  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Module.__call__ = call  # type: ignore[method-assign]
+        with _lock:
+            _around.remove(around)
+            if not _around:
+                Module.__call__ = _plain_call  # type: ignore[method-assign]
+
+
+_plain_call, _around, _lock = Module.__call__, [], threading.Lock()
+
+
+def _through_all(self, *inputs, **named):
+    call = _plain_call
+    for around in tuple(_around):
+        call = partial(around, call)
+    return call(self, *inputs, **named)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,18 @@ from npgpt import ops
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.tensor import Tensor
+
+_dropout_is_off = ContextVar("npgpt_dropout_is_off", default=False)
+
+
+@contextmanager
+def dropout_off() -> Iterator[None]:
+    """Within the block this thread drops nothing, as after ``eval()``, which would be for all threads."""
+    token = _dropout_is_off.set(True)
+    try:
+        yield
+    finally:
+        _dropout_is_off.reset(token)
 
 
 class Module:
@@ -132,11 +146,15 @@ class Dropout(Module):
         self.p = p
         self.rng = rng
 
+    @property
+    def is_on(self) -> bool:
+        return self.training and self.p > 0 and not _dropout_is_off.get()
+
     def draw_seed(self) -> int:
         return int(self.rng.integers(2**64, dtype=np.uint64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.dropout(x, self.p, self.draw_seed()) if self.training and self.p else x
+        return ops.dropout(x, self.p, self.draw_seed()) if self.is_on else x
 
 
 class CausalSelfAttention(Module):
@@ -158,7 +176,7 @@ class CausalSelfAttention(Module):
         qkv = self.c_attn(x)
         if self.rotary:
             qkv = ops.rotary(qkv, self.n_head, first=0 if cache is None else cache.length)
-        p = self.attn_dropout.p if self.training else 0.0
+        p = self.attn_dropout.p if self.attn_dropout.is_on else 0.0
         seed = self.attn_dropout.draw_seed() if p else 0
         y = ops.causal_self_attention(qkv, self.n_head, self.scale, padding_mask, p, seed, cache)
         return self.resid_dropout(self.c_proj(y))

@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 
 from npgpt import kernels
+from npgpt.errors import ConfigError
 from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.name_patterns import matching
 from npgpt.tensor import Tensor
@@ -48,7 +49,12 @@ class AdamW:
         lr_for: Mapping[str, float] | None = None,
     ):
         keep_freed_memory()
-        named = dict(named_parameters)
+        pairs = list(named_parameters)
+        if not all(isinstance(pair, tuple) for pair in pairs):
+            raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
+        if lr == 0 and lr_for:
+            raise ConfigError("lr_for is relative to lr, which can't be 0 then")
+        named = dict(pairs)
         self.parameters = {name: p for name, p in named.items() if p.requires_grad}
         self._frozen = {name: p for name, p in named.items() if not p.requires_grad}
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
@@ -77,6 +83,10 @@ class AdamW:
         for name, p in changed.items():
             if not p.data.flags.writeable:
                 raise ValueError(f"parameter {name} is read-only: load the model's weights before training it")
+            if not p.data.flags.c_contiguous:
+                raise ValueError(f"parameter {name} is not contiguous: make it of np.ascontiguousarray(data)")
+            if p.grad.shape != p.shape:
+                raise ValueError(f"parameter {name} has shape {p.shape}, and its gradient {p.grad.shape}")
         self.steps += 1
         for factor in dict.fromkeys(self.lr_factors.values()):
             group = {name: p for name, p in changed.items() if self.lr_factors[name] == factor}
@@ -114,7 +124,7 @@ class AdamW:
         self.steps = steps
 
 
-def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their norm, taken as one long vector, is at most ``max_norm``.
 
     Returns the norm before (Pascanu, Mikolov & Bengio 2013). If it is NaN or infinite, the gradients stay as they are.
@@ -126,13 +136,14 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
     >>> p.grad
     array([0.6, 0.8], dtype=float32)
     """
+    parameters = list(parameters)
     norm = grad_norm(parameters)
     if (scale := clip_scale(norm, max_norm)) < 1:
         kernels.scale([p.grad for p in parameters if p.grad is not None], scale)
     return norm
 
 
-def grad_norm(parameters: list[Tensor]) -> float:
+def grad_norm(parameters: Iterable[Tensor]) -> float:
     """The norm of all gradients, taken as one long vector."""
     return math.sqrt(kernels.sum_of_squares([p.grad for p in parameters if p.grad is not None]))
 

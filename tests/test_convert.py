@@ -75,6 +75,14 @@ def test_diff_lists_tensors_and_settings_that_differ(source, model):
         f"h.1.mlp.c_fc.bias          differs by up to 0.5, {relative:.3g} of its norm",
         "28 tensors, 1 differences",
     ]
+    spelled = GPTConfig(**{**CONFIG.to_dict(), "n_inner": 4 * CONFIG.n_embd, "qkv_bias": CONFIG.bias})
+    save(with_random_parameters(GPT(spelled)), source / "spelled.safetensors", "safetensors")
+    save(with_random_parameters(GPT(CONFIG)), source / "default.safetensors", "safetensors")
+    ended = command("convert", "spelled.safetensors", "default.safetensors", "--diff", cwd=source)
+    assert (ended.code, ended.out) == (0, "28 tensors, all equal\n")
+    refused(
+        "convert", "source", "spelled.safetensors", "--diff", "--dtype", "F16", cwd=source, words=["leave out --dtype"]
+    )
     smaller = with_random_parameters(
         GPT(GPTConfig(**{**CONFIG.to_dict(), "n_layer": 1, "n_inner": 32, "dropout": 0.1}))
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npgpt import GPT, GPTConfig
+from npgpt import GPT, GPTConfig, trace
 from npgpt.hooks import forward_hook, named_modules
 from npgpt.layers import Module
 
@@ -45,6 +45,22 @@ def test_other_models_are_not_seen_and_blocks_may_be_nested():
         first.wte(IDS), second.wte(IDS)
     first.wte(IDS)
     assert seen == ["first", "second", "first"]
+
+
+def test_blocks_may_end_in_any_order():
+    """As in two threads, or where a trace ends within a hook's block."""
+    before, model, seen = Module.__call__, GPT(CONFIG), []
+    blocks = {name: forward_hook(model, lambda _, y, name=name: seen.append(name)) for name in "ab"}
+    blocks["a"].__enter__()
+    with trace():
+        blocks["b"].__enter__()
+        model.wte(IDS)
+    blocks["a"].__exit__(None, None, None)
+    model.wte(IDS)
+    blocks["b"].__exit__(None, None, None)
+    model.wte(IDS)
+    assert seen == ["a", "b", "b"]
+    assert Module.__call__ is before
 
 
 def test_nothing_stays_after_an_error():

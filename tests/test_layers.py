@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers.models import with_random_parameters
 from npgpt import Tensor
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
-from npgpt.layers import MLP, Dropout, LayerNorm, Linear, Module
+from npgpt.layers import MLP, Dropout, LayerNorm, Linear, Module, dropout_off
 
 CONFIG = GPTConfig(vocab_size=11, block_size=5, n_layer=2, n_head=3, n_embd=6, n_inner=7)
 B, T, C = 2, 5, 6
@@ -183,3 +184,15 @@ def test_dropout_that_is_off_draws_nothing_and_changes_nothing(p, training):
     x = Tensor(random(10))
     assert layer(x) is x
     assert layer.rng.bit_generator.state == state
+
+
+def test_dropout_off_is_for_its_thread_alone():
+    layer, x = dropout(0.5), Tensor(np.ones(1000))
+    elsewhere = []
+    with dropout_off():
+        assert layer(x) is x
+        thread = threading.Thread(target=lambda: elsewhere.append(layer(x)))
+        thread.start(), thread.join()
+    assert layer.training
+    assert elsewhere[0] is not x
+    assert layer(x) is not x

@@ -7,6 +7,7 @@ import pytest
 from helpers.tolerances import FLOAT32_EXTRA, FLOAT32_TIMES_TORCH, FLOAT64_VALUE, rounding
 
 from npgpt import Tensor, optim
+from npgpt.errors import ConfigError
 from npgpt.optim import AdamW, clip_grad_norm, clip_scale, grad_norm
 
 # "a" to "d" are matrices, embeddings or stacks, which decay; the others have one dimension or none.
@@ -311,3 +312,32 @@ def test_clipping_nothing():
         p.grad[...] = 0
     assert clip_grad_norm(parameters, 1.0) == 0
     assert norm(parameters) == 0
+
+
+def test_parameters_may_come_one_by_one():
+    parameters = {name: Tensor(array, requires_grad=True) for name, array in arrays(np.float64).items()}
+    for p in parameters.values():
+        p.grad = np.full(p.shape, 3.0)
+    norm = clip_grad_norm((p for p in parameters.values()), 1.0)
+    assert grad_norm(p for p in parameters.values()) == pytest.approx(1.0)
+    assert norm == pytest.approx(3 * math.sqrt(sum(p.size for p in parameters.values())))
+
+
+def test_what_no_step_can_be_made_of_changes_nothing():
+    a, b = Tensor(np.ones((2, 3)), requires_grad=True), Tensor(np.ones((3, 2)).T, requires_grad=True)
+    optimizer = AdamW([("a", a), ("b", b)], lr=0.1, lr_for={"b": 0.01})
+    a.grad, b.grad = np.ones((2, 3)), np.ones((2, 3))
+    with pytest.raises(ValueError, match="parameter b is not contiguous"):
+        optimizer.step()
+    b.data, b.grad = np.ones((2, 3)), np.ones(3)
+    with pytest.raises(ValueError, match=r"parameter b has shape \(2, 3\), and its gradient \(3,\)"):
+        optimizer.step()
+    assert (optimizer.steps, a.data.sum()) == (0, 6)
+
+
+def test_what_an_optimizer_can_not_be_made_of():
+    w = Tensor(np.ones((2, 3)), requires_grad=True)
+    with pytest.raises(TypeError, match=r"AdamW\(model\.named_parameters\(\)\)"):
+        AdamW([w])
+    with pytest.raises(ConfigError, match="lr_for is relative to lr"):
+        AdamW([("w", w)], lr=0.0, lr_for={"w": 0.1})

@@ -51,8 +51,7 @@ def find_adapter(path: str | Path, checkpoint: str = "last") -> Adapter | None:
         if runs.is_run(path):
             trains_one = runs.read_run_config(path)[1].get("lora_rank") is not None
             return run_states.first_whole(path, checkpoint, _of_file) if trains_one else None
-        is_peft = (path / CONFIG_FILE).exists() and not (path / runs.CONFIG_FILE).exists()
-        return read_peft(path) if is_peft else None
+        return read_peft(path) if (path / CONFIG_FILE).exists() else None
     if path.name == WEIGHTS_FILE and path.with_name(CONFIG_FILE).exists():
         return read_peft(path.parent)
     return _of_file(path)

@@ -24,6 +24,9 @@ def save(
 
     Raises CheckpointError if the format can't hold the model, or nothing can be written there.
     """
+    if adapted := [name for name in model.state_dict() if name.endswith((".lora.A", ".lora.B"))]:
+        place = adapted[0].rpartition(".lora")[0]
+        raise CheckpointError(f"the model has an adapter at {place}: only models without one are written")
     tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     find = by_size(model.config.vocab_size) if tokenizer is None else lambda: tokenizer
     write_checkpoint(path, Checkpoint("model", model.config, tensors, Path(path), find_tokenizer=find), to, dtype)

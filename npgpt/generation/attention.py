@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 
 from npgpt import kernels, ops
 from npgpt.gpt import GPT
+from npgpt.layers import dropout_off
 from npgpt.ops.attention import split_heads
 from npgpt.tensor import no_grad
 
@@ -34,15 +35,11 @@ def attention_weights(model: GPT, ids: ArrayLike, layer: int) -> np.ndarray:
     if not 0 <= layer < model.config.n_layer:
         raise ValueError(f"layer must be from 0 to {model.config.n_layer - 1}, not {layer}")
     block = model.h[layer]
-    training = model.training
-    model.eval()
-    try:
+    with dropout_off():
         x = model.embed(ids[None], np.arange(ids.size))
         for before in model.h[:layer]:
             x = before(x)
         qkv = block.attn.c_attn(block.ln_1(x))
-    finally:
-        model.train(training)
     if block.attn.rotary:
         qkv = ops.rotary(qkv, block.attn.n_head)
     q, k, _ = (heads[0].transpose(1, 0, 2) for heads in split_heads(qkv.data, block.attn.n_head))  # (H, T, D)

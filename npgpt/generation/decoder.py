@@ -15,6 +15,7 @@ from npgpt.generation.packed_model import PackedGPT
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights
 from npgpt.kernels.machine.memory import keep_freed_memory
+from npgpt.layers import dropout_off
 from npgpt.ops.rotary import rotary_angles
 from npgpt.tensor import Tensor, no_grad
 
@@ -153,12 +154,8 @@ class Decoder:
 
     @no_grad()
     def _hidden_states(self, ids, cache):
-        training = self.model.training
-        self.model.eval()
-        try:
+        with dropout_off():
             return self.model.hidden_states(ids, cache=cache).data
-        finally:
-            self.model.train(training)
 
     @no_grad()
     def _logits(self, hidden):

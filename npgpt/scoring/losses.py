@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.gpt import GPT
+from npgpt.layers import dropout_off
 from npgpt.ops.linear_cross_entropy import ROWS
 from npgpt.scoring.spans import Spans
 from npgpt.tensor import Tensor, no_grad
@@ -68,13 +69,9 @@ def logit_blocks(model: GPT, ids: np.ndarray, positions: np.ndarray) -> Iterator
 @no_grad()
 def _hidden_rows(model, ids, positions):
     """What the vocabulary head reads at these positions, (N, C), with dropout off."""
-    training = model.training
-    model.eval()
-    try:
+    with dropout_off():
         hidden = model.hidden_states(ids).data
-        return hidden.reshape(-1, hidden.shape[-1])[positions]
-    finally:
-        model.train(training)
+    return hidden.reshape(-1, hidden.shape[-1])[positions]
 
 
 def token_losses(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

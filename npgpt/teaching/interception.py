@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from npgpt.layers import Module
+from npgpt.hooks import calls_through
 from npgpt.tensor import Tensor
 
 _open = threading.Lock()
-_REPLACED = ((Tensor, "from_op"), (Module, "__call__"), (Tensor, "backward"))
+_REPLACED = ("from_op", "backward")
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def intercepted(
 
     made        made(from_op, data, parents, backward) in place of Tensor.from_op(data, parents, backward)
     called      called(call, module, *inputs) in place of module(*inputs)
-    went_back   went_back(backward, tensor, grad) in place of tensor.backward(grad)
+    went_back   went_back(backward, tensor, *arguments) in place of tensor.backward(*arguments)
 
     Each is given the original as its first argument, and calls it. ``Tensor`` and ``Module`` are changed for all
     threads, and what other threads do goes to the originals. Afterwards everything is as before, also if the block
@@ -38,15 +38,18 @@ def intercepted(
 
         return chosen
 
-    originals = [(owner, name, vars(owner)[name]) for owner, name in _REPLACED]
+    def around(call, *arguments, **named):
+        return through(called or _as_before, call)(*arguments, **named)
+
+    originals = {name: vars(Tensor)[name] for name in _REPLACED}
     try:
         Tensor.from_op = staticmethod(through(made, Tensor.from_op))  # type: ignore[method-assign,assignment]
-        Module.__call__ = through(called or _as_before, Module.__call__)  # type: ignore[method-assign]
         Tensor.backward = through(went_back or _as_before, Tensor.backward)  # type: ignore[method-assign]
-        yield
+        with calls_through(around):
+            yield
     finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
+        for name, original in originals.items():
+            setattr(Tensor, name, original)
         _open.release()
 
 

@@ -137,8 +137,8 @@ class Trace:
             self.values.append(value)
         return value
 
-    def _backward(self, backward, tensor, grad=None):
-        backward(tensor, grad)
+    def _backward(self, backward, tensor, *arguments, **named):
+        backward(tensor, *arguments, **named)
         for leaf, value in self._known.items():
             if value.made_by is None and leaf.grad is not None:
                 value.gradient = leaf.grad.copy()

@@ -7,7 +7,8 @@ from helpers.adapters import CONFIG, IDS, TARGETS, base_model, random_adapter
 from npgpt import adapters, no_grad
 from npgpt.adapters import LoRAConfig, adapter_of, attach, attached, detach, new_adapter, use
 from npgpt.adapters.lora import merged
-from npgpt.errors import ConfigError
+from npgpt.checkpoints import save
+from npgpt.errors import CheckpointError, ConfigError
 from npgpt.generation import Decoder
 
 
@@ -30,6 +31,8 @@ def test_a_new_adapter_changes_nothing():
     model = base_model()
     before = logits(model)
     attach(model, new_adapter(CONFIG, LoRAConfig(4)))
+    with pytest.raises(CheckpointError, match="the model has an adapter at h.0"):
+        save(model, "nowhere")
     np.testing.assert_array_equal(logits(model), before)
     for A, B in adapter_of(model).matrices.values():
         bound = 1 / np.sqrt(len(A))

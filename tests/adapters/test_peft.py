@@ -43,6 +43,8 @@ def test_what_is_written_comes_back(folder):
             np.testing.assert_array_equal(x, y)
     assert found.base is None
     assert find_adapter(folder / WEIGHTS_FILE).config == adapter.config
+    (folder / "config.json").write_text("{}")  # of its base, as some leave it there
+    assert open_adapter(folder).config == adapter.config
 
 
 def test_settings_that_others_write(folder):

@@ -292,6 +292,8 @@ BAD_METAS = {
     "words": (pickle.dumps(meta(["a", "bc"])), "vocab_size, itos with a character"),
     "a hole": (pickle.dumps(meta(itos={0: "a", 2: "b"})), "vocab_size, itos with a character"),
     "another size": (pickle.dumps(meta(vocab_size=9)), "vocab_size, itos with a character"),
+    "no ids": (pickle.dumps(meta(vocab_size=0, itos=None, stoi={})), "vocab_size, itos with a character"),
+    "fewer than none": (pickle.dumps(meta(vocab_size=-3, itos=5)), "vocab_size, itos with a character"),
     "another order": (pickle.dumps(meta("ba")), "must be sorted"),
     "stoi of another": (pickle.dumps(meta(stoi={"a": 0})), "and stoi, its inverse"),
     "another dataset's": (pickle.dumps(meta("abc")), "3 ids, and the model has 8: it is another dataset's"),

@@ -7,12 +7,13 @@ one value that npgpt computes. The other keys there (summary_type, id2label ...)
 
 import re
 import reprlib
+import warnings
 from pathlib import Path
 
 from npgpt.checkpoints.shared.checkpoint import config_of
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, equal
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, CheckpointWarning
 from npgpt.text.tokenizers import Tokenizer
 
 # GPTConfig's field, its key in config.json, and the default of transformers' GPT2Config, taken when the key is missing.
@@ -77,8 +78,8 @@ def weights_of_huggingface(
 def config_from_huggingface(values: dict, source: str) -> GPTConfig:
     """Map the contents of a config.json. ``source`` (its path) begins every message.
 
-    GPTConfig has one dropout where GPT-2 has three; they must be equal, as in all the released models. A missing key
-    takes the default that transformers gives it. Raises CheckpointError.
+    GPTConfig has one dropout where GPT-2 has three, which are equal in all the released models. If they aren't, it gets
+    the largest, with a warning. A missing key takes the default that transformers gives it. Raises CheckpointError.
     """
     if "model_type" not in values and "n_embd" not in values:  # files from before 2020 have no model_type
         raise CheckpointError(f"{source}: neither model_type nor n_embd is there, so it is not a GPT-2's configuration")
@@ -93,9 +94,11 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(f"{source}: activation_function is {reprlib.repr(name)}: not {', '.join(_ACTIVATIONS)}")
     dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
-    if not dropouts[0] == dropouts[1] == dropouts[2]:
-        found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
-        raise CheckpointError(f"{source}: {found}, and npgpt has one dropout for the three: make them equal there")
+    if not dropouts[0] == dropouts[1] == dropouts[2] and all(type(value) in (int, float) for value in dropouts):
+        found = ", ".join(f"{key} = {value:g}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
+        said = f"{source}: {found}: npgpt has one dropout for the three. It takes the largest when the model is trained"
+        warnings.warn(said, CheckpointWarning, stacklevel=2)
+        dropouts = [max(dropouts)]
 
     fields |= {"activation": _ACTIVATIONS[name], "dropout": dropouts[0]}
     return config_of(fields, f"{source}:", {"dropout": _DROPOUTS[0]} | {field: key for field, key, _ in _FIELDS})

@@ -105,15 +105,19 @@ def shards(index: Path) -> dict[str, set[str]]:
 
 
 def _open_shards(index: Path) -> tuple[dict[str, LazyTensor], tuple[MappedFile, ...], str]:
-    """The tensors of all shards, each from the shard that the index names for it, the files, and their kind."""
-    tensors, files = {}, []
+    """The tensors of all shards, each from the shard that the index names for it, the files, and their kind.
+
+    Tensors that the index doesn't name are taken too, and a tied head may be missing: what a model can do without is
+    told as in a single file.
+    """
+    tensors, others, files = {}, {}, []
     for name, expected in shards(index).items():
         file = MappedFile(index.parent / name)
         found, kind = _tensors_of(file)
         files.append(file)
-        if found.keys() != expected:
-            odd = sorted(found.keys() ^ expected)[0]
-            what = "is in it, and the index doesn't say so" if odd in found else "is not in it, as the index says"
-            raise CheckpointError(f"{file.path}: tensor {odd[:200]!r} {what}")
-        tensors |= found
+        if missing := expected - found.keys() - {"lm_head.weight"}:
+            raise CheckpointError(f"{file.path}: tensor {min(missing)[:200]!r} is not in it, as the index says")
+        for name, tensor in found.items():
+            (tensors if name in expected else others)[name] = tensor
+    tensors = others | tensors
     return tensors, tuple(files), kind + (f", {len(files)} shards" if len(files) > 1 else "")

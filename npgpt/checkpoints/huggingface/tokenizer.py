@@ -107,27 +107,67 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
 def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> Tokenizer | None:
     """The tokenizer of a folder that has none of ours: GPT-2's, or None, which is unknown.
 
-    A vocabulary that is there (vocab.json, tokenizer.json) decides; without one it is GPT-2's, if ``guess``, where the
-    model's ``vocab_size`` is. Tokens added to GPT-2's have no text here. Raises CheckpointError on a damaged file.
+    What is there decides: vocab.json and merges.txt, tokenizer.json, tokenizer_config.json. Without a vocabulary it is
+    GPT-2's, if ``guess``, where the model's ``vocab_size`` is, and nothing speaks of another one.
+    Tokens added to GPT-2's have no text here. Raises CheckpointError on a damaged file.
     """
     gpt2 = _gpt2_vocabulary()
-    for name in ("vocab.json", "tokenizer.json"):
-        if (folder / name).exists():
-            return GPT2Tokenizer() if len(gpt2) <= vocab_size and _vocabulary(folder / name) == gpt2 else None
-    return GPT2Tokenizer() if guess and vocab_size == len(gpt2) else None
+    settings = _json(folder / "tokenizer_config.json", {})
+    if not isinstance(settings, dict) or settings.get("add_prefix_space"):
+        return None
+    found = []
+    if (folder / "vocab.json").exists():
+        found += [_json(folder / "vocab.json") == gpt2, _are_gpt2_merges(_lines_of_merges(folder / "merges.txt"))]
+    if (folder / "tokenizer.json").exists():
+        found += [_is_gpt2(_json(folder / "tokenizer.json"))]
+    is_gpt2 = all(found)
+    if not found:
+        name = settings.get("tokenizer_class") or "GPT2"
+        is_others = any(folder.glob("*.model")) or (folder / "vocab.txt").exists()
+        is_gpt2 = guess and vocab_size == len(gpt2) and str(name).startswith("GPT2") and not is_others
+    return GPT2Tokenizer() if is_gpt2 and len(gpt2) <= vocab_size else None
 
 
-def _vocabulary(file: Path) -> object:
-    """The value in the place of a vocabulary; None in a file that is too long for GPT-2's."""
+def _is_gpt2(values: object) -> bool:
+    """Whether a tokenizer.json cuts texts as GPT-2 does."""
+    match values:
+        case {"model": {"vocab": vocabulary, "merges": list(merges)}, **others}:
+            cut = others.get("pre_tokenizer")
+            parts = cut.get("pretokenizers", [cut]) if isinstance(cut, dict) else []
+            spaced = any(isinstance(part, dict) and part.get("add_prefix_space") for part in parts)
+            is_plain = others.get("normalizer") is None and not spaced
+            return is_plain and vocabulary == _gpt2_vocabulary() and _are_gpt2_merges(merges)
+    return False
+
+
+def _are_gpt2_merges(merges: list) -> bool:
+    """Whether the n-th merge makes the n-th token; each is "a b", or ["a", "b"]."""
+
+    def joined(merge):
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        return "".join(parts) if isinstance(parts, list) and all(isinstance(part, str) for part in parts) else ""
+
+    return list(map(joined, merges)) == list(_gpt2_vocabulary())[256:-1]
+
+
+def _lines_of_merges(file: Path) -> list[str]:
+    """The merges in a merges.txt; where there is none, GPT-2's, since nothing speaks against it."""
+    if not file.exists():
+        return list(_gpt2_vocabulary())[256:-1]
+    mapped = MappedFile(file)
+    text = bytes(mapped.take(0, min(mapped.size, _MAX_BYTES), "text")).decode(errors="replace")
+    return [line for line in text.splitlines() if line and not line.startswith("#version")]
+
+
+def _json(file: Path, otherwise: object = None) -> object:
+    """The value in a file of JSON; None if it is too long for GPT-2's, ``otherwise`` if there is no such file."""
+    if not file.exists():
+        return otherwise
     mapped = MappedFile(file)
     data = mapped.take(0, min(mapped.size, _MAX_BYTES), "JSON")
     if len(data) < mapped.size or items_at_most(data) > MAX_ITEMS:
         return None
-    match parse_json(data, str(file)):
-        case {"model": {"vocab": vocabulary}} if file.name == "tokenizer.json":
-            return vocabulary
-        case values:
-            return values
+    return parse_json(data, str(file))
 
 
 @cache

@@ -26,7 +26,7 @@ def read_meta(file: MappedFile, vocab_size: int | None = None) -> CharTokenizer:
         raise CheckpointError(f"{file.path}: {file.size - length:,} bytes after the pickle")
     try:
         size, itos, stoi = (values[key] for key in ("vocab_size", "itos", "stoi"))  # type: ignore[index]
-        characters = [itos[id] for id in range(size)]
+        characters = [itos[id] for id in range(size)] if type(itos) is dict and type(stoi) is dict else [""]
     except (LookupError, TypeError):
         characters = [""]
     # In this order: the hash of a deeply nested tuple would overflow the stack.

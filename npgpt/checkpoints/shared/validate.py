@@ -17,6 +17,8 @@ def check_fit(config: GPTConfig, tensors: dict[str, LazyTensor], source: Path) -
     Nothing is read or made for it, so a configuration of a million layers costs nothing either.
     """
     layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    if not layers and config.n_layer and tensors:
+        raise CheckpointError(f"{source} has no tensors h.0. ... of GPT-2, but {listed(tensors)}")
     if len(layers) != config.n_layer:
         raise CheckpointError(
             f"{source}: {len(layers)} layers in the file, {config.n_layer} in its configuration{_named(len(layers))}"

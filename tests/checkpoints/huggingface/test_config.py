@@ -11,7 +11,7 @@ from npgpt.checkpoints.huggingface.config import _FIELDS, config_from_huggingfac
 from npgpt.checkpoints.huggingface.read import read_folder
 from npgpt.checkpoints.safetensors import write_safetensors
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, CheckpointWarning
 
 REASON = "compares with transformers and torch, which are not installed"
 
@@ -88,6 +88,13 @@ def test_missing_keys_take_the_defaults_of_transformers():
     assert config_from_huggingface({"model_type": "gpt2"}, "x") == GPTConfig(dropout=0.1)
 
 
+def test_of_dropouts_that_differ_the_largest_is_taken():
+    with pytest.warns(
+        CheckpointWarning, match=r"c: resid_pdrop = 0\.1, embd_pdrop = 0\.1, attn_pdrop = 0\.3: npgpt has"
+    ):
+        assert config_from_huggingface({**RELEASED, "attn_pdrop": 0.3}, "c").dropout == 0.3
+
+
 def test_other_spellings():
     values = {key: value for key, value in TINY.items() if key not in ("n_embd", "n_head", "n_layer", "n_positions")}
     assert config_from_huggingface(values, "x").block_size == 6  # n_ctx
@@ -103,10 +110,7 @@ BAD_CONFIGS = {
     "scale 1": ({"scale_attn_weights": 1}, "scale_attn_weights is 1, and npgpt computes only True"),
     "quantised": ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is {'load_in_8bit': True}"),
     "activation long": ({"activation_function": "x" * 10**5}, "activation_function is 'xxxxxx"),
-    "dropouts differ": (
-        {"attn_pdrop": 0.0},
-        "resid_pdrop = 0.1, embd_pdrop = 0.1, attn_pdrop = 0.0, and npgpt has one",
-    ),
+    "dropouts differ, one is text": ({"attn_pdrop": 0.0, "resid_pdrop": "0"}, "resid_pdrop must be a number"),
     "dropout text": (dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "0"), "resid_pdrop must be a number"),
     "heads do not divide": ({"n_head": 3}, "n_embd must be divisible by n_head: 8 is not divisible by 3"),
     "heads disagree": ({"num_attention_heads": 4}, "n_head and num_attention_heads mean the same"),

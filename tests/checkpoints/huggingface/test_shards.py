@@ -95,8 +95,21 @@ def test_an_index_that_is_not_what_the_files_hold(tmp_path):
     ):
         read_folder(write_shards(tmp_path, shards, more))
     less = {tensor: name for tensor, name in weight_map.items() if tensor != "transformer.wte.weight"}
-    with pytest.raises(CheckpointError, match=r"'transformer\.wte\.weight' is in it, and the index doesn't say so"):
-        read_folder(write_shards(tmp_path, shards, less))
+    found = read_folder(write_shards(tmp_path, shards, less)).tensors  # transformers reads it, too
+    np.testing.assert_array_equal(found["wte.weight"].numpy(), shards["a.safetensors"]["transformer.wte.weight"])
+
+
+def test_a_tied_head_and_a_buffer_may_be_listed_or_not(tmp_path):
+    shards = in_two()
+    weight_map = {tensor: name for name, arrays in shards.items() for tensor in arrays}
+    head = shards["a.safetensors"]["transformer.wte.weight"]
+    whole = read_folder(write_shards(tmp_path / "plain", shards, weight_map)).tensors
+    listed = weight_map | {"lm_head.weight": "b.safetensors"}
+    unlisted = {name: dict(arrays) for name, arrays in shards.items()}
+    unlisted["b.safetensors"] |= {"lm_head.weight": head, "transformer.h.0.attn.masked_bias": np.float32([-1e4])}
+    for name, files, index in (("listed", shards, listed), ("unlisted", unlisted, weight_map)):
+        found = read_folder(write_shards(tmp_path / name, files, index)).tensors
+        assert found.keys() == whole.keys()
 
 
 @pytest.mark.parametrize("part", [b"[],", b'"ab",'])

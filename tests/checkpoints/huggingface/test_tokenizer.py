@@ -149,11 +149,48 @@ def gpt2_vocabulary() -> dict[str, int]:
     return dict(tokenizer_files._gpt2_vocabulary())
 
 
-def write(folder: Path, name: str, vocabulary) -> None:
-    values = (
-        {"version": "1.0", "model": {"type": "BPE", "vocab": vocabulary}} if name == "tokenizer.json" else vocabulary
-    )
+def write(folder: Path, name: str, vocabulary, **others) -> None:
+    values = vocabulary
+    if name == "tokenizer.json":
+        merges = [[token[0], token[1:]] for token in list(vocabulary)[256:-1]]  # cut anywhere: the token counts
+        values = {"version": "1.0", "model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, **others}
     (folder / name).write_text(json.dumps(values))
+
+
+def test_what_cuts_otherwise_is_not_gpt2(tmp_path):
+    """The vocabulary is GPT-2's, and texts get other ids with it."""
+    vocabulary = gpt2_vocabulary()
+    spaced = {"type": "ByteLevel", "add_prefix_space": True}
+    for others in (
+        {"pre_tokenizer": spaced},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, spaced]}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"model": {"vocab": vocabulary, "merges": ["\u0120 t"]}},
+        {"model": {"vocab": vocabulary}},
+    ):
+        write(tmp_path, "tokenizer.json", vocabulary, **others)
+        assert tokenizer_of_folder(tmp_path, 50257) is None
+    write(tmp_path, "tokenizer.json", vocabulary, normalizer=None, pre_tokenizer={**spaced, "add_prefix_space": False})
+    assert tokenizer_of_folder(tmp_path, 50257) is not None
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    assert tokenizer_of_folder(tmp_path, 50257) is None
+
+
+def test_merges_beside_a_vocabulary(tmp_path):
+    write(tmp_path, "vocab.json", gpt2_vocabulary())
+    merges = [f"{token[0]} {token[1:]}" for token in list(gpt2_vocabulary())[256:-1]]
+    for lines, is_gpt2 in ((merges, True), (merges[:-1], False), ([*merges[1:], merges[0]], False)):
+        (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
+        assert (tokenizer_of_folder(tmp_path, 50257) is not None) == is_gpt2
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "vocab.txt", "tokenizer_config.json"])
+def test_gpt2_is_not_guessed_where_something_speaks_of_another(tmp_path, name):
+    (tmp_path / name).write_text('{"tokenizer_class": "T5Tokenizer"}')
+    assert tokenizer_of_folder(tmp_path, 50257) is None
+    (tmp_path / name).unlink()
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2TokenizerFast"}')
+    assert tokenizer_of_folder(tmp_path, 50257) is not None
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
