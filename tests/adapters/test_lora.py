@@ -31,7 +31,7 @@ def test_a_new_adapter_changes_nothing():
     model = base_model()
     before = logits(model)
     attach(model, new_adapter(CONFIG, LoRAConfig(4)))
-    with pytest.raises(CheckpointError, match="the model has an adapter at h.0"):
+    with pytest.raises(CheckpointError, match="the model has an adapter at"):
         save(model, "nowhere")
     np.testing.assert_array_equal(logits(model), before)
     for A, B in adapter_of(model).matrices.values():

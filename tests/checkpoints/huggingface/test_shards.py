@@ -110,6 +110,10 @@ def test_a_tied_head_and_a_buffer_may_be_listed_or_not(tmp_path):
     for name, files, index in (("listed", shards, listed), ("unlisted", unlisted, weight_map)):
         found = read_folder(write_shards(tmp_path / name, files, index)).tensors
         assert found.keys() == whole.keys()
+    unlisted["b.safetensors"]["transformer.wte.weight"] = np.zeros_like(head)
+    del unlisted["b.safetensors"]["lm_head.weight"]
+    found = read_folder(write_shards(tmp_path / "twice", unlisted, weight_map)).tensors
+    np.testing.assert_array_equal(found["wte.weight"].numpy(), head)  # that of the shard which the index names
 
 
 @pytest.mark.parametrize("part", [b"[],", b'"ab",'])
