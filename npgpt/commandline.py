@@ -153,13 +153,17 @@ def choice(*names: str) -> FlagType:
     return FlagType("|".join(names), parse)
 
 
-def _not_empty(text):
+def _name(text):
     if not text:  # would mean the working folder, which nobody wants
         raise argparse.ArgumentTypeError("the name is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # what Linux allows, and JSON doesn't
+        raise argparse.ArgumentTypeError(f"the name {text!r} is not UTF-8: give it another one") from None
     return text
 
 
-pathname = FlagType("PATH", _not_empty)
+pathname = FlagType("PATH", _name)
 
 
 def use_threads(threads: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 # SIGHUP, which a terminal sends when it is closed, is unknown to Windows.
@@ -45,7 +46,8 @@ class StopRequest:
             raise Stopped(self.number)
 
     def __enter__(self) -> "StopRequest":
-        heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        is_main = threading.current_thread() is threading.main_thread()  # signals come to no other
+        heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN] if is_main else []
         self._before = {s: signal.signal(s, self._request) for s in heard}
         return self
 

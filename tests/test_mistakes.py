@@ -92,7 +92,7 @@ def test_an_out_folder_that_can_not_be(folder):
         ("text.txt", "text.txt is there already"),
         ("text.txt/run", "a folder can't be made there"),
         ("text.txt/deeper/run", "a folder can't be made there"),
-        ("full", "full is there already: name a new folder, or --resume full"),
+        ("full", "full is there already: name a new folder\n"),
         (".", "is there already"),
         ("x" * 300, "File name too long"),
     ]:

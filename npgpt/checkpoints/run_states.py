@@ -45,9 +45,12 @@ def keep_last(run: Path, step: int) -> None:
     """Let last.safetensors, the state after step 200, be step-000200.safetensors when a newer one takes its place.
 
     For a moment the file has both names; where the file system can't do that, it has the new one only, so the run
-    always has a state. Raises CheckpointError.
+    always has a state. If the write after that failed, there is no last.safetensors, and nothing to do. Raises
+    CheckpointError.
     """
     last, kept = Path(os.path.realpath(run / runs.LAST_FILE)), run / f"step-{step:06}.safetensors"
+    if not last.exists():
+        return
     try:
         kept.unlink(missing_ok=True)
         try:

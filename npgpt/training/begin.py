@@ -12,6 +12,8 @@ from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
+from npgpt.kernels import precision
+from npgpt.signals import StopRequest
 from npgpt.text.corpus import tokenizer_for
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
@@ -48,10 +50,11 @@ def start(settings: TrainSettings) -> Iterator[Run]:
         if named:
             check_free(folder)  # no other process has had it since
         try:
-            run.open(folder)
-            run.products = choose_products(settings.matmul_precision)
-            run.saver.save_first()
-            run.describe(folder)
+            with StopRequest():
+                run.open(folder)
+                run.products = choose_products(settings.matmul_precision)
+                run.saver.save_first()
+                run.describe(folder)
         except BaseException:
             _empty(folder)
             if not (named and existed):
@@ -62,6 +65,7 @@ def start(settings: TrainSettings) -> Iterator[Run]:
 
 def prepare(settings: TrainSettings) -> Run:
     """A new run that has no folder yet: read the text, make or load the model, make the plan."""
+    precision.set_matmul_precision(settings.matmul_precision)  # --preset auto measures steps
     config, tokenizer, checkpoint = _starting_point(settings)
     context = settings.context or config.block_size
     data = TrainingData(settings, tokenizer, context)
@@ -90,7 +94,11 @@ def _resume(folder, given) -> Run:
     tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = run_states.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
-    changed = plan.changed(settings.resolve(len(data.windows), plan.context, data.beginning), set(given))
+    resolved = settings.resolve(len(data.windows), plan.context, data.beginning)
+    if plan.time_budget and not resolved.time_budget:  # the run ended before its steps were chosen
+        changed = replace(resolved, sample_prompt=plan.sample_prompt)
+    else:
+        changed = plan.changed(resolved, set(given))
     occupied = resident_bytes()
     run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
     try:

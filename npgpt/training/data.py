@@ -62,12 +62,15 @@ class TrainingData:
 
     def state_dict(self) -> dict[str, Any]:
         """What tells the text. The order of the batches is a function of the seed and the step."""
-        return {"fingerprint": self.corpus.fingerprint}
+        return {"fingerprint": self.corpus.fingerprint, "train_tokens": len(self.train)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises DataError if the state is that of another text."""
+        """Raises DataError if the state is that of another text, or of another part of it to train on."""
+        names = ", ".join(self.settings.texts)
         if state["fingerprint"] != self.corpus.fingerprint:
-            raise DataError(f"{', '.join(self.settings.texts)}: the text is not the one that this run began with")
+            raise DataError(f"{names}: the text is not the one that this run began with")
+        if (before := state.get("train_tokens", len(self.train))) != len(self.train):  # older runs didn't say
+            raise DataError(f"{names}: {len(self.train):,} tokens are to train on, and were {before:,} in this run")
 
     def _answers(self):
         corpus = self.corpus

@@ -64,6 +64,10 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         run.saver.start()
         try:
             _foresee(run, stop, began)
+            if run.plan.warmup > min(run.plan.max_steps, run.plan.decay_steps):
+                log(
+                    f"warning: --lr is never reached: --warmup takes {run.plan.warmup:,} steps, and the run ends before"
+                )
             run.progress.start()
             fit(run, stop)
             run.evaluation.check(run.step)

@@ -45,7 +45,7 @@ def create_run(out: Path, exact: bool = False) -> Path:
 def check_free(out: Path) -> None:
     """Raise RunError if something is at ``out``, other than a folder that is empty but for a lock."""
     if out.exists() and (not out.is_dir() or any(path.name != LOCK_FILE for path in out.iterdir())):
-        resume = f", or --resume {quoted(out)}" if out.is_dir() else ""
+        resume = f", or --resume {quoted(out)}" if (out / CONFIG_FILE).exists() else ""
         raise RunError(f"{out} is there already: name a new folder{resume}")
 
 

@@ -26,14 +26,17 @@ class Metrics:
 
     def __init__(self, path: Path, *also: Callable[[str, int, dict[str, Any]], None]):
         self.path, self.also = path, also
-        self._complained = False
+        self._complained = self._is_cut = False
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append a line. A line that can't be written is lost, which is logged once: the training goes on."""
+        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False) + "\n"
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False) + "\n")
+                file.write("\n" * self._is_cut + line)  # the next line is whole, too
+            self._is_cut = False
         except OSError as error:
+            self._is_cut = True
             if not self._complained:
                 log(f"{self.path} can't be written: {error.strerror}; training goes on, and lines are missing there")
             self._complained = True

@@ -48,6 +48,7 @@ def parse_rates(text: str) -> dict[str, float]:
             rate = 0.0
         if not pattern or not 0 < rate < 1e6:
             raise ConfigError(f"{part[:60]!r} is not NAME=LR with a rate above 0, such as wte=1e-4")
+        found.pop(pattern.strip(), None)  # the last one counts
         found[pattern.strip()] = rate
     return found
 

@@ -188,6 +188,8 @@ class TrainSettings:
         if self.epochs is not None:
             batches = math.ceil(round(self.epochs * n_windows, 6) / self.batch_size)
             max_steps = max(1, math.ceil(batches / self.grad_accum))
+            if max_steps >= 1 << 31:
+                raise ConfigError(f"--epochs {self.epochs:g} are {max_steps:,} steps: too many")
         decay_steps = max_steps if self.decay_steps is None else self.decay_steps
         eval_every = max(1, max_steps // defaults.EVAL_PART) if self.eval_every is None else self.eval_every
         return Plan(

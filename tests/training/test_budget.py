@@ -12,6 +12,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.config import PRESETS
 from npgpt.errors import ConfigError
 from npgpt.gpt import parameter_count, parameter_shapes
+from npgpt.kernels.precision import get_matmul_precision
 from npgpt.training import begin, budget, execute, rehearsal
 from npgpt.training.budget import choose_preset, choose_steps
 from npgpt.training.memory import step_bytes
@@ -84,6 +85,17 @@ def test_a_run_that_was_stopped_before_its_steps_were_chosen(folder, monkeypatch
     assert json.loads((run / "config.json").read_text())["plan"]["max_steps"] > 5
 
 
+def test_a_schedule_that_was_never_made_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert command("train", *RUN[:-2], "--time-budget", "1s", cwd=folder).code == 130
+    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: PACE)
+    assert command("train", "--resume", "--max-steps", 40, cwd=folder).code == 0
+    plan = json.loads((folder / "runs" / "text" / "config.json").read_text())["plan"]
+    expected = TrainSettings(max_steps=40).resolve(1, 1)
+    assert [plan[name] for name in ("max_steps", "decay_steps", "warmup")] == [40, 40, expected.warmup]
+    assert plan["time_budget"] == 0
+
+
 # Presets
 
 
@@ -107,10 +119,18 @@ def test_the_preset_goes_by_the_time(monkeypatch, speed, free, name):
 
 def test_a_preset_by_the_time(folder, monkeypatch):
     refused("train", "text.txt", "--preset", "auto", cwd=folder, words=["--preset auto goes by the time: give"])
-    monkeypatch.setattr(begin, "choose_preset", lambda settings, vocab_size, seconds: "nano")
+    precisions = []
+
+    def choose(settings, vocab_size, seconds):
+        precisions.append(get_matmul_precision())
+        return "nano"
+
+    monkeypatch.setattr(begin, "choose_preset", choose)
     monkeypatch.setattr(execute, "rehearse", lambda run, stopped: replace(PACE, step=0.5))
     typed = ("--tokenizer", "byte", "--preset", "auto", "--n-layer", 1, "--time-budget", "1s", "--batch-size", 1)
-    run, ended = train(folder, "text.txt", *typed, "--context", 8, "--sample-tokens", 2)
+    typed += ("--context", 8, "--sample-tokens", 2, "--matmul-precision", "medium")
+    run, ended = train(folder, "text.txt", *typed)
+    assert precisions == ["medium"], "measured in another precision than the run's"
     assert "preset nano: the largest that --time-budget is long enough for\n" in ended.err
     assert json.loads((run / "config.json").read_text())["model"]["n_embd"] == 64
     assert command("train", "--resume", run, "--max-steps", 3, cwd=folder).code == 0

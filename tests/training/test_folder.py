@@ -31,6 +31,9 @@ def test_a_folder_that_the_user_named(tmp_path):
     out = tmp_path / "a" / "b"
     assert create_run(out, exact=True) == out
     assert create_run(out, exact=True) == out  # it is empty
+    (out / "last.safetensors").touch()  # of a run that a kill has ended before it was one
+    with pytest.raises(RunError, match=r"b is there already: name a new folder$"):
+        create_run(out, exact=True)
     (out / "config.json").touch()
     with pytest.raises(RunError, match=r"b is there already: name a new folder, or --resume .*b$"):
         create_run(out, exact=True)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from helpers.commands import CONSTANT_LR, QUICK, TINY, command, everything, refu
 
 from npgpt.checkpoints import run_states, runs
 from npgpt.errors import RunError
+from npgpt.signals import Stopped
 from npgpt.training import begin, saver
 from npgpt.training.folder import locked
 from npgpt.training.settings import TrainSettings
@@ -194,3 +196,23 @@ def test_a_damaged_state_is_passed_over(folder, each_step):
     assert "is not what was written: the file is damaged\nstep-000005.safetensors is taken instead\n" in ended.err
     assert "runs/text at step 5\n" in ended.err
     assert everything(run)["arrays"] == whole
+
+
+def test_a_signal_before_the_first_save_leaves_nothing(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    settings = TrainSettings(texts=("text.txt",), tokenizer="byte", preset="nano", context=8, out="out")
+    monkeypatch.setattr(saver.runs, "save_checkpoint", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped) as stopped, begin.start(settings):
+        pass
+    assert stopped.value.exit_code == 143
+    assert not (folder / "out").exists()
+
+
+def test_token_files_that_are_split_otherwise(folder):
+    prepare = ("prepare", "text.txt", "--tokenizer", "byte", "--out", "tokens", "--val-fraction")
+    assert command(*prepare, 0.5, cwd=folder).code == 0
+    train(folder, "tokens", *QUICK, "--out", "run")
+    shutil.rmtree(folder / "tokens")
+    assert command(*prepare, 0.3, cwd=folder).code == 0
+    typed = ("train", "--resume", "run", "--max-steps", 9)
+    refused(*typed, cwd=folder, words=["tokens are to train on, and were", "Put that text back"])

@@ -1,9 +1,12 @@
 """metrics.jsonl, through stops and kills."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
+from npgpt.training import metrics as module
 from npgpt.training.metrics import Metrics
 
 LINES = [
@@ -64,6 +67,23 @@ def test_a_file_that_can_not_be_written_is_mentioned_once(tmp_path, capsys):
     metrics.write("train", 1)
     metrics.write("train", 2)
     assert capsys.readouterr().err.count("metrics.jsonl can't be written: No such file") == 1
+
+
+def test_what_a_full_disk_cuts_short_costs_no_other_line(metrics, monkeypatch):
+    def write(text):
+        with open(metrics.path, "ab") as file:
+            file.write(text[:9].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "open", lambda *_, **__: nullcontext(SimpleNamespace(write=write)), raising=False)
+    metrics.write("train", 4)
+    monkeypatch.undo()
+    metrics.write("train", 5)
+    metrics.write("train", 6)
+    lines = metrics.path.read_text().split("\n")
+    assert [json.loads(line)["step"] for line in lines[-3:-1]] == [5, 6]
+    metrics.truncate(dict.fromkeys(("train", "eval", "sample"), 6))
+    assert read(metrics.path) == [*LINES, {"kind": "train", "step": 5}, {"kind": "train", "step": 6}]
 
 
 def test_others_are_told_of_each_line(tmp_path):

@@ -11,7 +11,7 @@ from helpers.commands import CONSTANT_LR, QUICK, command, refused, train
 from helpers.commands import everything as all_of
 
 from npgpt import GPT, GPTConfig
-from npgpt.checkpoints import runs
+from npgpt.checkpoints import run_states, runs
 from npgpt.errors import CheckpointError
 from npgpt.training import saver
 
@@ -57,6 +57,27 @@ def state_step(run):
 
 def full(path, *arguments):
     raise CheckpointError(f"{path}: can't be written: No space left on device")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_saves_that_fail_leave_the_newest_state(tmp_path, monkeypatch, links):
+    """Also where a file can't have two names for a moment, as on exFAT: then last.safetensors has gone meanwhile."""
+    if not links:
+        monkeypatch.setattr(run_states.os, "link", lambda *names: (_ for _ in ()).throw(PermissionError(1, "no links")))
+    step = {"step": 0}
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2))
+    part = SimpleNamespace(state_dict=model.state_dict, config=model.config, metadata=dict, write_beside=str)
+    saving = saver.Saver(tmp_path, part, SimpleNamespace(state_dict=dict), lambda: dict(step), None, keep=1)
+    saving.save_first()
+    save = runs.save_checkpoint
+    for number in range(1, 6):
+        step["step"] = number
+        monkeypatch.setattr(runs, "save_checkpoint", full if number in (2, 3) else save)
+        saving.save()
+        newest = 1 if number in (2, 3) else number
+        assert run_states.load_newest(tmp_path)[3] == {"step": newest}
+        assert len(run_states.state_files(tmp_path)) == 2
+    assert (tmp_path / "last.safetensors").exists()
 
 
 def test_no_room_for_a_run(folder, monkeypatch):

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, fields
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
@@ -14,7 +14,7 @@ from npgpt.kernels import precision
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
 from npgpt.text import LOSSES, SPLITS
-from npgpt.training.parts import LORA
+from npgpt.training.parts import LORA, parse_rates
 from npgpt.training.settings import RESUMABLE, TrainSettings, plan_from_dict
 
 fractions = st.floats(0, 1, exclude_max=True)
@@ -144,12 +144,13 @@ def test_what_is_said_of_the_model():
 
 @given(settings_values(), st.integers(1, 10**9), st.text())
 def test_a_plan_leaves_nothing_open_and_comes_back(values, n_windows, beginning):
-    plan = TrainSettings(**values).resolve(n_windows, 64, beginning)
+    settings = TrainSettings(**values)
+    assume(settings.epochs is None or settings.epochs * n_windows < 2**31)
+    plan = settings.resolve(n_windows, 64, beginning)
     assert plan.context == 64
     for name in ("max_steps", "lr", "warmup", "min_lr", "decay_steps", "eval_every", "sample_every", "sample_prompt"):
         assert getattr(plan, name) == values.get(name, getattr(plan, name)) is not None
-    if plan.max_steps < 2**31:
-        assert plan_from_dict(json.loads(json.dumps(asdict(plan)))) == plan
+    assert plan_from_dict(json.loads(json.dumps(asdict(plan)))) == plan
 
 
 def test_the_defaults_of_a_plan():
@@ -185,3 +186,15 @@ def test_words_and_defaults_without_numpy_are_those_of_the_code():
     for field in fields(Sampling):
         expected = getattr(sampling, field.name)
         assert getattr(typed, field.name) == (() if field.name == "logit_bias" else expected), field.name
+
+
+def test_more_steps_than_can_be_counted():
+    with pytest.raises(ConfigError, match="--epochs 1e\\+09 are 12,500,000,000 steps: too many"):
+        TrainSettings(epochs=1e9).resolve(100, 64)
+
+
+def test_of_two_rates_of_a_pattern_the_last_one_counts():
+    assert list(parse_rates("wte.weight=1e-4,wte=1e-3,wte.weight=5e-4").items()) == [
+        ("wte", 1e-3),
+        ("wte.weight", 5e-4),
+    ]
