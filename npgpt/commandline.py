@@ -208,7 +208,9 @@ def _lost_interrupts_sent_again():
     def hook(unraisable):
         if not isinstance(error := unraisable.exc_value, KeyboardInterrupt):
             return before(unraisable)
-        Timer(0.05, os.kill, (os.getpid(), _code_of(error) - exit_code(0))).start()
+        again = Timer(0.05, os.kill, (os.getpid(), _code_of(error) - exit_code(0)))
+        again.daemon = True  # a process that ends before doesn't wait for it
+        again.start()
 
     before, sys.unraisablehook = sys.unraisablehook, hook
     try:

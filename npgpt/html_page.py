@@ -41,8 +41,11 @@ def check_page(out: str | Path) -> None:
 
 
 def _is_page(path):
+    if not path.is_file():
+        return False
     try:
-        return path.is_file() and GENERATOR.encode() in path.read_bytes()[:500]
+        with open(path, "rb") as file:
+            return GENERATOR.encode() in file.read(500)
     except OSError:
         return False
 

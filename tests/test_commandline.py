@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -301,8 +300,8 @@ def raises(error):
     return main
 
 
-def test_a_name_that_is_not_utf_8():
-    refused("train", "caf\udce9.txt", cwd=Path(), words=["the name 'caf\\udce9.txt' is not UTF-8"])
+def test_a_name_that_is_not_utf_8(tmp_path):
+    refused("train", "caf\udce9.txt", cwd=tmp_path, words=["the name 'caf\\udce9.txt' is not UTF-8"])
 
 
 def test_how_a_process_ends():

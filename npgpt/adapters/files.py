@@ -151,11 +151,10 @@ def check_named_base(adapter: Adapter, base: Checkpoint) -> None:
 
     Raises CheckpointError if its tokens are others than those of the adapter's run.
     """
-    stored = adapter.source and adapter.source.with_name(runs.TOKENIZER_FILE)
-    if stored and stored.exists() and base.tokenizer is not None:
-        own = read_tokenizer(stored)
-        if own.to_dict() != base.tokenizer.to_dict():
-            raise CheckpointError(f"{base.source}: its tokens are others than those of the adapter {adapter.source}")
+    run = adapter.source and adapter.source.parent
+    own = read_tokenizer(run / runs.TOKENIZER_FILE) if run and runs.is_run(run) else None
+    if own and base.tokenizer and own.to_dict() != base.tokenizer.to_dict():
+        raise CheckpointError(f"{base.source}: its tokens are others than those of the adapter {adapter.source}")
     if adapter.checksum is not None and checksum_of(base) != adapter.checksum:
         said = f"{adapter.source} was trained beside another model than {base.source}: the texts may be bad"
         warnings.warn(said, CheckpointWarning, stacklevel=2)

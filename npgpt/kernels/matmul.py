@@ -24,6 +24,7 @@ from npgpt.kernels.precision import gemm_dtype_tag
 
 MAX_SMALL_PRODUCT = 64**3  # multiplications; below, NumPy's call is quicker than starting threads
 MAX_FEW_ROWS = 3  # fewer than half of a tile
+MAX_FEW_COLUMNS = 4096  # of a thread at a time: their sums stay in the core's own cache
 
 
 def matmul_numpy(
@@ -77,7 +78,8 @@ def matmul_numba(
     if M <= MAX_FEW_ROWS:
         if add_to is None:
             c[...] = 0 if bias is None else bias
-        _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c)
+        width = min(MAX_FEW_COLUMNS, -(-N // (16 * numba.get_num_threads())) * 16)
+        _add_few_rows(a, b if b_column == 1 else b.T, b_column == 1, c, width)
         return c
     start, start_row = (0, 0) if bias is None else (bias.ctypes.data, 0)
     if add_to is not None:
@@ -114,16 +116,17 @@ def _with_strides(x):
 
 
 @parallel_jit
-def _add_few_rows(a, b, by_rows, c):
+def _add_few_rows(a, b, by_rows, c, width):
     """c += a @ b for a few rows of a, as when single tokens are generated: b is read once, in place.
 
-    b (K, N) if ``by_rows``, else (N, K); columns of c in parallel.
+    b (K, N) if ``by_rows``, else (N, K); columns of c in parallel, ``width`` at a time. Memory is read in pieces of so
+    many elements: in short ones it is half as fast.
     """
     M, N = c.shape
     K = a.shape[1]
     fours = K - K % 4
-    for block in prange((N + 127) // 128):
-        begin, end = block * 128, min(N, block * 128 + 128)
+    for block in prange((N + width - 1) // width):
+        begin, end = block * width, min(N, block * width + width)
         for i in range(M):
             part = c[i, begin:end]
             if by_rows:

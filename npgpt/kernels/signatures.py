@@ -41,7 +41,7 @@ def signatures(dtype: np.dtype, gemm_dtype: np.dtype) -> dict[str, tuple]:
     mask_and_dropout = (i64[:, ::1], u64, f, u64)
     table = {
         "matmul": (parallel_product.multiply, (i64, factor, factor, flag, i64, i64, matrix, i64, tag)),
-        "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix)),
+        "matmul_few_rows": (_add_few_rows, (matrix, matrix, flag, matrix, i64)),
         "layernorm_forward": (layernorm._forward_rows, (matrix, vector, vector, f, matrix, vector, vector)),
         "layernorm_backward": (layernorm._backward, (matrix, matrix, vector, vector, vector, matrix, array3)),
         "gelu_forward": (gelu._exact_forward, (vector, vector)),

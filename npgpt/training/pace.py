@@ -8,12 +8,17 @@ from npgpt.training.saver import PART, SAVE_EVERY
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that a run's parts take on this machine: a step, an evaluation, a sample, saving the state."""
+    """Seconds that a run's parts take on this machine: a step, an evaluation, a sample, saving the state, a log line.
+
+    log_every   steps from line to line
+    """
 
     step: float
     evaluation: float
     sample: float
     save: float
+    line: float = 0.0
+    log_every: int = 1
 
     def seconds(self, plan: Plan) -> float:
         """Of a whole run by this plan, from its first evaluation to its last save.
@@ -26,6 +31,7 @@ class Pace:
         """
         evaluations, samples = (_times(every, plan.max_steps) for every in (plan.eval_every, plan.sample_every))
         seconds = plan.max_steps * self.step + evaluations * self.evaluation + samples * self.sample
+        seconds += _times(self.log_every, plan.max_steps) * self.line  # also after the first step and the last
         seconds += max(0, evaluations - 1) * self.save / 3
         saves = int(seconds / (max(SAVE_EVERY, PART * self.save) + self.save))
         return seconds + (saves + 1) * self.save

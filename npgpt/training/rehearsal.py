@@ -1,11 +1,14 @@
 """A run's pace, measured by a few of its own steps that change nothing."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 from npgpt.generation import Sampling, stream
 from npgpt.training.loop import take_step
+from npgpt.training.metrics import Metrics
 from npgpt.training.pace import Pace
 from npgpt.training.run import Run
 
@@ -27,20 +30,30 @@ def rehearse(run: Run, stopped: Callable[[], bool]) -> Pace | None:
     steps: list[float] = []
     while not stopped() and len(steps) < STEPS and sum(steps[1:]) < SECONDS:
         steps.append(_seconds(lambda: take_step(run, lr=0.0)))
+    line = _second_time(_line(run), stopped)
     run.team.forget(run.optimizer)
     run.model.set_rng_state(random_numbers)
     batches = sum(run.team.sequences(len(split)) for split in run.evaluation.splits.values())
     evaluation = _second_time(lambda: run.evaluation.check(run.step), stopped)
+    passage = _second_time(lambda: run.inspection.passage(run.step), stopped)
     sample = _second_time(_sample(run), stopped)
     if stopped():
         return None
     new_tokens = min(TOKENS, run.samples.tokens)
     return Pace(
         step=median(steps[1:] or steps),
-        evaluation=evaluation * batches,
+        evaluation=evaluation * batches + passage,
         sample=sample * run.samples.tokens / new_tokens if run.plan.sample_every else 0.0,
         save=run.saver.seconds,
+        line=line,
+        log_every=run.settings.log_every,
     )
+
+
+def _line(run):
+    """A function that writes what a log line says of the model's inside to nowhere."""
+    nowhere = Metrics(Path(os.devnull))
+    return lambda: nowhere.write("layers", run.step, **run.inspection.sizes())
 
 
 def _sample(run):

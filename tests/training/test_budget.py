@@ -188,6 +188,7 @@ def test_pace_by_hand():
     assert Pace(1.0, 5.0, 9.0, 0.0).seconds(plan) == 110  # before the first step and after the last
     assert Pace(1.0, 5.0, 9.0, 0.0).seconds(replace(plan, eval_every=30)) == 125
     assert Pace(1.0, 0.0, 9.0, 0.0).seconds(replace(plan, sample_every=50)) == 127
+    assert Pace(1.0, 0.0, 0.0, 0.0, line=2.0, log_every=10).seconds(plan) == 100 + 11 * 2.0
     assert Pace(1.0, 0.0, 0.0, 3.0).seconds(plan) == 100 + 1 + 2 * 3.0  # the best, one on the way, the last
 
 
