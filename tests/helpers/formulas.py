@@ -198,8 +198,8 @@ DERIVATIONS = {
         formulas=(
             "dB_ro = s sum_n u_nr dz_no",
             "du_nr = s sum_o dz_no B_ro",
-            "dA_ir = sum_n d_ni du_nr",
-            "dd_ni = sum_r du_nr A_ir",
+            "dA_ir = sum_n h_ni du_nr",
+            "dh_ni = sum_r du_nr A_ir",
         ),
         operation=lambda y, x, A, B: ops.lora(y, x, A, B, SCALE, P, SEED),
         forward=lambda y, x, A, B: y + SCALE * np.einsum("ni,ir,ro->no", x * factors(x), A, B),
