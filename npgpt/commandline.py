@@ -248,7 +248,7 @@ def _exit_code(main) -> int:
     return code
 
 
-def _said(error):
+def _message(error):
     """An error in words. A file that was being written is named as it was to be called in the end."""
     if isinstance(error, MemoryError):
         return f"not enough memory. {error}"
@@ -267,5 +267,5 @@ def explain(error: BaseException) -> int:
     if not expected or os.environ.get("NPGPT_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if expected:
-        print(f"error: {_said(error)}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
     return 2 if expected else 1

@@ -9,6 +9,9 @@ from typing import Any
 from npgpt.layers import Module
 from npgpt.tensor import Tensor
 
+_plain_call, _lock = Module.__call__, threading.Lock()
+_around: list[Callable] = []  # of the open blocks, in the order in which they were opened
+
 
 def named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
     """(name, Module) of all parts, in the model's order, each before its own parts.
@@ -28,7 +31,7 @@ def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[N
     """Within the block, see(name, y) is called each time that a part of ``model`` has computed y.
 
     What ``see`` returns is ignored, and it must not change y; so results are the same, bit for bit, as without it. A
-    block may stand inside another one. ``Module.__call__`` is another one meanwhile, for all models and threads; other
+    block may stand inside another one. ``Module.__call__`` is replaced meanwhile, for all models and threads; other
     models only pass through.
 
     >>> from npgpt import GPT, GPTConfig
@@ -69,9 +72,6 @@ def calls_through(around: Callable[..., Tensor]) -> Iterator[None]:
             _around.remove(around)
             if not _around:
                 Module.__call__ = _plain_call  # type: ignore[method-assign]
-
-
-_plain_call, _around, _lock = Module.__call__, [], threading.Lock()
 
 
 def _through_all(self, *inputs, **named):

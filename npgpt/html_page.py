@@ -33,7 +33,7 @@ def check_page(out: str | Path) -> None:
     out = Path(out)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name a file with --out")
-    folder = out.resolve().parent
+    folder = Path(os.path.realpath(out)).parent  # resolve() raises RuntimeError on a link to itself
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise ConfigError(f"{out}: can't be written: {folder} is not a folder that you may write to")
     if os.path.lexists(out) and not _is_page(out):

@@ -19,7 +19,7 @@ _dropout_is_off = ContextVar("npgpt_dropout_is_off", default=False)
 
 @contextmanager
 def dropout_off() -> Iterator[None]:
-    """Within the block this thread drops nothing, as after ``eval()``, which would be for all threads."""
+    """Within the block dropout is off in this thread. ``eval()`` would switch it off for all threads."""
     token = _dropout_is_off.set(True)
     try:
         yield
@@ -146,15 +146,14 @@ class Dropout(Module):
         self.p = p
         self.rng = rng
 
-    @property
-    def is_on(self) -> bool:
-        return self.training and self.p > 0 and not _dropout_is_off.get()
-
-    def draw_seed(self) -> int:
-        return int(self.rng.integers(2**64, dtype=np.uint64))
+    def draw(self) -> tuple[float, int]:
+        """p and the seed of one use; 0 and 0 where nothing is dropped, and then nothing is drawn."""
+        is_on = self.training and self.p > 0 and not _dropout_is_off.get()
+        return (self.p, int(self.rng.integers(2**64, dtype=np.uint64))) if is_on else (0.0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.dropout(x, self.p, self.draw_seed()) if self.is_on else x
+        p, seed = self.draw()
+        return ops.dropout(x, p, seed) if p else x
 
 
 class CausalSelfAttention(Module):
@@ -176,8 +175,7 @@ class CausalSelfAttention(Module):
         qkv = self.c_attn(x)
         if self.rotary:
             qkv = ops.rotary(qkv, self.n_head, first=0 if cache is None else cache.length)
-        p = self.attn_dropout.p if self.attn_dropout.is_on else 0.0
-        seed = self.attn_dropout.draw_seed() if p else 0
+        p, seed = self.attn_dropout.draw()
         y = ops.causal_self_attention(qkv, self.n_head, self.scale, padding_mask, p, seed, cache)
         return self.resid_dropout(self.c_proj(y))
 

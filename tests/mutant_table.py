@@ -227,7 +227,7 @@ MUTANTS = [
            "What passes a block if attention gives 0?"),
     Mutant("Block.forward", "x + self.mlp(self.ln_2(x))", "self.ln_2(x + self.mlp(x))", "layer norm after the MLP",
            "GPT-2 moved the layer norms, compared with GPT: where to?"),
-    Mutant("Dropout.is_on", "self.training", "True", "dropout while evaluating",
+    Mutant("Dropout.draw", "self.training", "True", "dropout while evaluating",
            "Should two evaluations of one text differ?"),
     Mutant("checkpointed", "rng.bit_generator.state = state", "pass", "other dropout masks in the recomputation"),
     Mutant("checkpointed", "rng.bit_generator.state = state_now", "pass", "the generator left where the recomputation ends"),

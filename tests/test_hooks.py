@@ -63,6 +63,13 @@ def test_blocks_may_end_in_any_order():
     assert Module.__call__ is before
 
 
+def test_a_traced_backward_pass_takes_all_that_an_untraced_one_does():
+    model, done = GPT(CONFIG), []
+    with trace(model):
+        model.loss(IDS, IDS).backward(done=lambda leaf: done.append(leaf))
+    assert set(done) == set(model.parameters())
+
+
 def test_nothing_stays_after_an_error():
     before, model = Module.__call__, GPT(CONFIG)
 

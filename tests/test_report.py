@@ -5,6 +5,8 @@ from helpers.commands import RUN, command, refused, train
 from reporting.runs import lines_of_a_run, write_run
 from reporting.test_page import data_of
 
+from npgpt.errors import ConfigError
+from npgpt.html_page import check_page
 from npgpt.training import reporter
 from npgpt.training.reporter import Reporter
 
@@ -35,6 +37,12 @@ def test_several_runs_and_lines_that_can_not_be_read(runs):
     assert command("report", "b", "a", cwd=runs).out == "comparison.html: open it in a browser\n"
     assert names(runs / "comparison.html") == ["b", "a"]
     assert not (runs / "a" / "report.html").exists()
+
+
+def test_a_link_to_itself_is_no_page(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="loop is there already, and is no page"):
+        check_page(tmp_path / "loop")
 
 
 def test_mistakes(runs):

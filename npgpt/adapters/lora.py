@@ -21,9 +21,7 @@ class LoRA(Module):
         self.dropout = Dropout(config.dropout, rng)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        p = self.dropout.p if self.dropout.is_on else 0.0
-        seed = self.dropout.draw_seed() if p else 0
-        return ops.lora(y, x, self.A, self.B, self.config.scale, p, seed)
+        return ops.lora(y, x, self.A, self.B, self.config.scale, *self.dropout.draw())
 
 
 class LoRALinear(Module):

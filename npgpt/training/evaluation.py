@@ -80,8 +80,8 @@ class EarlyStopping:
     """The lowest validation loss so far, and how many evaluations ago there was progress.
 
     patience    so many evaluations without progress are the end; None: no limit
-    min_delta   by how much the loss must fall below what it was at the last progress to count as progress. So a slow
-                fall counts, too, when it has come to so much
+    min_delta   by how much the loss must fall, since the last progress, to count as progress. A slow fall counts once
+                it adds up to that
 
     >>> stopping = EarlyStopping(patience=2)
     >>> [stopping.update(step, loss) for step, loss in [(10, 4.0), (20, 3.0), (30, 3.5), (40, 3.0)]]

@@ -65,9 +65,7 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         try:
             _foresee(run, stop, began)
             if run.plan.warmup > min(run.plan.max_steps, run.plan.decay_steps):
-                log(
-                    f"warning: --lr is never reached: --warmup takes {run.plan.warmup:,} steps, and the run ends before"
-                )
+                log(f"warning: --warmup takes {run.plan.warmup:,} steps, and the schedule fewer: --lr is never reached")
             run.progress.start()
             fit(run, stop)
             run.evaluation.check(run.step)

@@ -117,7 +117,7 @@ def _open_shards(index: Path) -> tuple[dict[str, LazyTensor], tuple[MappedFile, 
         files.append(file)
         if missing := expected - found.keys() - {"lm_head.weight"}:
             raise CheckpointError(f"{file.path}: tensor {min(missing)[:200]!r} is not in it, as the index says")
-        for name, tensor in found.items():
-            (tensors if name in expected else others)[name] = tensor
+        for tensor in found:
+            (tensors if tensor in expected else others)[tensor] = found[tensor]
     tensors = others | tensors
     return tensors, tuple(files), kind + (f", {len(files)} shards" if len(files) > 1 else "")

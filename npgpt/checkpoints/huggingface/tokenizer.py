@@ -108,8 +108,8 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> To
     """The tokenizer of a folder that has none of ours: GPT-2's, or None, which is unknown.
 
     What is there decides: vocab.json and merges.txt, tokenizer.json, tokenizer_config.json. Without a vocabulary it is
-    GPT-2's, if ``guess``, where the model's ``vocab_size`` is, and nothing speaks of another one.
-    Tokens added to GPT-2's have no text here. Raises CheckpointError on a damaged file.
+    GPT-2's, if ``guess``, where the model's ``vocab_size`` is, and nothing speaks of another one. Tokens added to
+    GPT-2's have no text here. Raises CheckpointError on a damaged file.
     """
     gpt2 = _gpt2_vocabulary()
     settings = _json(folder / "tokenizer_config.json", {})
@@ -117,9 +117,11 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, guess: bool = True) -> To
         return None
     found = []
     if (folder / "vocab.json").exists():
-        found += [_json(folder / "vocab.json") == gpt2, _are_gpt2_merges(_lines_of_merges(folder / "merges.txt"))]
+        found.append(_json(folder / "vocab.json") == gpt2)
+        if (folder / "merges.txt").exists():
+            found.append(_are_gpt2_merges(_merges_in(folder / "merges.txt")))
     if (folder / "tokenizer.json").exists():
-        found += [_is_gpt2(_json(folder / "tokenizer.json"))]
+        found.append(_is_gpt2(_json(folder / "tokenizer.json")))
     is_gpt2 = all(found)
     if not found:
         name = settings.get("tokenizer_class") or "GPT2"
@@ -134,8 +136,9 @@ def _is_gpt2(values: object) -> bool:
         case {"model": {"vocab": vocabulary, "merges": list(merges)}, **others}:
             cut = others.get("pre_tokenizer")
             parts = cut.get("pretokenizers", [cut]) if isinstance(cut, dict) else []
-            spaced = any(isinstance(part, dict) and part.get("add_prefix_space") for part in parts)
-            is_plain = others.get("normalizer") is None and not spaced
+            if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
+                return False
+            is_plain = others.get("normalizer") is None and not any(part.get("add_prefix_space") for part in parts)
             return is_plain and vocabulary == _gpt2_vocabulary() and _are_gpt2_merges(merges)
     return False
 
@@ -150,10 +153,8 @@ def _are_gpt2_merges(merges: list) -> bool:
     return list(map(joined, merges)) == list(_gpt2_vocabulary())[256:-1]
 
 
-def _lines_of_merges(file: Path) -> list[str]:
-    """The merges in a merges.txt; where there is none, GPT-2's, since nothing speaks against it."""
-    if not file.exists():
-        return list(_gpt2_vocabulary())[256:-1]
+def _merges_in(file: Path) -> list[str]:
+    """The lines "a b" of a merges.txt."""
     mapped = MappedFile(file)
     text = bytes(mapped.take(0, min(mapped.size, _MAX_BYTES), "text")).decode(errors="replace")
     return [line for line in text.splitlines() if line and not line.startswith("#version")]

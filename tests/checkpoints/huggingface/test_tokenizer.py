@@ -164,6 +164,8 @@ def test_what_cuts_otherwise_is_not_gpt2(tmp_path):
     for others in (
         {"pre_tokenizer": spaced},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, spaced]}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": ["ByteLevel"]}},
         {"normalizer": {"type": "Lowercase"}},
         {"model": {"vocab": vocabulary, "merges": ["\u0120 t"]}},
         {"model": {"vocab": vocabulary}},
