@@ -6,6 +6,8 @@ share. NPGPT_KERNELS=numpy chooses the plain version of all.
 """
 
 import os
+import platform
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -33,6 +35,11 @@ from npgpt.kernels.table import DECODING, FEW_BITS, KERNELS
 BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
     raise ConfigError(f"NPGPT_KERNELS must be numpy or numba, not {BACKEND!r}")
+if platform.machine().lower() in ("arm64", "aarch64"):
+    # NumPy warns of these in products of ordinary numbers there: its library leaves the CPU's flags set (numpy#28687).
+    warnings.filterwarnings(
+        "ignore", "(divide by zero|overflow|invalid value) encountered in matmul", RuntimeWarning, r"npgpt\."
+    )
 
 Kernel = TypeVar("Kernel", bound=Callable)
 

@@ -9,11 +9,15 @@
 - A thread that waits for others does so in a loop for some 10 microseconds, and then sleeps. GNU's OpenMP loops for
   milliseconds by default. If another program computes at the same time, the loop uses up the thread's share of the
   processor, and the thread must pause when it has work. A step of a small model took up to 45 times as long.
+- Numba's workqueue ends the process if two Python threads launch kernels at once. It is what `pip install` gives on a
+  Mac, where OpenMP is missing. So with it a kernel waits until the others are done.
 """
 
 import os
+import threading
 from collections.abc import Callable
-from functools import wraps
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
 
 import numba
 import numpy as np
@@ -24,6 +28,7 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 INLINED = {"error_model": "numpy", "forceinline": True}  # a call inside a loop would keep it from being vectorised
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "3000"  # OpenMP reads it when Numba starts the first threads
+_ONE_AT_A_TIME = threading.RLock()
 MIN_PARALLEL_SIZE = 1 << 15  # elements in all arrays of a call: some 20 microseconds of work
 
 
@@ -48,14 +53,22 @@ def parallel_jit(function: Callable) -> Callable:
     def launch(*arguments, work=None):
         if work is None:
             work = sum(x.size for x in arguments if isinstance(x, np.ndarray))
-        if work >= MIN_PARALLEL_SIZE:
-            return kernel(*arguments)
-        threads = numba.get_num_threads()
-        try:
-            numba.set_num_threads(1)
-            return kernel(*arguments)
-        finally:
-            numba.set_num_threads(threads)
+        with _turn():
+            if work >= MIN_PARALLEL_SIZE:
+                return kernel(*arguments)
+            threads = numba.get_num_threads()
+            try:
+                numba.set_num_threads(1)
+                return kernel(*arguments)
+            finally:
+                numba.set_num_threads(threads)
 
     launch.dispatcher = kernel
     return launch
+
+
+@cache
+def _turn() -> AbstractContextManager:
+    """What a launch holds: a lock if only one Python thread may launch kernels at a time, else nothing."""
+    numba.get_num_threads()  # chooses the threading layer, if that has not happened yet
+    return _ONE_AT_A_TIME if numba.threading_layer() == "workqueue" else nullcontext()

@@ -20,7 +20,7 @@ from npgpt.kernels import blocked_product
 from npgpt.kernels.jit import parallel_jit
 from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.parallel_product import Factor, multiply
-from npgpt.kernels.precision import gemm_dtype_tag
+from npgpt.kernels.precision import gemm_dtype_tag, is_by_blas
 
 MAX_SMALL_PRODUCT = 64**3  # multiplications; below, NumPy's call is quicker than starting threads
 MAX_FEW_ROWS = 3  # fewer than half of a tile
@@ -36,7 +36,9 @@ def matmul_numpy(
         add_to += a @ b
         return add_to
     c = a @ b
-    return c if bias is None else c + bias
+    if bias is not None:
+        c += bias
+    return c
 
 
 def matmul_blocked(
@@ -62,13 +64,13 @@ def _add_product_by_rows(a, b, c):
 def matmul_numba(
     a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
 ) -> np.ndarray:
-    """Each of Numba's threads computes a part of C: parallel_product.py.
+    """Each of Numba's threads computes a part of C: parallel_product.py. On Apple's CPUs NumPy may (precision.py).
 
     Packing rounds the factors if ``set_matmul_precision`` allows it (precision.py); a few rows or a small product are
     never rounded.
     """
     (M, K), N = a.shape, b.shape[1]
-    if M * N * K <= MAX_SMALL_PRODUCT:
+    if M * N * K <= MAX_SMALL_PRODUCT or (M > MAX_FEW_ROWS and is_by_blas(a.dtype)):
         return matmul_numpy(a, b, bias, add_to)
     _check(a, b, bias, add_to)
     c = empty((M, N), a.dtype) if add_to is None else add_to

@@ -13,10 +13,14 @@ Which instructions multiply is another question, with an answer for each precisi
     vectors     float32                         float32                 float32
     pairs       bfloat16, AVX-512 BF16
     tiles       one piece of bfloat16           two, their 16 bits      three, which are as exact as float32
+    blas        float32                         float32                 float32
 
 Where there are several ways the fastest one is taken: pairs take half the time of float32 on AMD's CPUs, and 1.45 times
 as long on Intel's. fastest.py measures it once on a machine. With NPGPT_CPU it is the last one in the table that this
 unit has. float64 has one way.
+
+"blas" is the library that NumPy calls. It is considered on Apple's CPUs alone, since their matrix unit can be used through
+Apple's library only. Elsewhere our products are faster, and no sum depends on the number of threads.
 """
 
 from functools import cache
@@ -31,7 +35,7 @@ from npgpt.kernels.machine.tile_check import trouble_with_tiles
 from npgpt.kernels.machine.vectors import IN_PAIRS, IN_TILES, pieces_of
 
 PRECISIONS = ("highest", "high", "medium")
-WAYS = ("vectors", "pairs", "tiles")
+WAYS = ("vectors", "pairs", "tiles", "blas")
 _PIECES = {"highest": 3, "high": 2, "medium": 1}
 _FLOAT32 = np.dtype(np.float32)
 
@@ -42,7 +46,7 @@ _way: str | None = None  # None: to be chosen
 def set_matmul_precision(precision: str, way: str | None = None) -> None:
     """Set the precision in this process: "highest" (the default), "high" or "medium". Raises ConfigError.
 
-    way     "vectors", "pairs" or "tiles"; by default what is fastest. Raises ConfigError if this machine hasn't it
+    way     one of WAYS; by default what is fastest. Raises ConfigError if this machine hasn't it
 
     >>> set_matmul_precision("high"); get_matmul_precision()
     'high'
@@ -63,13 +67,18 @@ def get_matmul_precision() -> str:
 
 @cache
 def ways(precision: str) -> dict[str, np.generic]:
-    """{way: its type tag for ``gemm``}: those of this precision that work on this machine, for float32 matrices."""
+    """{way: its type tag for ``gemm``}: those of this precision that work on this machine, for float32 matrices.
+
+    The tag of "blas" is that of vectors: products inside other kernels, such as attention's, are made by these.
+    """
     found = {"vectors": np.float32(0)}
     if precision == "medium" and UNIT.has_bf16:
         found["pairs"] = IN_PAIRS
     pieces = _PIECES[precision]
     if UNIT.tiles and not trouble_with_tiles(pieces):
         found["tiles"] = IN_TILES[pieces]
+    if UNIT.has_blas:
+        found["blas"] = np.float32(0)
     return found
 
 
@@ -89,7 +98,12 @@ def get_way() -> str:
 
 def rounds_to_bfloat16() -> bool:
     """Whether large products of float32 matrices round their factors to bfloat16, 8 bits."""
-    return _precision == "medium" and get_way() != "vectors"
+    return _precision == "medium" and get_way() in ("pairs", "tiles")
+
+
+def is_by_blas(dtype: np.dtype) -> bool:
+    """Whether NumPy's library makes large products of this dtype."""
+    return dtype == _FLOAT32 and get_way() == "blas"
 
 
 def gemm_dtype_tag(dtype: np.dtype) -> np.generic:
@@ -113,6 +127,7 @@ def described() -> str:
         "vectors": f"in float32, {UNIT.title}",
         "pairs": "in bfloat16, AVX-512 BF16",
         "tiles": f"in bfloat16 tiles, {pieces} piece{'s' if pieces > 1 else ''}",
+        "blas": f"in float32, NumPy's library; {UNIT.title}",
     }[get_way()]
     trouble = trouble_with_tiles(pieces) if UNIT.tiles else ""
     unused = f"; tiles are not used: {trouble}" if trouble else ""

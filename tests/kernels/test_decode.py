@@ -205,9 +205,6 @@ def test_a_barrier_orders_what_threads_do():
 
 def test_a_waiting_thread_lets_others_run():
     """Two texts at once from two Python threads on two cores: four threads that wait for each other in pairs."""
-    _take_turns(np.zeros(2, np.int64), np.ones(1, np.int64), 1, work=1 << 20)
-    if numba.threading_layer() == "workqueue":
-        pytest.skip("Numba's workqueue takes one thread at a time")
     packed = PackedGPT(model_of(MODELS["wide, scores scaled by layer"]), "int8")
     ids, results = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]]), {}
 

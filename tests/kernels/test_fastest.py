@@ -77,3 +77,13 @@ def test_measuring_multiplies_filled_matrices_in_each_way(monkeypatch):
     assert all(filled for _, filled in calls)
     assert list(times) == list(WAYS)
     assert all(0 < time < float("inf") for time in times.values())
+
+
+@pytest.mark.parametrize(("seconds", "threads"), [(0.5, 1), (0.5, 8)])
+def test_numpys_library_counts_for_all_the_cores_that_it_takes(monkeypatch, seconds, threads):
+    clock = iter(np.arange(4 * fastest._TIMES) * seconds)
+    monkeypatch.setattr(fastest, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(fastest.product, "multiply", lambda *arguments: None)
+    monkeypatch.setattr(fastest.numba, "get_num_threads", lambda: threads)
+    times = fastest._measure({"vectors": np.float32(0), "blas": np.float32(0)})
+    assert times == {"vectors": seconds, "blas": seconds * threads}

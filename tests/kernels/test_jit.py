@@ -16,3 +16,33 @@ def test_how_long_threads_wait_awake(asked):
     program = f"import os, npgpt.kernels.jit; print({{x: os.environ[x] for x in {POLICY} if x in os.environ}})"
     done = subprocess.run([sys.executable, "-c", program], env={**others, **asked}, capture_output=True, text=True)
     assert done.stdout.strip() == str(asked or {"GOMP_SPINCOUNT": "3000"}), done.stderr
+
+
+LAUNCH_FROM_THREADS = """
+import threading
+import numba, numpy as np
+from npgpt import kernels
+
+x = np.random.default_rng(0).standard_normal((300, 300), np.float32)
+right = [kernels.matmul(x, x), kernels.matmul(x[:100, :50], x[:50, :100])]
+wrong = []
+
+def launch():
+    for _ in range(100):
+        for found, expected in zip((kernels.matmul(x, x), kernels.matmul(x[:100, :50], x[:50, :100])), right):
+            if not np.array_equal(found, expected):
+                wrong.append(found)
+
+threads = [threading.Thread(target=launch) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(numba.threading_layer(), len(wrong))
+"""
+
+
+def test_threads_launch_kernels_one_after_the_other_where_numba_demands_it(python):
+    """With its workqueue, the process would be ended at the first two launches at once, of all sizes."""
+    done = python(LAUNCH_FROM_THREADS, NUMBA_THREADING_LAYER="workqueue")
+    assert (done.returncode, done.stdout.split()) == (0, ["workqueue", "0"]), done.stderr

@@ -81,3 +81,15 @@ def test_what_cannot_be_added_to(multiply):
     with pytest.raises(TypeError, match="dtypes"):
         multiply(a, b, add_to=c.astype(np.float32))
     np.testing.assert_array_equal(c, 0)
+
+
+@pytest.mark.parametrize(("machine", "warnings"), [("arm64", 0), ("aarch64", 0), ("x86_64", 1)])
+def test_flags_that_libraries_leave_set_on_arm_are_no_warnings(python, machine, warnings):
+    """Here an overflow stands for them."""
+    done = python(
+        f"import platform; platform.machine = lambda: {machine!r}\n"
+        "import numpy as np\n"
+        "from npgpt.kernels.matmul import matmul_numpy\n"
+        "assert np.isinf(matmul_numpy(*[np.full((2, 2), 1e30, np.float32)] * 2)).all()"
+    )
+    assert (done.returncode, done.stderr.count("overflow encountered in matmul")) == (0, warnings), done.stderr

@@ -145,7 +145,7 @@ def test_what_is_said_of_it(monkeypatch):
     monkeypatch.setattr(precision, "trouble_with_tiles", lambda pieces: "")
     said = {}
     for word in precision.PRECISIONS:
-        for way in "vectors", "pairs", "tiles":
+        for way in precision.WAYS:
             monkeypatch.setattr(precision, "_precision", word)
             monkeypatch.setattr(precision, "_way", way)
             said[word, way] = precision.described()
@@ -173,6 +173,37 @@ def test_without_bfloat16_all_words_mean_the_same(python):
         NPGPT_CPU="avx512",
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+BY_BLAS = """
+import sys
+import numpy as np, npgpt
+from npgpt.kernels import precision
+
+calls = []
+matmul = sys.modules["npgpt.kernels.matmul"]
+in_numpy = matmul.matmul_numpy
+matmul.matmul_numpy = lambda *arguments: calls.append(1) or in_numpy(*arguments)
+rng = np.random.default_rng(0)
+a, b, start = (rng.standard_normal((100, 100), np.float32) for _ in range(3))
+for word in precision.PRECISIONS:
+    npgpt.set_matmul_precision(word)
+    assert precision.get_way() == "blas" and not precision.rounds_to_bfloat16()
+    assert precision.described().startswith("in float32, NumPy's library; "), precision.described()
+    assert np.array_equal(matmul.matmul_numba(a, b), a @ b)
+    assert np.array_equal(matmul.matmul_numba(a, b, start[0]), a @ b + start[0])
+    assert np.array_equal(matmul.matmul_numba(a, b, add_to=start.copy()), start + a @ b)
+print(len(calls))
+matmul.matmul_numba(np.tile(a, (1, 50))[:3], np.tile(b, (50, 1)))  # three rows, which wait for memory
+npgpt.set_matmul_precision("highest", "vectors")
+matmul.matmul_numba(a, b)
+print(len(calls))
+"""
+
+
+def test_products_by_numpys_library(python):
+    done = python(BY_BLAS, NPGPT_CPU="blas")
+    assert (done.returncode, done.stdout) == (0, "9\n9\n"), done.stderr
 
 
 @rounds

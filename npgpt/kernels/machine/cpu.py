@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from dataclasses import dataclass, replace
 
 from llvmlite import binding
@@ -25,6 +26,7 @@ class VectorUnit:
     vectors: int
     has_bf16: bool = False  # whether it multiplies pairs of bfloat16
     tiles: str = ""  # what multiplies tiles of bfloat16 (tiles.py): "instructions", "plain" code, or nothing
+    has_blas: bool = False  # whether NumPy's own library may be faster (precision.py)
 
 
 # The tile of each unit leaves a few of its registers (32, 32, 16, 32, 16) for what is loaded.
@@ -37,6 +39,7 @@ UNITS = {
     "generic": VectorUnit("generic", "128-bit vectors", 16, 4, 2),
 }
 PLAIN_TILES = "tiles-plain"  # the vector unit of this machine, beside tiles in plain code
+BLAS = "blas"  # the vector unit of this machine, beside NumPy's library
 _FEATURES = {
     "tiles": ("amx-tile", "amx-bf16", "avx512bf16"),
     "avx512_bf16": ("avx512bf16",),
@@ -48,21 +51,25 @@ _FEATURES = {
 
 
 def available() -> list[str]:
-    """The units that this machine has, the widest first; "generic" and "tiles-plain" are on every machine."""
+    """The units that this machine has, the widest first; "generic", "tiles-plain" and "blas" are on every machine."""
     features = dict(binding.get_host_cpu_features())
     # Every 64-bit ARM has NEON; which features LLVM names there depends on the operating system.
     features["neon"] = platform.machine().lower() in ("aarch64", "arm64")
     found = [name for name in UNITS if all(features.get(feature) for feature in _FEATURES[name])]
-    return [*found, PLAIN_TILES]
+    return [*found, PLAIN_TILES, BLAS]
 
 
 def _chosen() -> VectorUnit:
     widest = available()[0]
-    wanted = os.environ.get("NPGPT_CPU", widest)
+    # On Apple's CPUs NumPy's library uses a matrix unit that NEON's instructions don't reach.
+    usual = BLAS if widest == "neon" and sys.platform == "darwin" else widest
+    wanted = os.environ.get("NPGPT_CPU", usual)
     if wanted not in available():
         raise ConfigError(f"NPGPT_CPU must be one of what this machine has, {', '.join(available())}, not {wanted!r}")
     if wanted == PLAIN_TILES:
         return replace(UNITS[widest], name=PLAIN_TILES, tiles="plain")
+    if wanted == BLAS:
+        return replace(UNITS[widest], name=BLAS, has_bf16=False, tiles="", has_blas=True)
     return UNITS[wanted]
 
 

@@ -59,7 +59,7 @@ def gemm(M, N, K, a, a_row, a_column, b, b_row, b_column, start, start_row, c, c
     size, W = element_size(dtype_tag), tile_columns(dtype_tag)
     steps = min(K_BLOCK, K)
     rows_of_a = min(_m_block(dtype_tag), _round_up(M, tile_rows(dtype_tag)))
-    columns_of_b = min(_n_block(dtype_tag), _round_up(N, W))
+    columns_of_b = min(_n_block(dtype_tag) // W * W, _round_up(N, W))  # whole panels: NEON's have 12 columns
     memory = np.empty((rows_of_a + columns_of_b) * depth(steps, dtype_tag) * size + 128, np.uint8)
     panels_a = first_panel(memory)
     panels_b = _round_up(panels_a + rows_of_a * depth(steps, dtype_tag) * size, 64)
