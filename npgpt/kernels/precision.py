@@ -19,8 +19,8 @@ Where there are several ways the fastest one is taken: pairs take half the time 
 as long on Intel's. fastest.py measures it once on a machine. With NPGPT_CPU it is the last one in the table that this
 unit has. float64 has one way.
 
-"blas" is the library that NumPy calls. It is considered on Apple's CPUs alone, since their matrix unit can be used through
-Apple's library only. Elsewhere our products are faster, and no sum depends on the number of threads.
+"blas" is the library that NumPy calls. It is considered on Apple's CPUs alone, since only Apple's library can use their
+matrix unit. Elsewhere our products are faster, and no sum depends on the number of threads.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""kernels/machine/product.py, which makes all large products, on each vector unit that this machine has, and in NEON's tiles on any machine."""
+"""kernels/machine/product.py, which makes all large products, on each vector unit of this machine, and NEON's."""
 
 import platform
 from concurrent.futures import ThreadPoolExecutor
