@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import nullcontext, suppress
 
 from npgpt.chatting.settings import ChatSettings
 from npgpt.commandline import Parser, run, use_threads
@@ -52,7 +53,7 @@ def _converse(talk, console):
                 _answer(line.strip(), talk, console)
         except UserError as error:
             if not console.interactive:
-                raise
+                raise UserError(f"{console.place}{error}") from error
             _say(str(error))
         except KeyboardInterrupt as stop:
             ctrl_c = exit_code(signal.SIGINT)
@@ -70,10 +71,14 @@ def _answer(question, talk, console):
             for piece in pieces:
                 print(piece, end="", flush=True)
                 stop.check()
+        except OSError:
+            stop.check()  # a closed terminal sends SIGHUP, and can't be written to
+            raise
         finally:
             pieces.close()
-            print(talk.held_back, end="", flush=True)
-            console.end()
+            with suppress(OSError) if stop.requested else nullcontext():
+                print(talk.held_back, end="", flush=True)
+                console.end()
     if console.interactive and talk.ended == "length":
         _say("(cut: an answer has no more tokens)")
     if console.interactive and all_fitted and talk.left_out:

@@ -205,6 +205,8 @@ MISTAKES = [
     ("/save there.jsonl", "there.jsonl is there already"),
     ("/save a.txt", "must end in .jsonl"),
     ("/save gone/a.jsonl", "is not a folder"),
+    ("/save ~no-such-user/a.jsonl", "~no-such-user/a.jsonl: there is no such user"),
+    ("/save a\0.jsonl", "no NUL characters"),
     ("/save", "/help shows the commands"),
     ("/reset now", "/help shows the commands"),
     ("/set temperature", "/help shows the commands"),
@@ -222,7 +224,7 @@ def test_a_mistake_ends_a_pipe_and_writes_nothing(work, scripted, line, words):
     before = listing(work)
     ended = chat(work, "Hi", line, "Ho")
     assert ended.out == "a\n"
-    assert_refused(ended._replace(out=""), words)
+    assert_refused(ended._replace(out=""), f"line 2: {words}" if words.startswith("the") else words)
     assert listing(work) == before
 
 
@@ -371,3 +373,12 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(made):
         with contextlib.suppress(ProcessLookupError):
             os.kill(terminal.pid, signal.SIGKILL)
         os.close(terminal.descriptor)
+
+
+def test_a_terminal_that_is_closed_during_an_answer_ends_the_program_as_its_signal_does(made):
+    terminal = PseudoTerminal("-c", ENDLESS, "--model", "runs/a", cwd=made)
+    terminal.wait_for("Human: ")
+    terminal.type("Hi\n")
+    terminal.wait_for("Assistant: so on so on")
+    os.close(terminal.descriptor)
+    assert terminal.exit_code() == 129

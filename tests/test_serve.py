@@ -35,6 +35,8 @@ def test_another_address_needs_a_token(monkeypatch, tmp_path):
     assert read_token(replace(settings, token=TOKEN)) == TOKEN
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert read_token(replace(settings, token_file=str(tmp_path / "token"))) == TOKEN
+    (tmp_path / "token").write_text(TOKEN, encoding="utf-8-sig")  # as some editors on Windows do
+    assert read_token(replace(settings, token_file=str(tmp_path / "token"))) == TOKEN
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN[1:])
     assert read_token(settings) == TOKEN[1:]
     for wrong in ("short", "with a space in it, long", "ä" * 20, "", "x" * 5000):

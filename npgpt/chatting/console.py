@@ -16,6 +16,10 @@ class Console(Protocol):
 
     interactive: bool  # whether somebody sits there, who can try again
 
+    @property
+    def place(self) -> str:
+        """Where a mistake is, to be said before what it is: "line 3: "."""
+
     def read(self) -> str | None:
         """The next line without its end; None: there is none. Raises DataError if it can't be read."""
 
@@ -30,6 +34,7 @@ class Terminal:
     """A person at a terminal. Lines can be edited and called back, where Python has readline."""
 
     interactive = True
+    place = ""
 
     def __init__(self) -> None:
         self._has_readline = False
@@ -70,15 +75,19 @@ class Pipe:
     def __init__(self) -> None:
         self._lines = 0
 
+    @property
+    def place(self) -> str:
+        return f"line {self._lines}: "
+
     def read(self) -> str | None:
         data = sys.stdin.buffer.readline(LINE_LIMIT + 1) if sys.stdin else b""
         self._lines += 1
         if len(data) > LINE_LIMIT:
-            raise DataError(f"line {self._lines}: longer than {LINE_LIMIT:,} bytes")
+            raise DataError(f"{self.place}longer than {LINE_LIMIT:,} bytes")
         try:
             return data.decode("utf-8-sig" if self._lines == 1 else "utf-8").rstrip("\r\n") if data else None
         except UnicodeDecodeError as error:
-            raise DataError(f"line {self._lines}: not UTF-8 text at byte {error.start}") from None
+            raise DataError(f"{self.place}not UTF-8 text at byte {error.start}") from None
 
     def begin(self) -> None:
         pass

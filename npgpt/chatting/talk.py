@@ -94,7 +94,12 @@ class Talk:
 
     def save(self, name: str) -> None:
         """Write a new .jsonl file, which ``npgpt.train`` reads. Raises UserError if there is one, or it can't be."""
-        path = Path(name).expanduser()
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError:  # ~somebody
+            raise ConfigError(f"{name}: there is no such user") from None
+        if "\0" in name:
+            raise ConfigError("a file's name has no NUL characters")
         if not is_conversations(path):
             raise ConfigError(f"{name}: the name must end in .jsonl, so that npgpt.train knows what is in it")
         if len(self.messages) < 2:

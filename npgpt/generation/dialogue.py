@@ -166,8 +166,9 @@ class ConversationDecoder:
     ) -> Generator[str, None, None]:
         """The pieces of an answer, one for each token; many are "".
 
-        The answer is the same whatever was answered before. It can be left at any token: the next one then begins with
-        what has been through the model. Raises FloatingPointError as ``stream``.
+        The answer is the same whatever was answered before, up to rounding: keys and values of tokens made one by one
+        may differ from those of a whole prompt in the last bits. An answer can be left at any token: the next one then
+        begins with what has been through the model. Raises FloatingPointError as ``stream``.
         """
         self.ended, self.held_back = None, ""
         self._cache.lengths[0] = shared_length(self._ids[: self._cache.lengths[0]], prompt.ids)

@@ -1,6 +1,7 @@
 """End a text where one of some strings appears."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from npgpt.errors import ConfigError
 from npgpt.generation.token import Token
@@ -25,17 +26,21 @@ class StopStrings:
         if "" in self.strings:
             raise ConfigError("a string that ends a text can't be empty")
         self.found = False
+        self._lengths = [0] * len(self.strings)  # how much of each the text ends with
         self._held = ""
 
     def push(self, text: str) -> str:
         """Take the next piece of text -> what can be printed now. ``found`` says whether a string has appeared."""
-        text = self._held + text
-        places = [(text.find(string), len(string)) for string in self.strings]
-        ends = [(place + length, place) for place, length in places if place >= 0]
-        if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)[1]]
-        keep = max((self._beginning(string, text) for string in self.strings), default=0)
+        before, self._held = self._held, ""
+        for i, character in enumerate(text, 1):
+            states = zip(self.strings, self._lengths, strict=True)
+            self._lengths = [_advance(string, length, character) for string, length in states]
+            complete = [n for n, string in zip(self._lengths, self.strings, strict=True) if n == len(string)]
+            if complete:
+                self.found = True
+                return (before + text[:i])[: -max(complete)]
+        text = before + text
+        keep = max(self._lengths, default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -44,10 +49,30 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    @staticmethod
-    def _beginning(string, text):
-        """How much of a string the text ends with."""
-        return max((n for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
+
+def _advance(string: str, length: int, character: str) -> int:
+    """A text ends with the first ``length`` characters of the string. -> with how many it ends after one more
+
+    If the character doesn't fit, the text may still end with a shorter beginning. Which one is known from the string
+    alone, so a long string takes no longer than a short one (Knuth, Morris & Pratt 1977).
+    """
+    if length == len(string):
+        length = _shorter(string)[length]
+    while length and string[length] != character:
+        length = _shorter(string)[length]
+    return length + (string[length] == character)
+
+
+@lru_cache(maxsize=1024)
+def _shorter(string: str) -> list[int]:
+    """[n]: the longest beginning of the string that its first n characters end with, of fewer than n."""
+    found = [0, 0]
+    for n in range(1, len(string)):
+        length = found[n]
+        while length and string[length] != string[n]:
+            length = found[length]
+        found.append(length + (string[length] == string[n]))
+    return found
 
 
 class StopTexts:
@@ -70,7 +95,7 @@ class StopTexts:
 
     def __call__(self, token: Token) -> bool:
         """Take a token; whether its text ends with it. <|endoftext|> is no text, and doesn't end it."""
-        text = self._texts.setdefault(token.row, _StoppedText(self.tokenizer, self.strings))
+        text = self._text(token.row)
         text.tokens += 1
         if token.id != self.tokenizer.end_of_text:
             piece = text.decoder.decode(token.id)
@@ -79,9 +104,14 @@ class StopTexts:
 
     def take(self, row: int, finished: bool = False) -> str:
         """The text of a row that is certain and was not taken yet; with ``finished`` all of it."""
-        text = self._texts.setdefault(row, _StoppedText(self.tokenizer, self.strings))
+        text = self._text(row)
         taken, text.certain = text.certain, ""
         return taken + text.stops.finish() if finished else taken
+
+    def _text(self, row):
+        if row not in self._texts:
+            self._texts[row] = _StoppedText(self.tokenizer, self.strings)
+        return self._texts[row]
 
 
 class _StoppedText:

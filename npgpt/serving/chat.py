@@ -109,10 +109,11 @@ class _Work:
         """What the engine is to make."""
         asked = self.asked
         param = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
+        new = self.served.room(self.ids, getattr(asked, param), self.served.block_size, param)
         request = Request(
             ids=self.ids,
-            max_new_tokens=self.served.room(self.ids, getattr(asked, param), self.served.block_size, param),
-            sampling=self.served.sampling(asked, getattr(asked, param)),
+            max_new_tokens=new,
+            sampling=self.served.sampling(asked, new),
             stop_ids=self.served.stop_ids,
             stop=(*STOP, *asked.stop),
             logprobs=asked.top_logprobs or 0 if asked.logprobs else None,

@@ -55,14 +55,14 @@ class _Work:
 
     def requests(self) -> list[Request]:
         """What the engine is to make."""
-        asked = self.asked
+        asked, served = self.asked, self.served
         return [
             Request(
                 ids=ids,
-                max_new_tokens=self.served.room(ids, asked.max_tokens, DEFAULT_TOKENS),
-                sampling=self.served.sampling(asked, asked.max_tokens),
+                max_new_tokens=(new := served.room(ids, asked.max_tokens, DEFAULT_TOKENS)),
+                sampling=served.sampling(asked, new),
                 seed=None if asked.seed is None else asked.seed + i,
-                stop_ids=self.served.stop_ids,
+                stop_ids=served.stop_ids,
                 stop=asked.stop,
                 logprobs=asked.logprobs,
                 prompt_logprobs=asked.logprobs if asked.echo else None,

@@ -83,7 +83,8 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         if not param:
             return ApiError(400, "the request needs a body: a JSON object", None, MISSING)
         return ApiError(400, f"you must provide the field {param}", param, MISSING)
-    wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("List ")
+    wanted = wanted.replace(" after validation", "")
     return ApiError(400, f"{param or 'the body'} {wanted[:1].lower()}{wanted[1:]}", param or None, WRONG)
 
 

@@ -7,6 +7,7 @@ Content-Type  of a post is application/json. A form on another site can't send t
 Authorization  If there is a token, "Bearer TOKEN", compared in constant time.
 """
 
+import re
 from collections.abc import Iterable
 from hmac import compare_digest
 
@@ -78,7 +79,8 @@ class Guard:
 
         An address is no name, so no other site can make it point here; at a loopback address it must be one too.
         """
-        name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+        found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::[0-9]*)?", host)
+        name = (found[1] or found[2] or "") if found else ""
         if name.lower() in self.names:
             return True
         return is_loopback(name) if self.is_local else as_address(name) is not None

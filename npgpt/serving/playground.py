@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Header
 from fastapi import Request as HttpRequest
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
@@ -89,7 +89,14 @@ class PlaygroundChunk(BaseModel):
 
 def router(served: Served) -> APIRouter:
     """The routes."""
-    routes = APIRouter(route_class=StrictRoute)
+
+    def refuse_other_pages(npgpt_started: str | None = Header(None, include_in_schema=False)) -> None:
+        """A page that another server has made may know tokens by other ids."""
+        if npgpt_started not in (None, str(served.created)):
+            message = "this page is from before the server was started: load it again"
+            raise ApiError(409, message, None, "started_anew")
+
+    routes = APIRouter(route_class=StrictRoute, dependencies=[Depends(refuse_other_pages)])
     page = make_playground(served)
     pictures = asyncio.Semaphore(ATTENTION_WAITING)
 
@@ -181,10 +188,11 @@ class _Work:
     def __init__(self, served: Served, asked: PlaygroundRequest):
         self.served = served
         ids = served.encode(asked.prompt, "prompt")
+        new = served.room(ids, None, default=asked.max_tokens)
         self.request = Request(
             ids=ids,
-            max_new_tokens=served.room(ids, None, default=asked.max_tokens),
-            sampling=served.sampling(asked),
+            max_new_tokens=new,
+            sampling=served.sampling(asked, new),
             seed=asked.seed,
             stop_ids=served.stop_ids,
             logprobs=ALTERNATIVES,

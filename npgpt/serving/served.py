@@ -99,13 +99,14 @@ class Served:
         )
         return ApiError(400, message, param, TOO_LONG)
 
-    def sampling(self, request: Sampled, wanted: int | None = None) -> Sampling:
+    def sampling(self, request: Sampled, new: int) -> Sampling:
         """How tokens are chosen. Unlike npgpt.sample's, the API's defaults draw from the model's own distribution.
 
-        wanted      the most tokens that the client wants, if it says so. Raises ApiError
+        new     how many tokens are made at most (``room``). Raises ApiError if ``min_tokens`` are more
         """
-        if wanted is not None and (request.min_tokens or 0) > wanted:
-            raise ApiError(400, f"min_tokens must be at most the {wanted:,} tokens wanted", "min_tokens", WRONG)
+        if (request.min_tokens or 0) > new:
+            message = f"min_tokens must be at most {new:,}, the tokens that are made: see max_tokens"
+            raise ApiError(400, message, "min_tokens", WRONG)
         if any(id >= self.ids for id in request.logit_bias):
             raise ApiError(400, f"logit_bias must have ids from 0 to {self.ids - 1:,}", "logit_bias", WRONG)
         return Sampling(

@@ -130,7 +130,7 @@ def as_address(host: str) -> IPv4Address | IPv6Address | None:
 
 def _first_line(path):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # Windows' editors begin a file with a mark
             return file.readline(MAX_TOKEN + 2).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--token-file {path}: can't be read ({error})") from None

@@ -24,7 +24,22 @@ def test_own_names(host):
 
 @pytest.mark.parametrize(
     "host",
-    ["", "evil.com", "evil.com:80", "localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "[::2]", "[", ":80"],
+    [
+        "",
+        "evil.com",
+        "evil.com:80",
+        "localhost.evil.com",
+        "127.0.0.1.evil.com",
+        "10.0.0.1",
+        "[::2]",
+        "[",
+        ":80",
+        "[::1]evil",
+        "[localhost].evil.com",
+        "localhost:evil.com",
+        "localhost:80:80",
+        "::1]",
+    ],
 )
 def test_other_names_could_be_of_dns_rebinding(host):
     assert refusal(Guard(None, "127.0.0.1"), host=host) == 403

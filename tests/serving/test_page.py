@@ -160,6 +160,25 @@ def test_back_brings_the_text_before(page):
     assert not page.run("return find('empty').hidden")
 
 
+def test_back_brings_the_prompt_that_a_text_was_made_of(page):
+    for prompt in ("Once", "Another", "Third"):
+        generate(page, prompt)
+    for prompt in ("Another", "Once"):
+        page.run("history.back()")
+        until(page, f"plainText(shown.tokens).startsWith('{prompt}') && isDrawn")
+        assert page.run("return find('prompt').value") == prompt
+
+
+def test_a_page_of_another_server_asks_to_be_loaded_again(page):
+    generate(page)
+    page.run("DATA.started -= 1; find('more').click()")
+    until(page, f"!running && ({PROBLEM.removeprefix('return ')}) !== ''")
+    assert page.run(PROBLEM) == "This page is from before the server was started: load it again."
+    assert page.run("return shown.tokens.length") == 12
+    (message,) = page.messages()
+    assert "409" in message
+
+
 def test_texts_outlive_loading_the_page_anew(page):
     generate(page)
     first = page.run(IDS)

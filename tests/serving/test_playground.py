@@ -92,6 +92,14 @@ def test_a_wrong_value_names_its_field(server, field, value):
     assert refused(server, GENERATE, **{"prompt": "a", "max_tokens": 1, field: value}) == (400, field)
 
 
+def test_a_page_of_another_server_is_refused(server):
+    """The ids that it knows may mean something else here."""
+    page = server.send(request("GET", "/", Connection="close"))[2].decode()
+    started = re.search(r'"started": ?(\d+)', page)[1]
+    for sent, status in ((started, 200), ("1234567890", 409), ("x", 409)):
+        assert server.post(TOKENS, {"prompt": [65]}, Npgpt_Started=sent)[0] == status
+
+
 def test_a_client_that_leaves_stops_its_text():
     with running(slow(tiny_engine()), QUICK) as server:
         with server.connect() as connection:

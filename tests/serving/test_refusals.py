@@ -39,6 +39,14 @@ def test_what_chat_can_not_do_is_refused(ask, field, value):
     assert (status, answer["error"]["param"]) == (400, field)
 
 
+@pytest.mark.parametrize(("fields", "most"), [({}, 16), ({"max_tokens": 3}, 3), ({"prompt": "a" * 60}, 5)])
+def test_more_tokens_than_are_made_can_not_be_the_least(ask, fields, most):
+    """Also where the default, or what there is room for, is less."""
+    assert ask(body={"prompt": "a", "min_tokens": most, **fields})[0] == 200
+    status, answer = ask(body={"prompt": "a", "min_tokens": most + 1, **fields})
+    assert (status, answer["error"]["param"]) == (400, "min_tokens")
+
+
 def test_many_unknown_fields_are_one_error(ask):
     many = {f"field{i}": 1 for i in range(50_000)}
     assert ask(body={"prompt": "a", **many})[1]["error"]["message"] == "the body has more than 100 fields"

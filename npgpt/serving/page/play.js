@@ -45,6 +45,7 @@ function showRunning() {
 
 /** Make a text of the prompt. If it is that of the text on the page, its tokens are known. */
 function makeOfPrompt() {
+  shown.prompt = shown.source ?? shown.prompt; // what the field holds is the next text's
   const prompt = find("prompt").value, known = prompt === shown.source ? shown.tokens.filter((token) => token.prompt) : [];
   const isRead = known.length && known.every((token, i) => i === 0 || token.logprob !== null);
   make(isRead ? known.map((token) => token.id) : prompt, isRead ? known : null, prompt);
@@ -103,7 +104,6 @@ function take({ prompt, max_tokens: room, token, ended }, run, kept, told) {
 
 /** Let a new text take the place of the one before, which Back brings again. */
 function enter(run, tokens) {
-  shown.prompt = find("prompt").value;
   closeAlternatives();
   run.entry = shown = newEntry(tokens, shown.place + 1, run.source);
   keep(shown);
@@ -138,6 +138,7 @@ function abandon() {
 /** Go on from these tokens, by their ids. */
 function goOn(tokens) {
   if (tokens.length > DATA.context) return showStatus(shown.status, `The model sees ${whole(DATA.context)} tokens at once, and the text has as many: go on from one before.`);
+  shown.prompt = find("prompt").value;
   const prompt = (list) => list.filter((token) => token.prompt).length;
   make(tokens.map((token) => token.id), tokens, prompt(tokens) === prompt(shown.tokens) ? shown.source : null);
 }

@@ -26,10 +26,13 @@ class NeedsToken extends Problem {
   }
 }
 
-/** Post an object -> the response, if it is a success. Raises Problem, or AbortError. ``quietly``: ask for no token. */
+/**
+ * Post an object -> the response, if it is a success. Raises Problem, or AbortError. ``quietly``: ask for no token. The server
+ * refuses pages of another one: the ids of their tokens may mean something else.
+ */
 async function post(path, body, signal, quietly = false) {
   for (;;) {
-    const shown = key.get(), headers = { "Content-Type": "application/json" };
+    const shown = key.get(), headers = { "Content-Type": "application/json", "Npgpt-Started": DATA.started };
     if (shown) headers.Authorization = `Bearer ${shown}`;
     let answer;
     try {

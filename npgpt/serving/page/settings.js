@@ -1,12 +1,12 @@
 // The fields of the form: what they can be, what is said if they are not so, and what they mean for the server.
 
-const MOST_SEED = 2 ** 31 - 1;
+const MOST = 2 ** 31 - 1;
 const FIELDS = {
   temperature: { allows: (x) => x > 0 && x <= 2, wanted: "a number above 0 and at most 2" },
-  top_k: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST_SEED, wanted: "a whole number of at least 0" },
+  top_k: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST, wanted: `a whole number from 0 to ${whole(MOST)}` },
   top_p: { allows: (x) => x > 0 && x <= 1, wanted: "a number above 0 and at most 1" },
-  seed: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST_SEED, wanted: `a whole number from 0 to ${whole(MOST_SEED)}` },
-  max_tokens: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST_SEED, wanted: "a whole number of at least 0" },
+  seed: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST, wanted: `a whole number from 0 to ${whole(MOST)}` },
+  max_tokens: { allows: (x) => Number.isInteger(x) && x >= 0 && x <= MOST, wanted: `a whole number from 0 to ${whole(MOST)}` },
 };
 const DRAWN = ["temperature", "top_k", "top_p", "seed"];
 const STRATEGIES = {
@@ -33,7 +33,7 @@ function check(name) {
 /** What the fields say, as the server takes it; a new seed is shown. null: a field is wrong, says so, and has the focus. */
 function readSettings() {
   const isGreedy = chosen("strategy") === "greedy";
-  if (!isGreedy && find("new_seed").checked) find("seed").value = Math.floor(Math.random() * (MOST_SEED + 1));
+  if (!isGreedy && find("new_seed").checked) find("seed").value = Math.floor(Math.random() * (MOST + 1));
   const names = isGreedy ? ["max_tokens"] : [...DRAWN, "max_tokens"];
   const wrong = names.filter((name) => !check(name));
   if (wrong.length) {

@@ -1,7 +1,7 @@
 // The texts of a tab: those that Back and Forward reach. They outlive loading the page anew, in the tab's storage.
 
 /**
- * A text, as it stands in the tab's history. ``prompt``: what the field held when the text was left. ``source``: the prompt
+ * A text, as it stands in the tab's history. ``prompt``: what the field holds when Back brings the text. ``source``: the prompt
  * that its first tokens are; null if they are no prompt as it was written. ``place``: how many texts are before it.
  */
 const loaded = String(performance.timeOrigin), entries = new Map();
