@@ -172,7 +172,7 @@ class Sampled(_Strict):
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Each time they were. Default: 0.")
     logit_bias: _Biases = Field({}, description="{id of a token: what is added to its logit}. Default: none.")
     min_tokens: int | None = Field(None, ge=0, le=2**31 - 1, description="The text can't end before. Default: 0.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same text each time, up to rounding; the n-th has seed + n.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same text each time; the n-th has seed + n.")
 
 
 class TextsRequest(Sampled):
