@@ -1,6 +1,7 @@
 """What all commands share: flags, errors of one to three lines, the number of threads. It imports nothing heavy."""
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ from typing import Any, NoReturn
 from npgpt.errors import CheckpointWarning, ConfigError, UserError
 from npgpt.signals import Stopped, exit_code
 from npgpt.streams import standard_streams
+
+_LAYERS = "default", "safe", "threadsafe", "forksafe", "tbb", "omp", "workqueue"  # Numba's words
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,11 @@ def use_threads(threads: int | None) -> None:
             os.environ[variable] = str(threads)
 
 
-def _check_number_of_threads():
+def _check_threads():
     """Numba's import shows a traceback of its own on what is no number, and fails on a number below 1."""
+    layer = os.environ.get("NUMBA_THREADING_LAYER", "default")
+    if layer not in _LAYERS:
+        raise ConfigError(f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}, not {layer[:20]!r}")
     text = os.environ.get("NUMBA_NUM_THREADS", "1")
     if not re.fullmatch(r"\s*\+?0*[1-9]\d*\s*", text):
         raise ConfigError(f"NUMBA_NUM_THREADS must be at least 1, not {text[:20]!r}")
@@ -208,7 +214,7 @@ def _lost_interrupts_sent_again():
     def hook(unraisable):
         if not isinstance(error := unraisable.exc_value, KeyboardInterrupt):
             return before(unraisable)
-        again = Timer(0.05, os.kill, (os.getpid(), _code_of(error) - exit_code(0)))
+        again = Timer(0.05, signal.raise_signal, (_code_of(error) - exit_code(0),))
         again.daemon = True  # a process that ends before doesn't wait for it
         again.start()
 
@@ -232,13 +238,13 @@ def _interrupt_behind(error):
 
 def _exit_code(main) -> int:
     try:
-        _check_number_of_threads()
+        _check_threads()
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output (head, say) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (KeyboardInterrupt, UserError, OSError, MemoryError) as error:
+        if _nobody_reads(error):  # whoever read our output (head, say) has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         code = explain(error)
     except ImportError as error:
         interrupt = _interrupt_behind(error)
@@ -246,6 +252,12 @@ def _exit_code(main) -> int:
             raise
         code = explain(interrupt)
     return code
+
+
+def _nobody_reads(error):
+    """Whether standard output is a pipe that was closed at its other end. Windows says EINVAL then."""
+    invalid = sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or (invalid and error.filename is None)
 
 
 def _message(error):

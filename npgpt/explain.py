@@ -3,10 +3,11 @@
 Nothing heavy is imported before the flags are read.
 """
 
+import sys
 from pathlib import Path
 
 from npgpt.commandline import Parser, pathname, run
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, ConfigError
 from npgpt.html_page import check_page
 
 SHIPPED = Path(__file__).with_name("teaching") / "model"
@@ -26,6 +27,8 @@ def main() -> int:
         "--out", metavar="FILE", type=pathname, default="explain.html", help="the page (default: explain.html)"
     )
     given = parser.parse_args()
+    if sys.flags.optimize > 1:
+        raise ConfigError("python -OO removes the docstrings, which are what the page shows: start it without -OO")
     check_page(given.out)
 
     from tqdm import tqdm

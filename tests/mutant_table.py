@@ -221,7 +221,7 @@ MUTANTS = [
     Mutant("stamps._compiled", "optimize=2", "optimize=0", "docstrings are part of the stamp"),
     Mutant("compile_ahead", "not stop()", "True", "compiling ahead can't be stopped"),
     Mutant("compile_ahead", "process.kill()\nprocess.wait()", "pass", "processes left over"),
-    Mutant("ahead._main", "names[number[0]]", "names[0]", "a process compiles another kernel than the one it has read"),
+    Mutant("ahead.work", "names[number[0]]", "names[0]", "a process compiles another kernel than the one it has read"),
     Mutant("precompile.sampling_kernels", "_layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
     Mutant("precompile.training_kernels", "(min(rows, ROWS), rows % ROWS)", "(min(rows, ROWS),)", "a last chunk of a few rows forgotten"),
     # The model
@@ -438,7 +438,11 @@ MUTANTS = [
     # Teaching
     Mutant("hints.hint", "equal(other[name], answer[name])", "True", "the first mistake's hint, whatever was answered"),
     Mutant("trial._protected", "array.flags.writeable = False", "pass", "arguments can be changed"),
-    Mutant("learner.start", "'x'", "'w'", "an exercise's file overwritten"),
+    Mutant("learner.start", "os.path.lexists(path)", "False", "an exercise's file overwritten"),
+    Mutant("Saver._save_elsewhere", "(OSError, RuntimeError)", "OSError", "a user without a home loses what was trained", tests="training/test_saver.py"),
+    Mutant("atomic._remove_leftovers", "fcntl is None", "False", "what another program is writing is removed, without locks"),
+    Mutant("KernelCache.__init__", "found.startswith('~')", "False", "a folder whose name is ~"),
+    Mutant("KernelCache._path", "(types, machine, UNIT, _VERSIONS)", "(types, machine, UNIT)", "code of another Numba"),
     Mutant("answers._rows", "bool(error[worst] <= TOLERANCE)", "True", "every value is right"),
     Mutant("grading._grade_case", "bool(exercise.forward) and case.by_differences", "False", "never by differences"),
     Mutant("learner.answer_to", "(Exception, SystemExit)", "Exception", "a sys.exit() in a file ends the grading"),

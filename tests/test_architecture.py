@@ -13,7 +13,7 @@ from conftest import ROOT
 # in earlier rows and from itself; those in one row know nothing of each other. A new module needs its place here.
 ORDER = [
     ["errors"],
-    ["config", "signals", "streams", "schedules", "name_patterns", "machine_line", "html_page"],
+    ["config", "signals", "shell", "streams", "schedules", "name_patterns", "machine_line", "html_page"],
     ["kernels.machine.cpu", "kernels.machine.memory", "kernels.stamps", "kernels.progress", "kernels.compiler"],
     ["kernels.cache"],
     ["kernels.jit"],

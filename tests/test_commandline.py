@@ -317,6 +317,17 @@ def test_how_a_process_ends():
         commandline.run(raises(ZeroDivisionError()))
 
 
+@pytest.mark.parametrize(
+    ("system", "error", "code"),
+    [("linux", BrokenPipeError(32, "Broken pipe"), 0), ("win32", OSError(22, "Invalid argument"), 0),
+     ("linux", OSError(22, "Invalid argument"), 2), ("win32", OSError(22, "Invalid argument", "a?"), 2)],
+)  # fmt: skip
+def test_a_pipe_that_was_closed_at_its_other_end(monkeypatch, system, error, code):
+    monkeypatch.setattr(commandline.sys, "platform", system)
+    monkeypatch.setattr(commandline.os, "dup2", lambda *descriptors: None)
+    assert ends(raises(error))[0] == code
+
+
 def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
     def main():
         try:

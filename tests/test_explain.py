@@ -48,6 +48,14 @@ def test_mistakes(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_without_docstrings_there_is_nothing_to_show(python):
+    done = python(
+        "import subprocess, sys\n"
+        "print(subprocess.run([sys.executable, '-OO', '-m', 'npgpt.explain'], capture_output=True, text=True).stderr)"
+    )
+    assert "start it without -OO" in done.stdout
+
+
 def test_a_folder_that_may_not_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
     refused("explain", cwd=tmp_path, words=["may write to"])

@@ -73,6 +73,11 @@ def test_a_number_of_threads_that_numba_refuses(folder, threads, monkeypatch):
         refused(name, cwd=folder, words=[f"NUMBA_NUM_THREADS must be at least 1, not {threads!r}"], run=process)
 
 
+def test_a_threading_layer_that_numba_does_not_know(folder, monkeypatch):
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "threads")
+    refused("train", cwd=folder, words=["NUMBA_THREADING_LAYER must be one of default, ", "not 'threads'"])
+
+
 def test_too_little_text(folder):
     (folder / "short.txt").write_text("so short")
     (folder / "shortish.txt").write_text("long enough, but not for two")

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import numba
+
 from npgpt.errors import ConfigError
 from npgpt.kernels.adamw import adamw_step_numpy
 from npgpt.kernels.attention import attention_backward_numpy, attention_forward_numpy
@@ -35,6 +37,8 @@ from npgpt.kernels.table import DECODING, FEW_BITS, KERNELS
 BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
     raise ConfigError(f"NPGPT_KERNELS must be numpy or numba, not {BACKEND!r}")
+if numba.config.DISABLE_JIT and BACKEND == "numba":
+    raise ConfigError("NUMBA_DISABLE_JIT: Numba's kernels are nothing without it. Set NPGPT_KERNELS=numpy as well")
 if platform.machine().lower() in ("arm64", "aarch64"):
     # NumPy warns of these in products of ordinary numbers there: its library leaves the CPU's flags set (numpy#28687).
     warnings.filterwarnings(

@@ -1,7 +1,5 @@
 """Compile kernels before they are needed, on several cores: ``compile_ahead`` starts processes that fill the cache.
 
-    python -m npgpt.kernels.ahead DTYPE GEMM_DTYPE NAME ...     one of these processes
-
 All processes read from one pipe: each byte is the number of a kernel, and the process that reads it compiles it. What
 they leave out is compiled when it is first called.
 """
@@ -11,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter, sleep
 
 import numba
@@ -23,7 +20,8 @@ from npgpt.kernels.signatures import signatures
 
 LONGEST = ("attention_backward", "decode_step")  # half of what training and sampling compile, in seconds
 MAX_PROCESSES = 4  # of half a gigabyte each
-_ROOT = str(Path(__file__).resolve().parents[2])  # where this very package is
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # where this very package is
+_CHILD = "import sys; sys.path[:] = {paths!r}; from npgpt.kernels.ahead import work; work(*sys.argv[1:])"
 
 
 def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: False) -> None:
@@ -34,7 +32,10 @@ def compile_ahead(names: Collection[str], stop: Callable[[], bool] = lambda: Fal
     dtypes = np.dtype(np.float32), gemm_dtype_tag(np.dtype(np.float32)).dtype
     table = signatures(*dtypes)
     missing = _missing({name: table[name] for name in table if name in names})
-    if not missing or any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
+    if not missing:
+        return
+    if any(dispatcher._cache.cache_path is None for dispatcher, _ in missing.values()):
+        progress.announce(is_kept=False)
         return
     # What takes longest first, or it would be waited for. The others in the table's order: products, which attention
     # calls, too, come long before attention, so that one process finds in the cache what another has compiled.
@@ -68,8 +69,7 @@ def _missing(kernels):
 
 def _start(numbers, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, sys.path)])},
+        [sys.executable, "-P", "-c", _CHILD.format(paths=[_ROOT, *filter(None, sys.path)]), *map(str, arguments)],
         stdin=numbers,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -77,13 +77,10 @@ def _start(numbers, *arguments):
     )
 
 
-def _main(dtype, gemm_dtype, *names):
+def work(dtype: str, gemm_dtype: str, *names: str) -> None:
+    """Compile kernels of ``names``, by the numbers that are read from standard input."""
     table = signatures(np.dtype(dtype), np.dtype(gemm_dtype))
     while number := os.read(sys.stdin.fileno(), 1):
         dispatcher, types = table[names[number[0]]]
         if not dispatcher._cache.holds(types):
             dispatcher.compile(types)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import llvmlite
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl
@@ -28,15 +29,15 @@ from npgpt.kernels import compiler, progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
-_VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
+_VERSIONS = numba.__version__, llvmlite.__version__, np.__version__, sys.version_info[:2]
 
 
 class KernelCache:
     """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
 
-    Each compiled version has a file of its own, named after the function and its argument types: a digest, then the
-    compiled code. The digest covers the code, the source's stamp and the versions of what compiles it, so a file that
-    is out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
+    Each compiled version has a file of its own, named after the function, its argument types and the versions of what
+    compiles it: a digest, then the compiled code. The digest covers the code and the source's stamp, so a file that is
+    out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
 
     Nothing is cached of a function without a source file (typed into a notebook), or of one that uses variables of a
     function around it, whose values the source doesn't tell; nor if no folder can be written.
@@ -54,7 +55,9 @@ class KernelCache:
             if not function.__closure__:
                 self._stamp = stamp(self._source)  # now: the file may be edited before the function is compiled
                 # Private: Numba's search: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache folder.
-                self.cache_path = CompileResultCacheImpl(function).locator.get_cache_path()
+                found = CompileResultCacheImpl(function).locator.get_cache_path()
+                # Of a user without a home, "~" stays: a folder of that name, wherever the process happens to run.
+                self.cache_path = None if found.startswith("~") else found
 
     def holds(self, types: tuple) -> bool:
         """Whether a file for these argument types is there and good. Nothing is loaded."""
@@ -74,7 +77,7 @@ class KernelCache:
 
     def _compile(self, types, return_type) -> bytes:
         """Compile, and with it what the function calls, which comes here in turn; only the outermost call is timed."""
-        progress.announce()
+        progress.announce(is_kept=self.cache_path is not None)
         before, began = progress.seconds, perf_counter()
         try:
             return self._make(self._dispatcher, types, return_type)
@@ -99,12 +102,12 @@ class KernelCache:
                 new.unlink(missing_ok=True)
 
     def _digest(self, code) -> bytes:
-        return hashlib.sha256(f"{_VERSIONS} {self._stamp}".encode() + code).digest()
+        return hashlib.sha256(self._stamp.encode() + code).digest()
 
     def _path(self, types) -> Path:
         # Private: magic_tuple describes the processor that Numba compiles for.
         machine = self._dispatcher.targetctx.codegen().magic_tuple()
-        key = hashlib.sha256(repr((types, machine, UNIT)).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((types, machine, UNIT, _VERSIONS)).encode()).hexdigest()[:16]
         return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}{self.suffix}"
 
 
@@ -117,6 +120,8 @@ class PartCache(KernelCache):
 
 def cached(dispatcher: Dispatcher) -> Dispatcher:
     """Give a jitted function a cache of this kind. -> the function"""
+    if numba.config.DISABLE_JIT:  # then nothing is jitted
+        return dispatcher
     parts = compiler.parts_of(dispatcher)
     # Private: where a dispatcher looks before it compiles.
     dispatcher._cache, parts._cache = KernelCache(dispatcher), PartCache(parts)

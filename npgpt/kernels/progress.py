@@ -7,12 +7,15 @@ seconds = 0.0  # that this process has spent compiling or waiting for other proc
 _announced = False
 
 
-def announce() -> None:
-    """Say, once in a process, that kernels are being compiled."""
+def announce(is_kept: bool = True) -> None:
+    """Say, once in a process, that kernels are being compiled. ``is_kept``: there is a folder for them."""
     global _announced
     if not _announced:
         _announced = True
-        print("npgpt: compiling kernels (once, under half a minute; cached for the next start)", file=sys.stderr)
+        how = "once, under half a minute; cached for the next start"
+        if not is_kept:
+            how = "at each start: no folder for them can be written; NUMBA_CACHE_DIR names one"
+        print(f"npgpt: compiling kernels ({how})", file=sys.stderr)
 
 
 class Progress:

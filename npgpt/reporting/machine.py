@@ -3,10 +3,11 @@
 import os
 import platform
 import re
-import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from npgpt.shell import joined
 
 
 def describe_machine() -> dict[str, str]:
@@ -25,7 +26,7 @@ def describe_machine() -> dict[str, str]:
 def typed_command(processes: int = 1) -> str:
     """This process's command as it can be typed again: python -m npgpt.train data/the-verdict.txt"""
     launcher = ["mpiexec", "-n", str(processes)] if processes > 1 else []
-    return shlex.join([*launcher, "python", "-m", "npgpt.train", *sys.argv[1:]])
+    return joined([*launcher, "python", "-m", "npgpt.train", *sys.argv[1:]])
 
 
 def _processor():

@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -42,13 +42,16 @@ class BytePairTokenizer(Tokenizer):
         self.encode("")  # builds the encoding once, before the threads need it
         threads = min(os.cpu_count() or 1, 8)
         with ThreadPoolExecutor(threads) as pool:
-            pending = deque()
+            pending: deque[Callable[[], np.ndarray]] = deque()
             for part in gpt2_bpe.safe_chunks(chunks):
-                pending.append(pool.submit(self.encode, part))
+                try:
+                    pending.append(pool.submit(self.encode, part).result)
+                except RuntimeError:  # the system allows no more threads
+                    pending.append(partial(self.encode, part))
                 if len(pending) > threads:
-                    yield pending.popleft().result()
+                    yield pending.popleft()()
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft()()
 
 
 class GPT2Tokenizer(BytePairTokenizer):

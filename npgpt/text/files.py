@@ -2,13 +2,13 @@
 
 import codecs
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from npgpt.errors import DataError
+from npgpt.shell import quoted
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -107,5 +107,5 @@ def _walk(folder):
 def _not_utf8(path, offset, likely):
     return DataError(
         f"{path} is not UTF-8: its byte at offset {offset:,} is invalid. If it is {likely}, this converts it:\n"
-        f"iconv -f {likely} -t UTF-8 {shlex.quote(str(path))} > converted.txt"
+        f"iconv -f {likely} -t UTF-8 {quoted(path)} > converted.txt"
     )

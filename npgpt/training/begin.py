@@ -13,13 +13,14 @@ from npgpt.checkpoints.shared.tokenizers import read_tokenizer
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, ConfigError, DataError, RunError
 from npgpt.kernels import precision
+from npgpt.shell import quoted
 from npgpt.signals import StopRequest
 from npgpt.text.corpus import tokenizer_for
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import check_free, create_run, locked, quoted, write_run_config
+from npgpt.training.folder import check_free, create_run, locked, write_run_config
 from npgpt.training.log import log
 from npgpt.training.memory import resident_bytes
 from npgpt.training.plan import Plan

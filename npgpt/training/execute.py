@@ -14,10 +14,10 @@ from npgpt.kernels import precision
 from npgpt.machine_line import write_machine_line
 from npgpt.precompile import compile_for_training
 from npgpt.reporting.machine import describe_machine, typed_command
+from npgpt.shell import quoted
 from npgpt.signals import StopRequest, exit_code
 from npgpt.training.budget import choose_steps
 from npgpt.training.divergence import likely_cause
-from npgpt.training.folder import quoted
 from npgpt.training.log import format_duration, log
 from npgpt.training.loop import fit
 from npgpt.training.memory import available_bytes, model_bytes, process_bytes, resident_bytes

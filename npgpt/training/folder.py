@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from npgpt.checkpoints.runs import CONFIG_FILE, RUN_FORMAT
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.config import GPTConfig
 from npgpt.errors import RunError
+from npgpt.shell import quoted
 from npgpt.training.plan import Plan
 
 LOCK_FILE = ".lock"
@@ -96,8 +96,3 @@ def _lock(file) -> bool:
         except OSError:
             pass
     return True
-
-
-def quoted(path: Path) -> str:
-    """A path as it must be typed: runs/my text -> 'runs/my text'"""
-    return shlex.quote(str(path))

@@ -112,10 +112,10 @@ class Saver:
 
     def _save_elsewhere(self) -> Path:
         """A new folder with the run, in the first place that has room. Raises RunError if none has."""
-        for place in (tempfile.gettempdir(), Path.home(), Path.cwd()):
+        for place in (tempfile.gettempdir, Path.home, Path.cwd):
             try:
-                elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-", dir=place))
-            except OSError as error:
+                elsewhere = Path(tempfile.mkdtemp(prefix="npgpt-", dir=place()))
+            except (OSError, RuntimeError) as error:  # there may be no home, and the working folder may be gone
                 failed: Exception = error
                 continue
             try:

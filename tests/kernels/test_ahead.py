@@ -120,7 +120,7 @@ def test_each_process_compiles_what_it_reads_and_skips_what_is_there(kernels, mo
     os.close(write_end)
     with open(numbers) as stdin:
         monkeypatch.setattr(ahead.sys, "stdin", stdin)
-        ahead._main("float32", "float32", *NAMES)
+        ahead.work("float32", "float32", *NAMES)
     assert Kernel.compiled == ["b", "d", "e"]
 
 
@@ -181,7 +181,26 @@ def test_with_nothing_to_compile_or_no_folder_for_it_no_process_is_started(kerne
     Kernel.compiled = compiled
     monkeypatch.setattr(Kernel, "cache_path", path)
     kernels.compile_ahead(NAMES)
-    assert (kernels.started, progress.sys.stderr.getvalue()) == ([], "")
+    assert kernels.started == []
+    said = progress.sys.stderr.getvalue()
+    assert said.startswith("npgpt: compiling kernels (at each start: ") if path is None else said == ""
+
+
+def test_the_processes_find_the_package_where_this_one_has(python, tmp_path):
+    """Through a link, and in a folder whose name has what separates the folders of PYTHONPATH."""
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / "npgpt").symlink_to(ROOT / "npgpt", target_is_directory=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'a:b')!r})\n"
+        "from npgpt.kernels import ahead, progress, signatures\n"
+        "import numpy as np\n"
+        "progress.announce = lambda *_, **__: None\n"
+        "ahead.compile_ahead(['embedding_backward'])\n"
+        "kernel, types = signatures.signatures(*[np.dtype(np.float32)] * 2)['embedding_backward']\n"
+        "print(ahead.__file__, kernel._cache.holds(types))"
+    )
+    done = python(code, PYTHONPATH=None, PYTHONSAFEPATH="1", NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.stdout == f"{tmp_path}/a:b/npgpt/kernels/ahead.py True\n", done.stderr
 
 
 def test_a_run_that_is_stopped_while_it_compiles(tmp_path):

@@ -1,6 +1,7 @@
 """The cache of compiled kernels: it never gives wrong code, and is never the reason why something doesn't work."""
 
 import runpy
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -119,6 +120,30 @@ def test_no_folder_for_a_cache(calls, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CompileResultCacheImpl", nowhere)
     assert [calls(), calls()] == [1, 1]
     assert files(tmp_path) == []
+
+
+def test_a_user_without_a_home_gets_no_folder_that_is_called_tilde(calls, tmp_path, monkeypatch, capsys):
+    class Locator:
+        def get_cache_path(self):
+            return "~/.cache/numba/npgpt"
+
+    monkeypatch.setattr(cache, "CompileResultCacheImpl", lambda function: SimpleNamespace(locator=Locator()))
+    monkeypatch.setattr(progress, "_announced", False)
+    monkeypatch.chdir(tmp_path)
+    assert [calls(), calls()] == [1, 1]
+    assert files(tmp_path) == []
+    assert capsys.readouterr().err == (
+        "npgpt: compiling kernels (at each start: no folder for them can be written; NUMBA_CACHE_DIR names one)\n"
+    )
+
+
+def test_versions_that_take_turns_compile_once_each(calls, monkeypatch):
+    """Two environments in which the same checkout is installed."""
+    compiled = []
+    for versions in ("one Numba", "another", "one Numba", "another"):
+        monkeypatch.setattr(cache, "_VERSIONS", versions)
+        compiled.append(calls())
+    assert compiled == [1, 1, 0, 0]
 
 
 def test_compiling_is_announced_once(calls, capsys, monkeypatch):

@@ -46,3 +46,12 @@ def test_threads_launch_kernels_one_after_the_other_where_numba_demands_it(pytho
     """With its workqueue, the process would be ended at the first two launches at once, of all sizes."""
     done = python(LAUNCH_FROM_THREADS, NUMBA_THREADING_LAYER="workqueue")
     assert (done.returncode, done.stdout.split()) == (0, ["workqueue", "0"]), done.stderr
+
+
+def test_without_numbas_compiler_the_plain_kernels_run(python):
+    """NUMBA_DISABLE_JIT lets a debugger into them."""
+    code = "import numpy as np; from npgpt import ops, Tensor; print(ops.gelu(Tensor(np.zeros(2))).data)"
+    done = python(code, NUMBA_DISABLE_JIT="1", NPGPT_KERNELS="numpy")
+    assert (done.returncode, done.stdout) == (0, "[0. 0.]\n"), done.stderr
+    done = python("from npgpt import kernels", NUMBA_DISABLE_JIT="1")
+    assert "Set NPGPT_KERNELS=numpy as well" in done.stderr

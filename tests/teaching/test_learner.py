@@ -55,6 +55,20 @@ def test_the_list_has_all_exercises_and_what_is_solved(tmp_path):
     assert "changed  dropout" in command("exercises", cwd=tmp_path).out
 
 
+def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):
+    """It would be taken for an exercise that was begun."""
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        ended = command("exercises", "start", "gelu", cwd=tmp_path)
+    assert (ended.code, ended.err) == (2, "error: exercises/gelu.py: No space left on device\n")
+    assert list((tmp_path / "exercises").iterdir()) == []
+    assert command("exercises", "start", "gelu", cwd=tmp_path).code == 0
+
+
 def test_an_exercise_from_its_beginning_to_its_end(tmp_path):
     ended = command("exercises", "start", "dropout", cwd=tmp_path)
     assert ended.code == 0

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import threading
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -106,6 +107,23 @@ def test_encoding_in_chunks_is_encoding_the_whole(name, text, cuts):
     tokenizer = tokenizer_for(name, text)
     parts = list(tokenizer.encode_stream(in_chunks(text, cuts)))
     assert np.concatenate([np.empty(0, tokenizer.dtype), *parts]).tolist() == tokenizer.encode(text).tolist()
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_encoding_where_no_more_threads_may_be_started(monkeypatch, threads):
+    chunks = ["Nobody ate the pig. "] * 20
+    right = [part.tolist() for part in GPT2.encode_stream(chunks)]
+    start, started = threading.Thread.start, []
+
+    def refused(thread):
+        if len(started) == threads:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert [part.tolist() for part in GPT2.encode_stream(chunks)] == right
+    assert len(started) == threads
 
 
 @settings(deadline=None)

@@ -92,10 +92,19 @@ def test_no_room_for_a_run(folder, monkeypatch):
     assert command("train", "--resume", "--max-steps", 3, cwd=folder).code == 0  # what is there makes room
 
 
-def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
-    """Training goes on without saves; in the end all goes where there is room, and can be put back and resumed."""
+@pytest.mark.parametrize("first", ["temporary folder", "home"])
+def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory, first):
+    """Training goes on without saves; in the end all goes where there is room, and can be put back and resumed.
+
+    The other places don't exist: no temporary folder, a user without a home, a working folder that was deleted.
+    """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(elsewhere) if first != "home" else "/no/such/folder")
+    monkeypatch.setattr(saver.Path, "home", (lambda: elsewhere) if first == "home" else nowhere)
     save = runs.save_checkpoint
     steps = iter([0])  # the first one can be saved
 

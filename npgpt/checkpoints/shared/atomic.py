@@ -19,7 +19,7 @@ from npgpt.errors import CheckpointError
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that somebody has open can't be removed anyway
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _SUFFIX = ".npgpt-tmp"
@@ -38,10 +38,15 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     with _temporary(target, Path.touch) as temporary:
-        with open(temporary, "r+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "r+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                error.filename = str(path)  # writing knows no name
+            raise
         os.replace(temporary, target)
 
 
@@ -115,6 +120,8 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed writers of ``target`` left, but nothing that a living one is still writing."""
+    if fcntl is None:  # no lock tells one from the other
+        return
     for path in target.parent.iterdir():
         if path.name.startswith(f".{target.name}.") and path.name.endswith(_SUFFIX):
             with suppress(OSError), _locked(path, wait=False):  # locked by its writer, or gone already

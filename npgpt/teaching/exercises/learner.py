@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from npgpt.checkpoints.shared.atomic import atomic_write
 from npgpt.errors import UserError
+from npgpt.shell import quoted
 from npgpt.teaching.exercises import EXERCISES
 from npgpt.teaching.exercises.exercise import Exercise
 from npgpt.teaching.exercises.grading import grade
@@ -34,7 +35,7 @@ _SOLVED = "solved.json"
 
 def command(action: str, name: str, folder: Path) -> str:
     """What to type."""
-    where = "" if folder == Path("exercises") else f" --dir {shlex.quote(str(folder))}"
+    where = "" if folder == Path("exercises") else f" --dir {quoted(folder)}"
     return f"python -m npgpt.exercises {action} {name}{where}"
 
 
@@ -43,15 +44,15 @@ def start(exercise: Exercise, folder: Path) -> Path:
     path = folder / f"{exercise.name}.py"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(exercise.file(command("check", exercise.name, folder)))
     except FileExistsError:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is a file: name another folder with --dir") from None
+        raise UserError(f"{folder} is a file: name another folder with --dir") from None
+    if os.path.lexists(path):
         raise UserError(
             f"{path} is there already, and is left as it is.\n"
             f"Grade it: {command('check', exercise.name, folder)}\nOr rename it, to begin anew."
-        ) from None
+        )
+    with atomic_write(path) as file:
+        file.write(exercise.file(command("check", exercise.name, folder)).encode())
     return path
 
 

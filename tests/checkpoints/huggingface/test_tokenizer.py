@@ -127,7 +127,10 @@ def test_tiktokens_file_of_a_tokenizer_of_ones_own(tmp_path):
 
     ours = TOKENIZERS["bpe"]
     write_tokenizer_files(tmp_path, ours, 1024)
-    ranks = tiktoken_load.load_tiktoken_bpe(str(tmp_path / "tokenizer.tiktoken"))
+    try:
+        ranks = tiktoken_load.load_tiktoken_bpe(str(tmp_path / "tokenizer.tiktoken"))
+    except ImportError as error:  # older versions read no file without another package
+        pytest.skip(str(error))
     theirs = tiktoken.Encoding("theirs", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
     lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
     assert lines[1:-1] == list(ours.merges)

@@ -112,6 +112,17 @@ def test_a_writer_that_has_no_lock_yet_survives_another_that_cleans_up(tmp_path,
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("opened", [atomic_write, atomic_folder])
+def test_without_locks_what_another_may_be_writing_stays(tmp_path, monkeypatch, opened):
+    monkeypatch.setattr(atomic, "fcntl", None)
+    other = tmp_path / ".a.0123abcd.npgpt-tmp"
+    other.mkdir()
+    (other / "half").touch()
+    with opened(tmp_path / "a"):
+        pass
+    assert (other / "half").exists()
+
+
 def test_other_files_are_left_alone(tmp_path):
     others = [".a.bin.swp", ".b.bin.0123.npgpt-tmp", "a.bin.npgpt-tmp"]
     for name in others:

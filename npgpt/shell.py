@@ -1,0 +1,21 @@
+"""Commands as they can be typed into this system's shell. Nothing heavy is imported."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from os import PathLike
+
+
+def joined(words: Iterable[str]) -> str:
+    """A command of these words, with the quotation marks that it needs.
+
+    >>> joined(["python", "-m", "npgpt.train", "it's.txt"]) if sys.platform != "win32" else ...
+    'python -m npgpt.train \\'it\\'"\\'"\\'s.txt\\''
+    """
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """A path as it must be typed: runs/my text -> 'runs/my text'"""
+    return joined([str(path)])
