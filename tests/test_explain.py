@@ -47,7 +47,6 @@ def test_mistakes(tmp_path):
     mistake("--out", "nowhere/page.html", words=["nowhere", "not a folder that you may write to"])
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_without_docstrings_there_is_nothing_to_show(python):
     done = python(
         "import subprocess, sys\n"
@@ -56,6 +55,7 @@ def test_without_docstrings_there_is_nothing_to_show(python):
     assert "start it without -OO" in done.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
     refused("explain", cwd=tmp_path, words=["may write to"])

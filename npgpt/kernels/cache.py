@@ -17,7 +17,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl
@@ -29,7 +28,7 @@ from npgpt.kernels import compiler, progress
 from npgpt.kernels.machine.cpu import UNIT
 from npgpt.kernels.stamps import stamp
 
-_VERSIONS = numba.__version__, llvmlite.__version__, np.__version__, sys.version_info[:2]
+_VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
 class KernelCache:

@@ -103,7 +103,9 @@ def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory, f
     def nowhere():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(elsewhere) if first != "home" else "/no/such/folder")
+    temporary = str(elsewhere) if first != "home" else "/no/such/folder"
+    own = SimpleNamespace(gettempdir=lambda: temporary, mkdtemp=tempfile.mkdtemp)
+    monkeypatch.setattr(saver, "tempfile", own)
     monkeypatch.setattr(saver.Path, "home", (lambda: elsewhere) if first == "home" else nowhere)
     save = runs.save_checkpoint
     steps = iter([0])  # the first one can be saved
