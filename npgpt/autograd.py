@@ -78,8 +78,8 @@ def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     graph may be of any depth. Each node is released when it has been processed. So memory is freed on the way, and a
     graph can be walked once.
 
-    A leaf comes directly after its last consumer, if that one has it behind its other inputs, as linear(x, weight,
-    bias) has: its gradient is complete then, and may be sent away while the walk goes on.
+    A weight that stands behind the other inputs of its last consumer, as in linear(x, weight, bias), is yielded right
+    after that consumer. Its gradient can be sent to other processes while the walk goes on (training/parallel.py).
     """
     gradients = {result.source: grad}
     order = _topological_order(result.source)

@@ -108,17 +108,19 @@ def number(
     bounds = f"{'above' if open_low else 'of at least'} {low:,}"
     if high != inf:
         bounds += f" and {'below' if open_high else 'at most'} {high:,}"
-    wanted = f"a {'whole ' if whole else ''}number {bounds}"
+    if high != inf and not open_low and not open_high:
+        bounds = f"from {low:,} to {high:,}"
+    wanted = f"must be a {'whole ' if whole else ''}number {bounds}"
 
     def parse(text):
         try:
             value = int(text) if whole else float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+            raise argparse.ArgumentTypeError(f"{wanted}, not {text!r}") from None
         inside = value > low if open_low else value >= low
         inside = inside and (value < high if open_high else value <= high)
         if not (inside and isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+            raise argparse.ArgumentTypeError(f"{wanted}, not {text}")
         return value
 
     return FlagType(name, parse)

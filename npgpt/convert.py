@@ -33,9 +33,13 @@ def main() -> int:
     if given.to == "peft":
         return _write_adapter(given)
     suffix = Path(dst).suffix.lower()
-    if given.to is None and (suffix in formats.NOT_WRITTEN or Path(dst).name == "pytorch_model.bin"):
-        raise ConfigError(f"{dst}: such files aren't written: see --to for what is")
+    if suffix[1:].isdigit():  # a folder gpt-2.1
+        suffix = ""
     to = given.to or formats.by_suffix(suffix)
+    if to is None or (given.to is None and Path(dst).name == "pytorch_model.bin"):
+        endings = ", ".join(row.suffix for row in formats.WRITTEN.values() if row.suffix)
+        wanted = f"Name a folder or a file that ends in {endings}, or give --to"
+        raise ConfigError(f"{dst}: files with this ending aren't written.\n{wanted}.")
     dtype = formats.written(to).check_dtype(given.dtype)
 
     from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint

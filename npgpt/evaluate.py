@@ -25,7 +25,7 @@ class EvaluateSettings:
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
-    weights: str = flag("f32", choice(*WEIGHTS), "of that model's matrices, rounded as npgpt.sample does", MODEL)
+    weights: str = flag("f32", choice(*WEIGHTS), "format of that model's matrices, as in npgpt.sample", MODEL)
     against: str | None = flag(
         None, pathname, "another model with the same tokens: how far the first is from it, on texts", MODEL
     )
@@ -47,7 +47,9 @@ class EvaluateSettings:
 
     batch_size: int = flag(8, count(), "windows or examples per batch", WORK)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", WORK)
-    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", WORK)
+    matmul_precision: str = flag(
+        "highest", choice(*MATMUL_PRECISIONS), "of large matrix products; medium rounds their factors to bfloat16", WORK
+    )
 
     def __post_init__(self):
         if self.stride is not None and self.context is not None and self.stride > self.context:

@@ -192,6 +192,10 @@ class GPT(Module):
 
         return Decoder(self, weights, cache_dtype)
 
+    def __repr__(self) -> str:
+        c = self.config
+        return f"GPT({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, {self.num_parameters():,} parameters)"
+
     def num_parameters(self) -> int:
         return sum(p.size for p in self.parameters())
 

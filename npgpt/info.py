@@ -23,7 +23,7 @@ def main() -> int:
         odd.append(f"it can't be loaded: {error}")
     _print_summary(checkpoint, odd)
     _print_tensors(checkpoint, odd)
-    print("odd" if odd else "nothing odd")
+    print("warnings:" if odd else "no warnings")
     for line in odd:
         print(f"  {line}")
     return 0

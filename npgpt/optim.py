@@ -1,6 +1,7 @@
 """AdamW and gradient clipping."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from numbers import Real
 
@@ -52,10 +53,17 @@ class AdamW:
         pairs = list(named_parameters)
         if not all(isinstance(pair, tuple) for pair in pairs):
             raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
+        if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+            raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
+        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
+            given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
+            raise ValueError(f"lr, eps and weight_decay must be 0 or more, and betas below 1: {given}")
         if lr == 0 and lr_for:
             raise ConfigError("lr_for is relative to lr, which can't be 0 then")
         named = dict(pairs)
         self.parameters = {name: p for name, p in named.items() if p.requires_grad}
+        if len({p.dtype for p in self.parameters.values()}) > 1:
+            raise TypeError("AdamW takes parameters of one dtype, float32 or float64")
         self._frozen = {name: p for name, p in named.items() if not p.requires_grad}
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.steps = 0
@@ -84,9 +92,10 @@ class AdamW:
             if not p.data.flags.writeable:
                 raise ValueError(f"parameter {name} is read-only: load the model's weights before training it")
             if not p.data.flags.c_contiguous:
-                raise ValueError(f"parameter {name} is not contiguous: make it of np.ascontiguousarray(data)")
-            if p.grad.shape != p.shape:
-                raise ValueError(f"parameter {name} has shape {p.shape}, and its gradient {p.grad.shape}")
+                raise ValueError(f"parameter {name} is not contiguous: set p.data = np.ascontiguousarray(p.data)")
+            if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
+                found = f"{p.grad.dtype} {p.grad.shape}"
+                raise ValueError(f"parameter {name} is {p.dtype} {p.shape}, and its gradient {found}")
         self.steps += 1
         for factor in dict.fromkeys(self.lr_factors.values()):
             group = {name: p for name, p in changed.items() if self.lr_factors[name] == factor}
@@ -100,6 +109,9 @@ class AdamW:
                 self.steps,
                 gradient_scale,
             )
+
+    def __repr__(self) -> str:
+        return f"AdamW({len(self.parameters)} parameters, lr={self.lr:g})"
 
     def zero_grad(self) -> None:
         """Set all gradients to None."""
@@ -144,8 +156,14 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 
 def grad_norm(parameters: Iterable[Tensor]) -> float:
-    """The norm of all gradients, taken as one long vector."""
-    return math.sqrt(kernels.sum_of_squares([p.grad for p in parameters if p.grad is not None]))
+    """The norm of all gradients, taken as one long vector. Raises TypeError if one hasn't its parameter's dtype."""
+    gradients = []
+    for p in parameters:
+        if p.grad is not None:
+            if p.grad.dtype != p.dtype:
+                raise TypeError(f"a parameter of {p.dtype} has a gradient of {p.grad.dtype}")
+            gradients.append(p.grad)
+    return math.sqrt(kernels.sum_of_squares(gradients))
 
 
 def clip_scale(norm: float, max_norm: float) -> float:

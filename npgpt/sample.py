@@ -16,6 +16,7 @@ ONLY_DRAWING = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed", "show_probs", "max_seconds", "regex",
     "choices", "draft",
 )  # fmt: skip
+NEEDS = {"length_penalty": "beams", "early_stopping": "beams", "draft_tokens": "draft"}
 EARLY_STOPPING: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
 
 
@@ -66,10 +67,13 @@ class SampleSettings(ChoiceSettings, TextSettings, ModelSettings):
             raise ConfigError("--prompt and --prompt-file both say what to continue: give one")
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(f"--min-new-tokens {self.min_new_tokens} is above --max-new-tokens {self.max_new_tokens}")
+        defaults = {f.name: f.default for f in fields(self)}
+        for name, other in NEEDS.items():
+            if getattr(self, name) != defaults[name] and getattr(self, other) is None:
+                raise ConfigError(f"{as_flag(name)} goes with {as_flag(other)}: give it too")
         if self.beams is not None:
             if self.num_samples > self.beams:
                 raise ConfigError(f"--num-samples {self.num_samples}: a search finds no more texts than --beams")
-            defaults = {f.name: f.default for f in fields(self)}
             for name in ONLY_DRAWING:
                 if getattr(self, name) != defaults[name]:
                     raise ConfigError(f"{as_flag(name)} goes with drawing, not with --beams: leave one out")

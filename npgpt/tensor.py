@@ -22,8 +22,10 @@ array([4.], dtype=float32)
 autograd.py has the record and the way back through it. Operations with names (linear ...) have a file each in ops/.
 """
 
+import copy
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,9 @@ class Tensor:
 
     Python's numbers and lists become float32, and so do arrays of whole numbers or bool. NumPy's float32 and float64
     stay what they are, and don't mix. Raises TypeError on anything else (complex, float16 ...).
+
+    What ``data`` holds must not be changed between an operation and its backward pass, which reads it again: nothing
+    would notice that dx is that of the new values.
     """
 
     __slots__ = ("__weakref__", "_node", "data", "grad", "requires_grad")
@@ -63,9 +68,9 @@ class Tensor:
 
         parents     the tensors it was computed from; None for an optional one that is absent
         backward    backward(dy, needs) -> a gradient for each parent, in their order. dy is the gradient of ``data``.
-                    needs[i] says whether parent i's gradient is needed; another one is ignored and may be anything.
-                    None means zero. Instead of an array that is mostly zero, it may return a function, which is called
-                    with an array of the parent's shape and adds the gradient to it.
+                    needs[i] says whether parent i's gradient is needed; another one is ignored. None means zero.
+                    Instead of an array that is mostly zero, it may return a function, which is called with an array
+                    of the parent's shape and adds the gradient to it.
 
         The arrays that ``backward`` captures stay in memory until the backward pass. dy and the returned arrays belong
         to the engine, which may write to them.
@@ -142,6 +147,7 @@ class Tensor:
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
+        """The array itself, which shares the tensor's memory."""
         return self.data
 
     def detach(self) -> "Tensor":
@@ -180,7 +186,7 @@ class Tensor:
 
     def __pow__(self, exponent: float) -> "Tensor":
         """y = x^n, where n is a constant:  dx = dy n x^(n - 1)"""
-        if not isinstance(exponent, int | float):
+        if not isinstance(exponent, Real):
             raise TypeError("the exponent must be a number")
         x, n = self.data, float(exponent)  # NumPy's own float64 would turn a float32 result into float64
         return Tensor.from_op(x**n, (self,), lambda dy, needs: (dy * (n * x ** (n - 1)) if n else np.zeros_like(x),))
@@ -247,13 +253,15 @@ class Tensor:
     def transpose(self, *axes: Any) -> "Tensor":
         """Axes in a new order; without arguments, in reverse order. dx is dy with its axes put back."""
         order = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
-        order = tuple(a % self.ndim for a in order) or tuple(reversed(range(self.ndim)))
-        return Tensor.from_op(self.data.transpose(order), (self,), lambda dy, needs: (dy.transpose(np.argsort(order)),))
+        y = self.data.transpose(order if axes else None)
+        back = np.argsort([a % self.ndim for a in order] if axes else range(self.ndim)[::-1])
+        return Tensor.from_op(y, (self,), lambda dy, needs: (dy.transpose(back),))
 
     def __getitem__(self, index) -> "Tensor":
         """A selection. Each dy is added to the dx of the element that was taken. One taken twice receives two."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
+        index = copy.deepcopy(index)  # an array of indices may be filled anew before the backward pass
         y = np.asarray(self.data[index])
         return Tensor.from_op(y, (self,), lambda dy, needs: (lambda dx: np.add.at(dx, index, dy),))
 

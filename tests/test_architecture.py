@@ -224,3 +224,11 @@ def test_importing_all_of_npgpt_loads_none_of_the_extras(python):
     loaded = loaded_by(python, f"import importlib\nfor name in {names}: importlib.import_module(name)")
     assert "numba" in loaded
     assert not loaded & EXTRAS
+
+
+def test_only_kernels_are_compiled():
+    """All of Numba's options are in kernels/jit.py."""
+    for module in modules():
+        if not module.startswith("kernels"):
+            text = ROOT / "npgpt" / f"{module.replace('.', '/')}.py"
+            assert not text.exists() or "njit" not in text.read_text(encoding="utf-8"), module

@@ -167,8 +167,8 @@ def _halves(lines):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("temperature", "-1", "temperature: -1 is not a number of at least 0"),
-        ("top-k", "none", "top-k: 'none' is not a whole number"),
+        ("temperature", "-1", "temperature: must be a number of at least 0, not -1"),
+        ("top-k", "none", "top-k: must be a whole number"),
         ("model", "x", "there is no setting 'model'"),
         ("greedy", "1", "there is no setting 'greedy'"),
         ("bad-words", "x", "there is no setting 'bad-words'"),
@@ -210,7 +210,7 @@ MISTAKES = [
     ("/save", "/help shows the commands"),
     ("/reset now", "/help shows the commands"),
     ("/set temperature", "/help shows the commands"),
-    ("/set temperature hot", "temperature: 'hot' is not a number"),
+    ("/set temperature hot", "temperature: must be a number of at least 0, not 'hot'"),
     ("/sett\x1b", r"there is no command '/sett\x1b'"),
     ("a\x1b", r"the message has a control character, '\x1b'"),
     ("a" * 99, "the message has 117 tokens, and there is room for 89"),

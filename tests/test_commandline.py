@@ -1,6 +1,7 @@
 """What the commands do with what is typed: flags and their spellings, help, and how a process ends."""
 
 import io
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,7 @@ import warnings
 from unittest import mock
 
 import pytest
+from conftest import ROOT
 from helpers.commands import Ended, assert_refused, command, listing, refused
 
 from npgpt import commandline
@@ -133,9 +135,9 @@ def test_the_values_at_the_bounds_are_good():
 
 def test_the_message_says_what_is_wanted(folder):
     for typed, words in [
-        (["--lr", "fast"], "argument --lr/--learning-rate: 'fast' is not a number above 0"),
-        (["--dropout", "1"], "argument --dropout: 1 is not a number of at least 0 and below 1"),
-        (["--context", "0"], "0 is not a whole number of at least 1 and at most 2,147,483,647"),
+        (["--lr", "fast"], "argument --lr/--learning-rate: must be a number above 0, not 'fast'"),
+        (["--dropout", "1"], "argument --dropout: must be a number of at least 0 and below 1, not 1"),
+        (["--context", "0"], "must be a whole number from 1 to 2,147,483,647, not 0"),
         (
             ["--tokenizer", "bpe"],
             "argument --tokenizer: there is no tokenizer 'bpe'; there are gpt2, char, byte",
@@ -383,3 +385,14 @@ def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
     assert "test_commandline.py:" in shown
     assert "UserWarning: mind the step\n" in shown
     assert shown.endswith("\nwarning: a tensor was ignored\n")
+
+
+def test_python_m_npgpt_lists_the_commands():
+    done = subprocess.run([sys.executable, "-m", "npgpt"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    named = re.findall(r"^  python -m npgpt\.(\w+)", done.stdout, re.MULTILINE)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| command |") : readme.index("`--help` lists the flags")]
+    assert set(named) == set(re.findall(r"python -m npgpt\.(\w+)", table))
+    assert all((ROOT / "npgpt" / f"{name}.py").exists() for name in named)
+    assert max(map(len, done.stdout.splitlines())) < 120

@@ -123,8 +123,9 @@ def test_convert_refuses_what_a_format_cannot_store(source):
     refused("convert", "source", "a.gguf", "--to", "onnx", cwd=source, words=["--to"])
     refused("convert", "source", cwd=source, words=["DST"])
     refused("convert", "source", "", cwd=source, words=["the name is empty"])
-    refused("convert", "source", "a.pt", cwd=source, words=["a.pt: such files aren't written: see --to"])
-    refused("convert", "source", "pytorch_model.bin", cwd=source, words=["such files aren't written"])
+    for name in ("a.pt", "a.safetensor", "pytorch_model.bin"):
+        words = [f"{name}: files with this ending aren't written", "ends in .safetensors, .bin, .gguf, or give --to"]
+        refused("convert", "source", name, cwd=source, words=words)
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source)
     refused("convert", "source", "no/such/folder/a.gguf", cwd=source, words=["no/such/folder is not a folder"])
     rotary = with_random_parameters(GPT(GPTConfig(**{**CONFIG.to_dict(), "position": "rotary"})))

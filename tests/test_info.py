@@ -43,7 +43,7 @@ def test_info_of_a_run_shows_its_config_tensors_and_tokenizer(run):
     row = next(line for line in lines if "wte.weight" in line and "F32" in line).split()
     wte = GPT(CONFIG, seed=1).wte.weight.data
     assert row == ["wte.weight", "12", "x", "8", "F32", f"{np.linalg.norm(wte):.4g}", f"{np.abs(wte).max():.4g}"]
-    assert lines[-2:] == ["odd", "  1 ids of the vocabulary have no token"]
+    assert lines[-2:] == ["warnings:", "  1 ids of the vocabulary have no token"]
     assert max(map(len, lines)) <= 80
 
 

@@ -239,8 +239,8 @@ def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
 @pytest.mark.parametrize(
     ("name", "typed", "words"),
     [
-        ("train", ["text.txt", "--lr", "-1"], "-1 is not a number"),
-        ("sample", ["--top_k=-1"], "-1 is not a whole number"),
+        ("train", ["text.txt", "--lr", "-1"], "must be a number above 0, not -1"),
+        ("sample", ["--top_k=-1"], "must be a whole number from 0 to 2,147,483,647, not -1"),
         ("train", ["nothing.txt", *QUICK], "there is no file or folder nothing.txt"),
         ("train", ["text.txt", *QUICK, "--out", "text.txt"], "text.txt is there already"),
         ("train", ["--resume", "nothing"], "nothing/config.json: can't be read"),

@@ -330,7 +330,7 @@ def test_what_no_step_can_be_made_of_changes_nothing():
     with pytest.raises(ValueError, match="parameter b is not contiguous"):
         optimizer.step()
     b.data, b.grad = np.ones((2, 3)), np.ones(3)
-    with pytest.raises(ValueError, match=r"parameter b has shape \(2, 3\), and its gradient \(3,\)"):
+    with pytest.raises(ValueError, match=r"parameter b is float32 \(2, 3\), and its gradient float32 \(3,\)"):
         optimizer.step()
     assert (optimizer.steps, a.data.sum()) == (0, 6)
 
@@ -341,3 +341,37 @@ def test_what_an_optimizer_can_not_be_made_of():
         AdamW([w])
     with pytest.raises(ConfigError, match="lr_for is relative to lr"):
         AdamW([("w", w)], lr=0.0, lr_for={"w": 0.1})
+
+
+def test_gradients_that_can_not_be_written_to_or_are_of_another_dtype():
+    p = Tensor(np.zeros(3), requires_grad=True)
+    p.grad = np.frombuffer(bytes(range(24)), np.float64)
+    kept = p.grad.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        optim.clip_grad_norm([p], 0.0)
+    np.testing.assert_array_equal(p.grad, kept)
+    p.grad = np.ones(3, np.int64)
+    with pytest.raises(TypeError, match="a parameter of float64 has a gradient of int64"):
+        optim.clip_grad_norm([p], 1.0)
+    optimizer = AdamW([("p", p)])
+    with pytest.raises(ValueError, match="its gradient int64"):
+        optimizer.step()
+    assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lr": -1}, {"lr": float("nan")}, {"betas": (0.9, 1)}, {"betas": (-0.1, 0.9)}, {"eps": -1}, {"weight_decay": -1}],
+)
+def test_settings_that_can_not_be(wrong):
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        AdamW([("p", Tensor([1.0], requires_grad=True))], **wrong)
+
+
+def test_parameters_of_one_name_or_two_dtypes_are_refused():
+    a, b = Tensor([1.0], requires_grad=True), Tensor(np.zeros(1), requires_grad=True)
+    with pytest.raises(ValueError, match="two parameters are named w"):
+        AdamW([("w", a), ("v", a), ("w", a)])
+    with pytest.raises(TypeError, match="one dtype"):
+        AdamW([("a", a), ("b", b)])
+    assert repr(AdamW([("a", a)], lr=0.01)) == "AdamW(1 parameters, lr=0.01)"

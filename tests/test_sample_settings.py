@@ -158,6 +158,15 @@ def test_beams(work):
     assert command("sample", *typed, "--stop", best[6:8], cwd=work).out == "the " + best[4:].split(best[6:8])[0] + "\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [(("--length-penalty", 3), "--length-penalty goes with --beams"), (("--draft-tokens", 7), "goes with --draft"),
+     (("--early-stopping", "true"), "--early-stopping goes with --beams")],
+)  # fmt: skip
+def test_flags_that_would_change_nothing(work, typed, words):
+    refused("sample", *typed, cwd=work, words=[words])
+
+
 # Several samples
 
 

@@ -262,3 +262,16 @@ def test_unbroadcast_is_the_transpose_of_broadcasting(shapes):
     np.testing.assert_allclose(
         (np.broadcast_to(x, wide) * y).sum(), (x * back).sum(), rtol=0, atol=1e-12
     )  # 4 x 3^4 terms
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 5), (3, 4, 5), (0, 1), (0, 0, 1), ((),)])
+def test_axes_that_can_not_be(axes):
+    with pytest.raises(ValueError, match=r"ax[ei]s"):  # NumPy's words
+        Tensor(np.zeros((2, 3, 4))).transpose(*axes)
+
+
+@pytest.mark.parametrize("exponent", [np.float32(2), np.int64(2), 2])
+def test_exponents_of_numpy(exponent):
+    x = Tensor([3.0], requires_grad=True)
+    (x**exponent).sum().backward()
+    assert (x.grad.dtype, x.grad.tolist()) == (np.float32, [6.0])

@@ -31,7 +31,7 @@ def obey(line: str, talk: Talk) -> str | None:
         raise ConfigError(f"{line[:60]!r} can't be understood: /help shows the commands")
     if command == "/reset":
         talk.reset()
-        return "all is forgotten"
+        return "the conversation is empty again"
     if command == "/set":
         return _shown(talk)
     if command == "/help":

@@ -109,7 +109,8 @@ def gradcheck(
     0, but over a step it isn't, and the error is relative.
 
     Raises TypeError if an input or the result is not float64; ValueError without inputs, on a Tensor that isn't a leaf
-    with requires_grad=True, if the result isn't finite or changes when repeated (dropout), or f changes its inputs.
+    with requires_grad=True, if the result isn't finite or changes when repeated (dropout), if f changes its inputs, or
+    if its backward function returns an array that it keeps, since what is returned may be written to.
 
     Source: random projections as in HIPS/autograd's test_util and the fast mode of torch.autograd.gradcheck.
 
@@ -183,10 +184,24 @@ def _by_hand(f, leaves, rng):
     if np.abs(again - values).max(initial=0) > TOLERANCE * STEP * np.abs(values).max(initial=0):
         raise ValueError("f gives another result when it is called again (dropout: fix its seed)")
     dy = rng.uniform(0.5, 2, y.shape) * rng.choice([-1.0, 1.0], y.shape)
-    if y.requires_grad:
-        y.backward(dy)
+    if not y.requires_grad:
+        return values, dy, [None] * len(leaves)
+    y.backward(dy)
     check_inputs()
-    return values, dy, [leaf.grad for leaf in leaves]
+    gradients = [leaf.grad for leaf in leaves]
+    copies = [None if gradient is None else gradient.copy() for gradient in gradients]
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        leaf.grad = None
+        if gradient is not None:
+            gradient.fill(np.nan)  # as the engine may, to which it belongs
+    check_inputs()
+    f(*leaves).backward(dy)
+    for i, (leaf, gradient, copy) in enumerate(zip(leaves, gradients, copies, strict=True)):
+        if gradient is None:
+            continue
+        if not np.isnan(gradient).all() or not np.array_equal(leaf.grad, copy, equal_nan=True):
+            raise ValueError(f"the gradient of input {i} is an array that the backward pass keeps: return a copy")
+    return values, dy, copies
 
 
 def _largest_error(value, x, dx, dy, size, tolerance, rng):

@@ -88,8 +88,6 @@ FORMATS = (
 )
 WRITTEN = {row.name: row for row in FORMATS if row.dtypes}
 DTYPES = tuple(dict.fromkeys(dtype for row in FORMATS for dtype in row.dtypes))
-# What may be typed by mistake for a file that can be written.
-NOT_WRITTEN = (".pt", ".pth", ".ckpt", ".index", ".json", ".onnx", ".h5", ".npz")
 
 
 def written(name: str) -> Format:
@@ -99,13 +97,13 @@ def written(name: str) -> Format:
     return WRITTEN[name]
 
 
-def by_suffix(suffix: str) -> str:
-    """The format that is written to files with this suffix, a folder's for any other.
+def by_suffix(suffix: str) -> str | None:
+    """The format that is written to files with this suffix; a folder's without one, None for any other.
 
-    >>> by_suffix(".gguf"), by_suffix("")
-    ('gguf', 'huggingface')
+    >>> by_suffix(".gguf"), by_suffix(""), by_suffix(".pt")
+    ('gguf', 'huggingface', None)
     """
-    return next((name for name, row in WRITTEN.items() if row.suffix == suffix), "huggingface")
+    return next((name for name, row in WRITTEN.items() if row.suffix == suffix), None if suffix else "huggingface")
 
 
 def identify(begin: bytes, end: bytes) -> Format | None:

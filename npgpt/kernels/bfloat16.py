@@ -15,7 +15,7 @@ def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
 
 
 def f32_to_bf16(elements: np.ndarray) -> np.ndarray:
-    """float -> bfloat16, as uint16: rounded to the nearest; a tie goes to the even one.
+    """float32 -> bfloat16, as uint16: rounded to the nearest; a tie goes to the even one.
 
     >>> bf16_to_f32(f32_to_bf16(np.array([1.0, 3.14159], np.float32)))
     array([1.      , 3.140625], dtype=float32)

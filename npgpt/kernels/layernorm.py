@@ -82,10 +82,10 @@ def forward_row(x, weight, bias, eps, y):
     """One row, on one thread; writes y. -> mean, rstd"""
     scalar = x.dtype.type
     n = scalar(max(x.size, 1))
-    total = scalar(0)
+    total = 0.0  # float64, as in the NumPy version
     for c in range(x.size):
-        total += x[c]
-    m = total / n
+        total += np.float64(x[c])
+    m = scalar(total / max(x.size, 1))
     squares = scalar(0)
     for c in range(x.size):
         squares += (x[c] - m) * (x[c] - m)

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 
 from npgpt import kernels
+from npgpt.ops.dropout import check_dropout
 from npgpt.tensor import Tensor
 
 
@@ -38,6 +39,7 @@ def causal_self_attention(
     """
     if qkv.ndim != 3 or n_head < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C > 0 divisible by {n_head} heads")
+    check_dropout(dropout, seed)
     B, T, C3 = qkv.shape
     C, D = C3 // 3, C3 // 3 // n_head
     scale = 1 / math.sqrt(D) if scale is None else scale

@@ -1,3 +1,5 @@
+from numbers import Integral
+
 from npgpt import kernels
 from npgpt.tensor import Tensor
 
@@ -12,10 +14,17 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
 
     The expectation is kept: E[y] = (1 - p) x / (1 - p) + p 0 = x. kernels/dropout.py makes keep from the seed.
 
-    Source: Srivastava et al. 2014. Raises ValueError on p outside [0, 1).
+    Source: Srivastava et al. 2014. Raises ValueError on another p or seed.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout's p must be from 0 up to, not including, 1: {p}")
+    check_dropout(p, seed)
     if p == 0:
         return x
     return Tensor.from_op(kernels.dropout(x.data, p, seed), (x,), lambda dy, needs: (kernels.dropout(dy, p, seed),))
+
+
+def check_dropout(p: float, seed: int) -> None:
+    """Raise ValueError unless they can be a dropout's."""
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout's p must be from 0 up to, not including, 1: {p}")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise ValueError(f"dropout's seed must be a whole number from 0 to 2^64 - 1: {seed}")

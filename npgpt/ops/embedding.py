@@ -18,7 +18,7 @@ def embedding(ids: ArrayLike, weight: Tensor) -> Tensor:
 
     Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
     """
-    ids = np.asarray(ids)
+    ids = np.array(ids)  # a copy: a batch's array may be filled again before the backward pass
     V, C = weight.shape
     check_ids(ids, V)
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 
 from npgpt import kernels
+from npgpt.ops.dropout import check_dropout
 from npgpt.tensor import Tensor
 
 
@@ -30,6 +31,7 @@ def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.
     (I, r), O = A.shape, B.shape[1]
     if x.shape[-1:] != (I,) or B.shape[0] != r or y.shape != (*x.shape[:-1], O):
         raise ValueError(f"lora: y {y.shape}, x {x.shape}, A {A.shape}, B {B.shape}")
+    check_dropout(p, seed)
     shape = x.shape
     N = math.prod(shape[:-1])
     rows, a, b = x.data.reshape(N, I), A.data, B.data

@@ -34,12 +34,12 @@ class ServeSettings(ModelSettings):
     name: str | None = flag(None, pathname, "what clients call the model (default: its file or folder)", MODEL,
                             metavar="NAME")  # fmt: skip
     host: str = flag(
-        "127.0.0.1", pathname, "address to listen at; any but this computer's own needs a token", ADDRESS,
+        "127.0.0.1", pathname, "address to listen at; one that others can reach needs a token", ADDRESS,
         metavar="ADDRESS",
     )  # fmt: skip
-    port: int = flag(8000, number("N", 0, 65535, whole=True), "0 is a free one", ADDRESS)
+    port: int = flag(8000, number("N", 0, 65535, whole=True), "0 chooses a free one", ADDRESS)
     allow_host: Sequence[str] = flag(
-        (), FlagType("NAME", _host_name), "another name that this server has; can be given several times", ADDRESS,
+        (), FlagType("NAME", _host_name), "a host name that clients may use; can be given several times", ADDRESS,
         repeatable=True,
     )  # fmt: skip
     token: str | None = flag(
@@ -55,7 +55,7 @@ class ServeSettings(ModelSettings):
         30.0, _seconds, "a client has so long for a request, and to read what it is sent", LIMITS
     )
     stop_seconds: float = flag(5.0, _seconds, "texts have so long to end when the server stops", LIMITS)
-    body_bytes: int = flag(10**6, count(), "of a request, at most", LIMITS)
+    body_bytes: int = flag(10**6, count(), "the largest request, in bytes", LIMITS)
 
 
 def read_token(settings: ServeSettings) -> str | None:

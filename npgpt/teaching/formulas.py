@@ -3,7 +3,7 @@
 The docstrings of ops/ have lines such as
 
     Forward     y_no = sum_i x_ni W_io + b_o
-    Backward    dx = dy W^T         each x_i went into every y_o with weight W_io
+    Backward    dx_ni = sum_o dy_no W_io        dx = dy W^T
 
 A column with a sign of a formula in it is set as MathML, given as nested lists: ["msub", ["mi", "y"], ["mi", "no"]].
 Other columns are remarks, given as text. Nothing is worked out: it is the docstring's text in the signs of mathematics.

@@ -112,8 +112,7 @@ def _resume(folder, given) -> Run:
         raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
     if run.finished or run.step > changed.max_steps:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
-        done = f"it has done {run.step:,} steps, and was to do {changed.max_steps:,}"
-        raise RunError(f"{folder} is finished: {done}.\n{advice}")
+        raise RunError(f"{folder} has done {run.step:,} of {changed.max_steps:,} steps: it is finished.\n{advice}")
     check_room(folder, run.stored, run.optimizer, settings.keep)
     run.open(folder, on_disk=run.step if path.name == runs.LAST_FILE else None)
     steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step

@@ -86,8 +86,10 @@ class TrainSettings:
         None, number("N", 1, 65536, whole=True), "train an adapter of this rank (LoRA), and leave --init-from as it is",
         PARTS,
     )  # fmt: skip
-    lora_alpha: float | None = flag(None, _positive, "its result times X / rank (default: twice the rank)", PARTS)
-    lora_dropout: float | None = flag(None, _fraction, "of what goes into it (default: 0)", PARTS)
+    lora_alpha: float | None = flag(
+        None, _positive, "its result is multiplied by X / rank (default: twice the rank)", PARTS
+    )
+    lora_dropout: float | None = flag(None, _fraction, "dropout of the adapter's input (default: 0)", PARTS)
     lora_targets: str | None = flag(
         None, names, "layers that get one, such as c_attn,mlp.c_proj (default: all linear layers of the blocks)", PARTS
     )
@@ -112,7 +114,7 @@ class TrainSettings:
 
     lr: float = flag(1e-3, _positive, "highest learning rate", OPTIMIZER, aliases=("learning_rate",))
     schedule: str = flag(
-        defaults.SCHEDULE, choice(*SCHEDULES), "of the learning rate after the warm-up; wsd falls late", OPTIMIZER
+        defaults.SCHEDULE, choice(*SCHEDULES), "of the learning rate, after the warm-up; wsd falls late", OPTIMIZER
     )
     warmup: int | None = flag(
         None, count(0), f"warm-up steps, until --lr is reached (default: --decay-steps / {defaults.WARMUP_PART})",
@@ -131,7 +133,7 @@ class TrainSettings:
     )  # fmt: skip
     grad_accum: int = flag(1, count(), "batches in a step", OPTIMIZER, aliases=("gradient_accumulation_steps",))
     grad_clip: float = flag(1.0, _at_least_0, "largest norm of the gradient; 0 for no limit", OPTIMIZER)
-    weight_decay: float = flag(0.1, _at_least_0, "of matrices, decoupled from the gradient", OPTIMIZER)
+    weight_decay: float = flag(0.1, _at_least_0, "AdamW's, of matrices", OPTIMIZER)
     beta1: float = flag(0.9, _fraction, "decay of the gradient's running mean", OPTIMIZER)
     beta2: float = flag(0.95, _fraction, "decay of its running mean square", OPTIMIZER)
     seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of initial weights, order and dropout", OPTIMIZER)
@@ -150,7 +152,9 @@ class TrainSettings:
     tensorboard: bool = flag(False, bool, "also write event files for TensorBoard to the run's folder", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
-    matmul_precision: str = flag("highest", choice(*MATMUL_PRECISIONS), "of large products; medium: in bfloat16", RUN)
+    matmul_precision: str = flag(
+        "highest", choice(*MATMUL_PRECISIONS), "of large matrix products; medium rounds their factors to bfloat16", RUN
+    )
 
     def __post_init__(self):
         lengths = [name for name in ("max_steps", "epochs", "time_budget") if getattr(self, name) is not None]

@@ -325,3 +325,24 @@ def test_public_names(python):
         "except AttributeError as error: print(error)\n"
     )
     assert ended.stdout == "module 'npgpt.gradcheck' has no attribute 'other'\n", ended.stderr
+
+
+def test_an_array_that_a_backward_function_keeps_is_no_gradient():
+    """The engine may write to what is returned."""
+    table, buffer = np.array([1.0, 2.0]), np.empty(2)
+
+    def fills_a_buffer(x):
+        return Tensor.from_op(3 * x.data, (x,), lambda dy, needs: (np.multiply(dy, 3, out=buffer),))
+
+    def gives_away_its_table(x):
+        y = (table * x.data).sum()
+        return Tensor.from_op(y, (x,), lambda dy, needs: (np.multiply(table, dy, out=table),))
+
+    for function in (fills_a_buffer, gives_away_its_table):
+        with pytest.raises(ValueError, match="gradient of input 0 is an array that the backward pass keeps"):
+            gradcheck(function, [np.array([3.0, 4.0])])
+
+
+def test_an_input_that_is_given_away_as_a_gradient():
+    with pytest.raises(ValueError, match="changes input 0"):
+        gradcheck(lambda x: Tensor.from_op(x.data.copy(), (x,), lambda dy, needs: (x.data,)), [np.ones(2)])

@@ -107,3 +107,22 @@ def test_equal_numbers_add_up_without_drifting():
         for number in rng.standard_normal(50):
             x = lay_out(np.full((2, 5000), number, np.float32), layout)
             versions_agree("layernorm_forward", CASES["layernorm_forward"], (x, weight, None, 1e-5))
+
+
+@pytest.mark.parametrize("forward", KERNELS["layernorm_forward"].values(), ids=KERNELS["layernorm_forward"])
+@pytest.mark.parametrize("constant", [0.1, 1000.1, 12345.678])
+def test_rows_of_equal_elements_become_zero(forward, constant):
+    """rstd multiplies an error of the mean by up to 1 / sqrt(eps)."""
+    x = np.full((2, 768), constant, np.float32)
+    y, mean, _ = forward(x, np.ones(768, np.float32), None, 1e-5)
+    np.testing.assert_array_equal(y, np.zeros_like(x))
+    np.testing.assert_array_equal(mean, x[:, 0])
+
+
+@pytest.mark.parametrize("forward", KERNELS["layernorm_forward"].values(), ids=KERNELS["layernorm_forward"])
+def test_a_sum_that_float32_can_not_hold(forward):
+    x = np.full((1, 8), 2e38, np.float32)
+    x[0, 0] = 1e38
+    y, mean, _ = forward(x, np.ones(8, np.float32), None, 1e-5)
+    np.testing.assert_allclose(mean, 1.875e38, rtol=1e-6)
+    np.testing.assert_allclose(y[0, :2], [-(7**0.5), 7**-0.5], rtol=1e-5)

@@ -83,3 +83,10 @@ def test_scaling_several_arrays(scale):
 @pytest.mark.parametrize("sum_rows", KERNELS["sum_rows"].values(), ids=KERNELS["sum_rows"])
 def test_sum_rows_by_hand(sum_rows):
     np.testing.assert_array_equal(sum_rows(np.array([[1, 2, 3], [10, 20, 30]], np.float32)), [11, 22, 33])
+
+
+@pytest.mark.parametrize("sum_rows", KERNELS["sum_rows"].values(), ids=KERNELS["sum_rows"])
+def test_many_rows_are_added_up_exactly_enough(sum_rows):
+    """A running sum in float32 would be off by 6e-4."""
+    found = sum_rows(np.full((65_536, 3), 0.1, np.float32))
+    np.testing.assert_allclose(found, 65_536 * np.float64(np.float32(0.1)), rtol=2e-6)

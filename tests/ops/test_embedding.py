@@ -48,3 +48,11 @@ def test_an_id_outside_the_table(wrong):
 def test_ids_that_are_not_whole_numbers(ids):
     with pytest.raises(TypeError, match="whole numbers"):
         ops.embedding(ids, Tensor(np.ones((3, 2))))
+
+
+def test_a_batch_may_be_filled_anew_before_the_backward_pass():
+    ids, weight = np.array([0, 1]), Tensor(np.ones((3, 2)), requires_grad=True)
+    y, z = ops.embedding(ids, weight), weight[ids]
+    ids[:] = 2
+    (y + z).sum().backward()
+    assert weight.grad.tolist() == [[2, 2], [2, 2], [0, 0]]

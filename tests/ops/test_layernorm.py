@@ -29,3 +29,11 @@ def test_shapes_that_do_not_fit(x, weight, bias):
     x, weight, bias = (None if shape is None else Tensor(np.ones(shape)) for shape in (x, weight, bias))
     with pytest.raises(ValueError, match="layernorm"):
         ops.layernorm(x, weight, bias)
+
+
+def test_dtypes_do_not_mix():
+    """It would fail in the backward pass only, and only if the weight wants a gradient."""
+    x, weight = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones(3))
+    for arguments in ((x, weight), (Tensor(np.ones((2, 3))), weight, Tensor(np.ones(3, np.float32)))):
+        with pytest.raises(TypeError, match="must be too"):
+            ops.layernorm(*arguments)

@@ -50,5 +50,5 @@ def beside(weights: Path, otherwise: Finder, *names: str) -> Finder:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The one that ``save_tokenizer`` wrote. Raises CheckpointError, also if the file is too large to be one."""
+    """One that train or prepare wrote. Raises CheckpointError, also if the file is too large to be one."""
     return stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()

@@ -10,7 +10,8 @@ Source: RFC 3720, sections 12.1 and B.4 (polynomial, test vectors). LevelDB, doc
 """
 
 import numpy as np
-from numba import njit
+
+from npgpt.kernels.jit import jit
 
 _POLYNOMIAL = 0x82F63B78  # P without x^32, bits reversed
 
@@ -29,7 +30,7 @@ def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@njit
+@jit
 def _remainder(data, table):
     crc = np.uint32(0xFFFFFFFF)
     for byte in data:

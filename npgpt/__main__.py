@@ -1,0 +1,21 @@
+"""python -m npgpt : what there is to start."""
+
+COMMANDS = {
+    "train TEXT...": "trains a model on texts",
+    "prepare TEXT... --out FOLDER": "writes large texts as token files",
+    "sample": "continues a text",
+    "chat": "a conversation with a model",
+    "serve": "a playground in the browser, and the OpenAI API",
+    "evaluate FILE...": "perplexity and other scores",
+    "convert SRC DST": "writes a model in another format",
+    "info PATH": "what is in a checkpoint",
+    "report RUN": "a run as a page",
+    "explain": "one sentence through a model, as a page",
+    "exercises": "functions of GPT-2 to write yourself",
+    "gradcheck": "every gradient beside its slope",
+}
+
+if __name__ == "__main__":
+    print("Each of these has --help:\n")
+    for command, what in COMMANDS.items():
+        print(f"  {f'python -m npgpt.{command}':48}{what}")
