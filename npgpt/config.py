@@ -6,6 +6,7 @@ from typing import Any
 
 from npgpt.errors import ConfigError
 
+MAX_LAYERS = 10_000
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -71,6 +72,9 @@ class GPTConfig:
     scale_attn_by_inverse_layer_idx: bool = False
 
     def __post_init__(self):
+        for name, value in list(vars(self).items()):
+            if getattr(value, "ndim", None) == 0:  # NumPy's numbers become Python's
+                object.__setattr__(self, name, value.item())
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
             self._check(_is_whole(getattr(self, name)), name, "a whole number of at least 1")
         self._check(self.n_inner is None or _is_whole(self.n_inner), "n_inner", "a whole number of at least 1")
@@ -82,6 +86,7 @@ class GPTConfig:
         self._check(_is_number(epsilon) and 0 < epsilon < 1, "layer_norm_epsilon", "a number between 0 and 1")
         self._check(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
         self._check(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
+        self._check(self.n_layer <= MAX_LAYERS, "n_layer", f"at most {MAX_LAYERS:,}")
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd must be divisible by n_head: {self.n_embd} is not divisible by {self.n_head}")
         columns = max(self.vocab_size, self.block_size, 3 * self.n_embd, self.inner_size)

@@ -55,6 +55,8 @@ class AdamW:
             raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
         if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
             raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
+        if len({id(p) for _, p in pairs}) < len(pairs):
+            raise ValueError("a parameter is there twice: it would be changed twice in a step")
         if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
             raise ValueError(f"lr, eps and weight_decay must be 0 or more, and betas below 1: {given}")
@@ -140,6 +142,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their norm, taken as one long vector, is at most ``max_norm``.
 
     Returns the norm before (Pascanu, Mikolov & Bengio 2013). If it is NaN or infinite, the gradients stay as they are.
+    ``parameters`` may be a single one. Raises ValueError on a negative max_norm.
 
     >>> p = Tensor([3.0, 4.0], requires_grad=True)
     >>> p.grad = np.array([3.0, 4.0], np.float32)
@@ -148,6 +151,10 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     >>> p.grad
     array([0.6, 0.8], dtype=float32)
     """
+    if isinstance(parameters, Tensor):  # its elements would be taken for parameters
+        parameters = [parameters]
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be 0 or more, not {max_norm}")
     parameters = list(parameters)
     norm = grad_norm(parameters)
     if (scale := clip_scale(norm, max_norm)) < 1:

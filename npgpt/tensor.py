@@ -154,6 +154,9 @@ class Tensor:
         """The same array without the record."""
         return Tensor(self.data)
 
+    def __array__(self, *arguments, **options):
+        raise TypeError("a Tensor is no array: take its data, which has no record, as x.data")
+
     def __len__(self):
         return len(self.data)
 

@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory):
-    """arm(argument, ...) runs Python there. -> what it printed, stderr too"""
+    """arm(argument, ...) runs Python there. -> what it printed, stderr first"""
     cache = tmp_path_factory.mktemp("arm")
 
     def run(*arguments):
@@ -27,7 +27,7 @@ def arm(tmp_path_factory):
         command = [PYTHON, *map(str, arguments)]
         done = subprocess.run(command, env={**os.environ, **own}, cwd=cache, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stderr + done.stdout
 
     return run
 
@@ -49,7 +49,7 @@ def test_a_run_has_the_losses_of_this_machine_and_its_model_is_sampled_from(arm,
     here = subprocess.run(
         [sys.executable, "-m", "npgpt.train", text, *RUN, "--out", tmp_path / "here"], capture_output=True, text=True
     )
-    losses = [re.findall(r"loss (\d+\.\d+)", found) for found in (log, here.stderr)]
+    losses = [re.findall(r"loss (\d+\.\d+)", found) for found in (log, here.stderr + here.stdout)]
     assert len(losses[0]) >= 4
     assert losses[0] == losses[1]
     assert arm("-m", "npgpt.sample", "--model", tmp_path / "there", "--max-new-tokens", 5, "--weights", "int8")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from npgpt.config import ACTIVATIONS, POSITIONS, PRESETS, GPTConfig
@@ -190,3 +191,9 @@ def test_a_strangers_setting_moves_no_cursor():
 
 def test_the_default_is_gpt2():
     assert GPTConfig() == GPTConfig.preset("gpt2")
+
+
+def test_numpys_numbers_are_taken_as_pythons():
+    config = GPTConfig(vocab_size=np.int64(65), dropout=np.float32(0.5), bias=np.True_)
+    assert config == GPTConfig(vocab_size=65, dropout=0.5, bias=True)
+    assert json.dumps(config.to_dict())

@@ -375,3 +375,15 @@ def test_parameters_of_one_name_or_two_dtypes_are_refused():
     with pytest.raises(TypeError, match="one dtype"):
         AdamW([("a", a), ("b", b)])
     assert repr(AdamW([("a", a)], lr=0.01)) == "AdamW(1 parameters, lr=0.01)"
+
+
+def test_what_can_be_clipped():
+    p = Tensor([3.0, 4.0], requires_grad=True)
+    p.grad = np.array([3.0, 4.0], np.float32)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="max_norm must be 0 or more"):
+            clip_grad_norm([p], wrong)
+    assert clip_grad_norm(p, 1.0) == 5.0  # one parameter, as in torch
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-6)
+    with pytest.raises(ValueError, match="a parameter is there twice"):
+        AdamW([("a", p), ("b", p)])

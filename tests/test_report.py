@@ -39,6 +39,14 @@ def test_several_runs_and_lines_that_can_not_be_read(runs):
     assert not (runs / "a" / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["report.html", "metrics.csv"])
+def test_nothing_is_written_through_a_link_in_a_strangers_folder(runs, name):
+    (runs / "mine").write_text("mine")
+    (runs / "a" / name).symlink_to(runs / "mine")
+    refused("report", "a", cwd=runs, words=[f"a/{name} is a link"])
+    assert (runs / "mine").read_text() == "mine"
+
+
 def test_a_link_to_itself_is_no_page(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigError, match="loop is there already, and is no page"):

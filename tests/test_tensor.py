@@ -124,3 +124,9 @@ def test_empty_tensors():
     (x * 2).sum().backward()
     assert x.grad.shape == (0, 3)
     assert np.isnan(x.mean().item())
+
+
+def test_an_array_of_a_tensor_is_its_data():
+    """np.asarray(x) would be an array of objects, or lose the record in silence."""
+    with pytest.raises(TypeError, match=r"as x\.data"):
+        np.asarray(Tensor([1.0]))

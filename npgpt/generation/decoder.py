@@ -91,6 +91,8 @@ class Decoder:
         if cache is None:
             return self._logits_behind(ids, None)
         rows = range(len(ids)) if rows is None else rows
+        if len(rows) != len(ids):
+            raise ValueError(f"{len(ids)} prompts for {len(rows)} rows")
         logits = np.empty((len(ids), self.config.vocab_size), self.dtype)
         for group in _rows_of_equal_length(cache, rows):
             group_rows = [rows[i] for i in group]
@@ -112,6 +114,8 @@ class Decoder:
         if self._step_weights is None:
             return self.prefill(list(ids[:, None]), cache, rows)
         index = np.asarray(rows, np.int64)
+        if ids.shape != index.shape:
+            raise ValueError(f"ids of shape {ids.shape} for {len(index)} rows")
         lengths = cache.lengths[index]
         room = min(cache.capacity, self.config.block_size)
         if (lengths >= room).any():

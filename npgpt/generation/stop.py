@@ -22,6 +22,8 @@ class StopStrings:
 
     def __init__(self, strings: Iterable[str] = ()):
         """strings: none of them: everything passes. Raises ConfigError on an empty one."""
+        if isinstance(strings, str):
+            raise ConfigError("strings that end a text are a list of strings")
         self.strings = tuple(strings)
         if "" in self.strings:
             raise ConfigError("a string that ends a text can't be empty")
@@ -89,8 +91,7 @@ class StopTexts:
     """
 
     def __init__(self, tokenizer: Tokenizer, strings: Iterable[str] = (), minimum: int = 0):
-        self.tokenizer, self.strings, self.minimum = tokenizer, tuple(strings), minimum
-        StopStrings(self.strings)  # raises now if one can't be
+        self.tokenizer, self.strings, self.minimum = tokenizer, StopStrings(strings).strings, minimum
         self._texts: dict[int, _StoppedText] = {}
 
     def __call__(self, token: Token) -> bool:

@@ -74,7 +74,7 @@ def _path(ways) -> Path | None:
 
 
 def _read(path) -> str | None:
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         way = json.loads(path.read_text("ascii"))["way"]
         return way if isinstance(way, str) else None
     return None

@@ -52,6 +52,8 @@ class TokenDataset:
         for name, value in (("context", context), ("stride", stride)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        if answers is not None and len(answers) != len(tokens):
+            raise ValueError(f"{len(answers):,} answers for {len(tokens):,} tokens")
         if len(tokens) < context + 1:
             problem = f"{len(tokens):,} tokens, but a context of {context:,} needs at least {context + 1:,}"
             advice = "Give more text, a smaller --context, or another --val-fraction."

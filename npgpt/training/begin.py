@@ -107,8 +107,8 @@ def _resume(folder, given) -> Run:
         run.optimizer.load_state_dict(moments, run.step)
     except DataError as error:
         raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"the training state is damaged, or of another version of npgpt: {error!r}"
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        problem = f"the training state is damaged, or of another version of npgpt: {repr(error)[:200]}"
         raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
     if run.finished or run.step > changed.max_steps:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
@@ -145,12 +145,15 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     """The model's configuration, its tokenizer, and the checkpoint with the weights to start from, if there is one."""
     overrides = settings.config_overrides()
     if settings.init_from is None:
+        preset, budget = settings.preset or defaults.PRESET, settings.time_budget
+        # What can't be is refused before the text is read.
+        if preset != AUTO:
+            GPTConfig.preset(preset, **overrides)
+        elif budget is None:
+            raise ConfigError(f"--preset {AUTO} goes by the time: give a --time-budget")
         tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
-        preset = settings.preset or defaults.PRESET
-        if preset == AUTO:
-            if settings.time_budget is None:
-                raise ConfigError(f"--preset {AUTO} goes by the time: give a --time-budget")
-            preset = choose_preset(settings, tokenizer.vocab_size, settings.time_budget)
+        if preset == AUTO and budget is not None:
+            preset = choose_preset(settings, tokenizer.vocab_size, budget)
             log(f"preset {preset}: the largest that --time-budget is long enough for")
         return GPTConfig.preset(preset, vocab_size=tokenizer.vocab_size, **overrides), tokenizer, None
     checkpoint = open_checkpoint(settings.init_from)

@@ -15,6 +15,13 @@ from npgpt.training.plan import Plan
 from npgpt.training.team import ALONE, Batch
 
 
+def count_of(value: object, least: int = 0) -> int:
+    """A number of steps or the like, of a stored state. Raises ValueError."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{value!r} is no number of steps")
+    return value
+
+
 class Periodic:
     """What happens every so many steps, and remembers the step after which it last did.
 
@@ -33,7 +40,7 @@ class Periodic:
         return {"last_step": self.last_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.last_step = int(state["last_step"])
+        self.last_step = count_of(state["last_step"], least=-1)
 
 
 class Evaluation(Periodic):
@@ -115,9 +122,9 @@ class EarlyStopping:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_step = float(state["best"]), state["best_step"]
+        self.best, self.best_step = float(state["best"]), state["best_step"] and count_of(state["best_step"])
         self.reference = float(state.get("reference", state["best"]))  # older runs have none
-        self.evaluations_without_progress = int(state["evaluations_without_progress"])
+        self.evaluations_without_progress = count_of(state["evaluations_without_progress"])
 
 
 class Samples(Periodic):

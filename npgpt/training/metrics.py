@@ -53,7 +53,7 @@ class Metrics:
                 values = json.loads(line)
                 if values["step"] <= last_steps[values["kind"]]:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):  # a line that a kill cut short
+            except (ValueError, KeyError, TypeError, RecursionError):  # a line that a kill cut short
                 continue
         with atomic_write(self.path) as file:
             file.write("".join(kept).encode())

@@ -1,5 +1,6 @@
 """Progress: what a run tells while it trains."""
 
+import math
 import time
 from typing import Any
 
@@ -101,6 +102,8 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.elapsed_before = float(state["elapsed"])
+        if not 0 <= self.elapsed_before < math.inf:
+            raise ValueError(f"{self.elapsed_before} is no time in seconds")
 
     def _place(self, step):
         return f"{step:>{len(str(self.plan.max_steps))}}/{self.plan.max_steps}"

@@ -49,6 +49,9 @@ def write_report(run: Path) -> int:
     Raises CheckpointError if the folder is no run's or nothing is measured yet, OSError if it can't be written to.
     """
     record = read_record(run)
+    for name in (runs.REPORT_FILE, runs.TABLE_FILE):
+        if (run / name).is_symlink():  # in a stranger's folder it may lead to any file of the user's
+            raise CheckpointError(f"{run / name} is a link: remove it, so that the report can be written there")
     with atomic_write(run / runs.REPORT_FILE) as file:
         file.write(page([record]).encode())
     with atomic_write(run / runs.TABLE_FILE) as file:

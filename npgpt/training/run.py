@@ -8,7 +8,7 @@ from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.optim import AdamW
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.data import TrainingData
-from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples
+from npgpt.training.evaluation import EarlyStopping, Evaluation, Samples, count_of
 from npgpt.training.folder import write_run_config
 from npgpt.training.inspection import Inspection
 from npgpt.training.metrics import Metrics
@@ -103,4 +103,4 @@ class Run:
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.model.set_rng_state(state["dropout"])
-        self.step = int(state["step"])
+        self.step = count_of(state["step"])

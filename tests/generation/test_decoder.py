@@ -153,3 +153,14 @@ def test_the_memory_of_new_caches():
     assert decoder.new_cache().keys.shape == (2, 1, 2, CONFIG.block_size, 4)
     assert decoder.new_cache(3, capacity=5).keys.shape == (2, 3, 2, 5, 4)
     assert decoder.new_cache().keys.dtype == np.float64
+
+
+def test_as_many_rows_as_texts():
+    decoder = Decoder(random_model())
+    cache = decoder.new_cache(2)
+    for rows in ([0], [0, 1, 1]):
+        with pytest.raises(ValueError, match="2 prompts for"):
+            decoder.prefill([[1], [2]], cache, rows)
+    decoder.prefill([[1], [2]], cache)
+    with pytest.raises(ValueError, match="for 2 rows"):
+        decoder.step([3], cache, [0, 1])

@@ -140,3 +140,9 @@ def test_the_end_of_a_text_is_no_text():
     assert not stops(Token(0, 97))
     assert not stops(Token(0, 256))
     assert stops.take(0, finished=True) == "a"
+
+
+def test_a_string_is_no_list_of_strings():
+    for make in (StopStrings, lambda strings: StopTexts(ByteTokenizer(), strings)):
+        with pytest.raises(ConfigError, match="a list of strings"):
+            make("END")

@@ -4,6 +4,7 @@ import os
 import threading
 
 import pytest
+from helpers.commands import refused
 
 from npgpt.errors import RunError
 from npgpt.training.folder import create_run, locked
@@ -60,3 +61,16 @@ def test_a_lock_is_for_one_process_and_names_it(tmp_path):
 def test_a_lock_where_nothing_can_be_written(tmp_path):
     with pytest.raises(RunError, match="none: can't be written to: No such file"), locked(tmp_path / "none"):
         pass
+
+
+def test_a_folder_that_can_not_be_made_is_refused_before_the_text_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "text.txt").write_bytes(b"abc \xff")
+    for out in ("file/x", "file/x/y"):
+        refused("train", "text.txt", "--out", out, cwd=tmp_path, words=["file is not a folder that you may write to"])
+    for typed, words in (
+        (("--n-head", 5, "--n-embd", 64), "n_embd must be divisible by n_head"),
+        (("--preset", "auto"), "give a --time-budget"),
+        (("--n-layer", 10_001), "n_layer must be at most 10,000"),
+    ):
+        refused("train", "text.txt", "--tokenizer", "bpe:300", *typed, cwd=tmp_path, words=[words])

@@ -105,7 +105,7 @@ def _digest(content) -> str:
 def _read_solved(folder) -> dict[str, str]:
     try:
         found = json.loads((folder / _SOLVED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or not ours: then nothing is known to be solved
+    except (OSError, ValueError, RecursionError):  # not there, or not ours: then nothing is known to be solved
         return {}
     return found if isinstance(found, dict) else {}
 
