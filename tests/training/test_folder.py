@@ -1,11 +1,14 @@
 """Run folders: names that are never used again, one process at a time, and room for what will be written."""
 
+import json
 import os
 import threading
 
 import pytest
-from helpers.commands import refused
+from conftest import TEXT
+from helpers.commands import QUICK, refused, train
 
+from npgpt.checkpoints import runs
 from npgpt.errors import RunError
 from npgpt.training.folder import create_run, locked
 
@@ -74,3 +77,27 @@ def test_a_folder_that_can_not_be_made_is_refused_before_the_text_is_read(tmp_pa
         (("--n-layer", 10_001), "n_layer must be at most 10,000"),
     ):
         refused("train", "text.txt", "--tokenizer", "bpe:300", *typed, cwd=tmp_path, words=[words])
+
+
+def test_a_state_with_impossible_numbers_is_refused(tmp_path):
+    """Before the first step: the last step would be too late."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, _ = train(tmp_path, "text.txt", *QUICK)
+    path = run / "last.safetensors"
+    weights, moments, state = runs.load_checkpoint(path)
+    config = runs.read_run_config(run)[0]
+    weights, moments = ({name: x.copy() for name, x in arrays.items()} for arrays in (weights, moments))
+    inf = float("inf")
+    for *places, name, value in [
+        ("step", inf), ("step", -3), ("step", "2"), ("evaluation", "last_step", inf), ("progress", "elapsed", inf),
+        ("early_stopping", "best_step", [1]), ("early_stopping", "evaluations_without_progress", inf),
+        ("dropout", "uinteger", 2**40),
+    ]:  # fmt: skip
+        damaged = json.loads(json.dumps(state))
+        part = damaged
+        for place in places:
+            part = part[place]
+        assert name in part
+        part[name] = value
+        runs.save_checkpoint(path, weights, moments, damaged, config)
+        refused("train", "--resume", "--max-steps", 9, cwd=tmp_path, words=["the training state is damaged"])
