@@ -167,6 +167,20 @@ def test_flags_that_would_change_nothing(work, typed, words):
     refused("sample", *typed, cwd=work, words=[words])
 
 
+@pytest.mark.parametrize(
+    ("typed", "wanted"), [((), False), (("false",), False), (("true",), True), (("never",), "never")], ids=str
+)
+def test_when_beams_end(work, monkeypatch, typed, wanted):
+    """Of an untrained model the texts would be the same."""
+    asked = []
+    monkeypatch.setattr(
+        npgpt.generation.samples, "beam_search", lambda *given: (asked.append(given), beam_search(*given))[1]
+    )
+    flags = ("--early-stopping", *typed) if typed else ()
+    command("sample", "--prompt", "the ", "--max-new-tokens", 2, "--beams", 2, *flags, cwd=work)
+    assert [given[5] for given in asked] == [wanted]
+
+
 # Several samples
 
 

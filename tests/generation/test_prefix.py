@@ -65,6 +65,14 @@ def test_no_more_than_a_context_of_ids_and_at_least_one():
 # Files
 
 
+@pytest.mark.parametrize("n", [1, CONFIG.block_size])
+def test_a_file_holds_from_one_id_to_a_whole_context(tmp_path, n):
+    decoder = decoder_of()
+    (ids,) = random_prompts(n)
+    Prefix.compute(decoder, ids).save(tmp_path / "a", decoder)
+    np.testing.assert_array_equal(Prefix.load(tmp_path / "a", decoder).ids, ids)
+
+
 @pytest.mark.parametrize(("cache_dtype", "dtype"), [("f32", np.float32), ("f32", np.float64), ("bf16", np.float32)])
 def test_a_file_gives_it_back(tmp_path, cache_dtype, dtype):
     decoder = decoder_of(cache_dtype, dtype=dtype)

@@ -142,6 +142,10 @@ def test_wrong_arguments_are_refused():
     assert decode_step_numba(weights, x[:0], keys, values, one[:0], one[:0]).shape == (0, 50)
     with pytest.raises(TypeError, match="float32 or uint16"):
         decode_step_numba(weights, x, keys.astype(np.float64), values.astype(np.float64), one, one)
+    wide = np.repeat(keys, 2, axis=-1)  # every other number of it is not where compiled code looks
+    for given in ((wide[..., ::2], values), (keys, wide[..., ::2])):
+        with pytest.raises(ValueError, match="must be contiguous"):
+            decode_step_numba(weights, x, *given, one, one)
 
 
 def test_a_copy_has_arrays_of_its_own():

@@ -50,6 +50,18 @@ def test_a_stream_in_pieces_is_the_whole_answer(server, ask):
     assert chunks[-1]["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
 
 
+def test_a_token_comes_with_its_bytes(ask):
+    """One that is no whole character is written as \\xc3; what the tokenizer doesn't know has no bytes."""
+    fields = {"messages": HI, "max_tokens": 1, "min_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20}
+    found = []
+    for id, token in ((65, "A"), (0xC3, "\\xc3")):
+        _, answer = ask(URL, **fields, logit_bias={str(id): 100})
+        (first,) = answer["choices"][0]["logprobs"]["content"]
+        assert (first["token"], first["bytes"]) == (token, [id])
+        found += first["top_logprobs"]
+    assert all(len(choice["bytes"]) == (not choice["token"].startswith("<")) for choice in found)
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [

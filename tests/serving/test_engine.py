@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_closing_lets_texts_end_or_cuts_them(decoder):
             client.wait()
             closing.join(60)
         assert [client.made(i)[-1].ended for i in range(2)] == [ended] * 2
+
+
+def test_closing_waits_for_the_texts(decoder):
+    client, engine = Client(), Engine(decoder, Letters())
+    engine.start()
+    engine.run(lambda: time.sleep(0.05))
+    engine.submit([Request(prompts(3)[0], 5, Sampling(temperature=0))], client)
+    engine.close(60)
+    assert client.made()[-1].ended == "length"
 
 
 def test_functions_run_on_the_thread_and_their_errors_come_back(decoder):

@@ -29,6 +29,22 @@ def test_a_wrong_value_names_its_field(ask, field, value):
     assert field in error["message"]
 
 
+BOUNDS = {
+    "temperature": (0, 2), "top_p": (1e-9, 1), "top_k": (-1, 2**31 - 1), "min_p": (0, 1), "typical_p": (1e-9, 1),
+    "repetition_penalty": (0.01, 1000), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2), "min_tokens": (0, 1),
+    "max_tokens": (0, 64), "n": (1, 128), "best_of": (1,), "seed": (0, 2**63 - 1), "logprobs": (0, 20),
+    "stop": ("x" * 1000, ["x"] * 16, []), "prompt": ([0], [256], ["a"] * 128),
+    "logit_bias": ({"0": -100}, {"256": 100}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", BOUNDS)
+def test_the_bounds_themselves_are_taken(ask, field):
+    for value in BOUNDS[field]:
+        status, answer = ask(body={"prompt": "a", "max_tokens": 1, field: value})
+        assert status == 200, (value, answer)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("tools", [{}]), ("response_format", {"type": "json_object"}), ("modalities", ["audio"]), ("top_logprobs", 2),
@@ -92,6 +108,15 @@ def test_a_body_of_more_than_a_megabyte_is_refused(server, headers):
         body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     status, _, answer = server.post("/v1/completions", body, **headers)
     assert (status, json.loads(answer)["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content_Length": None, "Transfer_Encoding": "chunked"}])
+def test_a_body_of_just_a_megabyte_is_read(server, headers):
+    body = b'{"prompt": "' + b"x" * (1_000_000 - 14) + b'"}'
+    if headers:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    status, _, answer = server.post("/v1/completions", body, **headers)
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_other_paths_and_methods(server):

@@ -112,6 +112,47 @@ def test_a_client_that_leaves_stops_its_texts(slow_engine, stream):
         assert server.engine.state().made < 60
 
 
+def test_a_client_that_leaves_is_a_line_in_the_log_and_no_mistake(slow_engine, capsys):
+    with running(slow_engine, QUICK) as server:
+        with server.connect() as connection:
+            connection.sendall(request("POST", "/v1/completions", LONG))
+            eventually(lambda: server.engine.state().running)
+        eventually(lambda: is_idle(server.engine))
+        eventually(lambda: not server.connections())
+    said = capsys.readouterr().err
+    assert '"POST /v1/completions" 499 ' in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_text_that_fails_is_told_as_an_error(stream):
+    """And never as a text that ends there. The server goes on."""
+    engine = tiny_engine()
+    step = engine.decoder.step
+
+    def fail(*arguments):
+        engine.decoder.step = step
+        raise MemoryError
+
+    engine.decoder.step = fail
+    with running(engine, QUICK) as server:
+        status, _, body = server.post("/v1/completions", {**LONG, "stream": stream})
+        assert status == (200 if stream else 500)
+        assert b"the server failed to make this text" in body
+        assert server.post("/v1/completions", LONG)[0] == 200
+
+
+def test_of_a_client_that_leaves_in_time_nothing_is_said(capsys):
+    """Its half of a request is no longer waited for."""
+    with running(tiny_engine(), QUICK) as server:
+        with server.connect() as connection:
+            connection.sendall(BEGINNINGS["headers"])
+            eventually(server.connections)
+        eventually(lambda: not server.connections())
+        time.sleep(1.5 * QUICK.client_seconds)
+    assert "408" not in capsys.readouterr().err
+
+
 def test_more_texts_than_may_wait_are_refused():
     with running(slow(tiny_engine(rows=1, queue=1)), QUICK) as server:
         body = request("POST", "/v1/completions", LONG, Connection="close")

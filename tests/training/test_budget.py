@@ -117,6 +117,14 @@ def test_the_preset_goes_by_the_time(monkeypatch, speed, free, name):
     assert choose_preset(TrainSettings(batch_size=2), 50257, seconds=3600) == name
 
 
+@pytest.mark.parametrize(("speed", "vocab_size"), [(5e11, 50257), (1e11, 257)])
+def test_the_preset_goes_by_the_parameters_outside_the_embeddings_and_by_the_vocabulary(monkeypatch, speed, vocab_size):
+    """At 5e11 nano's own embeddings of GPT-2's tokens would ask for more; at 1e11 mini's products with 50,257 would."""
+    monkeypatch.setattr(budget, "_product_seconds", lambda M, K, N: 2 * M * K * N / speed)
+    monkeypatch.setattr(budget, "available_bytes", lambda: 1e15)
+    assert choose_preset(TrainSettings(batch_size=2), vocab_size, seconds=3600) == "mini"
+
+
 def test_a_preset_by_the_time(folder, monkeypatch):
     refused("train", "text.txt", "--preset", "auto", cwd=folder, words=["--preset auto goes by the time: give"])
     precisions = []

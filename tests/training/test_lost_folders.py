@@ -174,6 +174,25 @@ def test_two_runs_that_want_one_empty_folder(folder, monkeypatch):
     assert run_states.load_newest("out")[3]["step"] == 0
 
 
+def test_a_run_that_another_process_has_made_meanwhile_stays(folder, monkeypatch):
+    """It has begun and ended between the look at the folder and the lock."""
+    monkeypatch.chdir(folder)
+    settings = TrainSettings(texts=("text.txt",), tokenizer="byte", preset="nano", context=8, out="out")
+
+    def create(out, exact):
+        out.mkdir()
+        (out / "config.json").write_text("another run")
+        return out
+
+    monkeypatch.setattr(begin, "create_run", create)
+    with (
+        pytest.raises(RunError, match=r"^out is there already: name a new folder, or --resume out"),
+        begin.start(settings),
+    ):
+        pass
+    assert (folder / "out" / "config.json").read_text() == "another run"
+
+
 def test_a_run_in_progress_is_not_resumed(folder):
     run, _ = train(folder, "text.txt", *QUICK)
     with locked(run):

@@ -12,7 +12,7 @@ from helpers.commands import everything as all_of
 
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import run_states, runs
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, RunError
 from npgpt.training import saver
 
 
@@ -92,21 +92,10 @@ def test_no_room_for_a_run(folder, monkeypatch):
     assert command("train", "--resume", "--max-steps", 3, cwd=folder).code == 0  # what is there makes room
 
 
-@pytest.mark.parametrize("first", ["temporary folder", "home"])
-def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory, first):
-    """Training goes on without saves; in the end all goes where there is room, and can be put back and resumed.
-
-    The other places don't exist: no temporary folder, a user without a home, a working folder that was deleted.
-    """
+def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):
+    """Training goes on without saves; in the end all goes where there is room, and can be put back and resumed."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-
-    def nowhere():
-        raise RuntimeError("Could not determine home directory.")
-
-    temporary = str(elsewhere) if first != "home" else "/no/such/folder"
-    own = SimpleNamespace(gettempdir=lambda: temporary, mkdtemp=tempfile.mkdtemp)
-    monkeypatch.setattr(saver, "tempfile", own)
-    monkeypatch.setattr(saver.Path, "home", (lambda: elsewhere) if first == "home" else nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     save = runs.save_checkpoint
     steps = iter([0])  # the first one can be saved
 
@@ -132,6 +121,30 @@ def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory, f
     assert all_of(kept)["arrays"] == all_of(unbroken)["arrays"]
     shutil.copy(kept / "last.safetensors", folder / "runs" / "text")
     assert command("train", "--resume", "runs/text", "--max-steps", 6, cwd=folder).code == 0
+
+
+@pytest.mark.parametrize("has_home", [True, False])
+def test_at_the_end_a_place_that_can_not_be_written_is_passed_over(tmp_path, monkeypatch, has_home):
+    """The folder for temporary files may have gone with the run's. Then comes the home folder, then the working one."""
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def home():
+        if not has_home:
+            raise RuntimeError("Could not determine home directory.")
+        return place
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(saver.Path, "home", home)
+    monkeypatch.chdir(tmp_path if has_home else place)
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2))
+    part = SimpleNamespace(state_dict=model.state_dict, config=model.config, metadata=dict, write_beside=str)
+    optimizer, described = SimpleNamespace(state_dict=dict), []
+    saving = saver.Saver(tmp_path / "gone", part, optimizer, lambda: {"step": 7}, described.append, keep=1)
+    with pytest.raises(RunError, match="is not up to date: the run was saved in "):
+        saving.save_at_end()
+    (kept,) = place.glob("npgpt-*")
+    assert (state_step(kept), described) == (7, [kept])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from helpers import mutations
-from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of
+from helpers.gguf_files import CONFIG, arrays_of, checkpoint_of, file_of, open_gguf
 
 import npgpt
 from npgpt import GPT, GPTConfig
@@ -95,6 +95,12 @@ def test_smaller_types(tmp_path, dtype, n_embd, tie_weights, head, embedding, in
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
     assert found.format == f"GGUF ({', '.join(sorted({'F32', dtype, embedding, inputs} | {head} - {None}))})"
     load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("F32", 0), ("F16", 1), ("Q8_0", 7), ("Q4_0", 2)])
+def test_the_type_of_the_file_is_llama_cpps_number(tmp_path, dtype, number):
+    write_gguf(tmp_path / "a", checkpoint_of(CONFIG), dtype)
+    assert open_gguf(tmp_path / "a")[1].number("general.file_type", "uint32") == number
 
 
 @pytest.mark.parametrize("embedding", ["Q4_0", "Q8_0"])

@@ -145,6 +145,7 @@ BAD_LEGACY = {
     "cut off by a byte": (legacy_file()[:-1], "storage '0': bytes .* it is cut off"),
     "another length": (legacy_file(data=counted(NUMBERS, 5)), "storage '0': 5 elements, and not 6"),
     "a key twice": (legacy_file(keys=list_(text("0"), text("0"))), "keys: they are not those of the object's storages"),
+    "keys of two kinds": (legacy_file(keys=list_(text("0"), int_(0))), "keys: they are not those of the object's"),
     "keys of a program": (legacy_file(keys=call("os.system")), "keys: byte 2: it asks for 'os.system'"),
     "a view of a storage": (legacy_file(of(storage(view=tuple_(text("v"), int_(0), int_(5))))), "must be named by a"),
 }
