@@ -6,7 +6,6 @@ from typing import Any
 
 from npgpt.errors import ConfigError
 
-MAX_LAYERS = 10_000
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_new", "gelu", "relu")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -86,7 +85,6 @@ class GPTConfig:
         self._check(_is_number(epsilon) and 0 < epsilon < 1, "layer_norm_epsilon", "a number between 0 and 1")
         self._check(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
         self._check(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
-        self._check(self.n_layer <= MAX_LAYERS, "n_layer", f"at most {MAX_LAYERS:,}")
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd must be divisible by n_head: {self.n_embd} is not divisible by {self.n_head}")
         columns = max(self.vocab_size, self.block_size, 3 * self.n_embd, self.inner_size)

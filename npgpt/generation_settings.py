@@ -88,7 +88,7 @@ class ChoiceSettings:
         "added to the logit of one token, given as text; can be given several times", CHOICE, repeatable=True,
     )  # fmt: skip
     bad_words: Sequence[str] = flag(
-        (), some_text, "never appears in tokens of its own, after a space or not; can be given several times", CHOICE,
+        (), some_text, "its tokens never follow each other, also after a space; can be given several times", CHOICE,
         repeatable=True,
     )  # fmt: skip
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)

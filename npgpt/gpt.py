@@ -11,10 +11,13 @@ from numpy.typing import ArrayLike, DTypeLike
 from npgpt import ops
 from npgpt.activation_checkpointing import checkpointed
 from npgpt.config import GPTConfig
+from npgpt.errors import ConfigError
 from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module, allocate
 from npgpt.tensor import Tensor
 
 __all__ = ["GPT", "GPTConfig", "parameter_count", "parameter_shapes"]
+
+MAX_LAYERS = 10_000  # a stranger's file may ask for more; each is a hundred objects of Python
 
 
 class GPT(Module):
@@ -47,6 +50,8 @@ class GPT(Module):
         return model
 
     def _declare(self, config, dtype):
+        if config.n_layer > MAX_LAYERS:
+            raise ConfigError(f"n_layer must be at most {MAX_LAYERS:,}, not {config.n_layer:,}")
         self.config = config
         self.rng = np.random.default_rng()  # for dropout alone; ``seed`` sets it
         C = config.n_embd

@@ -89,7 +89,7 @@ def test_answers_alone_are_on_stdout_and_the_model_reads_what_was_said(work, scr
     asked = []
     scripted(" Good\nday.\n\nHuman: x", " \x1b[2Jé ", " x", asked=asked)
     ended = chat(work, "Hi", "", "  /who?\r", "/reset", "é", flags=("--max-new-tokens", 24, "--system", "Be."))
-    assert ended == (0, "Good\nday.\n[2Jé\nx\n", "all is forgotten\n")
+    assert ended == (0, "Good\nday.\n[2Jé\nx\n", "the conversation is empty again\n")
     assert asked == [
         "System: Be.\nHuman: Hi\nAssistant:",
         "System: Be.\nHuman: Hi\nAssistant: Good\nday.\n\nHuman: /who?\nAssistant:",

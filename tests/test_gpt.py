@@ -10,7 +10,7 @@ from helpers.models import with_random_parameters
 
 from npgpt import AdamW, no_grad
 from npgpt.config import GPTConfig
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, ConfigError
 from npgpt.gpt import GPT, parameter_shapes
 
 TINY = GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=8)
@@ -259,3 +259,9 @@ def test_ids_that_are_refused():
         model.loss(random_ids(2, 4), random_ids(2, 3))
     with pytest.raises(ValueError, match=r"padding mask.*\(1, 2\)"):
         model([[0, 1]], padding_mask=np.ones((2, 2), bool))
+
+
+def test_a_giant_of_layers_is_refused():
+    for make in (GPT, GPT.empty):
+        with pytest.raises(ConfigError, match="n_layer must be at most 10,000, not 2,000,000,000"):
+            make(GPTConfig(vocab_size=5, block_size=4, n_layer=2_000_000_000, n_head=1, n_embd=2))

@@ -42,7 +42,21 @@ def test_every_option_of_an_operation_is_covered(name):
 
 def test_every_method_of_a_tensor_is_covered():
     members = {name.strip("_") for name, x in vars(Tensor).items() if inspect.isfunction(x) or isinstance(x, property)}
-    others = {"init", "repr", "len", "source", "backward", "shape", "ndim", "size", "dtype", "item", "numpy", "detach"}
+    others = {
+        "init",
+        "repr",
+        "len",
+        "source",
+        "backward",
+        "shape",
+        "ndim",
+        "size",
+        "dtype",
+        "item",
+        "numpy",
+        "detach",
+        "array",
+    }
     methods = members - others
     assert methods == {name for name, *_ in OPERATIONS} - set(ops.__all__)
 

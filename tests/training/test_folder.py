@@ -74,7 +74,6 @@ def test_a_folder_that_can_not_be_made_is_refused_before_the_text_is_read(tmp_pa
     for typed, words in (
         (("--n-head", 5, "--n-embd", 64), "n_embd must be divisible by n_head"),
         (("--preset", "auto"), "give a --time-budget"),
-        (("--n-layer", 10_001), "n_layer must be at most 10,000"),
     ):
         refused("train", "text.txt", "--tokenizer", "bpe:300", *typed, cwd=tmp_path, words=[words])
 

@@ -72,7 +72,7 @@ def as_numbers(given: Any) -> np.ndarray | None:
     """As an array of real numbers or bools; None if it isn't one."""
     try:
         array = np.asarray(given)
-    except ValueError:  # a list of lists of unequal length
+    except (ValueError, TypeError):  # a list of lists of unequal length; a Tensor
         return None
     return array if array.dtype.kind in "biuf" else None
 
