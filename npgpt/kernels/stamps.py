@@ -40,7 +40,8 @@ def _compiled(path: Path) -> tuple[str, list[Path]]:
 def _content(code: CodeType, names: set[str]) -> tuple:
     """What a code object does, without where it stands; adds the names in it to ``names``, modules' among them."""
     names.update(code.co_names)
-    constants = [_constant(x, names) for x in code.co_consts]
+    line = code.co_firstlineno if "__firstlineno__" in code.co_names else None  # of a class, since Python 3.13
+    constants = [_constant(x, names) for x in code.co_consts if line is None or x != line]
     variables = code.co_varnames, code.co_freevars, code.co_cellvars
     arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
     return code.co_name, code.co_code, code.co_exceptiontable, constants, code.co_names, variables, arguments
