@@ -181,7 +181,10 @@ def use_threads(threads: int | None) -> None:
 
 
 def _check_threads():
-    """Numba's import shows a traceback of its own on what is no number, and fails on a number below 1."""
+    """Numba's import shows a traceback of its own on what is no number, and fails on a number below 1.
+
+    A threading layer that it doesn't know is a traceback at the first kernel.
+    """
     layer = os.environ.get("NUMBA_THREADING_LAYER", "default")
     if layer not in _LAYERS:
         raise ConfigError(f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}, not {layer[:20]!r}")
@@ -216,7 +219,7 @@ def _lost_interrupts_sent_again():
     def hook(unraisable):
         if not isinstance(error := unraisable.exc_value, KeyboardInterrupt):
             return before(unraisable)
-        again = Timer(0.05, signal.raise_signal, (_code_of(error) - exit_code(0),))
+        again = Timer(0.05, _send_to_this_process, (_code_of(error) - exit_code(0),))
         again.daemon = True  # a process that ends before doesn't wait for it
         again.start()
 
@@ -225,6 +228,14 @@ def _lost_interrupts_sent_again():
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _send_to_this_process(number):
+    """As a terminal sends a signal: it wakes the main thread, whatever that waits for."""
+    if sys.platform == "win32":  # where os.kill ends the process at once
+        signal.raise_signal(number)
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _code_of(interrupt):

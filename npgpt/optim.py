@@ -29,6 +29,9 @@ class AdamW:
     (name_patterns.py): {"wte": 1e-4} with lr=1e-3 means a tenth of whatever ``lr`` is set to. If several patterns cover
     a parameter, the last one counts. Raises ConfigError if a pattern covers nothing that is trained.
 
+    Raises ValueError on a number that can't be, and on two parameters of one name or one parameter that is there twice;
+    TypeError on parameters of two dtypes.
+
     A step leaves a parameter without a gradient as it is, and its moments too. Making an AdamW also tells the C library
     to keep freed memory for this process (``keep_freed_memory``), which makes training steps faster.
 
@@ -57,9 +60,10 @@ class AdamW:
             raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
         if len({id(p) for _, p in pairs}) < len(pairs):
             raise ValueError("a parameter is there twice: it would be changed twice in a step")
-        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
+        are_rates = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and are_rates):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
-            raise ValueError(f"lr, eps and weight_decay must be 0 or more, and betas below 1: {given}")
+            raise ValueError(f"lr, eps and weight_decay must be 0 or more, and the two betas below 1: {given}")
         if lr == 0 and lr_for:
             raise ConfigError("lr_for is relative to lr, which can't be 0 then")
         named = dict(pairs)
@@ -142,7 +146,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their norm, taken as one long vector, is at most ``max_norm``.
 
     Returns the norm before (Pascanu, Mikolov & Bengio 2013). If it is NaN or infinite, the gradients stay as they are.
-    ``parameters`` may be a single one. Raises ValueError on a negative max_norm.
+    ``parameters`` may be a single one. Raises as ``grad_norm`` and ``clip_scale``.
 
     >>> p = Tensor([3.0, 4.0], requires_grad=True)
     >>> p.grad = np.array([3.0, 4.0], np.float32)
@@ -153,8 +157,6 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     if isinstance(parameters, Tensor):  # its elements would be taken for parameters
         parameters = [parameters]
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm must be 0 or more, not {max_norm}")
     parameters = list(parameters)
     norm = grad_norm(parameters)
     if (scale := clip_scale(norm, max_norm)) < 1:
@@ -176,10 +178,14 @@ def grad_norm(parameters: Iterable[Tensor]) -> float:
 def clip_scale(norm: float, max_norm: float) -> float:
     """What gradients of this norm are multiplied by, so that it is at most ``max_norm``. If it isn't finite, 1.
 
+    Raises ValueError on a max_norm that is negative or NaN.
+
     ``optimizer.step(clip_scale(grad_norm(parameters), 1.0))`` changes the parameters as ``clip_grad_norm`` and ``step``
     do, but goes through the gradients once less, and leaves them as they are.
 
     >>> clip_scale(5.0, 1.0), clip_scale(0.5, 1.0)
     (0.2, 1.0)
     """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be 0 or more, not {max_norm}")
     return max_norm / norm if math.isfinite(norm) and norm > max_norm else 1.0

@@ -1,6 +1,6 @@
 """Learning rate schedules: the rate of each step, counted from 0. Nothing heavy is imported.
 
-All begin with a straight line up over ``warmup`` steps, which ends at ``lr`` in step ``warmup - 1``. After that it is
+The rate rises in a straight line over ``warmup`` steps and reaches ``lr`` in step ``warmup - 1``. After that it is
 min_lr + (lr - min_lr) f(p), where p goes from 0 to 1:
 
     cosine      f(p) = (1 + cos(pi p)) / 2      all the way from the warm-up to ``steps``

@@ -10,8 +10,7 @@ from os import PathLike
 def joined(words: Iterable[str]) -> str:
     """A command of these words, with the quotation marks that it needs.
 
-    >>> joined(["python", "-m", "npgpt.train", "it's.txt"]) if sys.platform != "win32" else ...
-    'python -m npgpt.train \\'it\\'"\\'"\\'s.txt\\''
+    ["npgpt.train", "my text.txt"] -> npgpt.train 'my text.txt', and on Windows npgpt.train "my text.txt"
     """
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 

@@ -48,8 +48,8 @@ class Tensor:
     Python's numbers and lists become float32, and so do arrays of whole numbers or bool. NumPy's float32 and float64
     stay what they are, and don't mix. Raises TypeError on anything else (complex, float16 ...).
 
-    What ``data`` holds must not be changed between an operation and its backward pass, which reads it again: nothing
-    would notice that dx is that of the new values.
+    What ``data`` holds must not be changed between an operation and its backward pass, which reads it again: dx would
+    silently be that of the new values.
     """
 
     __slots__ = ("__weakref__", "_node", "data", "grad", "requires_grad")

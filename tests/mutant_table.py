@@ -209,7 +209,7 @@ MUTANTS = [
     Mutant("is_by_blas", "get_way() == 'blas'", "False", "products by NumPy's library aren't"),
     Mutant("rounds_to_bfloat16", "_precision == 'medium'", "_precision != 'highest'", "high rounds"),
     # Compiling
-    Mutant("jit._turn", "numba.threading_layer() == 'workqueue'", "False", "the workqueue ends the process"),
+    Mutant("_launch_lock", "numba.threading_layer() == 'workqueue'", "False", "the workqueue ends the process"),
     Mutant("parallel_jit", "work >= MIN_PARALLEL_SIZE", "True", "small calls on all threads"),
     Mutant("KernelCache._read", "content[:32] == self._digest(content[32:])", "True", "out of date or damaged code is loaded"),
     Mutant("KernelCache._digest", "self._stamp", "''", "an edited kernel isn't recompiled"),

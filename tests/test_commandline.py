@@ -342,6 +342,7 @@ def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
 
 
 def test_an_interrupt_in_a_destructor_is_not_lost():
+    """And what the process waits for ends at once."""
     script = """
         import time
         from npgpt.commandline import run
@@ -352,10 +353,11 @@ def test_an_interrupt_in_a_destructor_is_not_lost():
 
         def main():
             Interrupted()
-            time.sleep(20)
+            time.sleep(600)
 
         run(main)"""
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (130, "stopped\n")
 
 

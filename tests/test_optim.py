@@ -361,7 +361,15 @@ def test_gradients_that_can_not_be_written_to_or_are_of_another_dtype():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"lr": -1}, {"lr": float("nan")}, {"betas": (0.9, 1)}, {"betas": (-0.1, 0.9)}, {"eps": -1}, {"weight_decay": -1}],
+    [
+        {"lr": -1},
+        {"lr": float("nan")},
+        {"betas": (0.9, 1)},
+        {"betas": (0.9,)},
+        {"betas": (-0.1, 0.9)},
+        {"eps": -1},
+        {"weight_decay": -1},
+    ],
 )
 def test_settings_that_can_not_be(wrong):
     with pytest.raises(ValueError, match="must be 0 or more"):

@@ -196,12 +196,19 @@ def _by_hand(f, leaves, rng):
             gradient.fill(np.nan)  # as the engine may, to which it belongs
     check_inputs()
     f(*leaves).backward(dy)
-    for i, (leaf, gradient, copy) in enumerate(zip(leaves, gradients, copies, strict=True)):
-        if gradient is None:
-            continue
-        if not np.isnan(gradient).all() or not np.array_equal(leaf.grad, copy, equal_nan=True):
-            raise ValueError(f"the gradient of input {i} is an array that the backward pass keeps: return a copy")
+    _check_nothing_is_kept(gradients, copies, [leaf.grad for leaf in leaves])
     return values, dy, copies
+
+
+def _check_nothing_is_kept(overwritten, first, second):
+    """Raise ValueError if a backward function returns an array that it uses again.
+
+    The gradients of a pass were overwritten with NaN after they had been copied (``first``). If such an array has other
+    values now, the ``second`` pass has written into it; if the second pass gives other gradients, it has read from it.
+    """
+    for i, (array, right, again) in enumerate(zip(overwritten, first, second, strict=True)):
+        if right is not None and not (np.isnan(array).all() and np.array_equal(again, right, equal_nan=True)):
+            raise ValueError(f"the gradient of input {i} is an array that the backward pass keeps: return a copy")
 
 
 def _largest_error(value, x, dx, dy, size, tolerance, rng):

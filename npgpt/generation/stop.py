@@ -53,7 +53,7 @@ class StopStrings:
 
 
 def _advance(string: str, length: int, character: str) -> int:
-    """A text ends with the first ``length`` characters of the string. -> with how many it ends after one more
+    """A text ends with the first ``length`` characters of the string. -> how many it ends with after one more character
 
     If the character doesn't fit, the text may still end with a shorter beginning. Which one is known from the string
     alone, so a long string takes no longer than a short one (Knuth, Morris & Pratt 1977).

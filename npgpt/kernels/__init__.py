@@ -38,7 +38,7 @@ BACKEND = os.environ.get("NPGPT_KERNELS", "numba")
 if BACKEND not in ("numpy", "numba"):
     raise ConfigError(f"NPGPT_KERNELS must be numpy or numba, not {BACKEND!r}")
 if numba.config.DISABLE_JIT and BACKEND == "numba":
-    raise ConfigError("NUMBA_DISABLE_JIT: Numba's kernels are nothing without it. Set NPGPT_KERNELS=numpy as well")
+    raise ConfigError("NUMBA_DISABLE_JIT switches off the compiler of Numba's kernels. Set NPGPT_KERNELS=numpy as well")
 if platform.machine().lower() in ("arm64", "aarch64"):
     # NumPy warns of these in products of ordinary numbers there: its library leaves the CPU's flags set (numpy#28687).
     warnings.filterwarnings(

@@ -43,7 +43,7 @@ def fastest_way(ways: dict[str, np.generic]) -> str:
 def _measure(ways) -> dict[str, float]:
     """The time of a product on one thread, in seconds: the best of several, in turns.
 
-    NumPy's library takes all cores. Its time counts for each of them, which is as if ours gained all that threads can.
+    NumPy's library runs on all cores, so its time is multiplied by their number: ours may gain that much by threads.
     """
     M, K, N = _SHAPE
     rng = np.random.default_rng(0)  # zeros would lie on one page of memory, and need less power

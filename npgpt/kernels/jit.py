@@ -53,7 +53,7 @@ def parallel_jit(function: Callable) -> Callable:
     def launch(*arguments, work=None):
         if work is None:
             work = sum(x.size for x in arguments if isinstance(x, np.ndarray))
-        with _turn():
+        with _launch_lock():
             if work >= MIN_PARALLEL_SIZE:
                 return kernel(*arguments)
             threads = numba.get_num_threads()
@@ -68,7 +68,7 @@ def parallel_jit(function: Callable) -> Callable:
 
 
 @cache
-def _turn() -> AbstractContextManager:
-    """What a launch holds: a lock if only one Python thread may launch kernels at a time, else nothing."""
+def _launch_lock() -> AbstractContextManager:
+    """What a launch holds: a lock, if Numba lets only one Python thread launch kernels at a time; else nothing."""
     numba.get_num_threads()  # chooses the threading layer, if that has not happened yet
     return _ONE_AT_A_TIME if numba.threading_layer() == "workqueue" else nullcontext()

@@ -64,7 +64,7 @@ def _add_product_by_rows(a, b, c):
 def matmul_numba(
     a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, add_to: np.ndarray | None = None
 ) -> np.ndarray:
-    """Each of Numba's threads computes a part of C: parallel_product.py. On Apple's CPUs NumPy may (precision.py).
+    """Each of Numba's threads computes a part of C: parallel_product.py. Or NumPy's library does (precision.py).
 
     Packing rounds the factors if ``set_matmul_precision`` allows it (precision.py); a few rows or a small product are
     never rounded.

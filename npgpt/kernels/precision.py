@@ -127,7 +127,7 @@ def described() -> str:
         "vectors": f"in float32, {UNIT.title}",
         "pairs": "in bfloat16, AVX-512 BF16",
         "tiles": f"in bfloat16 tiles, {pieces} piece{'s' if pieces > 1 else ''}",
-        "blas": f"in float32, NumPy's library; {UNIT.title}",
+        "blas": f"in float32 by NumPy's library, attention's by {UNIT.title}",
     }[get_way()]
     trouble = trouble_with_tiles(pieces) if UNIT.tiles else ""
     unused = f"; tiles are not used: {trouble}" if trouble else ""

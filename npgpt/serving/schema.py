@@ -167,9 +167,15 @@ class Sampled(_Strict):
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Only the k likeliest; 0, -1: all, the default.")
     min_p: float | None = Field(None, ge=0, le=1, description="Only tokens at least p times as likely as the first.")
     typical_p: float | None = Field(None, gt=0, le=1, description="Only tokens as surprising as usual, of this sum.")
-    repetition_penalty: float | None = Field(None, ge=0.01, le=1000, description="Above 1: fewer repetitions.")
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Less for new text's tokens. Default: 0.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="The same for each time. Default: 0.")
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=1000, description="Above 1: tokens of the prompt and the text become less likely. Default: 1."
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Subtracted from the logit of each token that was made. Default: 0."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Subtracted from a token's logit for each time that it was made. Default: 0."
+    )
     logit_bias: _Biases = Field({}, description="{id of a token: what is added to its logit}. Default: none.")
     min_tokens: int | None = Field(None, ge=0, le=2**31 - 1, description="The text can't end before. Default: 0.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same text each time; the n-th has seed + n.")
@@ -225,7 +231,7 @@ class ChatRequest(TextsRequest):
     max_tokens: _Count | None = Field(None, description="Tokens of the answer. Default: as many as the context has.")
     max_completion_tokens: _Count | None = Field(None, description="The same.")
     logprobs: bool | None = Field(None, description="Each token's log p. Default: false.")
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="And of so many likeliest ones.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Of so many likeliest tokens, too.")
 
     response_format: _only({"type": "text"}) = None  # type: ignore[valid-type]
     modalities: _only(["text"]) = None  # type: ignore[valid-type]

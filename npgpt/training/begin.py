@@ -110,9 +110,9 @@ def _resume(folder, given) -> Run:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"the training state is damaged, or of another version of npgpt: {repr(error)[:200]}"
         raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
-    if run.finished or run.step > changed.max_steps:
-        if run.step > changed.max_steps:
-            raise RunError(f"{folder} has done {run.step:,} steps already: give more --max-steps than that")
+    if run.step > changed.max_steps:
+        raise RunError(f"{folder} has done {run.step:,} steps already: give more --max-steps than that")
+    if run.finished:
         advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
         raise RunError(f"{folder} has done {run.step:,} of {changed.max_steps:,} steps: it is finished.\n{advice}")
     check_room(folder, run.stored, run.optimizer, settings.keep)

@@ -16,7 +16,7 @@ from npgpt.training.team import ALONE, Batch
 
 
 def count_of(value: object, least: int = 0) -> int:
-    """A number of steps or the like, of a stored state. Raises ValueError."""
+    """A count from a stored state, such as a number of steps. Raises ValueError on anything else."""
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{value!r} is no number of steps")
     return value
@@ -122,7 +122,8 @@ class EarlyStopping:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_step = float(state["best"]), state["best_step"] and count_of(state["best_step"])
+        self.best = float(state["best"])
+        self.best_step = None if state["best_step"] is None else count_of(state["best_step"])
         self.reference = float(state.get("reference", state["best"]))  # older runs have none
         self.evaluations_without_progress = count_of(state["evaluations_without_progress"])
 

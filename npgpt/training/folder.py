@@ -43,13 +43,17 @@ def create_run(out: Path, exact: bool = False) -> Path:
 
 
 def check_free(out: Path) -> None:
-    """Raise RunError unless a run can begin at ``out``: nothing is there but a folder that is empty, or has a lock."""
-    above = next(folder for folder in Path(os.path.abspath(out)).parents if os.path.lexists(folder))
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise RunError(f"{out}: {above} is not a folder that you may write to. Name another one with --out")
+    """Raise RunError unless a run can begin at ``out``: nothing is there, or a folder that holds at most a lock.
+
+    That folder, or else the nearest one above that exists, must be one that the user may write to.
+    """
     if out.exists() and (not out.is_dir() or any(path.name != LOCK_FILE for path in out.iterdir())):
         resume = f", or --resume {quoted(out)}" if (out / CONFIG_FILE).exists() else ""
         raise RunError(f"{out} is there already: name a new folder{resume}")
+    path = Path(os.path.abspath(out))
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise RunError(f"{out}: {there} is not a folder that you may write to. Name another one with --out")
 
 
 def write_run_config(

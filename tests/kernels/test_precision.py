@@ -189,7 +189,7 @@ a, b, start = (rng.standard_normal((100, 100), np.float32) for _ in range(3))
 for word in precision.PRECISIONS:
     npgpt.set_matmul_precision(word)
     assert precision.get_way() == "blas" and not precision.rounds_to_bfloat16()
-    assert precision.described().startswith("in float32, NumPy's library; "), precision.described()
+    assert precision.described().startswith("in float32 by NumPy's library, attention's by "), precision.described()
     assert np.array_equal(matmul.matmul_numba(a, b), a @ b)
     assert np.array_equal(matmul.matmul_numba(a, b, start[0]), a @ b + start[0])
     assert np.array_equal(matmul.matmul_numba(a, b, add_to=start.copy()), start + a @ b)

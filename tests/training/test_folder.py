@@ -10,6 +10,7 @@ from helpers.commands import QUICK, refused, train
 
 from npgpt.checkpoints import runs
 from npgpt.errors import RunError
+from npgpt.training import folder
 from npgpt.training.folder import create_run, locked
 
 
@@ -100,3 +101,12 @@ def test_a_state_with_impossible_numbers_is_refused(tmp_path):
         part[name] = value
         runs.save_checkpoint(path, weights, moments, damaged, config)
         refused("train", "--resume", "--max-steps", 9, cwd=tmp_path, words=["the training state is damaged"])
+
+
+def test_an_empty_folder_may_be_taken_though_nothing_can_be_made_beside_it(tmp_path, monkeypatch):
+    """Such as a disk's own folder."""
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(folder.os, "access", lambda path, mode: path == tmp_path / "disk")
+    folder.check_free(tmp_path / "disk")
+    with pytest.raises(RunError, match="is not a folder that you may write to"):
+        folder.check_free(tmp_path / "other")
