@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from npgpt.chatting.settings import ChatSettings
 from npgpt.commandline import Parser, run, use_threads
 from npgpt.errors import CheckpointError, UserError
-from npgpt.generation_settings import open_model
+from npgpt.model_flags import open_model
 from npgpt.signals import StopRequest, exit_code
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from npgpt.checkpoints import formats
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import ConfigError
+from npgpt.model_flags import add_checkpoint_flag
 
 
 def main() -> int:
@@ -14,12 +15,11 @@ def main() -> int:
     source = "a run, a model's folder or file, or its name on the hub"
     target = "what to write: a new folder, or a new .safetensors, .bin or .gguf"
     format = "the new format (default: by DST's ending; without one, a Hugging Face folder)"
-    which = "of a run: the last, or the one with the lowest validation loss (default: last)"
     parser.add_argument("src", metavar="SRC", type=pathname, help=source)
     parser.add_argument("dst", metavar="DST", type=pathname, help=target)
     parser.add_argument("--to", choices=[*formats.WRITTEN, "peft"], help=format)
     parser.add_argument("--dtype", choices=formats.DTYPES, help="how weights are stored (default: F32)")
-    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    add_checkpoint_flag(parser)
     merge = "of an adapter: write the model that it makes of its base"
     parser.add_argument("--merge", action="store_true", help=merge)
     parser.add_argument("--diff", action="store_true", help="write nothing, and compare SRC and DST tensor by tensor")

@@ -9,22 +9,19 @@ from typing import Any
 from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
 from npgpt.config import MATMUL_PRECISIONS, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
+from npgpt.model_flags import MODEL, WhichModel, open_model
 from npgpt.scoring import TASKS
 from npgpt.signals import StopRequest
 
-MODEL, DATA, WORK = "model", "what is measured", "how it is computed"
+DATA, WORK = "what is measured", "how it is computed"
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(WhichModel):
     """What ``python -m npgpt.evaluate`` can be told."""
 
     files: tuple[str, ...] = ()
 
-    model: str | None = flag(
-        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
-    )
-    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     weights: str = flag("f32", choice(*WEIGHTS), "format of that model's matrices, as in npgpt.sample", MODEL)
     against: str | None = flag(
         None, pathname, "another model with the same tokens: how far the first is from it, on texts", MODEL
@@ -71,7 +68,6 @@ def main() -> int:
     use_threads(settings.threads)
 
     from npgpt.checkpoints import check_can_write, make_model, open_checkpoint
-    from npgpt.checkpoints.run_states import newest_run
     from npgpt.checkpoints.shared.atomic import write_json
     from npgpt.generation.packed_model import PackedGPT
     from npgpt.kernels.machine.memory import keep_freed_memory
@@ -82,8 +78,11 @@ def main() -> int:
     if settings.json is not None:
         check_can_write(settings.json)  # before the work, not after it
     set_matmul_precision(settings.matmul_precision)
-    names = [settings.model or str(newest_run()), *([settings.against] if settings.against else [])]
-    checkpoints = [open_checkpoint(name, settings.checkpoint) for name in names]
+    path, checkpoint = open_model(settings)
+    names, checkpoints = [str(path)], [checkpoint]
+    if settings.against is not None:
+        names.append(settings.against)
+        checkpoints.append(open_checkpoint(settings.against, settings.checkpoint))
     context, stride = _window(settings, names, checkpoints)
     tokenizer = _tokenizer(names, checkpoints)
     # All files are read and checked before the first one is measured.
@@ -102,7 +101,7 @@ def main() -> int:
         print(*rows(result), sep="\n", flush=True)
         results.append(result.to_dict())
     if settings.json is not None:
-        used = {"model": names[0], "context": context, "stride": stride}
+        used = {"context": context, "stride": stride, "model": settings.model if settings.adapter else names[0]}
         values = {"model": names[0], "format": checkpoints[0].format, "settings": {**asdict(settings), **used}}
         write_json(settings.json, {**values, "results": results})
     return 0

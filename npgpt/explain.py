@@ -9,6 +9,7 @@ from pathlib import Path
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import CheckpointError, ConfigError
 from npgpt.html_page import check_page
+from npgpt.model_flags import add_checkpoint_flag
 
 SHIPPED = Path(__file__).with_name("teaching") / "model"
 PROMPT = "We went in to say whether the beam was false."  # the small model has read such words, and not this sentence
@@ -19,8 +20,7 @@ def main() -> int:
     model = "a run, a folder or file with weights, or a name such as gpt2 (default: a small one that comes with npgpt)"
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"the sentence (default: {PROMPT})")
     parser.add_argument("--model", metavar="PATH", type=pathname, help=model)
-    which = "of a run: the last, or the one with the lowest validation loss (default: last)"
-    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    add_checkpoint_flag(parser)
     slopes = "don't compare gradients with slopes: they take two runs of the model for each, minutes with GPT-2"
     parser.add_argument("--no-slopes", action="store_true", help=slopes)
     parser.add_argument(

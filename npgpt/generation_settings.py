@@ -1,4 +1,4 @@
-"""What commands that generate share: the flags of the model and of the choice of tokens, and what is made of them.
+"""What commands that generate share: how the model is held, how tokens are chosen, and what is made of these flags.
 
 Nothing heavy is imported.
 """
@@ -7,19 +7,18 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import inf, isnan, nan
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt.commandline import FlagType, choice, count, flag, number, pathname
+from npgpt.commandline import FlagType, choice, count, flag, number
 from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
 from npgpt.errors import ConfigError
+from npgpt.model_flags import MODEL, WhichModel
 
 if TYPE_CHECKING:
-    from npgpt.checkpoints.shared.checkpoint import Checkpoint
     from npgpt.generation import Sampling
     from npgpt.text.tokenizers import Tokenizer
 
-MODEL, CHOICE = "model", "choice of the next token"
+CHOICE = "choice of the next token"
 
 
 def _text_and_bias(text):
@@ -44,16 +43,9 @@ _penalty = number("X", -1000, 1000)
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(WhichModel):
     """Which model, and how it is held."""
 
-    model: str | None = flag(
-        None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
-    )
-    adapter: str | None = flag(
-        None, pathname, "a run that trained an adapter, or peft's folder; --model is its base (default: its own)", MODEL
-    )
-    checkpoint: str = flag("last", choice("last", "best"), "of a run: the last, or the lowest validation loss", MODEL)
     weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
     cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
     threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
@@ -93,22 +85,6 @@ class ChoiceSettings:
     )  # fmt: skip
     greedy: bool = flag(False, bool, "always the likeliest token", CHOICE)
     seed: int | None = flag(None, number("N", 0, 2**63 - 1, whole=True), "random seed (default: a new one)", CHOICE)
-
-
-def open_model(settings: ModelSettings) -> "tuple[Path, Checkpoint]":
-    """-> the file or folder that is meant, and the model's checkpoint, with the adapter if one is given."""
-    from npgpt.adapters.files import check_named_base, open_adapter, with_adapter
-    from npgpt.checkpoints import open_checkpoint
-    from npgpt.checkpoints.run_states import newest_run
-
-    path = Path(settings.adapter or settings.model or newest_run())
-    if settings.adapter is not None:
-        adapter = open_adapter(settings.adapter, settings.checkpoint)
-        if settings.model is not None:  # which is taken as the base, whatever the adapter says
-            base = open_checkpoint(settings.model)
-            check_named_base(adapter, base)
-            return path, with_adapter(base, adapter)
-    return path, open_checkpoint(path, settings.checkpoint)
 
 
 def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: int) -> "Sampling":

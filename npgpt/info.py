@@ -2,14 +2,14 @@
 
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import CheckpointError
+from npgpt.model_flags import add_checkpoint_flag
 
 
 def main() -> int:
     parser = Parser("info", "Print what is in a checkpoint of any format that npgpt reads.")
     source = "a run, a model's folder or file, or its name on the hub"
     parser.add_argument("path", metavar="PATH", type=pathname, help=source)
-    which = "of a run: the last, or the one with the lowest validation loss (default: last)"
-    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help=which)
+    add_checkpoint_flag(parser)
     given = parser.parse_args()
 
     from npgpt.checkpoints import find_checkpoint

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from npgpt.commandline import Parser, as_flag, choice, count, flag, number, pathname, run, use_threads
 from npgpt.errors import CheckpointError, ConfigError, DataError
-from npgpt.generation_settings import ChoiceSettings, ModelSettings, open_model, sampling_of, some_text
+from npgpt.generation_settings import ChoiceSettings, ModelSettings, sampling_of, some_text
+from npgpt.model_flags import open_model
 
 TEXT, SEARCH = "text", "beam search"
 DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"

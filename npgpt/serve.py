@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from npgpt.commandline import Parser, run, use_threads
 from npgpt.errors import UserError
-from npgpt.generation_settings import open_model
+from npgpt.model_flags import open_model
 from npgpt.serving.settings import ServeSettings, bind, read_token
 from npgpt.signals import StopRequest, exit_code
 

@@ -42,6 +42,7 @@ ORDER = [
     ["generation"],
     ["scoring"],
     ["checking", "precompile", "commandline", "reporting"],
+    ["model_flags"],
     ["generation_settings"],
     ["training", "teaching", "chatting", "serving", "notebook"],
     ["train", "prepare", "sample", "chat", "serve", "evaluate", "convert", "info", "report"],

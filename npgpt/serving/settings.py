@@ -11,7 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from npgpt.commandline import FlagType, count, flag, number, pathname
 from npgpt.errors import ConfigError
-from npgpt.generation_settings import MODEL, ModelSettings
+from npgpt.generation_settings import ModelSettings
+from npgpt.model_flags import MODEL
 
 ADDRESS, LIMITS = "address", "limits"
 TOKEN_VARIABLE = "NPGPT_SERVE_TOKEN"

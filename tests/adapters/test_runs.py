@@ -137,6 +137,23 @@ def test_sampling(trained):
     assert texts[0].out != alone.out
 
 
+def test_measuring(trained, tmp_path):
+    """An adapter with its base, whichever way the two are named, beside the base alone."""
+    (tmp_path / "text.txt").write_text(TEXT[:300])
+    figures, ways = [], [("lora", None), (None, "lora"), ("base", "lora")]
+    for model, adapter in ways:
+        out = tmp_path / f"{model}-{adapter}.json"
+        of = [*(("--model", model) if model else ()), *(("--adapter", adapter) if adapter else ())]
+        ended = command("evaluate", tmp_path / "text.txt", *of, "--against", "base", "--json", out, cwd=trained)
+        assert ended.code == 0, ended
+        values = json.loads(out.read_text())
+        assert (values["settings"]["model"], values["settings"]["adapter"]) == (model, adapter)
+        figures.append(values["results"])
+    assert figures[0] == figures[1] == figures[2]
+    (result,) = figures[0]
+    assert result["against"]["kl_divergence"]["value"] > 0
+
+
 def test_merging_and_peft(trained, tmp_path):
     for arguments in (("lora", tmp_path / "merged", "--merge"), ("nf4", tmp_path / "q.safetensors", "--merge"),
                       ("lora", tmp_path / "peft", "--to", "peft")):  # fmt: skip
