@@ -140,7 +140,7 @@ def split_position(count: int, documents: np.ndarray, fraction: float, by: str) 
     if by == "documents" and fraction:
         starts = documents[1:]
         if not len(starts):
-            advice = "give several, split by tokens, or keep none for validation (--val-fraction 0)"
+            advice = "give several, or split by tokens"
             raise DataError(f"one document can't be split by documents: {advice}")
         cut = int(starts[np.abs(starts - cut).argmin()])
     return cut

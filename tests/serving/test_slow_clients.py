@@ -144,12 +144,15 @@ def test_a_text_that_fails_is_told_as_an_error(stream):
 
 def test_of_a_client_that_leaves_in_time_nothing_is_said(capsys):
     """Its half of a request is no longer waited for."""
-    with running(tiny_engine(), QUICK) as server:
-        with server.connect() as connection:
-            connection.sendall(BEGINNINGS["headers"])
+    with running(tiny_engine(), replace(QUICK, client_seconds=60)) as server:
+        with server.connect() as client:
+            client.sendall(BEGINNINGS["headers"])
             eventually(server.connections)
+            (connection,) = server.connections()
+            eventually(lambda: connection._request_timer)
+            timer = connection._request_timer
         eventually(lambda: not server.connections())
-        time.sleep(1.5 * QUICK.client_seconds)
+        eventually(timer.cancelled)
     assert "408" not in capsys.readouterr().err
 
 
