@@ -276,7 +276,7 @@ MUTANTS = [
     Mutant("EarlyStopping.update", "self.reference = loss", "pass", "all progress measured from the first loss"),
     Mutant("EarlyStopping.update", "self.evaluations_without_progress >= self.patience", "self.evaluations_without_progress > self.patience", "one evaluation too many before the end"),
     Mutant("Run.load_state_dict", "self.model.set_rng_state(state['dropout'])", "pass", "dropout's random state not restored"),
-    Mutant("training.begin._resume", "run.optimizer.load_state_dict(moments, run.step)", "run.optimizer.steps = run.step", "the optimizer's moments not restored"),
+    Mutant("training.begin._load_state", "run.optimizer.load_state_dict(moments, run.step)", "run.optimizer.steps = run.step", "the optimizer's moments not restored"),
     Mutant("training.begin._resume", "plan.changed(resolved, set(given))", "settings.resolve(len(data.windows), plan.context, data.beginning)", "the stored plan not followed"),
     Mutant("Plan.changed", "{'max_steps' if name == 'epochs' else name for name in given}", "{'max_steps' if name == 'epochs' else name for name in given} | {'decay_steps'}", "more steps stretch the learning rate's way down",
            "Two runs of 100 steps, one of them continued to 200: may they differ before step 100? And at step 150?"),

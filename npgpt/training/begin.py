@@ -102,24 +102,11 @@ def _resume(folder, given) -> Run:
         changed = plan.changed(resolved, set(given))
     occupied = resident_bytes()
     run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
-    try:
-        run.load_state_dict(state)
-        run.optimizer.load_state_dict(moments, run.step)
-    except DataError as error:
-        raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        problem = f"the training state is damaged, or of another version of npgpt: {repr(error)[:200]}"
-        raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
-    if run.step > changed.max_steps:
-        raise RunError(f"{folder} has done {run.step:,} steps already: give more --max-steps than that")
-    if run.finished:
-        advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {run.step * 2}"
-        raise RunError(f"{folder} has done {run.step:,} of {changed.max_steps:,} steps: it is finished.\n{advice}")
+    _load_state(run, moments, state, path, folder)
+    _check_unfinished(run, folder)
     check_room(folder, run.stored, run.optimizer, settings.keep)
     run.open(folder, on_disk=run.step if path.name == runs.LAST_FILE else None)
-    steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
-    last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
-    run.progress.metrics.truncate(last_steps)
+    _forget_later_lines(run)
     run.products = keep_products(folder, settings.matmul_precision)
     write_run_config(folder, config, settings.to_dict(), changed, run.products)
     log(f"resuming {folder} at step {run.step:,}")
@@ -128,6 +115,35 @@ def _resume(folder, given) -> Run:
         rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
         log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
+
+
+def _load_state(run, moments, state, path, folder) -> None:
+    """Put a run where the state of the file at ``path`` was. Raises DataError, CheckpointError."""
+    try:
+        run.load_state_dict(state)
+        run.optimizer.load_state_dict(moments, run.step)
+    except DataError as error:
+        raise DataError(f"{error}.\nPut that text back, or {_anew(folder)}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        problem = f"the training state is damaged, or of another version of npgpt: {repr(error)[:200]}"
+        raise CheckpointError(f"{path}: {problem}.\nTo {_anew(folder)}") from None
+
+
+def _check_unfinished(run, folder) -> None:
+    """Raise RunError if there is no step left to do."""
+    done, planned = run.step, run.plan.max_steps
+    if done > planned:
+        raise RunError(f"{folder} has done {done:,} steps already: give more --max-steps than that")
+    if run.finished:
+        advice = f"To train on, say how far: --resume {quoted(folder)} --max-steps {done * 2}"
+        raise RunError(f"{folder} has done {done:,} of {planned:,} steps: it is finished.\n{advice}")
+
+
+def _forget_later_lines(run) -> None:
+    """Remove from metrics.jsonl what was written after the state that the run goes on from."""
+    steps, evaluations = dict.fromkeys(("process", "train", "layers"), run.step), run.evaluation.last_step
+    last_steps = {**steps, "eval": evaluations, "passage": evaluations, "sample": run.samples.last_step}
+    run.progress.metrics.truncate(last_steps)
 
 
 def _stored(folder: Path) -> tuple[GPTConfig, TrainSettings, Plan]:
