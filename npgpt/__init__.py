@@ -10,6 +10,31 @@ The names below are imported when they are first used (PEP 562): importing Numba
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names, for type checkers, which don't run __getattr__
+    from npgpt import adapters as adapters
+    from npgpt import checkpoints as checkpoints
+    from npgpt import generation as generation
+    from npgpt import gradcheck as gradcheck
+    from npgpt import kernels as kernels
+    from npgpt import layers as layers
+    from npgpt import ops as ops
+    from npgpt import optim as optim
+    from npgpt.checkpoints import load as load
+    from npgpt.config import GPTConfig as GPTConfig
+    from npgpt.errors import CheckpointError as CheckpointError
+    from npgpt.gpt import GPT as GPT
+    from npgpt.kernels.precision import set_matmul_precision as set_matmul_precision
+    from npgpt.notebook.playground import playground as playground
+    from npgpt.optim import AdamW as AdamW
+    from npgpt.teaching.trace import trace as trace
+    from npgpt.tensor import Tensor as Tensor
+    from npgpt.tensor import no_grad as no_grad
+    from npgpt.text import batches
+    from npgpt.text import tokenizers as tokenizers
+
+    data = batches
 
 __version__ = "0.1.0"
 

@@ -36,11 +36,12 @@ def enable_grad() -> _GeneratorContextManager[None]:
 
 @contextmanager
 def _recording_is(recording):
-    token = _recording.set(recording)
+    before = _recording.get()
+    _recording.set(recording)
     try:
         yield
     finally:
-        _recording.reset(token)
+        _recording.set(before)  # not by a token: an async generator may end in another context than it began in
 
 
 def is_grad_enabled() -> bool:

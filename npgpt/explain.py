@@ -17,9 +17,9 @@ PROMPT = "We went in to say whether the beam was false."  # the small model has 
 
 def main() -> int:
     parser = Parser("explain", "Show all that a model computes for one sentence, forward and backward, as a page.")
-    model = "a run, a folder or file with weights, or a name such as gpt2 (default: a small one that comes with npgpt)"
+    which = "a run, a folder or file with weights, or a name such as gpt2 (default: a small one that comes with npgpt)"
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"the sentence (default: {PROMPT})")
-    parser.add_argument("--model", metavar="PATH", type=pathname, help=model)
+    parser.add_argument("--model", metavar="PATH", type=pathname, help=which)
     add_checkpoint_flag(parser)
     slopes = "don't compare gradients with slopes: they take two runs of the model for each, minutes with GPT-2"
     parser.add_argument("--no-slopes", action="store_true", help=slopes)

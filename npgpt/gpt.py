@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -15,6 +15,9 @@ from npgpt.errors import ConfigError
 from npgpt.layers import Block, Dropout, Embedding, LayerNorm, Module, allocate
 from npgpt.tensor import Tensor
 
+if TYPE_CHECKING:
+    from npgpt.generation import Decoder, Token
+
 __all__ = ["GPT", "GPTConfig", "parameter_count", "parameter_shapes"]
 
 MAX_LAYERS = 10_000  # a stranger's file may ask for more; each is a hundred objects of Python
@@ -24,7 +27,7 @@ class GPT(Module):
     """GPT-2 (Radford et al. 2019), with the options of ``GPTConfig``.
 
     seed    of the initial weights and of dropout
-    dtype   float32, or float64 for checking
+    dtype   float32, or float64 for checking; TypeError on another one
 
     Dropout is off until ``model.train()``. With ``model.recompute = True`` training takes less memory and up to a
     third more time: see activation_checkpointing.py.
@@ -33,7 +36,7 @@ class GPT(Module):
     recompute = False
 
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
-        self._declare(config, np.dtype(dtype))
+        self._declare(config, dtype)
         self._initialise(np.random.default_rng([seed, 0]))
         self.seed(seed)
 
@@ -45,11 +48,14 @@ class GPT(Module):
         1557611200
         """
         model = cls.__new__(cls)
-        model._declare(config, np.dtype(dtype))
+        model._declare(config, dtype)
         model.seed(0)
         return model
 
     def _declare(self, config, dtype):
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"a model's dtype is float32 or float64, not {dtype}; model.quantize() makes fewer bits")
         if config.n_layer > MAX_LAYERS:
             raise ConfigError(f"n_layer must be at most {MAX_LAYERS:,}, not {config.n_layer:,}")
         self.config = config
@@ -118,7 +124,8 @@ class GPT(Module):
         padding_mask    (B, T) of bool, False where an id is padding, which is hidden from all. With a cache it is
                         (B, cache.length + T), for the positions in the cache too
 
-        Raises ValueError on a T above block_size, IndexError on an id outside the vocabulary.
+        Raises ValueError on a T above block_size, IndexError on an id outside the vocabulary, TypeError if ids are not
+        whole numbers.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:
@@ -173,7 +180,7 @@ class GPT(Module):
 
         return generation.generate(self, ids, max_new_tokens, **options)
 
-    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Any]:
+    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator["Token"]:
         """Continue texts: their new tokens (``generation.Token``), each as it is made. See ``generation.stream``.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
@@ -184,10 +191,11 @@ class GPT(Module):
 
         return generation.stream(self, ids, max_new_tokens, **options)
 
-    def quantize(self, weights: str, cache_dtype: str = "f32") -> Any:
+    def quantize(self, weights: str, cache_dtype: str = "f32") -> "Decoder":
         """A ``generation.Decoder`` with copies of the matrices in "bf16", "int8" or "int4"; "f32" rounds nothing.
 
-        It has ``generate`` and ``stream`` too. Except with "f32", it doesn't need this model any more.
+        It has ``generate`` and ``stream`` too. Except with "f32", it doesn't need this model any more. With "f32" it
+        shares some of the model's arrays: after more training make a new one.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
         >>> model.quantize("int8").generate([[1, 2]], max_new_tokens=2, temperature=0).shape

@@ -8,9 +8,15 @@ in checking/central_differences.py, the list of what the command checks in check
 
 import textwrap
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from npgpt.commandline import Parser, run
 from npgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from npgpt.checking.central_differences import Comparison as Comparison
+    from npgpt.checking.central_differences import Report as Report
+    from npgpt.checking.central_differences import gradcheck as gradcheck
 
 WIDTH = 79
 SHOWN = 3  # wrong gradients of one case; a mistake in one operation makes nearly all of a GPT's wrong

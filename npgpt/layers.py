@@ -28,7 +28,11 @@ def dropout_off() -> Iterator[None]:
 
 
 class Module:
-    """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name."""
+    """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name.
+
+    Tensors that an operation has made are no parameters. Raises TypeError where parts stand in other containers, since
+    they would be neither trained nor saved.
+    """
 
     training = False
     forward: Callable[..., Tensor]  # a method of each subclass
@@ -47,8 +51,10 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(name, Tensor) of every parameter, named as in the public GPT-2 checkpoint."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.source is value:
                 yield prefix + name, value
+            elif isinstance(value, list | tuple | dict | set):
+                _check_found(prefix + name, value)
         for name, child in self.children():
             yield from child.named_parameters(f"{prefix}{name}.")
 
@@ -94,6 +100,16 @@ class Module:
             np.copyto(allocate(p), arrays[name], casting="same_kind")
 
 
+def _check_found(name, container):
+    """Raise TypeError unless a Module finds all parts in this attribute."""
+    is_list = isinstance(container, list)
+    for value in container.values() if isinstance(container, dict) else container:
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(part, Tensor | Module) and not (is_list and part is value and isinstance(part, Module))
+               for part in parts):  # fmt: skip
+            raise TypeError(f"{name}: parameters are found as attributes, and parts also in a list of Modules alone")
+
+
 def declare(shape: tuple[int, ...], dtype: np.dtype, value: float = 0.0) -> Tensor:
     """A parameter with a shape but no memory yet: a read-only view of one element. ``allocate`` it, or assign data."""
     return Tensor(np.broadcast_to(np.array(value, dtype), shape), requires_grad=True)
@@ -107,7 +123,10 @@ def allocate(parameter: Tensor) -> np.ndarray:
 
 
 class Linear(Module):
-    """y = x W + b.   weight (in, out), as in GPT-2's checkpoint, bias (out,) or None"""
+    """y = x W + b.   weight (in, out), as in GPT-2's checkpoint, bias (out,) or None
+
+    Parameters of the layers here have no memory until they are loaded, or filled: ``allocate(layer.weight)[...] = W``.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool, dtype: np.dtype):
         self.weight = declare((inputs, outputs), dtype)

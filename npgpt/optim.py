@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from operator import index
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.name_patterns import matching
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 class AdamW:
@@ -58,10 +59,12 @@ class AdamW:
             raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
         if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
             raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
-        if len({id(p) for _, p in pairs}) < len(pairs):
-            raise ValueError("a parameter is there twice: it would be changed twice in a step")
+        names: dict[int, str] = {}
+        for name, p in pairs:
+            if (other := names.setdefault(id(p), name)) != name:
+                raise ValueError(f"{other} and {name} are one parameter, which would be changed twice: leave one out")
         are_rates = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and are_rates):
+        if not (_is_size(lr) and _is_size(eps) and _is_size(weight_decay) and are_rates):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
             raise ValueError(f"lr, eps and weight_decay must be 0 or more, and the two betas below 1: {given}")
         if lr == 0 and lr_for:
@@ -75,28 +78,35 @@ class AdamW:
         self.steps = 0
         self.lr_factors = dict.fromkeys(self.parameters, 1.0)
         for pattern, own in (lr_for or {}).items():
-            names = matching(self.parameters, pattern, "parameter that is trained")
-            self.lr_factors |= dict.fromkeys(names, own / lr)
+            if not _is_size(own):
+                raise ValueError(f"lr_for {pattern!r} must be 0 or more, not {own}")
+            covered = matching(self.parameters, pattern, "parameter that is trained")
+            self.lr_factors |= dict.fromkeys(covered, own / lr)
         self.exp_avg = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
         self.exp_avg_sq = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
     def step(self, gradient_scale: float = 1.0) -> None:
         """Change the parameters by their gradients.
 
-        Raises ValueError if a parameter has no weights yet or was frozen, or the scale is not a finite number; nothing
-        is changed then.
+        Raises ValueError if a parameter has no weights yet, was frozen or has another shape than before, or ``lr`` or
+        the scale is no finite number; nothing is changed then.
 
         gradient_scale      each gradient is multiplied by it as it is read, and stays as it is; see ``clip_scale``
         """
         if not isinstance(gradient_scale, Real) or not math.isfinite(gradient_scale):
             raise ValueError(f"gradient_scale must be a finite number, not {gradient_scale!r}")
+        if not _is_size(self.lr):
+            raise ValueError(f"lr must be 0 or more, not {self.lr}")
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")
         changed = {name: p for name, p in self.parameters.items() if p.grad is not None}
         for name, p in changed.items():
             if not p.data.flags.writeable:
-                raise ValueError(f"parameter {name} is read-only: load the model's weights before training it")
+                advice = "load the model's weights, or fill layers.allocate(p), before training it"
+                raise ValueError(f"parameter {name} has no weights yet, or a read-only array: {advice}")
+            if p.shape != self.exp_avg[name].shape:
+                raise ValueError(f"parameter {name} is {p.shape}, and was {self.exp_avg[name].shape}")
             if not p.data.flags.c_contiguous:
                 raise ValueError(f"parameter {name} is not contiguous: set p.data = np.ascontiguousarray(p.data)")
             if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
@@ -130,16 +140,27 @@ class AdamW:
         return {f"{kind}.{name}": array for kind, arrays in moments.items() for name, array in arrays.items()}
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], steps: int) -> None:
-        """Copy the arrays of a ``state_dict``, and set ``steps``. Raises ValueError if names or shapes differ."""
+        """Copy the arrays of a ``state_dict``, and set ``steps``.
+
+        Raises ValueError if names or shapes differ, an array isn't floating-point, or steps is below 0.
+        """
+        if index(steps) < 0:
+            raise ValueError(f"an optimizer can't have done {steps} steps")
         own = self.state_dict()
         if own.keys() != arrays.keys():
             raise ValueError(f"optimizer state for other parameters: {sorted(own.keys() ^ arrays.keys())[:3]}")
         for name, array in own.items():
             if array.shape != arrays[name].shape:
                 raise ValueError(f"optimizer state {name} has shape {arrays[name].shape}, and must have {array.shape}")
+            if arrays[name].dtype.kind != "f":
+                raise ValueError(f"optimizer state {name} must be floating-point, and is {arrays[name].dtype}")
         for name, array in own.items():
             array[...] = arrays[name]
         self.steps = steps
+
+
+def _is_size(x: float) -> bool:
+    return math.isfinite(x) and x >= 0
 
 
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
@@ -165,9 +186,13 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 
 def grad_norm(parameters: Iterable[Tensor]) -> float:
-    """The norm of all gradients, taken as one long vector. Raises TypeError if one hasn't its parameter's dtype."""
+    """The norm of all gradients, taken as one long vector.
+
+    Raises TypeError if a gradient hasn't its parameter's dtype, or on pairs of names and parameters.
+    """
     gradients = []
     for p in parameters:
+        check_tensors(p)
         if p.grad is not None:
             if p.grad.dtype != p.dtype:
                 raise TypeError(f"a parameter of {p.dtype} has a gradient of {p.grad.dtype}")

@@ -24,7 +24,7 @@ autograd.py has the record and the way back through it. Operations with names (l
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from npgpt import kernels
 from npgpt.autograd import Node, backpropagate, enable_grad, is_grad_enabled, needs_grad, no_grad, unbroadcast
 
-__all__ = ["Tensor", "enable_grad", "is_grad_enabled", "needs_grad", "no_grad", "unbroadcast"]
+__all__ = ["Tensor", "check_tensors", "enable_grad", "is_grad_enabled", "needs_grad", "no_grad", "unbroadcast"]
 
 
 class Tensor:
@@ -46,7 +46,8 @@ class Tensor:
     requires_grad  whether a gradient is wanted. For a leaf it is said here. A result needs one if a parent does
 
     Python's numbers and lists become float32, and so do arrays of whole numbers or bool. NumPy's float32 and float64
-    stay what they are, and don't mix. Raises TypeError on anything else (complex, float16 ...).
+    stay what they are, and don't mix; an array of these is not copied. Raises TypeError on anything else (complex,
+    float16 ...).
 
     What ``data`` holds must not be changed between an operation and its backward pass, which reads it again: dx would
     silently be that of the new values.
@@ -83,6 +84,7 @@ class Tensor:
         array([6.], dtype=float32)
         """
         result = cls(data)
+        check_tensors(*parents)
         needs = needs_grad(*parents)
         if any(needs):
             result.requires_grad = True
@@ -151,7 +153,7 @@ class Tensor:
         return self.data
 
     def detach(self) -> "Tensor":
-        """The same array without the record."""
+        """The same array, not a copy, without the record."""
         return Tensor(self.data)
 
     def __array__(self, *arguments, **options):
@@ -159,6 +161,20 @@ class Tensor:
 
     def __len__(self):
         return len(self.data)
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))
+
+    def __float__(self) -> float:
+        return float(self.data.item())
+
+    def __bool__(self) -> bool:
+        """Of one element: whether it isn't 0. Raises ValueError of several, as NumPy does."""
+        return bool(self.data)
+
+    def __format__(self, form: str) -> str:
+        """As its number, if a form is given: f"{loss:.3f}"."""
+        return format(self.item(), form) if form else str(self)
 
     def __repr__(self):
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
@@ -199,6 +215,20 @@ class Tensor:
         return Tensor.from_op(-self.data, (self,), lambda dy, needs: (-dy,))
 
     __radd__, __rmul__ = __add__, __mul__
+
+    # x += y would make a new tensor, as x = x + y does. That is right for a sum, and never meant for a parameter.
+
+    def __iadd__(self, other) -> "Tensor":
+        return _no_parameter(self) + other
+
+    def __isub__(self, other) -> "Tensor":
+        return _no_parameter(self) - other
+
+    def __imul__(self, other) -> "Tensor":
+        return _no_parameter(self) * other
+
+    def __itruediv__(self, other) -> "Tensor":
+        return _no_parameter(self) / other
 
     def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self
@@ -269,6 +299,19 @@ class Tensor:
         return Tensor.from_op(y, (self,), lambda dy, needs: (lambda dx: np.add.at(dx, index, dy),))
 
 
+def check_tensors(*inputs: Any) -> None:
+    """Raise TypeError unless each is a Tensor or None. An array would be mistaken for one: it has ``data``, too."""
+    for x in inputs:
+        if not isinstance(x, Tensor | None):
+            raise TypeError(f"a Tensor is expected here, not {type(x).__name__}: Tensor(x) makes one of an array")
+
+
+def _no_parameter(x) -> Tensor:
+    if x.requires_grad and x._node is None:
+        raise TypeError("+= and the like make a new tensor, and leave the parameter as it was: change its data, p.data")
+    return x
+
+
 def _binary(y, a, b, da, db) -> Tensor:
     """The result y of operands a and b. da(dy) and db(dy) are their gradients, still in y's shape."""
     shapes = a.shape, b.shape
@@ -291,7 +334,7 @@ def _matmul(a, b):
 
 def _as_float_array(data) -> np.ndarray:
     if isinstance(data, Tensor):
-        raise TypeError("a Tensor is one already; use .detach() for a copy without its record")
+        raise TypeError("a Tensor is one already; use .detach() for the same array without its record")
     array = np.asarray(data)
     if array.dtype in (np.float32, np.float64) and isinstance(data, np.ndarray | np.floating):
         return array

@@ -1,5 +1,6 @@
 """The record, the way back through it, and what is refused there; recording switched off and on."""
 
+import contextvars
 import gc
 import threading
 import weakref
@@ -278,6 +279,14 @@ def test_no_grad_as_a_decorator():
 
     assert depth(3) == 0
     assert depth.__name__ == "depth"
+    assert is_grad_enabled()
+
+
+def test_no_grad_may_end_in_another_context():
+    """As in an async generator that is not read to its end."""
+    block, elsewhere = no_grad(), contextvars.Context()
+    elsewhere.run(block.__enter__)
+    block.__exit__(None, None, None)
     assert is_grad_enabled()
 
 

@@ -124,7 +124,10 @@ def test_convert_refuses_what_a_format_cannot_store(source):
     refused("convert", "source", cwd=source, words=["DST"])
     refused("convert", "source", "", cwd=source, words=["the name is empty"])
     for name in ("a.pt", "a.safetensor", "pytorch_model.bin"):
-        words = [f"{name}: files with this ending aren't written", "ends in .safetensors, .bin, .gguf, or give --to"]
+        words = [
+            f"{name}: files with this ending aren't written",
+            "ends in .safetensors, .bin, .gguf, or say which format (--to)",
+        ]
         refused("convert", "source", name, cwd=source, words=words)
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source)
     refused("convert", "source", "no/such/folder/a.gguf", cwd=source, words=["no/such/folder is not a folder"])

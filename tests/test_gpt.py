@@ -114,7 +114,7 @@ def test_an_empty_model_is_not_trained():
     model = GPT.empty(TINY)
     optimizer = AdamW(model.named_parameters())
     model.loss(random_ids(2, 6), random_ids(2, 6)).backward()
-    with pytest.raises(ValueError, match=r"parameter wte.weight is read-only: load the model's weights"):
+    with pytest.raises(ValueError, match=r"parameter wte.weight has no weights yet, .*: load the model's weights"):
         optimizer.step()
     assert optimizer.steps == 0
 

@@ -47,6 +47,25 @@ def test_names_are_paths_of_attributes_and_indices():
     assert [name for name, _ in Leaf().named_parameters("a.")] == ["a.weight", "a.bias"]
 
 
+def test_parts_in_other_containers_are_refused():
+    """They would be neither trained nor saved, in silence."""
+    w, part = Tensor([1.0], requires_grad=True), Leaf()
+    for container in ([w], (part,), {"a": part}, {"a": w}, [[part]], [part, w], {part}, [1, (w,)]):
+        tree = Tree()
+        tree.first.parts = container
+        with pytest.raises(TypeError, match=r"^first\.parts: parameters are found as attributes"):
+            tree.state_dict()
+    tree.first.parts = [part, None, 1, "x", [2]]
+    assert "first.parts.0.weight" in tree.state_dict()
+
+
+def test_what_an_operation_made_is_no_parameter():
+    tree = Tree()
+    names = set(tree.state_dict())
+    tree.last = tree.scale * 2
+    assert set(tree.state_dict()) == names
+
+
 def test_train_and_eval_reach_all_parts():
     tree = Tree()
     parts = [tree, tree.first, *tree.h]

@@ -200,6 +200,10 @@ def test_the_state_is_named_after_the_parameters():
         (lambda state: state.update({"exp_avg.other": np.ones(3)}), "exp_avg.other"),
         (lambda state: state.update({"exp_avg_sq.bias": np.ones((5, 1))}), r"exp_avg_sq.bias .*\(5, 1\).*\(5,\)"),
         (lambda state: state.update({"exp_avg_sq.bias": np.ones(())}), r"exp_avg_sq.bias .*\(\).*\(5,\)"),
+        (
+            lambda state: state.update({"exp_avg_sq.bias": np.ones(5, complex)}),
+            "exp_avg_sq.bias must be floating-point",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
@@ -208,6 +212,8 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state, steps=7)
+    with pytest.raises(ValueError, match="-1 steps"):
+        optimizer.load_state_dict({name: array + 1 for name, array in optimizer.state_dict().items()}, steps=-1)
     assert optimizer.steps == 0
     assert not any(array.any() for array in optimizer.state_dict().values())
 
@@ -332,6 +338,9 @@ def test_what_no_step_can_be_made_of_changes_nothing():
     b.data, b.grad = np.ones((2, 3)), np.ones(3)
     with pytest.raises(ValueError, match=r"parameter b is float64 \(2, 3\), and its gradient float64 \(3,\)"):
         optimizer.step()
+    b.data, b.grad = np.ones((2, 2)), np.ones((2, 2))
+    with pytest.raises(ValueError, match=r"parameter b is \(2, 2\), and was \(2, 3\)"):
+        optimizer.step()
     assert (optimizer.steps, a.data.sum()) == (0, 6)
 
 
@@ -369,11 +378,25 @@ def test_gradients_that_can_not_be_written_to_or_are_of_another_dtype():
         {"betas": (-0.1, 0.9)},
         {"eps": -1},
         {"weight_decay": -1},
+        {"lr": float("inf")},
+        {"weight_decay": float("inf")},
+        {"lr_for": {"p": float("nan")}},
+        {"lr_for": {"p": -1}},
     ],
 )
 def test_settings_that_can_not_be(wrong):
     with pytest.raises(ValueError, match="must be 0 or more"):
         AdamW([("p", Tensor([1.0], requires_grad=True))], **wrong)
+
+
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])
+def test_a_rate_that_can_not_be_changes_nothing(lr):
+    p = Tensor([1.0], requires_grad=True)
+    optimizer = AdamW([("p", p)])
+    p.grad, optimizer.lr = np.ones(1, np.float32), lr
+    with pytest.raises(ValueError, match="lr must be 0 or more"):
+        optimizer.step()
+    assert (optimizer.steps, p.data) == (0, 1)
 
 
 def test_parameters_of_one_name_or_two_dtypes_are_refused():
@@ -393,5 +416,7 @@ def test_what_can_be_clipped():
             clip_grad_norm([p], wrong)
     assert clip_grad_norm(p, 1.0) == 5.0  # one parameter, as in torch
     np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-6)
-    with pytest.raises(ValueError, match="a parameter is there twice"):
+    with pytest.raises(ValueError, match="are one parameter, which would be changed twice"):
         AdamW([("a", p), ("b", p)])
+    with pytest.raises(TypeError, match="a Tensor is expected here, not tuple"):
+        clip_grad_norm([("a", p)], 1.0)

@@ -1,11 +1,14 @@
 """The package: its version, its public names, and what a wheel of it holds."""
 
+import ast
 import configparser
+import importlib
 import importlib.metadata
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -69,3 +72,17 @@ def test_a_wheel_holds_the_package_and_works(tmp_path):
     code = "import npgpt; print(npgpt.__file__, npgpt.tokenizers.GPT2Tokenizer().encode('The verdict'))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True)
     assert ended.stdout == f"{tmp_path}/unpacked/npgpt/__init__.py [  464 15593]\n", ended
+
+
+@pytest.mark.parametrize("name", ["npgpt", "npgpt.checkpoints", "npgpt.gradcheck"])
+def test_type_checkers_see_the_names_that_are_imported_late(name):
+    module = importlib.import_module(name)
+    body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
+    (block,) = (node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {}
+    exec(compile(ast.Module(block.body, []), module.__file__, "exec"), seen)
+    names = {name for name in seen if not name.startswith("__")} - {"batches"}  # which is npgpt.data
+    if name == "npgpt":
+        assert names == {*npgpt._HOME, *npgpt._MODULES}
+    for late in names:
+        assert getattr(module, late) is seen[late]

@@ -130,3 +130,39 @@ def test_an_array_of_a_tensor_is_its_data():
     """np.asarray(x) would be an array of objects, or lose the record in silence."""
     with pytest.raises(TypeError, match=r"as x\.data"):
         np.asarray(Tensor([1.0]))
+
+
+def test_a_tensor_of_one_element_is_a_number():
+    x = leaf([2.5], np.float32)
+    assert (float(x), bool(x), f"{x:.3f}", f"{x}") == (2.5, True, "2.500", str(x))
+    assert not Tensor([0.0])
+    for wrong in (float, bool):
+        with pytest.raises((ValueError, TypeError)):
+            wrong(Tensor([1.0, 2.0]))
+
+
+def test_rows_of_a_tensor():
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    for row in x:
+        (row * row).sum().backward()
+    np.testing.assert_array_equal(x.grad, 2 * x.data)
+    with pytest.raises(TypeError, match="unsized"):
+        list(Tensor(1.0))
+
+
+@pytest.mark.parametrize("change", [operator.iadd, operator.isub, operator.imul, operator.itruediv])
+def test_a_parameter_is_not_changed_by_its_name(change):
+    """``p -= lr * p.grad`` would leave the model as it was. A sum of losses may grow so."""
+    p = leaf([4.0])
+    with pytest.raises(TypeError, match=r"p\.data"):
+        change(p, 2.0)
+    for before in (p * 1, Tensor([4.0])):
+        after = change(before, 2.0)
+        assert after is not before
+        assert before.data == 4
+        assert after.data in (6, 2, 8)
+
+
+def test_a_parent_must_be_a_tensor():
+    with pytest.raises(TypeError, match="a Tensor is expected here, not ndarray"):
+        Tensor.from_op(np.ones(1), (np.ones(1),), lambda dy, needs: (dy,))

@@ -1,6 +1,6 @@
 """Adapters: small matrices that are trained beside a frozen model (LoRA), which may be held in 4 bits (QLoRA).
 
-    lora.py        the layer with an adapter; attach, use, detach; several at once, switched at run time
+    lora.py        the layer with an adapter; attach, use, detach, merge; several at once, switched at run time
     adapter.py     an adapter by itself: its configuration and arrays
     quantized.py   a GPT whose matrices are in NF4 and bfloat16, for gradients to pass through
     frozen.py      its operations
@@ -20,7 +20,7 @@
 
 from npgpt.adapters.adapter import Adapter, LoRAConfig, new_adapter
 from npgpt.adapters.files import find_adapter, open_adapter
-from npgpt.adapters.lora import adapter_of, attach, attached, detach, use
+from npgpt.adapters.lora import adapter_of, attach, attached, detach, merge, use
 from npgpt.adapters.peft import write_peft
 from npgpt.adapters.quantized import load_quantized
 
@@ -33,6 +33,7 @@ __all__ = [
     "detach",
     "find_adapter",
     "load_quantized",
+    "merge",
     "new_adapter",
     "open_adapter",
     "use",

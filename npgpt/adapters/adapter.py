@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ class LoRAConfig:
     targets: tuple[str, ...] = LINEAR
 
     def __post_init__(self):
+        for name, kind, converted in (("rank", Integral, int), ("alpha", Real, float), ("dropout", Real, float)):
+            value = getattr(self, name)
+            if isinstance(value, kind) and not isinstance(value, bool):  # NumPy's numbers, too
+                object.__setattr__(self, name, converted(value))
+        if isinstance(self.targets, str):
+            raise ConfigError(f"an adapter's targets are several names: ({self.targets!r},)")
         if type(self.rank) is not int or not 1 <= self.rank <= MAX_RANK:
             raise ConfigError(f"an adapter's rank must be a whole number from 1 to {MAX_RANK:,}, not {self.rank!r}")
         if type(self.alpha) not in (int, float) or not 0 <= self.alpha < 1e9:
-            raise ConfigError(f"an adapter's alpha must be a number above 0, not {self.alpha!r}")
+            raise ConfigError(f"an adapter's alpha must be a number above 0, or 0 for the default, not {self.alpha!r}")
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise ConfigError(f"an adapter's dropout must be from 0 up to, not including, 1: {self.dropout!r}")
         object.__setattr__(self, "alpha", float(self.alpha or 2 * self.rank))

@@ -1,5 +1,8 @@
 """Linear layers with adapters beside them, and how adapters are attached to a model and switched."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 
 from npgpt import ops
@@ -13,12 +16,15 @@ from npgpt.tensor import Tensor
 
 
 class LoRA(Module):
-    """One adapter's part of one layer: it adds s dropout(x) A B to the layer's result.   A (in, r), B (r, out)"""
+    """One adapter's part of one layer: it adds s dropout(x) A B to the layer's result.   A (in, r), B (r, out)
 
-    def __init__(self, A: np.ndarray, B: np.ndarray, config: LoRAConfig, rng: np.random.Generator, trainable: bool):
+    adapter     the one that it is a part of, without its arrays
+    """
+
+    def __init__(self, A: np.ndarray, B: np.ndarray, adapter: Adapter, rng: np.random.Generator, trainable: bool):
         self.A, self.B = Tensor(A, trainable), Tensor(B, trainable)
-        self.config = config
-        self.dropout = Dropout(config.dropout, rng)
+        self.adapter, self.config = replace(adapter, matrices={}), adapter.config
+        self.dropout = Dropout(adapter.config.dropout, rng)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         return ops.lora(y, x, self.A, self.B, self.config.scale, *self.dropout.draw())
@@ -27,7 +33,8 @@ class LoRA(Module):
 class LoRALinear(Module):
     """y = base(x), and what the adapter in use adds to it.
 
-    base        the linear layer that was here before, whole or in few bits. Adapters share it
+    base        the linear layer that was here before, whole or in few bits. Adapters share it, and its parameters keep
+                their names
     lora        the adapter in use, None if there is none. Only its parameters are seen by ``named_parameters``
     adapters    all that are attached, by name
     """
@@ -41,6 +48,11 @@ class LoRALinear(Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
         return y if self.lora is None else self.lora(y, x)
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        yield from self.base.named_parameters(prefix)
+        if self.lora is not None:
+            yield from self.lora.named_parameters(f"{prefix}lora.")
 
     def use(self, name: str | None) -> None:
         """Use this adapter from now on; none if this layer has no part of it."""
@@ -68,7 +80,8 @@ def attach(model: GPT, adapter: Adapter, name: str = "default", trainable: bool 
     """Put an adapter beside the model's layers, under a name, and use it.
 
     The model's own parameters stay where they are: adapters share them. With ``trainable`` they are frozen, and the
-    adapter's are what trains; otherwise neither is changed, and the adapter is frozen.
+    adapter's are what trains; otherwise neither is changed, and the adapter is frozen. They stay frozen until their
+    ``requires_grad`` is set again, also when the adapter is detached.
 
     Raises ConfigError if the adapter doesn't fit the model, or there is one of that name already.
     """
@@ -76,12 +89,13 @@ def attach(model: GPT, adapter: Adapter, name: str = "default", trainable: bool 
     if name in attached(model):
         raise ConfigError(f"the model has an adapter {name!r} already: detach it first, or choose another name")
     if trainable:
-        for p in model.parameters():
-            p.requires_grad = False
+        for name_of, p in model.named_parameters():
+            if ".lora." not in name_of:  # another adapter that is trained
+                p.requires_grad = False
     dtype = model.ln_f.weight.dtype
     for layer, (A, B) in adapter.matrices.items():
         found = _wrapped(model, layer)
-        found.adapters[name] = LoRA(np.array(A, dtype), np.array(B, dtype), adapter.config, model.rng, trainable)
+        found.adapters[name] = LoRA(np.array(A, dtype), np.array(B, dtype), adapter, model.rng, trainable)
     use(model, name)
 
 
@@ -95,16 +109,15 @@ def use(model: GPT, name: str | None) -> None:
 
     A ``Decoder`` that has packed its weights keeps those of the adapter that was in use then: make a new one.
     """
-    if name is not None and name not in attached(model):
-        raise ConfigError(f"no adapter {name!r} is attached; there are {', '.join(attached(model)) or 'none'}")
+    if name is not None:
+        _check_attached(model, name)
     for _, layer in _layers(model):
         layer.use(name)
 
 
 def detach(model: GPT, name: str) -> None:
     """Remove an adapter; if it was in use, the model is alone afterwards. Raises ConfigError on another name."""
-    if name not in attached(model):
-        raise ConfigError(f"no adapter {name!r} is attached; there are {', '.join(attached(model)) or 'none'}")
+    _check_attached(model, name)
     for path, layer in _layers(model):
         removed = layer.adapters.pop(name, None)
         if layer.lora is removed:
@@ -113,13 +126,33 @@ def detach(model: GPT, name: str) -> None:
             _replace(model, path, layer.base)
 
 
+def merge(model: GPT, name: str = "default") -> None:
+    """Add an adapter's part to the model's own weights, which become new arrays, and detach it.
+
+    Raises ConfigError on another name, or if the weights are held in few bits.
+    """
+    _check_attached(model, name)
+    layers = [(layer, layer.adapters[name]) for _, layer in _layers(model) if name in layer.adapters]
+    for layer, _ in layers:
+        if isinstance(layer.base, FrozenLinear):
+            raise ConfigError("the model's weights are in 4 bits: python -m npgpt.convert --merge makes a whole model")
+    for layer, part in layers:
+        weight = layer.base.weight
+        weight.data = merged(weight.data, part.A.data, part.B.data, part.config)
+    detach(model, name)
+
+
 def adapter_of(model: GPT, name: str = "default") -> Adapter:
     """An attached adapter by itself; it holds the model's own arrays, no copies. Raises ConfigError on another name."""
+    _check_attached(model, name)
     parts = {path: layer.adapters[name] for path, layer in _layers(model) if name in layer.adapters}
-    if not parts:
+    adapter = next(iter(parts.values())).adapter
+    return replace(adapter, matrices={path: (part.A.data, part.B.data) for path, part in parts.items()})
+
+
+def _check_attached(model, name):
+    if name not in attached(model):
         raise ConfigError(f"no adapter {name!r} is attached; there are {', '.join(attached(model)) or 'none'}")
-    config = next(iter(parts.values())).config
-    return Adapter(config, {path: (part.A.data, part.B.data) for path, part in parts.items()})
 
 
 def _layers(model: GPT) -> list[tuple[str, LoRALinear]]:

@@ -66,7 +66,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of ``gradcheck``: a Comparison for each input, and the dy used. ``assert report.ok, report``"""
+    """The result of ``gradcheck``: a Comparison for each input, and the dy used. It is true if all gradients are right.
+
+    ``assert report, report`` is a test that says what is wrong.
+    """
 
     inputs: tuple[Comparison, ...]
     dy: np.ndarray = field(repr=False)
@@ -75,6 +78,9 @@ class Report:
     def ok(self) -> bool:
         """Whether all gradients are right."""
         return all(comparison.ok for comparison in self.inputs)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def error(self) -> float:

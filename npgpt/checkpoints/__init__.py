@@ -13,6 +13,16 @@ A new format is one row of the table and a module with ``read`` and perhaps ``wr
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names, for type checkers, which don't run __getattr__
+    from npgpt.checkpoints.reading import find_checkpoint as find_checkpoint
+    from npgpt.checkpoints.reading import load as load
+    from npgpt.checkpoints.reading import make_model as make_model
+    from npgpt.checkpoints.reading import open_checkpoint as open_checkpoint
+    from npgpt.checkpoints.writing import check_can_write as check_can_write
+    from npgpt.checkpoints.writing import save as save
+    from npgpt.checkpoints.writing import write_checkpoint as write_checkpoint
 
 _HOME = {
     **dict.fromkeys(("load", "open_checkpoint", "find_checkpoint", "make_model"), "reading"),

@@ -90,7 +90,7 @@ def _open_file(path: Path) -> Checkpoint:
 
 def make_model(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> GPT:
     """A model with a checkpoint's weights, read tensor by tensor. Raises CheckpointError if one isn't finite."""
-    model = GPT.empty(checkpoint.config, np.dtype(dtype))
+    model = GPT.empty(checkpoint.config, dtype)
     tensors = checkpoint.streaming()
     bad = [name for name, parameter in model.named_parameters() if not tensors[name].copy_to(allocate(parameter))]
     checkpoint.release_pages()

@@ -51,7 +51,8 @@ class PatternConstraint:
 
     def push(self, id: int) -> None:
         """Take the next id of the text. Raises ValueError if it is not allowed."""
-        if not self.allowed()[id]:
+        allowed = self.allowed()
+        if not (0 <= id < len(allowed) and allowed[id]):
             raise ValueError(f"the id {id} is not allowed here")
         self._stopped = id in self._masks.stop_ids
         self._state = DEAD if self._stopped else self._masks.automaton.read(self._state, self._masks.strings[id])

@@ -12,6 +12,7 @@ from npgpt.config import CACHE_DTYPES, WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.packed_model import PackedGPT
+from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights
 from npgpt.kernels.machine.memory import keep_freed_memory
@@ -24,8 +25,9 @@ class Decoder:
     """Computes logits of texts whose keys and values are in the rows of a cache. It holds no text itself.
 
     weights         "f32", "bf16", "int8" or "int4": the decoder has copies of the matrices in this form, and fewer bits
-                    make a token cheaper (kernels/packed.py). With "f32" they are made at the first step; don't change
-                    the model before. None: no copies, so nothing is prepared, and each token takes longer
+                    make a token cheaper (kernels/packed.py). With "f32" they are made at the first step, and some of
+                    the model's arrays are shared: don't change the model while the decoder is in use. None: no
+                    copies, so nothing is prepared, and each token takes longer
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
@@ -128,7 +130,7 @@ class Decoder:
         cache.lengths[index] += 1
         return logits
 
-    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Any]:
+    def stream(self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any) -> Iterator[Token]:
         """Continue texts, as ``generation.stream``."""
         from npgpt.generation.stream import stream  # which imports this file
 

@@ -132,6 +132,8 @@ def only_allowed(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     >>> only_allowed(np.zeros(3), np.array([True, False, True]))
     array([  0., -inf,   0.])
     """
+    if allowed.shape != logits.shape:
+        raise ConfigError(f"the constraint is for a vocabulary of {allowed.size}, and the model's has {logits.size}")
     return np.where(allowed, logits, logits.dtype.type(-np.inf))
 
 

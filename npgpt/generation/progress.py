@@ -1,6 +1,6 @@
 """One text that is being made, and the choice of its next token."""
 
-from operator import index
+from numbers import Integral
 from typing import Protocol, Self
 
 import numpy as np
@@ -72,14 +72,18 @@ class TextInProgress:
 
 
 def check_limits(max_seconds: float | None, **limits: tuple[int | None, int]) -> None:
-    """Raise ConfigError on an option that is too low. limits: {name: (value or None, the lowest)}
+    """Raise ConfigError on an option that is too low, TypeError on one that is not a whole number.
+
+    limits: {name: (value or None, the lowest)}
 
     >>> check_limits(None, logprobs=(-1, 0))
     Traceback (most recent call last):
     npgpt.errors.ConfigError: logprobs must be at least 0, not -1
     """
     for name, (value, lowest) in limits.items():
-        if value is not None and index(value) < lowest:
+        if value is not None and not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
+        if value is not None and value < lowest:
             raise ConfigError(f"{name} must be at least {lowest}, not {value}")
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"max_seconds must be above 0, not {max_seconds}")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from math import inf
+from operator import index
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -109,7 +110,7 @@ class Speculation(Iterator[Token]):
         self.tokens = self.proposed = self.accepted = self.passes = self.plain_steps = 0
         self._cache, self._prompt_length = self._decoder.new_cache(), len(self._ids)
         self._sampling, self._rng = sampling, np.random.default_rng(seed)
-        self._stop_ids = frozenset(map(int, stop_ids))
+        self._stop_ids = frozenset(map(index, stop_ids))
         self._constraint = constraint and constraint.copy()
         if self._constraint and self._constraint.finished:
             raise ConfigError("the constraint allows no token")

@@ -68,8 +68,9 @@ def stream(
     >>> [(token.row, token.ended) for token in stream(model, [[1, 2, 3], [4]], max_new_tokens=2)]
     [(0, None), (1, None), (0, 'length'), (1, 'length')]
 
-    Raises ValueError on a prompt without ids, IndexError on an id outside the vocabulary, ConfigError on a setting that
-    can't be; and while tokens are made FloatingPointError if the model's logits are not finite.
+    Raises ValueError on a prompt without ids, IndexError on an id outside the vocabulary, TypeError on ids that are not
+    whole numbers and on an unknown setting, ConfigError on a setting that can't be; and while tokens are made
+    FloatingPointError if the model's logits are not finite.
     """
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     sampling = replace(sampling or Sampling(), **settings)
@@ -108,6 +109,7 @@ def generate(
     >>> [len(text) for text in generation.generate(model, [[1, 2, 3], [4]], max_new_tokens=3)]
     [6, 4]
     """
+    ids = list(ids) if isinstance(ids, Iterator) else ids  # they are read twice
     tokens = stream(model, ids, max_new_tokens, **options)
     prompts = [np.asarray(prompt, np.int64) for prompt in ids for _ in range(options.get("num_samples", 1))]
     new = [[] for _ in prompts]

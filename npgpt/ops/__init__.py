@@ -1,4 +1,7 @@
-"""Differentiable operations, one a file: forward and backward, with the formulas of both."""
+"""Differentiable operations, one a file: forward and backward, with the formulas of both.
+
+All raise TypeError on an array where they take a Tensor.
+"""
 
 from npgpt.ops.attention import causal_self_attention
 from npgpt.ops.cross_entropy import cross_entropy

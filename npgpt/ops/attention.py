@@ -5,7 +5,7 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.ops.dropout import check_dropout
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def causal_self_attention(
@@ -37,6 +37,7 @@ def causal_self_attention(
     kernels/attention.py derives it. With a cache there is no backward pass: no record leads to the earlier keys and
     values. Source: Vaswani et al. 2017, eq. 1. Raises ValueError on shapes that don't fit.
     """
+    check_tensors(qkv)
     if qkv.ndim != 3 or n_head < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv {qkv.shape} is not (B, T, 3C) with C > 0 divisible by {n_head} heads")
     check_dropout(dropout, seed)

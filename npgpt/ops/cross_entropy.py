@@ -3,7 +3,7 @@ from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.ops.embedding import check_ids
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
@@ -18,8 +18,12 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
     The gradient is the probability that was predicted, less the one that was right: 1 at the target, 0 elsewhere.
     kernels/cross_entropy.py derives it. If no target counts, the loss is NaN (0 / 0), as in PyTorch.
 
-    Raises IndexError on a target outside the vocabulary, ValueError on shapes that don't fit.
+    Raises IndexError on a target outside the vocabulary, ValueError on shapes that don't fit, TypeError if targets are
+    not whole numbers.
     """
+    check_tensors(logits)
+    if not logits.ndim:
+        raise ValueError("cross_entropy: logits (..., V) have at least one axis, and this is a scalar")
     V = logits.shape[-1]
     targets, count = check_targets(targets, logits.shape[:-1], V, ignore_index)
     x = logits.data.reshape(len(targets), V)

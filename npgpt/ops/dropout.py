@@ -1,7 +1,7 @@
 from numbers import Integral
 
 from npgpt import kernels
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def dropout(x: Tensor, p: float, seed: int) -> Tensor:
@@ -16,6 +16,7 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
 
     Source: Srivastava et al. 2014. Raises ValueError on another p or seed.
     """
+    check_tensors(x)
     check_dropout(p, seed)
     if p == 0:
         return x

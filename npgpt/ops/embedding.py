@@ -2,7 +2,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt import kernels
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def embedding(ids: ArrayLike, weight: Tensor) -> Tensor:
@@ -16,8 +16,12 @@ def embedding(ids: ArrayLike, weight: Tensor) -> Tensor:
     This is the product of a one-hot matrix with the table, without building that matrix. If weight already has a
     gradient (from a tied head), the rows are added to it, and no other array of weight's shape is built.
 
-    Raises IndexError on an id outside the table, TypeError if ids are not whole numbers.
+    Raises IndexError on an id outside the table, TypeError if ids are not whole numbers, ValueError if weight is no
+    table.
     """
+    check_tensors(weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight {weight.shape} is not (V, C)")
     ids = np.array(ids)  # a copy: a batch's array may be filled again before the backward pass
     V, C = weight.shape
     check_ids(ids, V)

@@ -1,5 +1,5 @@
 from npgpt import kernels
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -13,6 +13,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
     since ∂s/∂u = 2 s (1 - s), which kernels/gelu.py derives. Source: Hendrycks & Gimpel 2016, section 2.
     """
+    check_tensors(x)
     x_data = x.data
     y = kernels.gelu_tanh_forward(x_data)
     return Tensor.from_op(y, (x,), lambda dy, needs: (kernels.gelu_tanh_backward(dy, x_data),))
@@ -28,5 +29,6 @@ def gelu(x: Tensor) -> Tensor:
 
     Phi is the normal distribution, and phi its density: ∂Phi/∂x = phi. Source: Hendrycks & Gimpel 2016, section 2.
     """
+    check_tensors(x)
     x_data = x.data
     return Tensor.from_op(kernels.gelu_forward(x_data), (x,), lambda dy, needs: (kernels.gelu_backward(dy, x_data),))

@@ -1,5 +1,5 @@
 from npgpt import kernels
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -16,6 +16,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
 
     Source: Ba, Kiros & Hinton 2016, eq. 4. Raises ValueError on shapes that don't fit, TypeError on dtypes.
     """
+    check_tensors(x, weight, bias)
     C = x.shape[-1] if x.ndim else 0
     if weight.shape != (C,) or (bias is not None and bias.shape != (C,)):
         raise ValueError(f"layernorm: x {x.shape}, weight {weight.shape}, bias {None if bias is None else bias.shape}")

@@ -1,7 +1,7 @@
 import math
 
 from npgpt import kernels
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -20,6 +20,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises ValueError if the shapes don't fit.
     """
+    check_tensors(x, weight, bias)
+    if weight.ndim != 2:
+        raise ValueError(f"linear: weight {weight.shape} is not (I, O)")
     I, O = weight.shape
     if x.shape[-1:] != (I,) or (bias is not None and bias.shape != (O,)):
         raise ValueError(f"linear: x {x.shape}, weight {weight.shape}, bias {None if bias is None else bias.shape}")

@@ -3,7 +3,7 @@ from numpy.typing import ArrayLike
 
 from npgpt import kernels
 from npgpt.ops.cross_entropy import check_targets, mean_loss
-from npgpt.tensor import Tensor, needs_grad
+from npgpt.tensor import Tensor, check_tensors, needs_grad
 
 ROWS = 384  # at a time: enough for fast products, few enough for their logits to be small
 
@@ -24,6 +24,9 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_i
     from which the rows' dx and their part of dW are computed. The backward pass multiplies both by dloss. Errors are
     those of ``cross_entropy``.
     """
+    check_tensors(x, weight)
+    if weight.ndim != 2:
+        raise ValueError(f"linear_cross_entropy: weight {weight.shape} is not (V, C)")
     V, C = weight.shape
     if x.shape[-1:] != (C,):
         raise ValueError(f"linear_cross_entropy: x {x.shape}, weight {weight.shape}")

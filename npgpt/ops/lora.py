@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.ops.dropout import check_dropout
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.0, seed: int = 0) -> Tensor:
@@ -28,6 +28,9 @@ def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.
 
     Source: Hu et al. 2021, section 4.1, for x as a row. Raises ValueError if the shapes don't fit.
     """
+    check_tensors(y, x, A, B)
+    if A.ndim != 2 or B.ndim != 2:
+        raise ValueError(f"lora: A {A.shape} is not (I, r), or B {B.shape} not (r, O)")
     (I, r), O = A.shape, B.shape[1]
     if x.shape[-1:] != (I,) or B.shape[0] != r or y.shape != (*x.shape[:-1], O):
         raise ValueError(f"lora: y {y.shape}, x {x.shape}, A {A.shape}, B {B.shape}")

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npgpt.tensor import Tensor
+from npgpt.tensor import Tensor, check_tensors
 
 
 def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
@@ -20,8 +20,12 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
     product of q itself and k turned by u - t. It depends on the contents of both and on the difference of their
     positions, and not on where the two are.
 
-    Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's.
+    Source: Su et al. 2021, section 3.2.2; the pairing of halves is GPT-NeoX's. Raises ValueError on shapes that don't
+    fit.
     """
+    check_tensors(qkv)
+    if qkv.ndim != 3 or n_head < 1 or qkv.shape[2] % (6 * n_head):
+        raise ValueError(f"rotary: qkv {qkv.shape} is not (B, T, 3C) with an even C / {n_head} heads")
     B, T, C3 = qkv.shape
     D = C3 // 3 // n_head
     cos, sin = (x[:, None, None] for x in rotary_angles(np.arange(first, first + T), D, qkv.dtype))

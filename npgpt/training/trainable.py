@@ -134,8 +134,7 @@ def _with_base(checkpoint: Checkpoint, adapter: Adapter) -> StoredModel:
         attach(model, adapter, trainable=True)
     except ConfigError as error:
         raise CheckpointError(f"{adapter.source}: {error}") from None
-    live = adapter_of(model)
-    return StoredModel(model, replace(adapter, matrices=live.matrices))
+    return StoredModel(model, adapter_of(model))
 
 
 def _lora_config(settings: TrainSettings) -> LoRAConfig:

@@ -1,5 +1,7 @@
 """Adapters beside a model: attached, switched, removed; what they share, what trains, what is generated with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.adapters import CONFIG, IDS, TARGETS, base_model, random_adapter
@@ -87,6 +89,50 @@ def test_the_base_is_shared_and_frozen_and_the_adapter_trains():
     assert all(np.abs(p.grad).max() > 0 for p in model.trainable_parameters())
 
 
+@pytest.mark.parametrize("in_use", ["first", None])
+def test_a_second_adapter_leaves_the_first_trainable(in_use):
+    model = base_model()
+    attach(model, random_adapter(), "first", trainable=True)
+    use(model, in_use)
+    attach(model, random_adapter(seed=1), "second", trainable=True)
+    for name in ("first", "second"):
+        use(model, name)
+        assert len(model.trainable_parameters()) == 2 * 4 * 2
+        assert all(".lora." in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_the_base_keeps_its_names():
+    model = base_model()
+    arrays = {name: p.data.copy() for name, p in model.named_parameters()}
+    attach(model, random_adapter())
+    assert [name for name in model.state_dict() if ".lora." not in name] == list(arrays)
+    use(model, None)
+    model.load_state_dict({name: x + 1 for name, x in arrays.items()})
+    np.testing.assert_array_equal(model.h[0].attn.c_attn.base.weight.data, arrays["h.0.attn.c_attn.weight"] + 1)
+
+
+def test_merging_adds_it_to_the_weights(tmp_path):
+    model, first, second = base_model(), random_adapter(2, 1), random_adapter(3, 2, targets=("c_attn",))
+    before = model.state_dict()["h.0.attn.c_attn.weight"].copy()
+    attach(model, first, "first")
+    attach(model, second, "second")
+    adapters.merge(model, "first")
+    assert attached(model) == ["second"]
+    use(model, None)
+    np.testing.assert_array_equal(logits(model), logits(with_merged(first)))
+    detach(model, "second")
+    assert (model.state_dict()["h.0.attn.c_attn.weight"] != before).any()
+    save(model, tmp_path / "merged.safetensors")
+
+
+def test_what_is_taken_from_a_model_says_where_it_came_from():
+    model, adapter = base_model(), replace(random_adapter(), base="gpt2", checksum="0" * 64)
+    attach(model, adapter)
+    found = adapter_of(model)
+    assert (found.base, found.checksum, found.config) == (adapter.base, adapter.checksum, adapter.config)
+    assert found.matrices.keys() == adapter.matrices.keys()
+
+
 def test_an_adapter_to_use_alone_freezes_nothing():
     model = base_model()
     attach(model, random_adapter())
@@ -149,6 +195,9 @@ def test_generating(weights):
     (lambda model: adapter_of(model, "poem"), "no adapter 'poem' is attached"),
     (lambda model: new_adapter(CONFIG, LoRAConfig(2, targets=("c_attn", "wte"))), "'wte' is no linear layer"),
     (lambda model: new_adapter(CONFIG, LoRAConfig(17)), "rank 17 is above the size of h.0.attn.c_attn, 16 x 48"),
+    (lambda model: adapters.merge(model, "poem"), "no adapter 'poem' is attached"),
+    (lambda model: LoRAConfig(2, targets="c_attn"), "targets are several names"),
+    (lambda model: LoRAConfig(True), "rank must be a whole number from 1"),
     (lambda model: LoRAConfig(0), "rank must be a whole number from 1"),
     (lambda model: LoRAConfig(2, alpha=-1.0), "alpha must be a number above 0"),
     (lambda model: LoRAConfig(2, alpha=float("nan")), "alpha must be a number above 0"),
@@ -171,3 +220,4 @@ def test_scale_is_alpha_over_the_rank():
     assert LoRAConfig(8).scale == 2
     assert LoRAConfig(8, alpha=4).scale == 0.5
     assert adapters.LoRAConfig(8, alpha=4).alpha == 4.0
+    assert LoRAConfig(np.int64(8), np.float32(4), np.float64(0.5)) == LoRAConfig(8, 4.0, 0.5)

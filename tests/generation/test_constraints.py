@@ -366,7 +366,7 @@ def test_only_so_many_masks_are_kept(monkeypatch):
     assert constraint.finished
 
 
-@pytest.mark.parametrize("id", [98, 256, 99])
+@pytest.mark.parametrize("id", [98, 256, 99, -1, 99999])
 def test_an_id_that_is_not_allowed_is_refused(id):
     constraint = Regex("ab", ByteTokenizer())
     with pytest.raises(ValueError, match=f"id {id} is not allowed"):

@@ -291,6 +291,8 @@ def test_prompts_that_are_refused(models, ids):
 def test_other_mistakes_are_refused_at_once(models):
     with pytest.raises(IndexError, match="23 is outside the vocabulary of 23"):
         speculate(models["model"], PromptLookup(), [1, 23], 5)
+    with pytest.raises(TypeError):
+        speculate(models["model"], PromptLookup(), [1], 5, stop_ids=[1.5])
     with pytest.raises(ConfigError, match="the constraint allows no token"):
         speculate(models["model"], PromptLookup(), [1], 5, constraint=Regex("", CharTokenizer("ab")))
 

@@ -266,6 +266,19 @@ def test_wrong_settings_are_refused_at_once(options, name):
 def test_an_unknown_setting():
     with pytest.raises(TypeError, match="temprature"):
         random_model().generate([[1, 2]], 3, temprature=1.0)
-    for options in ({"max_new_tokens": 1.5}, {"num_samples": 1.5}, {"logprobs": 1.5}, {"stop_ids": [1.5]}):
-        with pytest.raises(TypeError):
-            stream(random_model(), [[1, 2]], **{"max_new_tokens": 3, **options})
+    for name in ("max_new_tokens", "num_samples", "logprobs"):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number, not 1.5"):
+            stream(random_model(), [[1, 2]], **{"max_new_tokens": 3, name: 1.5})
+    with pytest.raises(TypeError):
+        stream(random_model(), [[1, 2]], 3, stop_ids=[1.5])
+
+
+def test_a_constraint_for_another_vocabulary():
+    with pytest.raises(ConfigError, match="the constraint is for a vocabulary of 4, and the model's has"):
+        random_model().generate([[1, 2]], 3, constraint=OneOf(4, [1]))
+
+
+def test_prompts_may_come_one_by_one():
+    expected = random_model().generate([[1, 2], [3]], 3, temperature=0)
+    for found, text in zip(random_model().generate(iter([[1, 2], [3]]), 3, temperature=0), expected, strict=True):
+        np.testing.assert_array_equal(found, text)

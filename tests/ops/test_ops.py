@@ -126,3 +126,38 @@ def test_inputs_are_not_changed_and_not_shared(case):
         np.testing.assert_array_equal(tensor.data, known["inputs"][name])
         assert not np.shares_memory(result.data, tensor.data)
         assert not any(np.shares_memory(tensor.grad, other.data) for other in (*inputs.values(), result))
+
+
+@pytest.mark.parametrize("case", {case.split(",")[0]: case for case in stored()}.values())
+def test_an_array_is_no_tensor(case):
+    """It has an attribute ``data`` as well, but that is something else."""
+    known = stored()[case]
+    for name in known["inputs"]:
+        inputs = {k: x if k == name else Tensor(x) for k, x in known["inputs"].items()}
+        with pytest.raises(TypeError, match="a Tensor is expected here, not ndarray"):
+            getattr(ops, case.split(",")[0])(**inputs, **known["options"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "shapes", "options"),
+    [
+        ("linear", [(2, 3), (3,)], {}),
+        ("softmax", [()], {}),
+        ("embedding", [(3,)], {"ids": [0]}),
+        ("cross_entropy", [()], {"targets": []}),
+        ("linear_cross_entropy", [(2, 3), (3,)], {"targets": [0, 0]}),
+        ("lora", [(2, 3), (2, 3), (3,), (1, 3)], {"scale": 1.0}),
+        ("lora", [(2, 3), (2, 3), (3, 1), (3,)], {"scale": 1.0}),
+        ("rotary", [(2, 3)], {"n_head": 1}),
+        ("rotary", [(1, 2, 12)], {"n_head": 0}),
+        ("rotary", [(1, 2, 12)], {"n_head": 3}),
+        ("rotary", [(1, 2, 9)], {"n_head": 1}),
+    ],
+)
+def test_shapes_that_can_not_be(operation, shapes, options):
+    inputs = [Tensor(np.zeros(shape)) for shape in shapes]
+    if operation == "embedding":
+        inputs = [options["ids"], *inputs]
+        options = {}
+    with pytest.raises(ValueError, match=rf"^{operation}"):
+        getattr(ops, operation)(*inputs, **options)
