@@ -110,6 +110,13 @@ def test_an_empty_model_has_shapes_and_no_memory():
     assert not any(p.data.flags.writeable for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [int, bool, np.int8, "int8", np.float16, complex, ">f4"])
+def test_other_dtypes_are_refused(dtype):
+    for make in (GPT, GPT.empty):
+        with pytest.raises(TypeError, match=r"a model's dtype is float32 or float64, not .*quantize"):
+            make(TINY, dtype=dtype)
+
+
 def test_an_empty_model_is_not_trained():
     model = GPT.empty(TINY)
     optimizer = AdamW(model.named_parameters())
