@@ -207,7 +207,8 @@ def test_what_is_written_is_told_to_be_that(tmp_path, row):
     with pytest.raises(CheckpointError, match="there is no format 'onnx' to write; there are safetensors, huggingface"):
         save(GPT(CONFIG), tmp_path / "b", "onnx")
     if row.suffix:  # the name says which format, as for convert
-        save(with_random_parameters(GPT(CONFIG)), tmp_path / f"c{row.suffix}")
-        assert (tmp_path / f"c{row.suffix}").read_bytes() == (tmp_path / f"a{row.suffix}").read_bytes()
+        (tmp_path / "again").mkdir()
+        save(with_random_parameters(GPT(CONFIG)), tmp_path / "again" / f"a{row.suffix}")
+        assert (tmp_path / "again" / f"a{row.suffix}").read_bytes() == (tmp_path / f"a{row.suffix}").read_bytes()
     with pytest.raises(CheckpointError, match="files with this ending aren't written"):
         save(GPT(CONFIG), tmp_path / "c.pt")
