@@ -2,6 +2,7 @@
 mpiexec -n 2 python -m bench.gradient_times : how long their sum over processes takes. Both for docs/scaling.md.
 """
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +15,7 @@ SHOWN = ("h.11.mlp.c_proj.weight", "h.10.mlp.c_fc.weight", "h.5.mlp.c_fc.weight"
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()  # --help alone
     processes: OneProcess = connect()
     if isinstance(processes, Processes):
         time_sums(processes)

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,6 +102,7 @@ def _read(path):
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()  # --help alone
     machine = describe()
     print(summary(machine))
     print(json.dumps(machine, indent=2))

@@ -1,6 +1,7 @@
 """python -m bench.peaks : this machine's peaks of float32 products and of reading memory, by npgpt's own kernels."""
 
 import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from time import perf_counter
 
 import numba
@@ -60,4 +61,5 @@ def _best(function):
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()  # --help alone
     print(json.dumps(measure()))

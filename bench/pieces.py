@@ -4,6 +4,7 @@ In tiles of plain code on any machine; NPGPT_CPU=tiles takes those of a machine 
 """
 
 import os
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import numpy as np
 
@@ -51,5 +52,6 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()  # --help alone
     os.environ.setdefault("NPGPT_CPU", "tiles-plain")
     print(table())

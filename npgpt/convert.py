@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--to", choices=[*formats.WRITTEN, "peft"], help=format)
     parser.add_argument("--dtype", choices=formats.DTYPES, help="how weights are stored (default: F32)")
     add_checkpoint_flag(parser)
-    merge = "of an adapter: write the model that it makes of its base"
+    merge = "of an adapter: write its base with the adapter merged in"
     parser.add_argument("--merge", action="store_true", help=merge)
     parser.add_argument("--diff", action="store_true", help="write nothing, and compare SRC and DST tensor by tensor")
     given = parser.parse_args()

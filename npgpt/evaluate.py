@@ -35,7 +35,7 @@ class EvaluateSettings(WhichModel):
         None, count(), "tokens that the model sees at once (default: the model's block_size)", DATA,
         aliases=("block_size",),
     )  # fmt: skip
-    stride: int | None = flag(None, count(), "of a text: tokens from window to window (default: half of it)", DATA)
+    stride: int | None = flag(None, count(), "in texts: tokens from window to window (default: half the context)", DATA)
     end_of_text: bool = flag(
         True, bool, "begin a text with <|endoftext|>, so that its first token is predicted too", DATA
     )

@@ -30,6 +30,8 @@ def named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Modul
 def forward_hook(model: Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
     """Within the block, see(name, y) is called each time that a part of ``model`` has computed y.
 
+    ``generate`` computes with packed copies of the weights instead of the parts, so little of it is seen.
+
     What ``see`` returns is ignored, and it must not change y; so results are the same, bit for bit, as without it. A
     block may stand inside another one. ``Module.__call__`` is replaced meanwhile, for all models and threads; other
     models only pass through.

@@ -21,7 +21,10 @@ class WhichModel:
         None, pathname, "a run, a folder or file with weights, or a name such as gpt2 (default: the newest run)", MODEL
     )
     adapter: str | None = flag(
-        None, pathname, "a run that trained an adapter, or peft's folder; --model is its base (default: its own)", MODEL
+        None,
+        pathname,
+        "a run that trained an adapter, or peft's folder; --model is its base (default: the one it was trained on)",
+        MODEL,
     )
     checkpoint: str = flag("last", choice(*CHECKPOINTS), "of a run: the last, or the lowest validation loss", MODEL)
 

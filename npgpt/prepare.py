@@ -23,7 +23,10 @@ class PrepareSettings:
     tokenizer: str = flag(defaults.TOKENIZER, tokenizer_flag, "kind of tokens; bpe:N is trained on the text", TOKENS)
     val_fraction: float = flag(0.1, number("X", 0, 1, open_low=True, open_high=True), "part that is val.bin", TOKENS)
     split_by: str | None = flag(
-        None, choice(*SPLITS), "val.bin begins at any token, or with a document (default for conversations)", TOKENS
+        None,
+        choice(*SPLITS),
+        "val.bin begins at any token, or with a document (default: tokens; documents for conversations)",
+        TOKENS,
     )
 
 

@@ -51,7 +51,7 @@ class SampleSettings(ChoiceSettings, TextSettings, ModelSettings):
 
     regex: str | None = flag(None, some_text, "matches this regular expression as a whole", FORM)
     choices: Sequence[str] = flag(
-        (), some_text, "one of the texts that are given so, at least two", FORM, repeatable=True
+        (), some_text, "the new text is one of these; give the flag at least twice", FORM, repeatable=True
     )
 
     draft: str | None = flag(

@@ -1,4 +1,4 @@
-"""The documentation is true: README's code, the commands it names, examples in docstrings, types."""
+"""The documentation is true: README's code, the commands it names, the types of public functions."""
 
 import argparse
 import ast

@@ -1,4 +1,5 @@
-"""The whole model against transformers' GPT2LMHeadModel, and with the options that it lacks against tests/torch_gpt.py.
+"""The whole model against transformers' GPT2LMHeadModel, and with the options that it lacks against
+tests/helpers/torch_gpt.py.
 
 What is promised: float64 logits within 1e-9, float32 logits within 2e-4, the loss within 1e-5, and the gradient of each
 parameter within 1e-5 in relative L2 norm. Float64 keeps far closer and is held to that: an error of 1e-6 in GELU's

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import npgpt.generation_settings
 from npgpt import GPT
 from npgpt.generation import Decoder, Sampling, beam_search
 from npgpt.generation.token_lines import HEADER, token_line
+from npgpt.generation_settings import ChoiceSettings
 from npgpt.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 
@@ -259,3 +261,10 @@ def test_how_fast(work):
     cut, speed = long.err.splitlines()
     assert cut == "the model sees the last 16 of the prompt's 36 tokens"
     assert speed.startswith("1 new; prefill: 16 tokens in ")
+
+
+def test_beam_search_follows_a_rule_or_refuses_its_flag():
+    """A flag of the choice that is new must be in one of the two lists."""
+    followed = {"repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "logit_bias"}
+    followed |= {"bad_words"}
+    assert {f.name for f in fields(ChoiceSettings)} - set(npgpt.sample.ONLY_DRAWING) == followed

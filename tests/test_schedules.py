@@ -1,11 +1,13 @@
 """Learning rate schedules at places that are computed by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from helpers.commands import TINY, command, metrics, train
 
-from npgpt.schedules import warmup_constant, warmup_cosine, warmup_linear, warmup_stable_decay
+from npgpt.schedules import SCHEDULES, warmup_constant, warmup_cosine, warmup_linear, warmup_stable_decay
+from npgpt.training.plan import Plan
 from npgpt.training.settings import TrainSettings
 
 SCHEDULE = {"lr": 1.0, "min_lr": 0.2, "warmup": 4, "max_steps": 12}
@@ -87,3 +89,11 @@ def test_a_run_keeps_its_schedule_when_it_goes_on(folder):
                 "wsd": [1.0, 1.0, 1.0, 1.0, 0.1, 0.1],  # a fifth of 4 steps is 1
             }[schedule]
         )
+
+
+def test_a_plan_follows_each_schedule_by_its_name():
+    plans = [Plan(8, 100, 1.0, 4, 0.1, 20, 10, 0, "", schedule=name, decay_fraction=0.5) for name in SCHEDULES]
+    rates = [tuple(plan.learning_rate(step) for step in range(21)) for plan in plans]
+    assert len(set(rates)) == len(SCHEDULES)
+    with pytest.raises(ValueError, match="there is no schedule 'exponential'"):
+        replace(plans[0], schedule="exponential").learning_rate(0)

@@ -165,7 +165,9 @@ class Sampled(_Strict):
     temperature: float | None = Field(None, ge=0, le=2, description="Divides the logits; 0 is greedy. Default: 1.")
     top_p: float | None = Field(None, gt=0, le=1, description="Only the likeliest tokens of this sum. Default: all.")
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Only the k likeliest; 0, -1: all, the default.")
-    min_p: float | None = Field(None, ge=0, le=1, description="Only tokens at least p times as likely as the first.")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Only tokens at least p times as likely as the likeliest."
+    )
     typical_p: float | None = Field(None, gt=0, le=1, description="Only tokens as surprising as usual, of this sum.")
     repetition_penalty: float | None = Field(
         None, ge=0.01, le=1000, description="Above 1: tokens of the prompt and the text become less likely. Default: 1."

@@ -49,8 +49,9 @@ class Plan:
                 return warmup_linear(*falling)
             case "wsd":
                 return warmup_stable_decay(*falling, self.decay_fraction)
-            case _:
+            case "cosine":
                 return warmup_cosine(*falling)
+        raise ValueError(f"there is no schedule {self.schedule!r}")
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether what happens every so many steps, and after the last one, happens after ``step``; 0 is never."""

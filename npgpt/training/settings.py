@@ -56,11 +56,16 @@ class TrainSettings:
         None, count(), "tokens per sequence, and block_size of a new model (default: the model's)", DATA,
         aliases=("block_size",),
     )  # fmt: skip
-    stride: int | None = flag(None, count(), "tokens from sequence to sequence (default: the context)", DATA)
+    stride: int | None = flag(
+        None, count(), "tokens from the start of a sequence to that of the next (default: the context)", DATA
+    )
     batch_size: int = flag(8, count(), "sequences per batch", DATA)
     val_fraction: float = flag(0.1, _fraction, "part of the text kept for validation; 0 for none", DATA)
     split_by: str | None = flag(
-        None, choice(*SPLITS), "hold out at any token, or whole documents only (default for conversations)", DATA
+        None,
+        choice(*SPLITS),
+        "hold out at any token, or whole documents (default: tokens; documents for conversations)",
+        DATA,
     )
     loss_on: str = flag("all", choice(*LOSSES), "learn all tokens, or in conversations the assistant's only", DATA)
 
@@ -140,7 +145,7 @@ class TrainSettings:
 
     out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
     keep: int = flag(1, count(0), "earlier training states kept beside the last one, each as large", RUN)
-    log_every: int = flag(10, count(), "steps from log line to log line", RUN, aliases=("log_interval",))
+    log_every: int = flag(10, count(), "steps between log lines", RUN, aliases=("log_interval",))
     eval_every: int | None = flag(
         None, count(), f"steps between evaluations (default: all steps / {defaults.EVAL_PART})", RUN,
         aliases=("eval_interval",),
