@@ -166,7 +166,7 @@ class Sampled(_Strict):
     top_p: float | None = Field(None, gt=0, le=1, description="Only the likeliest tokens of this sum. Default: all.")
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Only the k likeliest; 0, -1: all, the default.")
     min_p: float | None = Field(
-        None, ge=0, le=1, description="Only tokens at least p times as likely as the likeliest."
+        None, ge=0, le=1, description="Only tokens p times as likely as the likeliest, or more."
     )
     typical_p: float | None = Field(None, gt=0, le=1, description="Only tokens as surprising as usual, of this sum.")
     repetition_penalty: float | None = Field(
