@@ -101,12 +101,12 @@ class Module:
 
 
 def _check_found(name, container):
-    """Raise TypeError unless a Module finds all parts in this attribute."""
-    is_list = isinstance(container, list)
+    """Raise TypeError unless a Module finds all parameters and parts in this attribute."""
     for value in container.values() if isinstance(container, dict) else container:
-        parts = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(part, Tensor | Module) and not (is_list and part is value and isinstance(part, Module))
-               for part in parts):  # fmt: skip
+        if isinstance(container, list) and isinstance(value, Module):
+            continue
+        inside = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(part, Tensor | Module) for part in inside):
             raise TypeError(f"{name}: parameters are found as attributes, and parts also in a list of Modules alone")
 
 
