@@ -10,6 +10,7 @@ from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.filters import log_softmax, top_k
 from npgpt.generation.sampling import History, Sampling, is_number, is_whole, require_numbers
+from npgpt.gpt import GPT
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class _Rules:
 
 
 def beam_search(
-    decoder: Decoder,
+    model: GPT | Decoder,
     prompt_ids: ArrayLike,
     max_new_tokens: int,
     beams: int,
@@ -87,7 +88,6 @@ def beam_search(
     ``beams``, and the likeliest others run on. The best ``beams`` finished texts are kept. Texts of max_new_tokens are
     finished too.
 
-    decoder         a ``generation.decoder.Decoder``
     prompt_ids      (n,) with at least one id
     length_penalty  a score is the sum of log-probabilities over length ** length_penalty. The sum is negative, so above
                     0 favours long texts; 0 is the sum itself
@@ -109,6 +109,7 @@ def beam_search(
         raise ValueError(f"prompt_ids must be (n,) whole numbers with n > 0, not {prompt.dtype} {prompt.shape}")
     rules = _Rules(max_new_tokens, beams, length_penalty, early_stopping, returned, frozenset(stop_ids))
     sampling = sampling or Sampling()
+    decoder = Decoder(model) if isinstance(model, GPT) else model
     cache = decoder.new_cache(beams)
     running = {0: (0.0, prompt)}  # {row of the cache: (sum of log-probabilities, ids)}
     finished: list[Beam] = []

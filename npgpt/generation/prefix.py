@@ -15,6 +15,7 @@ from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.errors import CheckpointError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
+from npgpt.gpt import GPT
 from npgpt.kernels.bfloat16 import f32_to_bf16
 
 _KEY = "npgpt_prefix"  # in the metadata of the safetensors file
@@ -37,8 +38,8 @@ class Prefix:
     """A text that has been through a model: its ids (n,), and a cache of one row that holds their keys and values.
 
     >>> from npgpt import GPT, GPTConfig
-    >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0))
-    >>> prefix = Prefix.compute(decoder, [1, 2, 3])
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
+    >>> prefix = Prefix.compute(model, [1, 2, 3])
     >>> prefix.shared_with([1, 2, 4]), prefix.shared_with([1, 2]), prefix.shared_with([4])
     (2, 1, 0)
     """
@@ -47,9 +48,10 @@ class Prefix:
     cache: KeyValueCache
 
     @classmethod
-    def compute(cls, decoder: Decoder, ids: ArrayLike) -> "Prefix":
+    def compute(cls, model: GPT | Decoder, ids: ArrayLike) -> "Prefix":
         """Send ids (n,) through the model. Raises ValueError if there are none, or more than its block_size."""
         ids = np.array(ids)
+        decoder = Decoder(model) if isinstance(model, GPT) else model
         cache = decoder.new_cache(1, capacity=max(1, ids.size))
         decoder.prefill([ids], cache, [0])
         return cls(ids, cache)

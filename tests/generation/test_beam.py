@@ -60,8 +60,8 @@ def test_enough_beams_find_the_best_of_all_texts(model, decoder, length_penalty,
     np.testing.assert_allclose([beam.score for beam in found], [score(ids) for ids in best], rtol=error)
 
 
-def test_one_beam_is_greedy(model, decoder):
-    (beam,) = beam_search(decoder, PROMPT, 12, 1, sampling=Sampling())  # whose temperature and top_k don't count
+def test_one_beam_is_greedy(model):
+    (beam,) = beam_search(model, PROMPT, 12, 1, sampling=Sampling())  # whose temperature and top_k don't count
     np.testing.assert_array_equal(beam.ids, model.generate(PROMPT[None], 12, temperature=0)[0])  # past the context
     assert beam.ids.dtype == PROMPT.dtype
 
