@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from math import inf, isfinite
-from threading import Timer
+from threading import Timer, current_thread, main_thread
 from typing import Any, NoReturn
 
 from npgpt.errors import CheckpointWarning, ConfigError, UserError
@@ -199,9 +199,9 @@ def run(main: Callable[[], int]) -> None:
     What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
     NPGPT_TRACEBACK=1 the traceback stands before each message. A signal's exit code is 128 and its number.
     """
-    with standard_streams(), warnings.catch_warnings(), _lost_interrupts_sent_again():
+    with standard_streams(), warnings.catch_warnings(), _lost_interrupts_sent_again(), _interrupts_noted() as noted:
         warnings.showwarning = _show_warning
-        sys.exit(_exit_code(main))
+        sys.exit(_exit_code(main, noted))
 
 
 def _show_warning(message, category, filename, line_number, file=None, line=None):
@@ -230,6 +230,25 @@ def _lost_interrupts_sent_again():
         sys.unraisablehook = before
 
 
+@contextmanager
+def _interrupts_noted():
+    """-> a list to which each Ctrl-C adds its signal. An import in C may drop the exception: Numba's does."""
+
+    def note(number, frame):
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    noted: list[int] = []
+    usual = current_thread() is main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _send_to_this_process(number):
     """As a terminal sends a signal: it wakes the main thread, whatever that waits for."""
     if sys.platform == "win32":  # where os.kill ends the process at once
@@ -249,7 +268,7 @@ def _interrupt_behind(error):
     return error
 
 
-def _exit_code(main) -> int:
+def _exit_code(main, noted) -> int:
     try:
         _check_threads()
         code = main()
@@ -261,9 +280,9 @@ def _exit_code(main) -> int:
         code = explain(error)
     except ImportError as error:
         interrupt = _interrupt_behind(error)
-        if interrupt is None:
+        if interrupt is None and not noted:
             raise
-        code = explain(interrupt)
+        code = explain(interrupt or KeyboardInterrupt())
     return code
 
 

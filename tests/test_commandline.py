@@ -341,6 +341,26 @@ def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
         commandline.run(raises(ImportError("no such module")))
 
 
+def test_an_interrupt_that_an_import_dropped():
+    """As Numba's extension modules do, which raise an ImportError without a cause."""
+    script = """
+        import signal
+        from npgpt.commandline import run
+
+        def main():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+            raise ImportError("numba._devicearray failed to import")
+
+        run(main)"""
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+               + textwrap.dedent(script)]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
+
+
 def test_an_interrupt_in_a_destructor_is_not_lost():
     """And what the process waits for ends at once."""
     script = """

@@ -344,7 +344,7 @@ BAD = (
     + [("matmul-precision", v) for v in ("", "low")]
     + [("weights", v) for v in ("", "int2")]
     + [("end-of-text", v) for v in ("", "1")]
-    + [(f, "") for f in ("model", "against", "json")]
+    + [(f, "") for f in ("model", "adapter", "against", "json")]
 )
 
 

@@ -3,6 +3,7 @@
 The kinds of mistakes are tried in processes of their own at the end.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -131,6 +132,7 @@ def test_a_model_that_does_not_fit_in_memory(folder):
         cwd=folder,
         words=["not enough memory", "Unable to allocate"],
     )
+    gc.collect()  # what it has got in part, 16 GB of addresses, with which this process could not fork
 
 
 def test_what_is_not_a_checkpoint(finished):

@@ -198,7 +198,7 @@ def test_windows_are_those_with_an_answer():
 
 def test_one_conversation_can_not_be_split(tmp_path):
     corpus = read_corpus(write(tmp_path / "a.jsonl", PAIR), GPT2)
-    with pytest.raises(DataError, match="--val-fraction 0"):
+    with pytest.raises(DataError, match="give several, or split by tokens"):
         train_val_split(corpus, 0.1, "documents")
     assert "1 conversation is little" in corpus.warnings[0]
 
