@@ -3,7 +3,6 @@
 The kinds of mistakes are tried in processes of their own at the end.
 """
 
-import gc
 import json
 import os
 import shutil
@@ -127,12 +126,13 @@ def test_an_out_folder_that_turns_out_not_to_be_ours(folder):
 
 
 def test_a_model_that_does_not_fit_in_memory(folder):
+    """In a process of its own: its C library keeps the addresses of 16 GB, and can't fork then."""
     refused(
         *("train", "text.txt", "--tokenizer", "byte", "--n-head", 1, "--n-embd", 2**24, "--n-layer", 1),
         cwd=folder,
         words=["not enough memory", "Unable to allocate"],
+        run=process,
     )
-    gc.collect()  # what it has got in part, 16 GB of addresses, with which this process could not fork
 
 
 def test_what_is_not_a_checkpoint(finished):
