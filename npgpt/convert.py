@@ -7,6 +7,7 @@ from npgpt.checkpoints import formats
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import ConfigError
 from npgpt.model_flags import add_checkpoint_flag
+from npgpt.signals import StopRequest
 
 
 def main() -> int:
@@ -39,7 +40,8 @@ def main() -> int:
     check_can_write(dst)  # before anything is downloaded
     _check_merge(given)
     checkpoint = open_checkpoint(src, given.checkpoint)
-    write_checkpoint(dst, checkpoint, to, dtype)
+    with StopRequest():  # SIGTERM and SIGHUP leave nothing either
+        write_checkpoint(dst, checkpoint, to, dtype)
     for line in _lost(checkpoint, open_checkpoint(dst)):
         print(f"{to} doesn't keep {line}", file=sys.stderr)
     total = sum(tensor.size for tensor in checkpoint.tensors.values())
@@ -70,7 +72,8 @@ def _write_adapter(given) -> int:
         raise ConfigError(f"--to peft writes an adapter alone, in float32: leave out {flag}")
     check_can_write(given.dst)
     adapter = open_adapter(given.src, given.checkpoint)
-    write_peft(given.dst, adapter)
+    with StopRequest():
+        write_peft(given.dst, adapter)
     print(f"{given.src} (adapter) -> {given.dst} (peft): {adapter.num_parameters():,} parameters")
     return 0
 

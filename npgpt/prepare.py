@@ -54,7 +54,10 @@ def main() -> int:
     found = find_texts(paths)
     with StopRequest(), atomic_folder(settings.out) as folder:  # Ctrl-C and SIGTERM leave nothing
         tokenizer = tokenizer_for(settings.tokenizer, paths)
-        lines = _write(found, tokenizer, settings, folder)
+        try:
+            lines = _write(found, tokenizer, settings, folder)
+        except OSError as error:
+            raise DataError(f"{settings.out}: can't be written: {error.strerror}") from error
         write_json(folder / OUR_TOKENIZER_FILE, tokenizer.to_dict())
     for line in lines:
         print(line, file=sys.stderr)

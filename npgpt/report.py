@@ -6,6 +6,7 @@ from pathlib import Path
 from npgpt.commandline import Parser, pathname, run
 from npgpt.errors import ConfigError
 from npgpt.html_page import check_page
+from npgpt.signals import StopRequest
 
 
 def main() -> int:
@@ -29,13 +30,14 @@ def main() -> int:
     from npgpt.reporting import page, read_record
     from npgpt.training.reporter import write_report
 
-    if len(folders) == 1 and given.out is None:
-        out, skipped = folders[0] / runs.REPORT_FILE, {folders[0]: write_report(folders[0])}
-    else:
-        records = [read_record(folder) for folder in folders]
-        skipped = {record.path: record.skipped for record in records}
-        with atomic_write(out) as file:
-            file.write(page(records).encode())
+    with StopRequest():  # SIGTERM and SIGHUP leave nothing half-written either
+        if len(folders) == 1 and given.out is None:
+            out, skipped = folders[0] / runs.REPORT_FILE, {folders[0]: write_report(folders[0])}
+        else:
+            records = [read_record(folder) for folder in folders]
+            skipped = {record.path: record.skipped for record in records}
+            with atomic_write(out) as file:
+                file.write(page(records).encode())
     for folder, lines in skipped.items():
         if lines:
             print(f"{folder}: {lines:,} lines of metrics.jsonl could not be read and are left out", file=sys.stderr)

@@ -1,5 +1,8 @@
 """python -m npgpt.convert: every format to every other, and the differences between two checkpoints."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from helpers.commands import command, listing, process, refused
@@ -169,3 +172,11 @@ def test_convert_in_a_process_of_its_own(source, model):
     with no_grad():
         np.testing.assert_array_equal(load(source / "a.safetensors")(ids).data, model(ids).data)
     assert "usage: python -m npgpt.convert" in process("convert", "--help", cwd=source).out
+
+
+@pytest.mark.parametrize("target", ["a.gguf", "folder"])
+def test_a_signal_leaves_nothing(source, monkeypatch, target):
+    before = listing(source)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: signal.raise_signal(signal.SIGTERM))
+    assert command("convert", "source", target, cwd=source).code == 143
+    assert listing(source) == before

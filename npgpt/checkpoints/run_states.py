@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,11 @@ def newest_run(root: str | Path = "runs") -> Path:
     """The run in ``root`` whose training state was saved most recently. Raises CheckpointError if there is none."""
     root = Path(root)
     folders = [path.parent for path in root.glob(f"*/{runs.CONFIG_FILE}")]
-    written = [(file.stat().st_mtime_ns, file.parent) for folder in folders for file in state_files(folder)]
+    written = []
+    for folder in folders:
+        for file in state_files(folder):
+            with suppress(FileNotFoundError):  # the run is being trained, and has just removed this one
+                written.append((file.stat().st_mtime_ns, folder))
     if not written:
         raise CheckpointError(f"there is no run in {root}/ (a folder with a {runs.LAST_FILE}): train one first")
     return max(written)[1]
@@ -38,7 +43,15 @@ def state_files(run: str | Path) -> list[Path]:
     """
     found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
     last, earlier = Path(run) / runs.LAST_FILE, [found[step] for step in sorted(found, reverse=True)]
-    return [last, *(path for path in earlier if not path.samefile(last))] if last.exists() else earlier
+    return [last, *(path for path in earlier if not _is_gone_or(path, last))] if last.exists() else earlier
+
+
+def _is_gone_or(path, last):
+    """Whether a state is last.safetensors, or was removed a moment ago by the process that trains the run."""
+    try:
+        return path.samefile(last)
+    except FileNotFoundError:
+        return True
 
 
 def keep_last(run: Path, step: int) -> None:

@@ -5,8 +5,8 @@ Text is read in chunks, and its tokens go to a temporary file that is mapped int
 
 import tempfile
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,15 @@ from npgpt.text import SPLITS, tokenizer_name
 from npgpt.text.byte_pairs import BPETokenizer
 from npgpt.text.conversations import ConversationFile, is_conversations
 from npgpt.text.files import Paths, as_paths, find_texts, progress, read_text
-from npgpt.text.token_files import check_tokenizer, find_token_files, listed, map_tokens, tokenizer_beside
+from npgpt.text.token_files import (
+    Stamp,
+    check_tokenizer,
+    find_token_files,
+    listed,
+    map_tokens,
+    stamp,
+    tokenizer_beside,
+)
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizers import make_tokenizer
 
@@ -38,6 +46,7 @@ class Corpus:
     conversations  how many of the documents are conversations
     answers        (N,) bool, what an assistant says, <|endoftext|> after it too; None without conversations
     warnings       lines that the user should see
+    stamps         {path: its stamp} of token files when they were mapped
     =============  ================================================================================================
     """
 
@@ -49,6 +58,7 @@ class Corpus:
     conversations: int = 0
     answers: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
 
 
 def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
@@ -67,11 +77,12 @@ def read_corpus(paths: Paths, tokenizer: Tokenizer) -> Corpus:
     if not token_files:
         return _tokenize(find_texts(paths), tokenizer)
     check_tokenizer(token_files, tokenizer)
+    stamps = {path: stamp(path) for path in token_files}
     digest = sha256()
     with progress(token_files, "Reading") as bar:
         parts = [map_tokens(path, tokenizer, digest, bar) for path in token_files]
     (tokens, documents), validation = parts[0], parts[1][0] if len(parts) == 2 else None
-    return Corpus(tokens, documents, None, digest.hexdigest(), validation)
+    return Corpus(tokens, documents, None, digest.hexdigest(), validation, stamps=stamps)
 
 
 def tokenizer_for(name: str | None, paths: Paths, default: str = "gpt2") -> Tokenizer:

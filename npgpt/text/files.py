@@ -62,6 +62,8 @@ def read_text(path: Path, bar: tqdm) -> Iterator[str]:
                 try:
                     text = decoder.decode(raw, final=not raw)
                 except UnicodeDecodeError as error:
+                    if not raw:
+                        raise DataError(f"{path} is cut off within its last character, at byte {end:,}") from error
                     # error.object is the undecoded rest of the last chunk, then raw: it ends where raw does.
                     raise _not_utf8(path, end - len(error.object) + error.start, "LATIN1") from error
                 if text:
@@ -101,7 +103,9 @@ def _walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith((".txt", ".jsonl")) and not name.startswith("."):
-                yield Path(parent, name)
+                path = Path(parent, name)
+                if path.is_file() or not path.exists():  # no pipe, which may never end; a broken link is an error
+                    yield path
 
 
 def _not_utf8(path, offset, likely):

@@ -9,6 +9,7 @@ llm.c's magic number, read as tokens, begins with 55,432, which GPT-2's tokenize
 Source: karpathy/nanoGPT, data/*/prepare.py and train.py; karpathy/llm.c, dev/data/data_common.py.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,32 @@ def map_tokens(path: Path, tokenizer: Tokenizer, digest: Any, bar: tqdm) -> tupl
     documents = np.concatenate(starts)
     # nanoGPT puts <|endoftext|> after every document, and after the last one no other starts. llm.c puts it before.
     return tokens, documents[documents < len(tokens)]
+
+
+Stamp = tuple[int, int, int, int]  # a file's device, number, size in bytes, and time of its last change
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells whether a file was written to. Raises DataError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
+    """Raise DataError if a file has been written to since its stamp was taken: what is mapped of it has changed.
+
+    A file that was removed, or replaced by another of its name, stays in memory as it was.
+    """
+    for path, before in stamps.items():
+        try:
+            now = stamp(path)
+        except DataError:
+            continue
+        if now[:2] == before[:2] and now != before:
+            raise DataError(f"{path} was written to while a run was training on it: put back what was in it")
 
 
 def _tokenizer_file(tokens):

@@ -20,7 +20,7 @@ from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import check_free, create_run, locked, write_run_config
+from npgpt.training.folder import NOT_SAVED, check_free, create_run, is_unfinished, locked, write_run_config
 from npgpt.training.log import log
 from npgpt.training.memory import resident_bytes
 from npgpt.training.plan import Plan
@@ -82,6 +82,8 @@ def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
     No other process trains it meanwhile. Raises RunError if another one does, or if it has saved nothing or is
     finished, DataError if its text has changed, CheckpointError.
     """
+    if is_unfinished(folder):
+        raise RunError(f"{folder} {NOT_SAVED}, and begin anew")
     runs.read_run_config(folder)  # raises CheckpointError if it isn't a run
     with locked(folder):
         yield _resume(folder, given)

@@ -8,6 +8,7 @@ from npgpt.errors import ConfigError, DataError
 from npgpt.text import tokenizer_name
 from npgpt.text.batches import BatchSampler, TokenDataset, evaluation_batches
 from npgpt.text.corpus import read_corpus, train_val_split
+from npgpt.text.token_files import check_unchanged
 from npgpt.text.tokenizers import Tokenizer
 from npgpt.training.settings import TrainSettings
 
@@ -28,7 +29,11 @@ class TrainingData:
         self.beginning = self._first_words(context)
 
     def micro_batches(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The batches whose gradients make a step, counted from 0: ``grad_accum`` of ids (B, T), targets (B, T)."""
+        """The batches whose gradients make a step, counted from 0: ``grad_accum`` of ids (B, T), targets (B, T).
+
+        Raises DataError if a token file has been written to since the run began.
+        """
+        check_unchanged(self.corpus.stamps)
         n = self.settings.grad_accum
         return [self.batches.batch(n * step + i) for i in range(n)]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.checkpoints import runs
-from npgpt.errors import TrainingDiverged
+from npgpt.errors import DataError, TrainingDiverged
 from npgpt.gpt import parameter_count
 from npgpt.kernels import precision
 from npgpt.machine_line import write_machine_line
@@ -36,7 +36,7 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
     began       when the process did, by time.monotonic()
     team        the processes that train it
 
-    Raises TrainingDiverged, RunError if it can't be saved.
+    Raises TrainingDiverged, DataError if its token file is changed meanwhile, RunError if it can't be saved.
     """
     run.work_with(team)
     if not run.plan.time_budget:
@@ -69,6 +69,9 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
             run.progress.start()
             fit(run, stop)
             run.evaluation.check(run.step)
+        except DataError:  # a file has changed; what was trained until then is right
+            run.saver.save()
+            raise
         except TrainingDiverged as error:
             advice = f"Try a lower --lr, or a longer --warmup. What was saved before stays in {run.folder}."
             raise TrainingDiverged(f"{error}: training has diverged.\n{likely_cause(run.model)}\n{advice}") from None

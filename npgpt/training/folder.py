@@ -17,6 +17,7 @@ from npgpt.shell import quoted
 from npgpt.training.plan import Plan
 
 LOCK_FILE = ".lock"
+NOT_SAVED = "holds a run that has not saved itself yet; if it was killed, remove that folder"
 
 
 def create_run(out: Path, exact: bool = False) -> Path:
@@ -48,12 +49,19 @@ def check_free(out: Path) -> None:
     That folder, or else the nearest one above that exists, must be one that the user may write to.
     """
     if out.exists() and (not out.is_dir() or any(path.name != LOCK_FILE for path in out.iterdir())):
+        if is_unfinished(out):
+            raise RunError(f"{out} {NOT_SAVED}, or name a new one")
         resume = f", or --resume {quoted(out)}" if (out / CONFIG_FILE).exists() else ""
         raise RunError(f"{out} is there already: name a new folder{resume}")
     path = Path(os.path.abspath(out))
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise RunError(f"{out}: {there} is not a folder that you may write to. Name another one with --out")
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether a folder is that of a new run before its first save, or what a kill has left of one."""
+    return (out / LOCK_FILE).exists() and not (out / CONFIG_FILE).exists()
 
 
 def write_run_config(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,28 @@ def test_a_link_to_a_state_elsewhere(three_states, tmp_path):
     runs.save_checkpoint(three_states / "last.safetensors", arrays(5), {}, {"step": 5}, CONFIG)
     assert (three_states / "last.safetensors").is_symlink()
     assert [runs.load_checkpoint(path)[2]["step"] for path in run_states.state_files(three_states)] == [5, 3, 2, 1]
+
+
+def test_a_state_that_is_removed_while_it_is_looked_for(tmp_path, monkeypatch):
+    """By the process that trains the run, which keeps the newest ones alone."""
+    for name in ("config.json", "last.safetensors", "step-000001.safetensors", "step-000002.safetensors"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).touch()
+    same, stat = Path.samefile, Path.stat
+
+    def samefile(path, other):
+        if path.name == "step-000001.safetensors":
+            path.unlink()
+        return same(path, other)
+
+    monkeypatch.setattr(Path, "samefile", samefile)
+    assert [path.stem for path in run_states.state_files(tmp_path / "a")] == ["last", "step-000002"]
+
+    def after_removal(path, **options):
+        if path.name == "step-000002.safetensors":
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(run_states, "state_files", lambda folder: sorted(folder.glob("*.safetensors")))
+    monkeypatch.setattr(Path, "stat", after_removal)
+    assert run_states.newest_run(tmp_path) == tmp_path / "a"

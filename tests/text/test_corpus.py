@@ -278,3 +278,20 @@ def test_wrong_splits_are_refused():
             train_val_split(corpus_of([5]), fraction)
     with pytest.raises(ConfigError, match="'lines'"):
         train_val_split(corpus_of([5]), 0.1, by="lines")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_in_a_folder_is_no_text(tmp_path):
+    """Reading it might never end."""
+    write(tmp_path / "a.txt", "words")
+    os.mkfifo(tmp_path / "b.txt")
+    assert find_texts(tmp_path) == [tmp_path / "a.txt"]
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"there is no file or folder .*c\.txt"):
+        list(iter_text(tmp_path))
+
+
+def test_a_file_that_ends_within_a_character(tmp_path):
+    (tmp_path / "a.txt").write_bytes("naïve é".encode()[:-1])
+    with pytest.raises(DataError, match=r"a\.txt is cut off within its last character, at byte 8"):
+        list(iter_text(tmp_path / "a.txt"))

@@ -1,6 +1,7 @@
 """Token files: those of nanoGPT, npgpt.prepare and llm.c, and what is refused."""
 
 import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -147,3 +148,20 @@ def test_token_files_and_text_together_are_refused(tmp_path):
     for paths in ([one], folder):
         with pytest.raises(DataError, match="tokens, not text"):
             make_tokenizer("char", iter_text(paths))
+
+
+def test_a_file_that_is_written_to_is_told_from_one_that_is_replaced_or_gone(tmp_path):
+    path = tmp_path / "a.bin"
+    write_tokens(path, [1, 2, 3])
+    stamps = read_corpus(path, ByteTokenizer()).stamps
+    token_files.check_unchanged(stamps)
+    write_tokens(tmp_path / "b.bin", [4, 5, 6])
+    os.replace(tmp_path / "b.bin", path)  # what was mapped is still there
+    token_files.check_unchanged(stamps)
+    stamps = read_corpus(path, ByteTokenizer()).stamps
+    with open(path, "r+b") as file:
+        file.truncate(2)
+    with pytest.raises(DataError, match=r"a\.bin was written to while"):
+        token_files.check_unchanged(stamps)
+    path.unlink()
+    token_files.check_unchanged(stamps)

@@ -235,3 +235,29 @@ def test_token_files_that_are_split_otherwise(folder):
     assert command(*prepare, 0.3, cwd=folder).code == 0
     typed = ("train", "--resume", "run", "--max-steps", 9)
     refused(*typed, cwd=folder, words=["tokens are to train on, and were", "Put that text back"])
+
+
+def test_a_token_file_that_is_changed_while_it_is_trained_on(folder, each_step, monkeypatch):
+    """What was trained until then is saved, and goes on when the file is as it was."""
+    assert command("prepare", "text.txt", "--tokenizer", "byte", "--out", "tokens", cwd=folder).code == 0
+    path = folder / "tokens" / "train.bin"
+    tokens = path.read_bytes()
+    run = ("tokens", *RUN[1:])
+    train(folder, *run, "--out", "whole")
+    with monkeypatch.context() as during:
+        at_step(during, 3, lambda: path.write_bytes(b"\xff" * len(tokens)))
+        ended = command("train", *run, "--out", "changed", cwd=folder)
+    assert ended.code == 2
+    assert "tokens/train.bin was written to while a run was training on it: put back what was in it" in ended.err
+    path.write_bytes(tokens)
+    assert command("train", "--resume", "changed", cwd=folder).code == 0
+    assert everything(folder / "changed")["arrays"] == everything(folder / "whole")["arrays"]
+
+
+def test_what_a_kill_during_the_first_save_leaves_is_named(folder):
+    left = folder / "left"
+    left.mkdir()
+    (left / ".lock").touch()
+    (left / ".last.safetensors.0123abcd.npgpt-tmp").touch()
+    for typed in (("text.txt", *RUN[1:], "--out", "left"), ("--resume", "left")):
+        refused("train", *typed, cwd=folder, words=["left holds a run that has not saved itself yet; if it was killed"])

@@ -88,15 +88,15 @@ def _temporary(target: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     _remove_leftovers(target)
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
-        create(path)
-        with _locked(path, wait=True):
-            if not path.exists():  # another writer took it for a leftover, before the lock
-                continue
-            try:
+        try:  # from before it is there: a signal may come right after
+            create(path)
+            with _locked(path, wait=True):
+                if not path.exists():  # another writer took it for a leftover, before the lock
+                    continue
                 yield path
-            except BaseException:
-                _remove(path)
-                raise
+        except BaseException:
+            _remove(path)
+            raise
         return _sync_folder(target.parent)
 
 

@@ -187,3 +187,17 @@ def test_the_next_writer_removes_the_folder_that_a_killed_one_left(tmp_path):
         (tmp_path / "a").rmdir()
         (slow / "1").touch()
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(("opened", "name"), [(atomic_write, "touch"), (atomic_folder, "mkdir")])
+def test_a_signal_right_after_the_temporary_file_was_made_leaves_nothing(tmp_path, monkeypatch, opened, name):
+    create = getattr(Path, name)
+
+    def interrupted(path, *arguments, **options):
+        create(path, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, name, interrupted)
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == []
