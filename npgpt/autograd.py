@@ -6,7 +6,7 @@ gradient is, and what ``dx`` and ``dy`` mean.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import _GeneratorContextManager, contextmanager
+from contextlib import _GeneratorContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +36,12 @@ def enable_grad() -> _GeneratorContextManager[None]:
 
 @contextmanager
 def _recording_is(recording):
-    before = _recording.get()
-    _recording.set(recording)
+    token = _recording.set(recording)
     try:
         yield
     finally:
-        _recording.set(before)  # not by a token: an async generator may end in another context than it began in
+        with suppress(ValueError):  # an async generator may end in another context than it began in, and harms it not
+            _recording.reset(token)
 
 
 def is_grad_enabled() -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from npgpt.checkpoints import formats
 from npgpt.commandline import Parser, pathname, run
@@ -32,7 +33,14 @@ def main() -> int:
         return _print_differences(src, dst, given.checkpoint)
     if given.to == "peft":
         return _write_adapter(given)
-    to = given.to or formats.named_by(dst)
+    suffix = Path(dst).suffix.lower()
+    if suffix[1:].isdigit():  # a folder gpt-2.1
+        suffix = ""
+    to = given.to or formats.by_suffix(suffix)
+    if to is None or (given.to is None and Path(dst).name == "pytorch_model.bin"):
+        endings = ", ".join(row.suffix for row in formats.WRITTEN.values() if row.suffix)
+        wanted = f"Name a folder or a file that ends in {endings}, or give --to"
+        raise ConfigError(f"{dst}: files with this ending aren't written.\n{wanted}.")
     dtype = formats.written(to).check_dtype(given.dtype)
 
     from npgpt.checkpoints import check_can_write, open_checkpoint, write_checkpoint

@@ -79,7 +79,7 @@ def main() -> int:
         check_can_write(settings.json)  # before the work, not after it
     set_matmul_precision(settings.matmul_precision)
     path, checkpoint = open_model(settings)
-    names, checkpoints = [str(path)], [checkpoint]
+    names, checkpoints = [settings.adapter or settings.model or str(path)], [checkpoint]
     if settings.against is not None:
         names.append(settings.against)
         checkpoints.append(open_checkpoint(settings.against, settings.checkpoint))

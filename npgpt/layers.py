@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,8 +30,8 @@ def dropout_off() -> Iterator[None]:
 class Module:
     """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name.
 
-    Tensors that an operation has made are no parameters. Raises TypeError where parts stand in other containers, since
-    they would be neither trained nor saved.
+    Results that an operation has recorded are no parameters. Raises TypeError where a list or dict holds something else
+    that is trainable, since it would be neither trained nor saved. A tuple hides what is no part.
     """
 
     training = False
@@ -53,7 +53,7 @@ class Module:
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.source is value:
                 yield prefix + name, value
-            elif isinstance(value, list | tuple | dict | set):
+            elif isinstance(value, list | dict):
                 _check_found(prefix + name, value)
         for name, child in self.children():
             yield from child.named_parameters(f"{prefix}{name}.")
@@ -66,14 +66,14 @@ class Module:
         """Those that are not frozen. To freeze a parameter, set its ``requires_grad`` to False."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def train(self, mode: bool = True) -> "Module":
+    def train(self, mode: bool = True) -> Self:
         """Switch dropout on, here and in all parts. A new or loaded model has it off."""
         self.training = mode
         for _, child in self.children():
             child.train(mode)
         return self
 
-    def eval(self) -> "Module":
+    def eval(self) -> Self:
         """Switch dropout off."""
         return self.train(False)
 
@@ -101,13 +101,18 @@ class Module:
 
 
 def _check_found(name, container):
-    """Raise TypeError unless a Module finds all parameters and parts in this attribute."""
+    """Raise TypeError if a list or dict holds what would have to be trained, and isn't found there."""
     for value in container.values() if isinstance(container, dict) else container:
         if isinstance(container, list) and isinstance(value, Module):
             continue
-        inside = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(part, Tensor | Module) for part in inside):
+        if any(map(_is_trained, value if isinstance(value, list | tuple) else [value])):
             raise TypeError(f"{name}: parameters are found as attributes, and parts also in a list of Modules alone")
+
+
+def _is_trained(value):
+    if isinstance(value, Tensor):
+        return value.requires_grad and value.source is value
+    return isinstance(value, Module) and bool(value.trainable_parameters())
 
 
 def declare(shape: tuple[int, ...], dtype: np.dtype, value: float = 0.0) -> Tensor:

@@ -44,11 +44,11 @@ def open_model(which: WhichModel) -> "tuple[Path, Checkpoint]":
     from npgpt.checkpoints import open_checkpoint
     from npgpt.checkpoints.run_states import newest_run
 
-    path = Path(which.adapter or which.model or newest_run())
+    name = which.adapter or which.model or newest_run()
     if which.adapter is not None:
         adapter = open_adapter(which.adapter, which.checkpoint)
         if which.model is not None:  # which is taken as the base, whatever the adapter says
             base = open_checkpoint(which.model)
             check_named_base(adapter, base)
-            return path, with_adapter(base, adapter)
-    return path, open_checkpoint(path, which.checkpoint)
+            return Path(name), with_adapter(base, adapter)
+    return Path(name), open_checkpoint(name, which.checkpoint)  # as it was typed: ./gpt2 is no model's name

@@ -12,7 +12,7 @@ from npgpt import kernels
 from npgpt.errors import ConfigError
 from npgpt.kernels.machine.memory import keep_freed_memory
 from npgpt.name_patterns import matching
-from npgpt.tensor import Tensor, check_tensors
+from npgpt.tensor import Tensor
 
 
 class AdamW:
@@ -66,7 +66,7 @@ class AdamW:
         are_rates = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         if not (_is_size(lr) and _is_size(eps) and _is_size(weight_decay) and are_rates):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
-            raise ValueError(f"lr, eps and weight_decay must be 0 or more, and the two betas below 1: {given}")
+            raise ValueError(f"lr, eps and weight_decay must be 0 or more and finite, the two betas below 1: {given}")
         if lr == 0 and lr_for:
             raise ConfigError("lr_for is relative to lr, which can't be 0 then")
         named = dict(pairs)
@@ -79,7 +79,7 @@ class AdamW:
         self.lr_factors = dict.fromkeys(self.parameters, 1.0)
         for pattern, own in (lr_for or {}).items():
             if not _is_size(own):
-                raise ValueError(f"lr_for {pattern!r} must be 0 or more, not {own}")
+                raise ValueError(f"lr_for {pattern!r} must be 0 or more and finite, not {own}")
             covered = matching(self.parameters, pattern, "parameter that is trained")
             self.lr_factors |= dict.fromkeys(covered, own / lr)
         self.exp_avg = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
@@ -96,7 +96,7 @@ class AdamW:
         if not isinstance(gradient_scale, Real) or not math.isfinite(gradient_scale):
             raise ValueError(f"gradient_scale must be a finite number, not {gradient_scale!r}")
         if not _is_size(self.lr):
-            raise ValueError(f"lr must be 0 or more, not {self.lr}")
+            raise ValueError(f"lr must be 0 or more and finite, not {self.lr}")
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")
@@ -192,7 +192,8 @@ def grad_norm(parameters: Iterable[Tensor]) -> float:
     """
     gradients = []
     for p in parameters:
-        check_tensors(p)
+        if not isinstance(p, Tensor):
+            raise TypeError(f"parameters are Tensors, as model.parameters() gives them, not {type(p).__name__}")
         if p.grad is not None:
             if p.grad.dtype != p.dtype:
                 raise TypeError(f"a parameter of {p.dtype} has a gradient of {p.grad.dtype}")

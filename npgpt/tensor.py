@@ -26,7 +26,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -156,8 +156,10 @@ class Tensor:
         """The same array, not a copy, without the record."""
         return Tensor(self.data)
 
-    def __array__(self, *arguments, **options):
-        raise TypeError("a Tensor is no array: take its data, which has no record, as x.data")
+    if not TYPE_CHECKING:  # which would take a Tensor for an ArrayLike
+
+        def __array__(self, *arguments, **options):
+            raise TypeError("a Tensor is no array: take its data, which has no record, as x.data")
 
     def __len__(self):
         return len(self.data)
@@ -169,7 +171,7 @@ class Tensor:
         return float(self.data.item())
 
     def __bool__(self) -> bool:
-        """Of one element: whether it isn't 0. Raises ValueError of several, as NumPy does."""
+        """Of one element: whether it isn't 0. Raises ValueError of none or several, as NumPy does."""
         return bool(self.data)
 
     def __format__(self, form: str) -> str:
@@ -216,19 +218,20 @@ class Tensor:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    # x += y would make a new tensor, as x = x + y does. That is right for a sum, and never meant for a parameter.
+    # x += y makes a new tensor, as x = x + y does. That is right for a sum, and not for a parameter that is to be
+    # changed by its gradient.
 
     def __iadd__(self, other) -> "Tensor":
-        return _no_parameter(self) + other
+        return _not_updated(self) + other
 
     def __isub__(self, other) -> "Tensor":
-        return _no_parameter(self) - other
+        return _not_updated(self) - other
 
     def __imul__(self, other) -> "Tensor":
-        return _no_parameter(self) * other
+        return _not_updated(self) * other
 
     def __itruediv__(self, other) -> "Tensor":
-        return _no_parameter(self) / other
+        return _not_updated(self) / other
 
     def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self
@@ -302,12 +305,12 @@ class Tensor:
 def check_tensors(*inputs: Any) -> None:
     """Raise TypeError unless each is a Tensor or None. An array would be mistaken for one: it has ``data``, too."""
     for x in inputs:
-        if not isinstance(x, Tensor | None):
+        if x is not None and not isinstance(x, Tensor):
             raise TypeError(f"a Tensor is expected here, not {type(x).__name__}: Tensor(x) makes one of an array")
 
 
-def _no_parameter(x) -> Tensor:
-    if x.requires_grad and x._node is None:
+def _not_updated(x) -> Tensor:
+    if x.grad is not None:
         raise TypeError("+= and the like make a new tensor, and leave the parameter as it was: change its data, p.data")
     return x
 

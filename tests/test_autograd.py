@@ -286,7 +286,9 @@ def test_no_grad_may_end_in_another_context():
     """As in an async generator that is not read to its end."""
     block, elsewhere = no_grad(), contextvars.Context()
     elsewhere.run(block.__enter__)
-    block.__exit__(None, None, None)
+    with no_grad():
+        block.__exit__(None, None, None)
+        assert not is_grad_enabled()
     assert is_grad_enabled()
 
 

@@ -129,7 +129,7 @@ def test_convert_refuses_what_a_format_cannot_store(source):
     for name in ("a.pt", "a.safetensor", "pytorch_model.bin"):
         words = [
             f"{name}: files with this ending aren't written",
-            "ends in .safetensors, .bin, .gguf, or say which format (--to)",
+            "ends in .safetensors, .bin, .gguf, or give --to",
         ]
         refused("convert", "source", name, cwd=source, words=words)
     refused("convert", "nowhere/at/all", "a.gguf", cwd=source)

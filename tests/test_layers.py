@@ -50,13 +50,24 @@ def test_names_are_paths_of_attributes_and_indices():
 def test_parts_in_other_containers_are_refused():
     """They would be neither trained nor saved, in silence."""
     w, part = Tensor([1.0], requires_grad=True), Leaf()
-    for container in ([w], (part,), {"a": part}, {"a": w}, [[part]], [part, w], {part}, [1, (w,)]):
+    for container in ([w], {"a": part}, {"a": w}, [[part]], [part, w], [1, (w,)]):
         tree = Tree()
         tree.first.parts = container
         with pytest.raises(TypeError, match=r"^first\.parts: parameters are found as attributes"):
             tree.state_dict()
     tree.first.parts = [part, None, 1, "x", [2]]
     assert "first.parts.0.weight" in tree.state_dict()
+    del tree.first.parts
+    names = list(tree.state_dict())
+    for container in (
+        (part,),
+        {"mask": Tensor([1.0])},
+        [w * 2],
+        [tree.scale * tree.first.weight],
+        {"a": Dropout(0, None)},
+    ):
+        tree.first.kept = container  # a hidden Module, constants, results
+        assert list(tree.state_dict()) == names
 
 
 def test_what_an_operation_made_is_no_parameter():

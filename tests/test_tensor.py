@@ -154,9 +154,10 @@ def test_rows_of_a_tensor():
 def test_a_parameter_is_not_changed_by_its_name(change):
     """``p -= lr * p.grad`` would leave the model as it was. A sum of losses may grow so."""
     p = leaf([4.0])
+    (p * p).backward()
     with pytest.raises(TypeError, match=r"p\.data"):
         change(p, 2.0)
-    for before in (p * 1, Tensor([4.0])):
+    for before in (p * 1, Tensor([4.0]), leaf([4.0])):
         after = change(before, 2.0)
         assert after is not before
         assert before.data == 4

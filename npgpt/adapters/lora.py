@@ -89,8 +89,8 @@ def attach(model: GPT, adapter: Adapter, name: str = "default", trainable: bool 
     if name in attached(model):
         raise ConfigError(f"the model has an adapter {name!r} already: detach it first, or choose another name")
     if trainable:
-        for name_of, p in model.named_parameters():
-            if ".lora." not in name_of:  # another adapter that is trained
+        for path, p in model.named_parameters():
+            if ".lora." not in path:  # another adapter that is trained
                 p.requires_grad = False
     dtype = model.ln_f.weight.dtype
     for layer, (A, B) in adapter.matrices.items():

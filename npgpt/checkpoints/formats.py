@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from os import PathLike
-from pathlib import Path
 from types import ModuleType
 
 from npgpt.errors import CheckpointError
@@ -106,24 +104,6 @@ def by_suffix(suffix: str) -> str | None:
     ('gguf', 'huggingface', None)
     """
     return next((name for name, row in WRITTEN.items() if row.suffix == suffix), None if suffix else "huggingface")
-
-
-def named_by(path: str | PathLike) -> str:
-    """The format that a new file's or folder's name asks for. Raises CheckpointError if no such file is written.
-
-    >>> named_by("a/b.gguf"), named_by("gpt-2.1")
-    ('gguf', 'huggingface')
-    """
-    name = Path(path).name
-    suffix = Path(path).suffix.lower()
-    if suffix[1:].isdigit():  # a folder gpt-2.1
-        suffix = ""
-    to = by_suffix(suffix)
-    if to is None or name == "pytorch_model.bin":
-        endings = ", ".join(row.suffix for row in WRITTEN.values() if row.suffix)
-        wanted = f"Name a folder or a file that ends in {endings}, or say which format (--to)"
-        raise CheckpointError(f"{path}: files with this ending aren't written.\n{wanted}.")
-    return to
 
 
 def identify(begin: bytes, end: bytes) -> Format | None:

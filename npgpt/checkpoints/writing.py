@@ -22,7 +22,8 @@ def save(
 ) -> None:
     """Write a model to a new folder or file; ``load`` and others' tools open it.
 
-    to          "huggingface" (a folder), "safetensors", "llm.c" or "gguf"; None: by the path's ending, as ``convert``
+    to          "huggingface" (a folder), "safetensors", "llm.c" or "gguf"; None: by the path's ending, and
+                without one of theirs a folder
     dtype       of the weights: "F32" (the default), "F16", "BF16", "Q8_0", "Q4_0"; each format has some of them
     tokenizer   goes with the weights; without one, it is GPT-2's if the vocabulary has its size
 
@@ -32,7 +33,7 @@ def save(
         place = adapted[0].rpartition(".lora")[0]
         advice = "adapters.merge makes it part of the weights, and adapters.write_peft writes it alone"
         raise CheckpointError(f"the model has an adapter at {place}: {advice}")
-    to = formats.named_by(path) if to is None else to
+    to = to or formats.by_suffix(Path(path).suffix.lower()) or "huggingface"
     tensors = {name: lazy_array(array) for name, array in model.state_dict().items()}
     find = by_size(model.config.vocab_size) if tokenizer is None else lambda: tokenizer
     write_checkpoint(path, Checkpoint("model", model.config, tensors, Path(path), find_tokenizer=find), to, dtype)

@@ -210,5 +210,5 @@ def test_what_is_written_is_told_to_be_that(tmp_path, row):
         (tmp_path / "again").mkdir()
         save(with_random_parameters(GPT(CONFIG)), tmp_path / "again" / f"a{row.suffix}")
         assert (tmp_path / "again" / f"a{row.suffix}").read_bytes() == (tmp_path / f"a{row.suffix}").read_bytes()
-    with pytest.raises(CheckpointError, match="files with this ending aren't written"):
-        save(GPT(CONFIG), tmp_path / "c.pt")
+    save(GPT(CONFIG), tmp_path / "gpt-2.5-mini")
+    assert (tmp_path / "gpt-2.5-mini" / "config.json").exists()
