@@ -59,7 +59,20 @@ _MODULES = {
     "tokenizers": "text.tokenizers",
 }
 
-__all__ = [*_HOME, "ops", "optim"]
+__all__ = [  # written out, since type checkers read it
+    "GPT",
+    "AdamW",
+    "CheckpointError",
+    "GPTConfig",
+    "Tensor",
+    "load",
+    "no_grad",
+    "ops",
+    "optim",
+    "playground",
+    "set_matmul_precision",
+    "trace",
+]
 
 
 if not TYPE_CHECKING:  # with which every name would seem to be there

@@ -84,5 +84,6 @@ def test_type_checkers_see_the_names_that_are_imported_late(name):
     names = {name for name in seen if not name.startswith("__")} - {"batches"}  # which is npgpt.data
     if name == "npgpt":
         assert names == {*npgpt._HOME, *npgpt._MODULES}
+        assert set(npgpt.__all__) == {*npgpt._HOME, "ops", "optim"}
     for late in names:
         assert getattr(module, late) is seen[late]
