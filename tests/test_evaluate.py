@@ -298,6 +298,7 @@ def test_ctrl_c(work, monkeypatch):
         (["text.txt", "--json", "text.txt"], "text.txt is there already"),
         (["text.txt", "--json", "nowhere/out.json"], "nowhere is not a folder"),
         (["text.txt", "--model", "runs/none"], "runs/none: there is no such file or folder"),
+        (["text.txt", "--model", "./gpt2"], "./gpt2: there is no such file or folder"),  # not the model of that name
         (["text.txt", "--against", "text.txt"], "not a file format that npgpt reads"),
         (["words.jsonl", "--against", "runs/b"], "words.jsonl: --against compares models on texts"),
         (["text.txt", "--against", "runs/b", "--task", "lambada"], "on texts: leave out --task"),

@@ -346,6 +346,14 @@ def test_an_array_that_a_backward_function_keeps_is_no_gradient():
             gradcheck(function, [np.array([3.0, 4.0])])
 
 
+def test_a_function_that_adds_in_place():
+    def f(x):
+        x += x * x
+        return x
+
+    assert gradcheck(f, [np.array([1.0, 2.0])])
+
+
 def test_an_input_that_is_given_away_as_a_gradient():
     with pytest.raises(ValueError, match="changes input 0"):
         gradcheck(lambda x: Tensor.from_op(x.data.copy(), (x,), lambda dy, needs: (x.data,)), [np.ones(2)])
