@@ -203,6 +203,8 @@ def _by_hand(f, leaves, rng):
     check_inputs()
     f(*leaves).backward(dy)
     _check_nothing_is_kept(gradients, copies, [leaf.grad for leaf in leaves])
+    for leaf in leaves:
+        leaf.grad = None
     return values, dy, copies
 
 
