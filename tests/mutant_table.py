@@ -419,7 +419,7 @@ MUTANTS = [
     Mutant("Reporter.write", "PART * (now - began)", "0", "the report's cost unbounded"),
     Mutant("EventFiles.__init__", "step + 1", "step + 2", "a lost step stays"),
     Mutant("Saver._write_next", "run_states.keep_last(self.folder, self.on_disk)", "pass", "no earlier state is kept"),
-    Mutant("run_states.state_files", "not _is_gone_or(path, last)", "True", "a second name of the last state taken for an earlier one"),
+    Mutant("run_states.state_files", "not _is_last_or_gone(path, last)", "True", "a second name of the last state taken for an earlier one"),
     Mutant("Alone.forget", "moments[...] = 0", "pass", "a rehearsal's gradients stay in the moments"),
     Mutant("rehearse", "run.model.set_rng_state(random_numbers)", "pass", "a rehearsal uses up random numbers"),
     Mutant("checksums.check_tensor", "sums and sums.get(name) != _crc32(array)", "False", "a damaged tensor isn't noticed", tests="checkpoints/test_runs.py"),

@@ -43,10 +43,10 @@ def state_files(run: str | Path) -> list[Path]:
     """
     found = {int(match[1]): path for path in Path(run).glob("step-*") if (match := _EARLIER.fullmatch(path.name))}
     last, earlier = Path(run) / runs.LAST_FILE, [found[step] for step in sorted(found, reverse=True)]
-    return [last, *(path for path in earlier if not _is_gone_or(path, last))] if last.exists() else earlier
+    return [last, *(path for path in earlier if not _is_last_or_gone(path, last))] if last.exists() else earlier
 
 
-def _is_gone_or(path, last):
+def _is_last_or_gone(path, last):
     """Whether a state is last.safetensors, or was removed a moment ago by the process that trains the run."""
     try:
         return path.samefile(last)
