@@ -218,20 +218,13 @@ class Tensor:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    # x += y makes a new tensor, as x = x + y does. That is right for a sum, and not for a parameter that is to be
-    # changed by its gradient.
+    # x -= y makes a new tensor, as x = x - y does: right for a difference, and not for p -= lr * p.grad.
 
     def __iadd__(self, other) -> "Tensor":
         return _not_updated(self) + other
 
     def __isub__(self, other) -> "Tensor":
         return _not_updated(self) - other
-
-    def __imul__(self, other) -> "Tensor":
-        return _not_updated(self) * other
-
-    def __itruediv__(self, other) -> "Tensor":
-        return _not_updated(self) / other
 
     def __rsub__(self, other) -> "Tensor":
         return _constant(other, self) - self
@@ -311,7 +304,7 @@ def check_tensors(*inputs: Any) -> None:
 
 def _not_updated(x) -> Tensor:
     if x.grad is not None:
-        raise TypeError("+= and the like make a new tensor, and leave the parameter as it was: change its data, p.data")
+        raise TypeError("+= and -= make a new tensor, and leave the parameter as it was: change its data, p.data")
     return x
 
 

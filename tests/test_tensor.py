@@ -150,7 +150,7 @@ def test_rows_of_a_tensor():
         list(Tensor(1.0))
 
 
-@pytest.mark.parametrize("change", [operator.iadd, operator.isub, operator.imul, operator.itruediv])
+@pytest.mark.parametrize("change", [operator.iadd, operator.isub])
 def test_a_parameter_is_not_changed_by_its_name(change):
     """``p -= lr * p.grad`` would leave the model as it was. A sum of losses may grow so."""
     p = leaf([4.0])
@@ -161,7 +161,7 @@ def test_a_parameter_is_not_changed_by_its_name(change):
         after = change(before, 2.0)
         assert after is not before
         assert before.data == 4
-        assert after.data in (6, 2, 8)
+        assert after.data in (6, 2)
 
 
 def test_a_parent_must_be_a_tensor():
