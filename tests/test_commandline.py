@@ -1,24 +1,17 @@
-"""What the commands do with what is typed: flags and their spellings, help, and how a process ends."""
+"""What the commands do with what is typed: flags and their spellings, and help."""
 
-import io
 import re
 import subprocess
 import sys
-import textwrap
-import warnings
-from unittest import mock
 
 import pytest
 from conftest import ROOT
 from helpers.commands import Ended, assert_refused, command, listing, refused
 
-from npgpt import commandline
 from npgpt.commandline import Parser
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS
-from npgpt.errors import CheckpointWarning, UserError
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
-from npgpt.signals import Stopped
 from npgpt.text import LOSSES
 from npgpt.training.settings import TrainSettings
 
@@ -261,6 +254,10 @@ def test_a_text_whose_name_begins_like_a_flag(folder):
     refused("train", "--lr=1", "--", "a_b", "--lr_", cwd=folder, words=["there is no file or folder a_b"])
 
 
+def test_a_name_that_is_not_utf_8(tmp_path):
+    refused("train", "caf\udce9.txt", cwd=tmp_path, words=["the name 'caf\\udce9.txt' is not UTF-8"])
+
+
 # Help
 
 
@@ -282,131 +279,6 @@ def test_help_of_train_has_what_is_not_a_setting(python):
     help, _ = in_a_fresh_python(python, "train", "-h")
     assert "--resume [RUN]" in help.out
     assert "[TEXT ...]" in help.out
-
-
-# How a process ends
-
-
-def ends(main, **streams) -> Ended:
-    """What ``run`` makes of a main that raises or returns."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for encoding in ("ascii", "utf-8"))
-    with mock.patch.multiple(sys, stdout=out, stderr=err), pytest.raises(SystemExit) as end:
-        commandline.run(main)
-    return Ended(end.value.code, *(stream.flush() or stream.buffer.getvalue().decode() for stream in (out, err)))
-
-
-def raises(error):
-    def main():
-        raise error
-
-    return main
-
-
-def test_a_name_that_is_not_utf_8(tmp_path):
-    refused("train", "caf\udce9.txt", cwd=tmp_path, words=["the name 'caf\\udce9.txt' is not UTF-8"])
-
-
-def test_how_a_process_ends():
-    assert ends(lambda: 0) == (0, "", "")
-    assert ends(raises(UserError("two\nlines"))) == (2, "", "error: two\nlines\n")
-    assert ends(raises(KeyboardInterrupt())) == (130, "", "stopped\n")
-    assert ends(raises(OSError(28, "No space left", "x"))) == (2, "", "error: x: No space left\n")
-    temporary = OSError(28, "No space left", "/a b/.x.bin.0123abcd.npgpt-tmp")
-    assert ends(raises(temporary)) == (2, "", "error: /a b/x.bin: No space left\n")
-    assert ends(raises(OSError("by itself"))) == (2, "", "error: by itself\n")
-    assert ends(raises(MemoryError("Unable"))) == (2, "", "error: not enough memory. Unable\n")
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
-        commandline.run(raises(ZeroDivisionError()))
-
-
-@pytest.mark.parametrize(
-    ("system", "error", "closed"),
-    [("linux", BrokenPipeError(32, "Broken pipe"), True), ("win32", OSError(22, "Invalid argument"), True),
-     ("linux", OSError(22, "Invalid argument"), False), ("win32", OSError(22, "Invalid argument", "a?"), False)],
-)  # fmt: skip
-def test_what_the_system_says_of_a_pipe_that_was_closed_at_its_other_end(monkeypatch, system, error, closed):
-    monkeypatch.setattr(commandline.sys, "platform", system)
-    assert commandline._nobody_reads(error) == closed
-
-
-def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
-    def main():
-        try:
-            raise Stopped(15)
-        except KeyboardInterrupt as error:
-            raise ImportError("please read this") from error
-
-    assert ends(main) == (143, "", "stopped\n")
-    with pytest.raises(ImportError):
-        commandline.run(raises(ImportError("no such module")))
-
-
-def test_an_interrupt_that_an_import_dropped():
-    """As Numba's extension modules do, which raise an ImportError without a cause."""
-    script = """
-        import signal
-        from npgpt.commandline import run
-
-        def main():
-            try:
-                signal.raise_signal(signal.SIGINT)
-            except KeyboardInterrupt:
-                pass
-            raise ImportError("numba._devicearray failed to import")
-
-        run(main)"""
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-               + textwrap.dedent(script)]  # fmt: skip
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
-
-
-def test_an_interrupt_in_a_destructor_is_not_lost():
-    """And what the process waits for ends at once."""
-    script = """
-        import time
-        from npgpt.commandline import run
-
-        class Interrupted:
-            def __del__(self):
-                raise KeyboardInterrupt
-
-        def main():
-            Interrupted()
-            time.sleep(600)
-
-        run(main)"""
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
-
-
-def test_the_traceback_behind_a_message(monkeypatch):
-    for value, shown in (("1", True), ("0", False)):
-        monkeypatch.setenv("NPGPT_TRACEBACK", value)
-        ended = ends(raises(UserError("why")))
-        assert ended.code == 2
-        assert ended.err.endswith("error: why\n")
-        assert ended.err.startswith("Traceback (most recent call last):") == shown
-
-
-def test_a_character_that_the_terminal_does_not_have():
-    assert ends(lambda: print("naïve") or 0) == (0, "na?ve\n", "")
-
-
-def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
-    def main():
-        warnings.warn("mind the step", UserWarning, stacklevel=1)
-        warnings.warn("a tensor was ignored", CheckpointWarning, stacklevel=1)
-        return 0
-
-    with pytest.raises(SystemExit) as ended:
-        commandline.run(main)
-    shown = capsys.readouterr().err
-    assert ended.value.code == 0
-    assert "test_commandline.py:" in shown
-    assert "UserWarning: mind the step\n" in shown
-    assert shown.endswith("\nwarning: a tensor was ignored\n")
 
 
 def test_python_m_npgpt_lists_the_commands():

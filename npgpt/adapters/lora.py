@@ -23,11 +23,11 @@ class LoRA(Module):
 
     def __init__(self, A: np.ndarray, B: np.ndarray, adapter: Adapter, rng: np.random.Generator, trainable: bool):
         self.A, self.B = Tensor(A, trainable), Tensor(B, trainable)
-        self.adapter, self.config = replace(adapter, matrices={}), adapter.config
+        self.adapter = replace(adapter, matrices={})
         self.dropout = Dropout(adapter.config.dropout, rng)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        return ops.lora(y, x, self.A, self.B, self.config.scale, *self.dropout.draw())
+        return ops.lora(y, x, self.A, self.B, self.adapter.config.scale, *self.dropout.draw())
 
 
 class LoRALinear(Module):
@@ -64,7 +64,11 @@ class LoRALinear(Module):
     def weight(self) -> Tensor:
         """W + s A B, made anew: the same layer without an adapter. What packs weights for generating reads it."""
         W = self.base.weight
-        return W if self.lora is None else Tensor(merged(W.data, self.lora.A.data, self.lora.B.data, self.lora.config))
+        return (
+            W
+            if self.lora is None
+            else Tensor(merged(W.data, self.lora.A.data, self.lora.B.data, self.lora.adapter.config))
+        )
 
     @property
     def bias(self) -> Tensor | None:
@@ -138,7 +142,7 @@ def merge(model: GPT, name: str = "default") -> None:
             raise ConfigError("the model's weights are in 4 bits: python -m npgpt.convert --merge makes a whole model")
     for layer, part in layers:
         weight = layer.base.weight
-        weight.data = merged(weight.data, part.A.data, part.B.data, part.config)
+        weight.data = merged(weight.data, part.A.data, part.B.data, part.adapter.config)
     detach(model, name)
 
 
