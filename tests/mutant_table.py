@@ -474,7 +474,7 @@ MUTANTS = [
     Mutant("Connection.connection_made", "transport.set_write_buffer_limits(high=0)", "transport.set_write_buffer_limits()", "a client that doesn't read is not noticed", tests="serving/test_slow_clients.py"),
     Mutant("access_log.escaped", "c.isprintable()", "ord(c) > 31", "characters that move the terminal's cursor get into the log", tests="serving/test_refusals.py"),
     Mutant("lora.attach", "'.lora.' not in path", "True", "a second adapter freezes the first"),
-    Mutant("lora.merge", "weight.data = merged(weight.data, part.A.data, part.B.data, part.adapter.config)", "pass", "merging forgets the adapter"),
+    Mutant("lora.merge", "weight.data = part.merged_with(weight.data)", "pass", "merging forgets the adapter"),
     Mutant("lora.adapter_of", "replace(adapter, matrices={path: (part.A.data, part.B.data) for path, part in parts.items()})", "Adapter(adapter.config, {path: (part.A.data, part.B.data) for path, part in parts.items()})", "what is known of the base is lost"),
     Mutant("layers.Module.named_parameters", "value.source is value", "True", "a result that is kept becomes a parameter"),
     Mutant("layers._check_found", "isinstance(container, list)", "True", "Modules in a dict are neither trained nor saved"),

@@ -29,6 +29,10 @@ class LoRA(Module):
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         return ops.lora(y, x, self.A, self.B, self.adapter.config.scale, *self.dropout.draw())
 
+    def merged_with(self, W: np.ndarray) -> np.ndarray:
+        """W (in, out) -> W + s A B, a new array"""
+        return merged(W, self.A.data, self.B.data, self.adapter.config)
+
 
 class LoRALinear(Module):
     """y = base(x), and what the adapter in use adds to it.
@@ -64,11 +68,7 @@ class LoRALinear(Module):
     def weight(self) -> Tensor:
         """W + s A B, made anew: the same layer without an adapter. What packs weights for generating reads it."""
         W = self.base.weight
-        return (
-            W
-            if self.lora is None
-            else Tensor(merged(W.data, self.lora.A.data, self.lora.B.data, self.lora.adapter.config))
-        )
+        return W if self.lora is None else Tensor(self.lora.merged_with(W.data))
 
     @property
     def bias(self) -> Tensor | None:
@@ -142,7 +142,7 @@ def merge(model: GPT, name: str = "default") -> None:
             raise ConfigError("the model's weights are in 4 bits: python -m npgpt.convert --merge makes a whole model")
     for layer, part in layers:
         weight = layer.base.weight
-        weight.data = merged(weight.data, part.A.data, part.B.data, part.adapter.config)
+        weight.data = part.merged_with(weight.data)
     detach(model, name)
 
 
