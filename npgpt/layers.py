@@ -31,7 +31,7 @@ class Module:
     """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name.
 
     Results that an operation has recorded are no parameters. Raises TypeError where a list or dict holds something else
-    that is trainable, since it would be neither trained nor saved. A Module in a tuple is not looked for: it is no part.
+    that is trainable, since it would be neither trained nor saved. A Module in a tuple is no part.
     """
 
     training = False
