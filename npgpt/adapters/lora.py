@@ -89,6 +89,8 @@ def attach(model: GPT, adapter: Adapter, name: str = "default", trainable: bool 
 
     Raises ConfigError if the adapter doesn't fit the model, or there is one of that name already.
     """
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"an Adapter is attached, not {type(adapter).__name__}: open_adapter(path) reads one")
     adapter.check(model.config)
     if name in attached(model):
         raise ConfigError(f"the model has an adapter {name!r} already: detach it first, or choose another name")

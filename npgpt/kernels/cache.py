@@ -38,6 +38,9 @@ class KernelCache:
     compiles it: a digest, then the compiled code. The digest covers the code and the source's stamp, so a file that is
     out of date, cut off or damaged is a miss. A file is replaced in one go, so processes need no locks.
 
+    If the source's folder can't be written (an image or a system-wide install), the files that its owner compiled are
+    used, and what is missing there is kept in the user's folder.
+
     Nothing is cached of a function without a source file (typed into a notebook), or of one that uses variables of a
     function around it, whose values the source doesn't tell; nor if no folder can be written.
     """
@@ -49,14 +52,19 @@ class KernelCache:
         self._dispatcher = dispatcher
         function = dispatcher.py_func
         self._source, self._stamp = Path(function.__code__.co_filename), ""
-        self.cache_path = None  # None: each process compiles
+        self.cache_path = None  # where files are written; None: each process compiles
+        self._folders = []  # where they are read
         with suppress(RuntimeError, OSError):
             if not function.__closure__:
                 self._stamp = stamp(self._source)  # now: the file may be edited before the function is compiled
+                if not numba.config.CACHE_DIR:
+                    self._folders.append(str(self._source.parent / "__pycache__"))
                 # Private: Numba's search: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache folder.
                 found = CompileResultCacheImpl(function).locator.get_cache_path()
                 # Of a user without a home, "~" stays: a folder of that name, wherever the process happens to run.
-                self.cache_path = None if found.startswith("~") else found
+                if not found.startswith("~"):
+                    self.cache_path = found
+                    self._folders.append(found)
 
     def holds(self, types: tuple) -> bool:
         """Whether a file for these argument types is there and good. Nothing is loaded."""
@@ -84,15 +92,16 @@ class KernelCache:
             progress.seconds = before + perf_counter() - began
 
     def _read(self, types) -> bytes | None:
-        with suppress(OSError, TypeError):  # no such file, no folder
-            content = self._path(types).read_bytes()
-            if content[:32] == self._digest(content[32:]):
-                return content[32:]
+        for folder in self._folders:
+            with suppress(OSError):  # no such file, no folder
+                content = Path(folder, self._name(types)).read_bytes()
+                if content[:32] == self._digest(content[32:]):
+                    return content[32:]
         return None
 
     def _write(self, types, code):
         with suppress(OSError, TypeError):  # a full disk, no folder
-            path = self._path(types)
+            path = Path(self.cache_path, self._name(types))
             new = path.with_suffix(f".{uuid.uuid4().hex}")
             try:
                 new.write_bytes(self._digest(code) + code)
@@ -103,11 +112,11 @@ class KernelCache:
     def _digest(self, code) -> bytes:
         return hashlib.sha256(self._stamp.encode() + code).digest()
 
-    def _path(self, types) -> Path:
+    def _name(self, types) -> str:
         # Private: magic_tuple describes the processor that Numba compiles for.
         machine = self._dispatcher.targetctx.codegen().magic_tuple()
         key = hashlib.sha256(repr((types, machine, UNIT, _VERSIONS)).encode()).hexdigest()[:16]
-        return Path(self.cache_path) / f"{self._source.stem}.{self._dispatcher.__name__}-{key}{self.suffix}"
+        return f"{self._source.stem}.{self._dispatcher.__name__}-{key}{self.suffix}"
 
 
 class PartCache(KernelCache):

@@ -216,6 +216,11 @@ def test_an_adapter_of_another_model():
             attach(base_model(**config), random_adapter())
 
 
+def test_a_path_is_no_adapter():
+    with pytest.raises(TypeError, match=r"not str: open_adapter\(path\) reads one"):
+        attach(base_model(), "poems")
+
+
 def test_scale_is_alpha_over_the_rank():
     assert LoRAConfig(8).scale == 2
     assert LoRAConfig(8, alpha=4).scale == 0.5

@@ -25,9 +25,9 @@ def calls(tmp_path, monkeypatch):
         cache.KernelCache, "_compile", lambda self, *types: compiled.append(types) or compile(self, *types)
     )
 
-    def call(x=2):
+    def call(x=2, function=triple):
         compiled.clear()
-        assert jit.jit(triple)(x) == 3 * x
+        assert jit.jit(function)(x) == 3 * x
         return len(compiled)
 
     return call
@@ -120,6 +120,25 @@ def test_no_folder_for_a_cache(calls, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CompileResultCacheImpl", nowhere)
     assert [calls(), calls()] == [1, 1]
     assert files(tmp_path) == []
+
+
+def test_what_the_packages_owner_compiled_is_used_by_those_who_may_not_write_there(calls, tmp_path, monkeypatch):
+    """What is missing there is kept in a folder of the user's own."""
+    beside, own = tmp_path / "package" / "__pycache__", tmp_path / "own"
+    beside.mkdir(parents=True)
+    own.mkdir()
+    source = beside.parent / "kernel.py"
+    source.write_text("def triple(x):\n    return 3 * x\n")
+    locator = SimpleNamespace(get_cache_path=lambda: str(beside))
+    monkeypatch.setattr(cache, "CompileResultCacheImpl", lambda function: SimpleNamespace(locator=locator))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    names = runpy.run_path(str(source))
+    assert [calls(2, names["triple"]) for _ in range(2)] == [1, 0]
+    locator.get_cache_path = lambda: str(own)
+    assert [calls(x, names["triple"]) for x in (2, 0.5, 0.5)] == [0, 1, 0]
+    assert [len(files(folder)) for folder in (beside, own)] == [1, 1]
+    locator.get_cache_path = lambda: "~/nowhere"
+    assert [calls(x, names["triple"]) for x in (2, 0.5)] == [0, 1]
 
 
 def test_a_user_without_a_home_gets_no_folder_that_is_called_tilde(calls, tmp_path, monkeypatch, capsys):
