@@ -296,7 +296,9 @@ def _message(error):
     """An error in words. A file that was being written is named as it was to be called in the end."""
     if isinstance(error, MemoryError):
         return f"not enough memory. {error}"
-    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | os.PathLike):
+    if isinstance(error, OSError) and error.strerror:
+        if not isinstance(error.filename, str | os.PathLike):
+            return error.strerror
         name = re.sub(r"(^|/)\.([^/]+)\.[0-9a-f]{8}\.npgpt-tmp$", r"\1\2", os.fspath(error.filename))
         return f"{name}: {error.strerror}"
     return str(error)

@@ -37,6 +37,7 @@ def test_how_a_process_ends():
     assert ends(raises(OSError(28, "No space left", "x"))) == (2, "", "error: x: No space left\n")
     temporary = OSError(28, "No space left", "/a b/.x.bin.0123abcd.npgpt-tmp")
     assert ends(raises(temporary)) == (2, "", "error: /a b/x.bin: No space left\n")
+    assert ends(raises(OSError(28, "No space left"))) == (2, "", "error: No space left\n")  # standard output, say
     assert ends(raises(OSError("by itself"))) == (2, "", "error: by itself\n")
     assert ends(raises(MemoryError("Unable"))) == (2, "", "error: not enough memory. Unable\n")
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback

@@ -290,6 +290,18 @@ def test_a_pipe_in_a_folder_is_no_text(tmp_path):
         list(iter_text(tmp_path))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="this system has no files for open pipes")
+def test_a_pipe_that_is_read_for_the_second_time():
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"words")
+    os.close(write_end)
+    path = f"/dev/fd/{read_end}"
+    assert list(iter_text(path)) == ["words"]
+    with pytest.raises(DataError, match="gives no text, or not a second time: save it in a file"):
+        list(iter_text(path))
+    os.close(read_end)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 2**18])
 def test_a_file_that_ends_within_a_character(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(text_files, "CHUNK", chunk)
