@@ -103,7 +103,7 @@ def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: in
 
 
 def _one_token(text, tokenizer) -> int:
-    from npgpt.text.tokenizers import END_OF_TEXT
+    from npgpt.text.tokenizer import END_OF_TEXT
 
     if text == END_OF_TEXT and tokenizer.end_of_text is not None:
         return tokenizer.end_of_text

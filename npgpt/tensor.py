@@ -161,7 +161,7 @@ class Tensor:
         def __array__(self, *arguments, **options):
             raise TypeError("a Tensor is no array: take its data, which has no record, as x.data")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
     def __iter__(self) -> Iterator["Tensor"]:
@@ -178,28 +178,28 @@ class Tensor:
         """As its number, if a form is given: f"{loss:.3f}"."""
         return format(self.item(), form) if form else str(self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
     # Arithmetic, elementwise with NumPy's broadcasting. A number, list or array as the other operand is a constant.
 
-    def __add__(self, other) -> "Tensor":
+    def __add__(self, other: "Tensor | ArrayLike") -> "Tensor":
         """y = a + b:  da = dy,  db = dy"""
         other = _constant(other, self)
         return _binary(self.data + other.data, self, other, lambda dy: dy, lambda dy: dy)
 
-    def __sub__(self, other) -> "Tensor":
+    def __sub__(self, other: "Tensor | ArrayLike") -> "Tensor":
         """y = a - b:  da = dy,  db = -dy"""
         other = _constant(other, self)
         return _binary(self.data - other.data, self, other, lambda dy: dy, lambda dy: -dy)
 
-    def __mul__(self, other) -> "Tensor":
+    def __mul__(self, other: "Tensor | ArrayLike") -> "Tensor":
         """y = a b:  da = dy b,  db = dy a"""
         other = _constant(other, self)
         a, b = self.data, other.data
         return _binary(a * b, self, other, lambda dy: dy * b, lambda dy: dy * a)
 
-    def __truediv__(self, other) -> "Tensor":
+    def __truediv__(self, other: "Tensor | ArrayLike") -> "Tensor":
         """y = a / b:  da = dy / b,  db = -dy a / b^2 = -dy (a / b) / b, in which no square overflows"""
         other = _constant(other, self)
         a, b = self.data, other.data
@@ -220,16 +220,16 @@ class Tensor:
 
     # x -= y makes a new tensor, as x = x - y does: right for a difference, and not for p -= lr * p.grad.
 
-    def __iadd__(self, other) -> "Tensor":
+    def __iadd__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _not_updated(self) + other
 
-    def __isub__(self, other) -> "Tensor":
+    def __isub__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _not_updated(self) - other
 
-    def __rsub__(self, other) -> "Tensor":
+    def __rsub__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _constant(other, self) - self
 
-    def __rtruediv__(self, other) -> "Tensor":
+    def __rtruediv__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _constant(other, self) / self
 
     def exp(self) -> "Tensor":
@@ -244,7 +244,7 @@ class Tensor:
 
     # Matrix product
 
-    def __matmul__(self, other) -> "Tensor":
+    def __matmul__(self, other: "Tensor | ArrayLike") -> "Tensor":
         """a (..., M, K) @ b (..., K, N) -> (..., M, N):  da = dy b^T,  db = a^T dy (derived in ops/linear.py)"""
         other = _constant(other, self)
         a, b = self.data, other.data
@@ -253,7 +253,7 @@ class Tensor:
         da, db = lambda dy: _matmul(dy, b.swapaxes(-1, -2)), lambda dy: _matmul(a.swapaxes(-1, -2), dy)
         return _binary(_matmul(a, b), self, other, da, db)
 
-    def __rmatmul__(self, other) -> "Tensor":
+    def __rmatmul__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _constant(other, self) @ self
 
     # Sums, and other shapes of the same elements
@@ -286,7 +286,7 @@ class Tensor:
         back = np.argsort([a % self.ndim for a in order] if axes else range(self.ndim)[::-1])
         return Tensor.from_op(y, (self,), lambda dy, needs: (dy.transpose(back),))
 
-    def __getitem__(self, index) -> "Tensor":
+    def __getitem__(self, index: Any) -> "Tensor":
         """A selection. Each dy is added to the dx of the element that was taken. One taken twice receives two."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")

@@ -58,7 +58,7 @@ class Comparison:
     by_hand: float | None
     numerical: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         place = str(list(self.index)) if self.index else ""
         by_hand = "none" if self.by_hand is None else f"{self.by_hand:.5g}"
         return f"d{self.name}{place}: by hand {by_hand}, numerically {self.numerical:.5g}"
@@ -87,7 +87,7 @@ class Report:
         """The largest error of an input."""
         return max(comparison.error for comparison in self.inputs)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "\n".join(f"{'ok   ' if c.ok else 'WRONG'}  {c}  (error {c.error:.1e})" for c in self.inputs)
 
 

@@ -65,7 +65,7 @@ class Operation:
         """The gradient of the result, with which the backward function was called."""
         return self.result.gradient
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = ", ".join("None" if x is None else str(x.data.shape) for x in self.inputs)
         return f"<{self.index} {self.name} {self.path}: {shapes} -> {self.result.data.shape}>"
 

@@ -64,7 +64,7 @@ class GPT2Tokenizer(BytePairTokenizer):
     name = "gpt2"
     end_of_text = 50256
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(gpt2_bpe.tokens())
 
     @property

@@ -11,6 +11,16 @@ from npgpt.text import TOKENIZERS, tokenizer_name
 from npgpt.text.byte_pairs import BPETokenizer, GPT2Tokenizer
 from npgpt.text.tokenizer import END_OF_TEXT, Tokenizer, describe, utf8
 
+__all__ = [
+    "BPETokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "GPT2Tokenizer",
+    "Tokenizer",
+    "make_tokenizer",
+    "tokenizer_from_dict",
+]
+
 
 class CharTokenizer(Tokenizer):
     """One id for each character of a text, by code point. The id after them, if wanted, is <|endoftext|>."""
@@ -84,7 +94,7 @@ class ByteTokenizer(Tokenizer):
     name = "byte"
     end_of_text = 256
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__([*(bytes([byte]) for byte in range(256)), END_OF_TEXT.encode()])
 
     def encode(self, text: str) -> np.ndarray:

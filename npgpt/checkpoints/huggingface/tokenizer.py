@@ -27,7 +27,8 @@ from npgpt.checkpoints.shared.tokenizers import OUR_TOKENIZER_FILE
 from npgpt.text import gpt2_bpe
 from npgpt.text.byte_level import bytes_to_unicode, spelled_merges
 from npgpt.text.byte_pairs import BPETokenizer, BytePairTokenizer
-from npgpt.text.tokenizers import END_OF_TEXT, CharTokenizer, GPT2Tokenizer, Tokenizer
+from npgpt.text.tokenizer import END_OF_TEXT
+from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer, Tokenizer
 
 # Spelled byte by byte, as characters; use_regex: cut into GPT-2's pieces first, within which bytes are merged.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
