@@ -28,7 +28,7 @@ from npgpt.training.products import choose_products, keep_products
 from npgpt.training.run import Run
 from npgpt.training.saver import check_room
 from npgpt.training.settings import AUTO, TrainSettings, plan_from_dict
-from npgpt.training.trainable import new_model, stored_model
+from npgpt.training.trainable import check_names, new_model, stored_model
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
         preset, budget = settings.preset or defaults.PRESET, settings.time_budget
         # What can't be is refused before the text is read.
         if preset != AUTO:
-            GPTConfig.preset(preset, **overrides)
+            check_names(GPTConfig.preset(preset, **overrides), settings)
         elif budget is None:
             raise ConfigError(f"--preset {AUTO} goes by the time: give a --time-budget")
         tokenizer = tokenizer_for(settings.tokenizer, settings.texts, defaults.TOKENIZER)
@@ -181,6 +181,8 @@ def _starting_point(settings: TrainSettings) -> tuple[GPTConfig, Tokenizer, Chec
     config = checkpoint.config
     if settings.context is not None and settings.context > config.block_size:
         raise ConfigError(f"--context {settings.context} is beyond {settings.init_from}'s {config.block_size}")
+    if settings.lora_rank is None:
+        check_names(config, settings)
     return replace(config, dropout=overrides.get("dropout", config.dropout)), tokenizer, checkpoint
 
 

@@ -22,6 +22,7 @@ from npgpt.errors import CheckpointError, ConfigError
 from npgpt.gpt import GPT, parameter_count
 from npgpt.name_patterns import matching, split_patterns
 from npgpt.precompile import AdapterToCompile
+from npgpt.training.parts import parse_rates
 from npgpt.training.settings import TrainSettings
 
 
@@ -121,6 +122,15 @@ def choose(model: GPT, settings: TrainSettings) -> None:
         p.requires_grad = name in kept
     if not kept:
         raise ConfigError(f"nothing is left to train: --train-only and --freeze leave no {what}")
+
+
+def check_names(config: GPTConfig, settings: TrainSettings) -> None:
+    """Raise ConfigError if a pattern matches nothing that would be trained of such a model. It takes no memory."""
+    model = GPT.empty(config)
+    choose(model, settings)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    for pattern in parse_rates(settings.lr_for) if settings.lr_for else ():
+        matching(names, pattern, "parameter that is trained")
 
 
 def _covered(names: list[str], patterns: str, what: str) -> set[str]:

@@ -78,7 +78,14 @@ def test_a_resumed_run_freezes_the_same_and_keeps_its_rates(folder):
     (("--lr-for", "wte=1e-3", "--freeze", "wte"), "'wte' matches no parameter that is trained"),
 ])  # fmt: skip
 def test_mistakes(folder, flags, words):
-    refused("train", "text.txt", *QUICK, *flags, cwd=folder, words=[words])
+    """They are noticed before a text is read, which may take minutes."""
+    refused("train", "no such text", *QUICK, *flags, cwd=folder, words=[words])
+
+
+def test_mistakes_in_names_of_a_checkpoints_parameters(folder):
+    run, _ = train(folder, *RUN, "--max-steps", 1)
+    for flags in (("--freeze", "wtf"), ("--lr-for", "wtf=1e-3")):
+        refused("train", "no such text", "--init-from", run, *flags, cwd=folder, words=["'wtf' matches no parameter"])
 
 
 CONFIG = GPTConfig(vocab_size=600, block_size=64, n_layer=4, n_head=2, n_embd=64, dropout=0.0)
