@@ -98,10 +98,8 @@ def _resume(folder, given) -> Run:
     path, weights, moments, state = run_states.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
     resolved = settings.resolve(len(data.windows), plan.context, data.beginning)
-    if plan.time_budget and not resolved.time_budget:  # the run ended before its steps were chosen
-        changed = replace(resolved, sample_prompt=plan.sample_prompt)
-    else:
-        changed = plan.changed(resolved, set(given))
+    is_planned_anew = plan.time_budget and not resolved.time_budget  # the run ended before its steps were chosen
+    changed = resolved if is_planned_anew else plan.changed(resolved, set(given))
     occupied = resident_bytes()
     run = Run(settings, changed, stored_model(settings, config, weights, path), tokenizer, data, occupied)
     _load_state(run, moments, state, path, folder)

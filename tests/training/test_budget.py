@@ -89,11 +89,11 @@ def test_a_schedule_that_was_never_made_is_not_kept(folder, monkeypatch):
     monkeypatch.setattr(execute, "rehearse", lambda run, stopped: (_ for _ in ()).throw(KeyboardInterrupt))
     assert command("train", *RUN[:-2], "--time-budget", "1s", cwd=folder).code == 130
     monkeypatch.setattr(execute, "rehearse", lambda run, stopped: PACE)
-    assert command("train", "--resume", "--max-steps", 40, cwd=folder).code == 0
+    assert command("train", "--resume", "--max-steps", 40, "--sample-prompt", "Hello", cwd=folder).code == 0
     plan = json.loads((folder / "runs" / "text" / "config.json").read_text())["plan"]
     expected = TrainSettings(max_steps=40).resolve(1, 1)
     assert [plan[name] for name in ("max_steps", "decay_steps", "warmup")] == [40, 40, expected.warmup]
-    assert plan["time_budget"] == 0
+    assert (plan["time_budget"], plan["sample_prompt"]) == (0, "Hello")
 
 
 # Presets
