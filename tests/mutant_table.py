@@ -493,6 +493,6 @@ MUTANTS = [
     Mutant("playground._Work._placed", "other < self.served.ids", "True", "ids without a text are offered", tests="serving/test_playground.py"),
     Mutant("playground.router", "pictures.locked()", "False", "any number of pictures may wait", tests="serving/test_playground.py"),
     Mutant("Engine._work", "self._tell()\nfor _, future in self._functions:\n    future.cancel()", "for _, future in self._functions:\n    future.cancel()", "texts that are cut at the end are not told", tests="serving/test_engine.py"),
-    Mutant("app.make_app", "{*OPEN_PATHS, '/'}", "OPEN_PATHS", "the page can't ask for the token", tests="serving/test_playground.py"),
+    Mutant("guard.OPEN_PATHS", "frozenset({'/', '/health'})", "frozenset({'/health'})", "the page can't ask for the token", tests="serving/test_playground.py"),
     Mutant("playground.page_headers", "re.findall(f'(?s)<{tag}>(.*?)</{tag}>', page)[-1].encode()", "re.findall(f'(?s)<{tag}>(.*?)</{tag}>', page)[-1].strip().encode()", "the page's own script may not run", tests="serving/test_playground.py"),
 ]

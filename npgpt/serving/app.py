@@ -9,7 +9,7 @@ from npgpt.serving.access_log import AccessLog
 from npgpt.serving.body import LimitedBody
 from npgpt.serving.engine import Engine
 from npgpt.serving.errors import add_handlers
-from npgpt.serving.guard import OPEN_PATHS, Guard
+from npgpt.serving.guard import Guard
 from npgpt.serving.served import Served
 from npgpt.serving.settings import ServeSettings, read_token
 
@@ -27,8 +27,6 @@ def make_app(engine: Engine, settings: ServeSettings) -> FastAPI:
     add_handlers(app)
     # The last one that is added stands before the others.
     app.add_middleware(LimitedBody, limit=settings.body_bytes)
-    app.add_middleware(
-        Guard, host=settings.host, names=settings.allow_host, token=read_token(settings), open_paths={*OPEN_PATHS, "/"}
-    )
+    app.add_middleware(Guard, host=settings.host, names=settings.allow_host, token=read_token(settings))
     app.add_middleware(AccessLog)
     return app

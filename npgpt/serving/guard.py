@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from npgpt.serving.errors import ApiError
 from npgpt.serving.settings import as_address, is_loopback
 
-OPEN_PATHS = frozenset({"/health"})  # answered without the token
+OPEN_PATHS = frozenset({"/", "/health"})  # what GET answers without the token; the page at / asks for it
 
 
 class Guard:
@@ -25,21 +25,12 @@ class Guard:
     host            where the server listens
     names           other names that it has
     token           that clients must show; None: none
-    open_paths      what GET answers without the token; what ends with "/" is all below it
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        host: str,
-        names: Iterable[str] = (),
-        token: str | None = None,
-        open_paths: Iterable[str] = OPEN_PATHS,
-    ):
+    def __init__(self, app: ASGIApp, host: str, names: Iterable[str] = (), token: str | None = None):
         self.app, self.token = app, token
         self.names = {"localhost", *(name.lower() for name in (host, *names))}
         self.is_local = is_loopback(host)
-        self.open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self.refusal(scope) if scope["type"] == "http" else None
@@ -86,10 +77,7 @@ class Guard:
         return is_loopback(name) if self.is_local else as_address(name) is not None
 
     def _shows_token(self, scope, authorization):
-        path = scope["path"]
-        if scope["method"] in ("GET", "HEAD"):
-            below = (folder for folder in self.open_paths if folder.endswith("/") and folder != "/")
-            if path in self.open_paths or any(path.startswith(folder) for folder in below):
-                return True
+        if scope["method"] in ("GET", "HEAD") and scope["path"] in OPEN_PATHS:
+            return True
         scheme, _, shown = authorization.partition(" ")
         return scheme.lower() == "bearer" and compare_digest(shown.strip().encode(), self.token.encode())
