@@ -1,9 +1,10 @@
 """Lines on stderr, and how numbers are written in them."""
 
 import sys
-import unicodedata
 
 from tqdm import tqdm
+
+from npgpt.streams import without_control
 
 
 def log(line: str) -> None:
@@ -14,8 +15,7 @@ def log(line: str) -> None:
 
 def log_text(text: str) -> None:
     """Log a text that the model made, indented, without control characters: a terminal would obey them."""
-    shown = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    log("    | " + shown.replace("\n", "\n    | "))
+    log("    | " + without_control(text).replace("\n", "\n    | "))
 
 
 def format_duration(seconds: float) -> str:
