@@ -6,7 +6,7 @@ the connection was made). A client that is sent something must take it all, or a
 
 import asyncio
 import json
-from typing import Any
+from http import HTTPStatus
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -105,6 +105,5 @@ def _response(status: int, message: str, headers: dict[str, str]) -> bytes:
     """A whole response of HTTP/1.1."""
     body = json.dumps(ApiError(status, message).body()).encode()
     lines = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **headers}
-    phrases: dict[int, Any] = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"HTTP/1.1 {status} {phrases[status]}\r\n{head}\r\n".encode() + body
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body
