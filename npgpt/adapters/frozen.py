@@ -9,6 +9,7 @@ from npgpt import kernels
 from npgpt.kernels.few_bits import FewBits
 from npgpt.ops.cross_entropy import check_targets, mean_loss
 from npgpt.tensor import Tensor, needs_grad
+from npgpt.text.batches import IGNORED
 
 ROWS = 128  # at a time; fewer than with a float32 head, since whoever keeps that in few bits has little memory
 
@@ -41,10 +42,10 @@ def frozen_linear(x: Tensor, matrix: FewBits, bias: Tensor | None = None, transp
     return Tensor.from_op(y.reshape(*shape[:-1], O), (x, bias), backward)
 
 
-def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
+def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike) -> Tensor:
     """``linear_cross_entropy`` with a head that is kept in few bits and gets no gradient.
 
-    x (..., C), matrix (V, C), targets (...) of whole numbers from 0 to V - 1, or ignore_index -> ()
+    x (..., C), matrix (V, C), targets (...) of whole numbers from 0 to V - 1, or IGNORED -> ()
 
     Forward     logits = x W^T                                          (N, V)
                 loss = -1/n sum_i log softmax(logits_i)[t_i]            over the n targets that count
@@ -57,7 +58,7 @@ def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike, 
     V, C = matrix.shape
     if x.shape[-1:] != (C,):
         raise ValueError(f"frozen_linear_cross_entropy: x {x.shape}, W {matrix.shape}")
-    targets, count = check_targets(targets, x.shape[:-1], V, ignore_index)
+    targets, count = check_targets(targets, x.shape[:-1], V, IGNORED)
     N, shape = len(targets), x.shape
     rows = np.ascontiguousarray(x.data).reshape(N, C)
     losses, weights = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)
@@ -66,10 +67,10 @@ def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike, 
     for begin in range(0, N, ROWS):
         chunk = slice(begin, begin + ROWS)
         logits = kernels.few_bits_matmul(rows[chunk], matrix, True)
-        losses[chunk], row_max, row_sum = kernels.cross_entropy_forward(logits, targets[chunk], ignore_index)
+        losses[chunk], row_max, row_sum = kernels.cross_entropy_forward(logits, targets[chunk], IGNORED)
         if dx is not None:
             dlogits = kernels.cross_entropy_backward(
-                weights[chunk], logits, targets[chunk], row_max, row_sum, ignore_index, out=logits
+                weights[chunk], logits, targets[chunk], row_max, row_sum, IGNORED, out=logits
             )
             dx[chunk] = kernels.few_bits_matmul(dlogits, matrix)
             del dlogits
