@@ -11,6 +11,7 @@ from npgpt.layers import dropout_off
 from npgpt.ops.linear_cross_entropy import ROWS
 from npgpt.scoring.spans import Spans
 from npgpt.tensor import Tensor, no_grad
+from npgpt.text.batches import IGNORED
 
 Progress = Callable[[int], object]  # is told how many more tokens are done
 
@@ -79,7 +80,7 @@ def token_losses(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
     Raises FloatingPointError if a loss is not finite.
     """
-    losses, _, _ = kernels.cross_entropy_forward(logits, targets, -100)
+    losses, _, _ = kernels.cross_entropy_forward(logits, targets, IGNORED)
     if not np.isfinite(losses).all():
         raise FloatingPointError("the model's losses are not finite: its weights are damaged or have diverged")
     return losses, logits.argmax(axis=-1) == targets

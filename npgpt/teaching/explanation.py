@@ -16,10 +16,10 @@ from npgpt.teaching.sources import describe
 from npgpt.teaching.story import adamw_step, lens, predictions, stages
 from npgpt.teaching.tokens import ranks_of, shown, token_steps
 from npgpt.teaching.trace import Trace, Value, trace
+from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 
 MOST_TOKENS = 64  # of a sentence; the pictures of more would be too small to read
-IGNORED = -100
 
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, config: GPTConfig) -> np.ndarray:

@@ -13,6 +13,7 @@ from npgpt.gpt import GPT
 from npgpt.optim import AdamW
 from npgpt.teaching.trace import Operation, Trace
 from npgpt.tensor import Tensor, no_grad
+from npgpt.text.batches import IGNORED
 
 TOP = 8  # of the likeliest tokens at a position
 LENS = 3  # of the likeliest tokens of a layer
@@ -50,7 +51,7 @@ def lens(model: GPT, trace: Trace) -> list[dict[str, Any]]:
 def predictions(logits: np.ndarray, targets: np.ndarray) -> list[dict[str, Any]]:
     """At each position the likeliest tokens; and of the target its probability and loss, unless there is none."""
     P = kernels.softmax_forward(logits)
-    losses, _, _ = kernels.cross_entropy_forward(logits, targets, -100)
+    losses, _, _ = kernels.cross_entropy_forward(logits, targets, IGNORED)
     return [
         {
             "top": _likeliest(P[t], P[t], TOP),

@@ -12,12 +12,13 @@ from npgpt.errors import ConfigError, DataError
 from npgpt.explain import PROMPT, SHIPPED
 from npgpt.kernels import adamw, attention
 from npgpt.teaching.arrays import COLUMNS, ROWS, Arrays
-from npgpt.teaching.explanation import IGNORED, encode_prompt, explain, run
+from npgpt.teaching.explanation import encode_prompt, explain, run
 from npgpt.teaching.formulas import formulas, typeset
 from npgpt.teaching.inside import attention_heads, inside_of_loss
 from npgpt.teaching.page import page
 from npgpt.teaching.slopes import Slopes
 from npgpt.teaching.tokens import ranks_of, token_steps
+from npgpt.text.batches import IGNORED
 from npgpt.text.byte_pairs import BPETokenizer
 from npgpt.text.tokenizers import ByteTokenizer
 
