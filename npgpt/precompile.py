@@ -94,7 +94,7 @@ def training_kernels(
         names.add("dropout")
     if activation := _ACTIVATIONS[config.activation]:
         names |= {f"{activation}_forward", f"{activation}_backward"}
-    layers = list(_layer_products(config, rows))
+    layers = list(layer_products(config, rows))
     if adapter:
         for M, K, N in _thin_products(config, rows, adapter.rank):
             names |= {*_matmul(M, K, N), *_matmul(M, N, K), *_matmul(K, M, N)}
@@ -111,7 +111,7 @@ def training_kernels(
 def sampling_kernels(config: GPTConfig, prompt: int, adapter: AdapterToCompile | None = None) -> set[str]:
     """The kernels of a prompt's ``prompt`` tokens and of one token after another, with the model's own weights."""
     head = 1, config.n_embd, config.vocab_size
-    products = [*_layer_products(config, prompt), *_layer_products(config, 1), head]
+    products = [*layer_products(config, prompt), *layer_products(config, 1), head]
     names = _forward_kernels(config)
     if adapter and adapter.base_format == "nf4":
         products, names = [], names | _FEW_BITS
@@ -140,7 +140,7 @@ def decoding_kernels(
         several.add((config.block_size, is_packed))  # the window slides
     for rows, packed in several:
         names |= _forward_kernels(config)
-        head, layers = (1, config.n_embd, config.vocab_size), list(_layer_products(config, rows))
+        head, layers = (1, config.n_embd, config.vocab_size), list(layer_products(config, rows))
         if packed:
             names.add(f"packed_matmul_{weights}")
         unpacked = [] if packed else [head]
@@ -164,13 +164,13 @@ def scoring_kernels(config: GPTConfig, shapes: Iterable[tuple[int, int]], weight
         return names | {f"packed_matmul_{weights}"}
     for rows, scored in shapes:
         head = [(M, config.n_embd, config.vocab_size) for M in (min(scored, ROWS), scored % ROWS)]
-        for M, K, N in (*_layer_products(config, rows), *head):
+        for M, K, N in (*layer_products(config, rows), *head):
             is_packed = weights == "bf16" and 0 < M <= MAX_PACKED_ROWS
             names = names | ({"packed_matmul_bf16"} if is_packed else _matmul(M, K, N))
     return names
 
 
-def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, int]]:
+def layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, int]]:
     """(M, K, N) of each product (M, K) @ (K, N) in a block's forward pass."""
     C = config.n_embd
     for inputs, outputs in ((C, 3 * C), (C, C), (C, config.inner_size), (config.inner_size, C)):
@@ -179,7 +179,7 @@ def _layer_products(config: GPTConfig, rows: int) -> Iterator[tuple[int, int, in
 
 def _thin_products(config: GPTConfig, rows: int, rank: int) -> Iterator[tuple[int, int, int]]:
     """(M, K, N) of the products with the A and the B of adapters in all linear layers."""
-    for M, inputs, outputs in _layer_products(config, rows):
+    for M, inputs, outputs in layer_products(config, rows):
         yield M, inputs, rank
         yield M, rank, outputs
 

@@ -223,7 +223,7 @@ MUTANTS = [
     Mutant("compile_ahead", "not stop()", "True", "compiling ahead can't be stopped"),
     Mutant("compile_ahead", "process.kill()\nprocess.wait()", "pass", "processes left over"),
     Mutant("ahead.work", "names[number[0]]", "names[0]", "a process compiles another kernel than the one it has read"),
-    Mutant("precompile.sampling_kernels", "_layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
+    Mutant("precompile.sampling_kernels", "layer_products(config, 1)", "()", "a sample's later tokens not compiled"),
     Mutant("precompile.training_kernels", "(min(rows, ROWS), rows % ROWS)", "(min(rows, ROWS),)", "a last chunk of a few rows forgotten"),
     # The model
     Mutant("CausalSelfAttention.__init__", "config.head_size", "config.n_embd", "the root of all channels, not of one head's"),

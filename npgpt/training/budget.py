@@ -9,6 +9,7 @@ from npgpt import kernels
 from npgpt.config import PRESETS, GPTConfig
 from npgpt.gpt import GPT, parameter_count
 from npgpt.ops.linear_cross_entropy import ROWS
+from npgpt.precompile import layer_products
 from npgpt.training.memory import available_bytes, model_bytes, process_bytes
 from npgpt.training.pace import Pace
 from npgpt.training.plan import Plan
@@ -78,10 +79,9 @@ def _batch_seconds(config, rows) -> float:
 
 def _products(config, rows) -> Iterator[tuple[int, int, int, float]]:
     """(M, K, N, how often) of each product (M, K) @ (K, N) in a forward pass of so many positions."""
-    C, L = config.n_embd, config.n_layer
-    for K, N in ((C, 3 * C), (C, C), (C, config.inner_size), (config.inner_size, C)):
-        yield rows, K, N, L
-    yield min(rows, ROWS), C, config.vocab_size, max(1.0, rows / ROWS)
+    for product in layer_products(config, rows):
+        yield *product, config.n_layer
+    yield min(rows, ROWS), config.n_embd, config.vocab_size, max(1.0, rows / ROWS)
 
 
 def _product_seconds(M, K, N) -> float:
