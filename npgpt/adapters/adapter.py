@@ -1,6 +1,5 @@
 """An adapter by itself: what it is, and its arrays, apart from any model."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -86,7 +85,7 @@ class Adapter:
         shapes = parameter_shapes(config)
         for name, (A, B) in self.matrices.items():
             shape, found = shapes.get(f"{name}.weight"), (A.shape[0], B.shape[1])
-            if not re.fullmatch(r"h\.\d+\.(" + "|".join(map(re.escape, LINEAR)) + ")", name) or shape is None:
+            if shape is None or name.split(".", 2)[-1] not in LINEAR:
                 raise ConfigError(f"the adapter has a part for {name[:100]!r}, and the model no such linear layer")
             if found != shape:
                 raise ConfigError(f"the adapter's part for {name} is of {found}, and the model's matrix of {shape}")

@@ -129,7 +129,7 @@ def detach(model: GPT, name: str) -> None:
         if layer.lora is removed:
             layer.lora = None
         if not layer.adapters:
-            _replace(model, path, layer.base)
+            setattr(*_place(model, path), layer.base)
 
 
 def merge(model: GPT, name: str = "default") -> None:
@@ -176,11 +176,7 @@ def _wrapped(model: GPT, path: str) -> LoRALinear:
     return layer
 
 
-def _replace(model: GPT, path: str, layer: Module) -> None:
-    parent, attribute = _place(model, path)
-    setattr(parent, attribute, layer)
-
-
 def _place(model: GPT, path: str) -> tuple[Module, str]:
+    """The part of the model that has this layer, and the layer's name there."""
     _, number, part, attribute = path.split(".")
     return getattr(model.h[int(number)], part), attribute
