@@ -193,7 +193,7 @@ def _find_tokenizer(path: Path, metadata: dict[str, str], config: GPTConfig) -> 
         return beside(path, by_size(config.vocab_size), TOKENIZER_FILE)
     if metadata[_TOKENIZER_KEY] == "null":  # unknown when the file was written
         return unknown
-    return lambda: stored(_parse_object(metadata, _TOKENIZER_KEY, path), str(path))()
+    return lambda: stored(_parse_object(metadata, _TOKENIZER_KEY, path), str(path))
 
 
 def _config(values: dict, source: str) -> GPTConfig:

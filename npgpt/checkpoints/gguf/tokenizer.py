@@ -13,10 +13,10 @@ import numpy as np
 from npgpt.checkpoints.gguf.metadata import Metadata, packed_strings
 from npgpt.checkpoints.shared.strict_json import parse_json
 from npgpt.checkpoints.shared.tokenizers import Finder, beside, by_size, stored, unknown
-from npgpt.errors import CheckpointError, TokenizerError
+from npgpt.errors import CheckpointError
 from npgpt.text.byte_level import bytes_to_unicode, spelled_merges
 from npgpt.text.byte_pairs import BytePairTokenizer
-from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
+from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer
 
 OURS = "npgpt.tokenizer"  # JSON, as ``Tokenizer.to_dict`` makes it
 _MODEL, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
@@ -53,14 +53,12 @@ def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
     if count not in (None, vocab_size):
         raise CheckpointError(f"{path}: key {_TOKENS}: {count:,} tokens, and the model has {vocab_size:,}")
     if OURS in metadata:
-        values = parse_json(metadata.text(OURS), f"{path}: key {OURS}")
-        try:
-            tokens = _spelled_tokens(tokenizer_from_dict(values), vocab_size)
-        except TokenizerError as error:
-            raise CheckpointError(f"{path}: key {OURS}: {error}") from None
+        place = f"{path}: key {OURS}"
+        tokenizer = stored(parse_json(metadata.text(OURS), place), place)
+        tokens = _spelled_tokens(tokenizer, vocab_size)
         if count is not None and tokens is not None and packed_strings(tokens) != packed:
             raise CheckpointError(f"{path}: keys {OURS} and {_TOKENS} hold different tokens")
-        return stored(values, f"{path}: key {OURS}")
+        return lambda: tokenizer
     if _MODEL not in metadata and count is None:
         return beside(path, by_size(vocab_size))
     if count is not None and metadata.text(_MODEL) == "gpt2" and vocab_size >= 50257:

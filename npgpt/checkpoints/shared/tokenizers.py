@@ -1,6 +1,6 @@
 """A checkpoint's tokenizer: in a file beside the weights, inside their file, or known from the vocabulary's size.
 
-Each function gives a ``Finder``, which finds the tokenizer, or None if what the ids mean is unknown.
+``by_size`` and ``beside`` give a ``Finder``, which finds the tokenizer, or None if what the ids mean is unknown.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,12 @@ def by_size(vocab_size: int) -> Finder:
     return lambda: GPT2Tokenizer() if vocab_size == 50257 else None
 
 
-def stored(values: dict, place: str) -> Callable[[], Tokenizer]:
+def stored(values: dict, place: str) -> Tokenizer:
     """The one that ``to_dict`` gave these values for. ``place`` begins the CheckpointError if they are no tokenizer."""
-
-    def find() -> Tokenizer:
-        try:
-            return tokenizer_from_dict(values)
-        except TokenizerError as error:
-            raise CheckpointError(f"{place}: {error}") from None
-
-    return find
+    try:
+        return tokenizer_from_dict(values)
+    except TokenizerError as error:
+        raise CheckpointError(f"{place}: {error}") from None
 
 
 def beside(weights: Path, otherwise: Finder, *names: str) -> Finder:
@@ -51,4 +47,4 @@ def beside(weights: Path, otherwise: Finder, *names: str) -> Finder:
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """One that train or prepare wrote. Raises CheckpointError, also if the file is too large to be one."""
-    return stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))()
+    return stored(read_json_object(path, MAX_TOKENIZER_BYTES), str(path))
