@@ -174,10 +174,9 @@ class ConversationDecoder:
         self._cache.lengths[0] = shared_length(self._ids[: self._cache.lengths[0]], prompt.ids)
         self._ids = prompt.ids.astype(np.int64)
         texts, text = StopTexts(self.tokenizer, stop, sampling.min_new_tokens), AnswerText()
-        end = self.tokenizer.end_of_text
         tokens = stream(
             self.decoder, [prompt.ids], prompt.max_new_tokens, sampling, seed,
-            stop_ids=() if end is None else (end,), stop_if=texts, cache=self._cache,
+            stop_ids=self.tokenizer.stop_ids, stop_if=texts, cache=self._cache,
         )  # fmt: skip
         try:
             for token in tokens:

@@ -52,8 +52,7 @@ class Samples:
 
     def __post_init__(self):
         self.texts = StopTexts(self.tokenizer, self.stop, self.sampling.min_new_tokens)
-        end = self.tokenizer.end_of_text
-        self.stop_ids = () if end is None else (end,)
+        self.stop_ids = self.tokenizer.stop_ids
         self.speculations: list[Speculation] = []
 
     def print(self) -> None:

@@ -158,9 +158,7 @@ class Playground:
         decoder = self._model if isinstance(self._model, Decoder) else Decoder(self._model)
         self.controls.status.value = written.note("Prepares the model ...")
         await _compile(decoder, len(ids), request.length, stop)
-        end = self.tokenizer.end_of_text
-        stop_ids = () if end is None else (end,)
-        sampling, seed = request.sampling, request.seed
+        sampling, seed, stop_ids = request.sampling, request.seed, self.tokenizer.stop_ids
         tokens = Stopwatch(stream(decoder, [ids], request.length, sampling, seed, stop_ids=stop_ids, logprobs=0))
         making, ended, show_at = iter(tokens), None, 0.0
         while not stop.is_set() and ended is None:

@@ -56,7 +56,7 @@ def router(served: Served) -> APIRouter:
                     ids=ids,
                     max_new_tokens=served.room(ids, None, SIMPLE_TOKENS),
                     sampling=SIMPLE_SAMPLING,
-                    stop_ids=served.stop_ids,
+                    stop_ids=served.engine.tokenizer.stop_ids,
                     stop=("\n", *STOP),
                 )
             ]
@@ -114,7 +114,7 @@ class _Work:
             ids=self.ids,
             max_new_tokens=new,
             sampling=self.served.sampling(asked, new),
-            stop_ids=self.served.stop_ids,
+            stop_ids=self.served.engine.tokenizer.stop_ids,
             stop=(*STOP, *asked.stop),
             logprobs=asked.top_logprobs or 0 if asked.logprobs else None,
         )
@@ -128,7 +128,7 @@ class _Work:
             if isinstance(event, Made):
                 shown, logprobs = answers[event.text].push(event.piece), []
                 token = event.token
-                if self.asked.logprobs and token is not None and token.id not in self.served.stop_ids:
+                if self.asked.logprobs and token is not None and token.id not in self.served.engine.tokenizer.stop_ids:
                     logprobs = [self._logprob(token)]
                 if shown or logprobs or event.ended:
                     yield event.text, shown, logprobs, finish(event.ended)

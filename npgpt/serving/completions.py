@@ -62,7 +62,7 @@ class _Work:
                 max_new_tokens=(new := served.room(ids, asked.max_tokens, DEFAULT_TOKENS)),
                 sampling=served.sampling(asked, new),
                 seed=None if asked.seed is None else asked.seed + i,
-                stop_ids=served.stop_ids,
+                stop_ids=served.engine.tokenizer.stop_ids,
                 stop=asked.stop,
                 logprobs=asked.logprobs,
                 prompt_logprobs=asked.logprobs if asked.echo else None,

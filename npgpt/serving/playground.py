@@ -194,7 +194,7 @@ class _Work:
             max_new_tokens=new,
             sampling=served.sampling(asked, new),
             seed=asked.seed,
-            stop_ids=served.stop_ids,
+            stop_ids=served.engine.tokenizer.stop_ids,
             logprobs=ALTERNATIVES,
             prompt_logprobs=ALTERNATIVES if asked.score_prompt else None,
         )

@@ -35,12 +35,6 @@ class Served:
         return self.engine.config.block_size
 
     @cached_property
-    def stop_ids(self) -> frozenset[int]:
-        """The id of <|endoftext|>, if there is one."""
-        end = self.engine.tokenizer.end_of_text
-        return frozenset() if end is None else frozenset([end])
-
-    @cached_property
     def ids(self) -> int:
         """How many ids have a text; a model's vocabulary may be padded."""
         return min(self.engine.tokenizer.vocab_size, self.engine.config.vocab_size)

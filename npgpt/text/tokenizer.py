@@ -33,6 +33,11 @@ class Tokenizer(ABC):
         self.vocab_size = len(vocabulary)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end a text: that of <|endoftext|>, if there is one."""
+        return frozenset() if self.end_of_text is None else frozenset([self.end_of_text])
+
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Encode a text to ids (N,) of ``dtype``. Raises TokenizerError if it can't be encoded."""
