@@ -122,11 +122,6 @@ def checksum_of(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def checkpoint_of(adapter: Adapter, open_checkpoint: Callable[[str], Checkpoint]) -> Checkpoint:
-    """The model that an adapter makes of its base. The errors are those of ``open_base`` and ``with_adapter``."""
-    return with_adapter(open_base(adapter, open_checkpoint), adapter)
-
-
 def open_base(adapter: Adapter, open_checkpoint: Callable[[str], Checkpoint]) -> Checkpoint:
     """The model that an adapter was trained beside.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npgpt.adapters.files import checkpoint_of, find_adapter
+from npgpt.adapters.files import find_adapter, open_base, with_adapter
 from npgpt.checkpoints import run_states, runs
 from npgpt.checkpoints.huggingface import hub
 from npgpt.checkpoints.huggingface.read import read_folder
@@ -64,7 +64,8 @@ def _find(path, checkpoint, above):
         if adapter is not None:
             if adapter.source in above:
                 raise CheckpointError(f"{adapter.source}: the adapter is its own base")
-            return checkpoint_of(adapter, lambda base: _find(base, "last", (*above, adapter.source)))
+            base = open_base(adapter, lambda name: _find(name, "last", (*above, adapter.source)))
+            return with_adapter(base, adapter)
         opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
     except OSError as error:  # a folder that may not be looked into
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
