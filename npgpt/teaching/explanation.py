@@ -15,7 +15,7 @@ from npgpt.teaching.slopes import Slope, Slopes
 from npgpt.teaching.sources import describe
 from npgpt.teaching.story import adamw_step, lens, predictions, stages
 from npgpt.teaching.tokens import ranks_of, shown, token_steps
-from npgpt.teaching.trace import Trace, Value, trace
+from npgpt.teaching.trace import Operation, Trace, Value, trace
 from npgpt.text.batches import IGNORED
 from npgpt.text.tokenizers import Tokenizer
 
@@ -76,6 +76,7 @@ def explain(
     guesses, layers = predictions(logits, targets), lens(model, record)
     ranks = ranks_of(tokenizer)
     chosen = _largest(record)
+    attentions = _attentions(model, record)
     return {
         "model": {"name": name, "parameters": model.num_parameters(), **model.config.to_dict()},
         "prompt": prompt,
@@ -84,11 +85,11 @@ def explain(
         "tokens": [token_steps(tokenizer, i, ranks) for i in ids.tolist()],
         "merges": bool(ranks),
         "loss": float(last.result.data),
-        "operations": _operations(record, arrays, _inside(model, record, targets)),
+        "operations": _operations(record, arrays, _inside(record, targets, attentions)),
         "functions": _functions(record),
         "values": values,
         "stages": [[stage, o.index] for stage, o in stages(record)],
-        "attention": _attention(model, record, arrays),
+        "attention": _pictures(attentions, arrays),
         "lens": layers,
         "predictions": guesses,
         "logits": arrays.add(logits),
@@ -150,13 +151,18 @@ def _operations(record, arrays, inside):
     return found
 
 
-def _inside(model, record, targets) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+def _attentions(model, record) -> list[tuple[Operation, float, dict[str, np.ndarray]]]:
+    """Of each block: the operation that attention is, its scale, and what is inside of it."""
+    pairs = zip(model.h, record.find("", "causal_self_attention"), strict=True)
+    return [(o, block.attn.scale, attention_heads(o, model.config.n_head, block.attn.scale)) for block, o in pairs]
+
+
+def _inside(record, targets, attentions) -> dict[int, dict[str, dict[str, np.ndarray]]]:
     """{operation: {"forward": {name: matrix}, "backward": ...}} of those that are several in one."""
     last = record.operations[-1]
     P, dlogits = inside_of_loss(last, targets)
     found = {last.index: {"forward": {"probabilities, softmax(logits)": P}, "backward": {"dlogits": dlogits}}}
-    for block, o in zip(model.h, record.find("", "causal_self_attention"), strict=True):
-        heads = attention_heads(o, model.config.n_head, block.attn.scale)
+    for o, _, heads in attentions:
         found[o.index] = {
             "forward": {f"P of head {i + 1}": P for i, P in enumerate(heads["P"])},
             "backward": {f"dS of head {i + 1}": dS for i, dS in enumerate(heads["dS"])},
@@ -172,13 +178,12 @@ def _functions(record):
     return found
 
 
-def _attention(model, record, arrays):
+def _pictures(attentions, arrays):
     found = []
-    for block, o in zip(model.h, record.find("", "causal_self_attention"), strict=True):
-        heads = attention_heads(o, model.config.n_head, block.attn.scale)
-        heads["S"] = np.where(np.isneginf(heads["S"]), 0, heads["S"])  # the page leaves out what is hidden
-        parts = {name: arrays.add(heads[name], whole=True) for name in ("q", "k", "v", "S", "P")}
-        found.append({"operation": o.index, "scale": block.attn.scale, **parts})
+    for o, scale, heads in attentions:
+        shown = heads | {"S": np.where(np.isneginf(heads["S"]), 0, heads["S"])}  # the page leaves out what is hidden
+        parts = {name: arrays.add(shown[name], whole=True) for name in ("q", "k", "v", "S", "P")}
+        found.append({"operation": o.index, "scale": scale, **parts})
     return found
 
 
