@@ -88,11 +88,6 @@ class Trace:
         below = [o for o in self.operations if not path or f"{o.path}.".startswith(f"{path}.")]
         return [o for o in below if name in ("", o.name)]
 
-    @property
-    def backward_order(self) -> list[Operation]:
-        """The operations in the order in which the way back came through them."""
-        return sorted((o for o in self.operations if o.order is not None), key=lambda o: o.order or 0)
-
     def _called(self, call, module, *inputs, **named):
         self._inside.append(self._paths.get(id(module), self._inside[-1] if self._inside else ""))
         try:
