@@ -7,7 +7,8 @@ from helpers.mutations import memory_at_most
 
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import runs
-from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.checkpoints.shared.atomic import write_json
+from npgpt.text.tokenizers import CharTokenizer
 from npgpt.training.folder import write_run_config
 from npgpt.training.settings import TrainSettings
 
@@ -17,7 +18,7 @@ CONFIG = GPTConfig(vocab_size=12, block_size=6, n_layer=11, n_head=2, n_embd=8, 
 @pytest.fixture
 def run(tmp_path):
     write_run_config(tmp_path, CONFIG, {}, TrainSettings().resolve(1, 8))
-    save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
+    write_json(tmp_path / "tokenizer.json", CharTokenizer("abcdefghij").to_dict())
     weights = GPT(CONFIG, seed=1).state_dict()
     runs.save_checkpoint(tmp_path / "last.safetensors", weights, {"exp_avg.wte.weight": np.zeros((12, 8))}, {}, CONFIG)
     weights["h.3.mlp.c_fc.weight"] = np.full((8, 24), np.nan)

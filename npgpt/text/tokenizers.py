@@ -1,8 +1,6 @@
 """Tokenizers: text to ids and back. Byte-pair encodings (byte_pairs.py), characters, bytes. None needs a network."""
 
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -134,11 +132,6 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     if tokenizer.to_dict() != values:
         raise TokenizerError(f"a stored {tokenizer.name} tokenizer must have exactly {', '.join(tokenizer.to_dict())}")
     return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Write a tokenizer as a JSON file, which checkpoints/shared/tokenizers.py reads."""
-    Path(path).write_text(json.dumps(tokenizer.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -14,8 +14,9 @@ import npgpt
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint, runs, save
 from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.errors import CheckpointError
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from npgpt.training.folder import write_run_config
 from npgpt.training.settings import TrainSettings
 
@@ -26,7 +27,7 @@ CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, n
 def run(tmp_path):
     """A run with different best and last weights."""
     write_run_config(tmp_path, CONFIG, {}, TrainSettings().resolve(1, 8))
-    save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "tokenizer.json")
+    write_json(tmp_path / "tokenizer.json", CharTokenizer("abcdefghij").to_dict())
     optimizer = {"m.wte.weight": np.zeros((11, 8), np.float32)}
     runs.save_checkpoint(
         tmp_path / "last.safetensors", GPT(CONFIG, seed=1).state_dict(), optimizer, {"step": 3}, CONFIG
@@ -102,7 +103,7 @@ def test_the_tokenizer_of_gpt2_where_the_vocabulary_has_its_size(run, tmp_path):
 
 
 def test_a_tokenizer_that_does_not_fit(run):
-    save_tokenizer(ByteTokenizer(), run / "tokenizer.json")
+    write_json(run / "tokenizer.json", ByteTokenizer().to_dict())
     with pytest.raises(CheckpointError, match=r"last\.safetensors: its tokenizer has 257 ids, and the model 11"):
         _ = open_checkpoint(run).tokenizer
     for damaged in ("[]", '{"name": "char", "characters": "ba"}'):
@@ -123,7 +124,7 @@ def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
     save(GPT(replace(CONFIG, n_inner=None, activation="gelu_new"), seed=0), tmp_path / "a.bin", "llm.c")
     with pytest.raises(CheckpointError, match=r"no tokenizer .* of 11 ids:\nput .* npgpt_tokenizer\.json$"):
         open_checkpoint(tmp_path / "a.bin").require_tokenizer()
-    save_tokenizer(CharTokenizer("abcdefghij"), tmp_path / "npgpt_tokenizer.json")
+    write_json(tmp_path / "npgpt_tokenizer.json", CharTokenizer("abcdefghij").to_dict())
     assert open_checkpoint(tmp_path / "a.bin").require_tokenizer().characters == "abcdefghij"
 
 

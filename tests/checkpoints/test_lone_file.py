@@ -9,12 +9,13 @@ from helpers.models import as_checkpoint
 
 from npgpt.checkpoints import load, open_checkpoint, runs
 from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.checkpoints.shared.lazy_tensor import lazy_array
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT
 from npgpt.kernels.bfloat16 import bf16_to_f32, f32_to_bf16
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, save_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=1, n_head=2, n_embd=8, n_inner=24, tie_weights=False)
 
@@ -43,7 +44,7 @@ def test_a_lone_file(tmp_path, dtype, tokenizer):
 def test_the_tokenizer_in_the_file_comes_before_the_one_beside_it(tmp_path):
     config = GPTConfig(257, 6, 1, 2, 8)
     model = GPT(config, seed=0)
-    save_tokenizer(ByteTokenizer(), tmp_path / "tokenizer.json")
+    write_json(tmp_path / "tokenizer.json", ByteTokenizer().to_dict())
     runs.save_weights(tmp_path / "a", model.state_dict(), config)
     assert open_checkpoint(tmp_path / "a").tokenizer.name == "byte"
     runs.write(tmp_path / "b", as_checkpoint(model, CharTokenizer("ab")))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from helpers.corpora import assert_refused, write, write_tokens
 
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.errors import CheckpointError, DataError
 from npgpt.text import token_files
 from npgpt.text.corpus import iter_text, read_corpus, tokenizer_for, train_val_split
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer, save_tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, make_tokenizer
 
 BYTE = ByteTokenizer()
 GPT2 = GPT2Tokenizer()
@@ -81,7 +82,7 @@ def test_a_tokenizer_beside_tokens_is_theirs(tmp_path):
     for name in ("train.bin", "val.bin"):
         write_tokens(tmp_path / name, [97, 98, 257])
     ours = make_tokenizer("bpe:258", ["abab"])
-    save_tokenizer(ours, tmp_path / "npgpt_tokenizer.json")
+    write_json(tmp_path / "npgpt_tokenizer.json", ours.to_dict())
     for paths in (tmp_path, tmp_path / "val.bin"):
         found = tokenizer_for(None, paths)
         assert found.to_dict() == ours.to_dict() == tokenizer_for("bpe:258", paths).to_dict()
@@ -114,7 +115,7 @@ def test_characters_of_nanogpts_meta_pkl(tmp_path):
     write(tmp_path / "meta.pkl", pickle.dumps({"vocab_size": 5}))
     with pytest.raises(CheckpointError, match=r"meta\.pkl: expected vocab_size, itos"):
         tokenizer_for(None, tmp_path)
-    save_tokenizer(BYTE, tmp_path / "npgpt_tokenizer.json")  # npgpt.prepare wrote here later
+    write_json(tmp_path / "npgpt_tokenizer.json", BYTE.to_dict())  # npgpt.prepare wrote here later
     assert tokenizer_for(None, tmp_path).to_dict() == BYTE.to_dict()
 
 

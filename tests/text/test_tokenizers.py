@@ -22,7 +22,6 @@ from npgpt.text.tokenizers import (
     CharTokenizer,
     GPT2Tokenizer,
     make_tokenizer,
-    save_tokenizer,
     tokenizer_from_dict,
 )
 
@@ -265,11 +264,10 @@ def test_bytes_are_utf8():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stored_tokenizer_is_the_same(name, tmp_path):
+def test_a_stored_tokenizer_is_the_same(name):
     text = 'naïve "👩"\u2028\\\n'
     tokenizer = tokenizer_for(name, text)
-    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
-    values = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    values = json.loads(json.dumps(tokenizer.to_dict()))
     loaded = tokenizer_from_dict(values)
     assert type(loaded) is type(tokenizer)
     assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()

@@ -13,10 +13,11 @@ from checkpoints.huggingface.test_config import TINY, assert_same, parameters, w
 from npgpt import GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.safetensors import write_safetensors
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.config import PRESETS
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
-from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.text.tokenizers import CharTokenizer
 
 FORMS = ["zip", "legacy"]
 
@@ -126,7 +127,7 @@ def test_a_tied_layer_is_refused(tmp_path):
 @pytest.mark.parametrize("form", ["safetensors", *FORMS])
 def test_a_file_beside_its_configuration(tmp_path, torch, form):
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "activation_function": "relu"}))
-    save_tokenizer(CharTokenizer("abc"), tmp_path / "npgpt_tokenizer.json")
+    write_json(tmp_path / "npgpt_tokenizer.json", CharTokenizer("abc").to_dict())
     path = tmp_path / "weights"
     if form == "safetensors":
         write_safetensors(path, parameters("transformer."))

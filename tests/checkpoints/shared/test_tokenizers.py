@@ -4,14 +4,15 @@ import os
 
 import pytest
 
+from npgpt.checkpoints.shared.atomic import write_json
 from npgpt.checkpoints.shared.tokenizers import MAX_TOKENIZER_BYTES, read_tokenizer
 from npgpt.errors import CheckpointError
-from npgpt.text.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.text.tokenizers import CharTokenizer
 
 
 def test_it_comes_back(tmp_path):
     tokenizer = CharTokenizer("".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000)))))  # the largest there is
-    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    write_json(tmp_path / "tokenizer.json", tokenizer.to_dict())
     assert read_tokenizer(tmp_path / "tokenizer.json").to_dict() == tokenizer.to_dict()
 
 
