@@ -103,7 +103,7 @@ class Batch:
         for job in [job for job in self.jobs.values() if job.cancelled]:
             self._leave(job)
             job.end("cancelled")
-        decoding = [job for job in self.jobs.values() if self._left(job) == 1 and job.text.length > len(job.ids)]
+        decoding = [job for job in self.jobs.values() if job.text.length > len(job.ids)]
         reading = [job for job in self.jobs.values() if job.text.length == len(job.ids)]
         if decoding:
             rows = [job.row for job in decoding]
