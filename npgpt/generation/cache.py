@@ -51,7 +51,8 @@ class KeyValueCache:
     def copy_from(self, other: "KeyValueCache", source: int, target: int, length: int) -> None:
         """Let the row ``target`` hold the first ``length`` positions of a row of this or another cache, and no more.
 
-        Raises ValueError if the other cache is of another model or dtype, or there is no room.
+        Raises ValueError if the other cache has another number of layers or heads, or another dtype, or there is no
+        room. That both are of one model is for the caller to know.
         """
         if other._position != self._position:
             raise ValueError(f"a row of {other._position} can't be copied to a cache of {self._position}")

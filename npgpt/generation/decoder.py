@@ -32,7 +32,7 @@ class Decoder:
 
     Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
     Dropout is off, and the model's mode is afterwards as before. Nothing is recorded for gradients. Making a decoder
-    keeps freed memory in this process (kernels/machine/memory.py), as training does.
+    that packs keeps freed memory in this process (kernels/machine/memory.py), as training does.
 
     >>> from npgpt import GPT, GPTConfig
     >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0))
