@@ -95,8 +95,8 @@ def _cached(q, k, v, keys, values_, hidden):
     return attention(q, keys, values_, hidden=hidden(q, keys)), keys, values_
 
 
-def _cache_case(n, T, D=3):
-    return {**queries_keys_values(T, T, D), "keys": values(n, D, seed=3), "values": values(n, D, seed=4)}
+def _cache_case(n, T):
+    return {**queries_keys_values(T, T, 3), "keys": values(n, 3, seed=3), "values": values(n, 3, seed=4)}
 
 
 KV_CACHE = Exercise(
