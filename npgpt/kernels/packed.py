@@ -37,9 +37,9 @@ from npgpt.kernels.machine.memory import empty
 from npgpt.kernels.machine.microkernel import pack_b, pack_transposed_b
 from npgpt.kernels.machine.panels import BLOCK
 
-FORMATS = ("f32", "bf16", "int8", "int4")
 PANEL = UNIT.vectors * UNIT.bytes // 4  # columns
 TAGS = {"f32": np.float32(0), "bf16": np.uint16(0), "int8": np.int8(0), "int4": np.uint8(0)}
+FORMATS = tuple(TAGS)
 OFFSET = {"int8": 128, "int4": 8}
 
 
