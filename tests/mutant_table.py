@@ -208,7 +208,6 @@ MUTANTS = [
     Mutant("fastest._measure", "numba.get_num_threads()", "1", "NumPy's library counts for one core"),
     Mutant("cpu._chosen", "widest == 'neon' and sys.platform == 'darwin'", "False", "Apple's matrix unit is never used"),
     Mutant("is_by_blas", "get_way() == 'blas'", "False", "products by NumPy's library aren't"),
-    Mutant("rounds_to_bfloat16", "_precision == 'medium'", "_precision != 'highest'", "high rounds"),
     # Compiling
     Mutant("_launch_lock", "numba.threading_layer() == 'workqueue'", "False", "the workqueue ends the process"),
     Mutant("parallel_jit", "work >= MIN_PARALLEL_SIZE", "True", "small calls on all threads"),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers.models import with_random_parameters
 from helpers.plain_gpt import plain_logits, plain_loss
-from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, rounding
+from helpers.tolerances import CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, rounding, rounds_to_bfloat16
 
 from npgpt import GPT, GPTConfig, no_grad
 from npgpt.config import POSITIONS
 from npgpt.generation import KeyValueCache
-from npgpt.kernels.precision import rounds_to_bfloat16, set_matmul_precision
+from npgpt.kernels.precision import set_matmul_precision
 
 B, T, V = 2, 7, 13
 IDS, TARGETS = np.random.default_rng(1).integers(V, size=(2, B, T))

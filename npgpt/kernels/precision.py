@@ -34,9 +34,8 @@ from npgpt.kernels.machine.cpu import IS_ASKED_FOR, UNIT
 from npgpt.kernels.machine.tile_check import trouble_with_tiles
 from npgpt.kernels.machine.vectors import IN_PAIRS, IN_TILES, pieces_of
 
-PRECISIONS = ("highest", "high", "medium")
+PRECISIONS = {"highest": 3, "high": 2, "medium": 1}  # and the pieces of bfloat16 that it takes in tiles
 WAYS = ("vectors", "pairs", "tiles", "blas")
-_PIECES = {"highest": 3, "high": 2, "medium": 1}
 _FLOAT32 = np.dtype(np.float32)
 
 _precision = "highest"
@@ -74,7 +73,7 @@ def ways(precision: str) -> dict[str, np.generic]:
     found = {"vectors": np.float32(0)}
     if precision == "medium" and UNIT.has_bf16:
         found["pairs"] = IN_PAIRS
-    pieces = _PIECES[precision]
+    pieces = PRECISIONS[precision]
     if UNIT.tiles and not trouble_with_tiles(pieces):
         found["tiles"] = IN_TILES[pieces]
     if UNIT.has_blas:
@@ -94,11 +93,6 @@ def get_way() -> str:
     if _way is None:
         _way = chosen_way(_precision)
     return _way
-
-
-def rounds_to_bfloat16() -> bool:
-    """Whether large products of float32 matrices round their factors to bfloat16, 8 bits."""
-    return _precision == "medium" and get_way() in ("pairs", "tiles")
 
 
 def is_by_blas(dtype: np.dtype) -> bool:
@@ -122,7 +116,7 @@ def narrow_dtype_tag(dtype_tag: np.generic) -> np.generic:
 def described() -> str:
     """The data type and the unit of large products, for people."""
     threads = numba.get_num_threads()
-    pieces = _PIECES[_precision]
+    pieces = PRECISIONS[_precision]
     how = {
         "vectors": f"in float32, {UNIT.title}",
         "pairs": "in bfloat16, AVX-512 BF16",

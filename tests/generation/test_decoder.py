@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from helpers.texts import CONFIG, each_option, random_model, random_prompts, record
-from helpers.tolerances import rounding
+from helpers.tolerances import rounding, rounds_to_bfloat16
 
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder
-from npgpt.kernels.precision import rounds_to_bfloat16
 from npgpt.tensor import is_grad_enabled
 
 EXACT = 1e-12  # float64; logits are around 1

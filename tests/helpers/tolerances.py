@@ -16,6 +16,13 @@ adds so many does it in parts, as NumPy along a contiguous axis, or in float64.
 
 import numpy as np
 
+from npgpt.kernels.precision import get_matmul_precision, get_way
+
+
+def rounds_to_bfloat16():
+    """Whether large products of float32 matrices round their factors to bfloat16, 8 bits."""
+    return get_matmul_precision() == "medium" and get_way() in ("pairs", "tiles")
+
 
 def rounding(dtype, terms=1):
     """The relative error of a sum of ``terms`` products in ``dtype``; terms may be an array.

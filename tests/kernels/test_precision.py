@@ -133,10 +133,8 @@ def test_which_way_is_taken(monkeypatch, asked, way):
     npgpt.set_matmul_precision("medium")
     assert precision.get_way() == way
     assert precision.gemm_dtype_tag(np.dtype(np.float32)) is tags[way]
-    assert precision.rounds_to_bfloat16()
     npgpt.set_matmul_precision("highest")
     assert precision.get_way() == "vectors"
-    assert not precision.rounds_to_bfloat16()
 
 
 def test_what_is_said_of_it(monkeypatch):
@@ -188,7 +186,7 @@ rng = np.random.default_rng(0)
 a, b, start = (rng.standard_normal((100, 100), np.float32) for _ in range(3))
 for word in precision.PRECISIONS:
     npgpt.set_matmul_precision(word)
-    assert precision.get_way() == "blas" and not precision.rounds_to_bfloat16()
+    assert precision.get_way() == "blas"
     assert precision.described().startswith("in float32 by NumPy's library, attention's by "), precision.described()
     assert np.array_equal(matmul.matmul_numba(a, b), a @ b)
     assert np.array_equal(matmul.matmul_numba(a, b, start[0]), a @ b + start[0])

@@ -180,7 +180,7 @@ def test_a_plan_of_before_there_were_schedules():
 
 
 def test_words_and_defaults_without_numpy_are_those_of_the_code():
-    assert MATMUL_PRECISIONS == precision.PRECISIONS
+    assert tuple(precision.PRECISIONS) == MATMUL_PRECISIONS
     typed, sampling = SampleSettings(), Sampling()
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.8, 50, None)
     for field in fields(Sampling):
