@@ -374,7 +374,7 @@ MUTANTS = [
     Mutant("stop._shorter", "length + (string[length] == string[n])", "0", "a stop that overlaps with itself is missed"),
     Mutant("prefix._made_with", "zlib.crc32(np.ascontiguousarray(array), zlib.crc32(name.encode(), checksum))", "zlib.crc32(name.encode(), checksum)", "keys of other weights taken"),
     Mutant("accept_or_redraw", "np.maximum(p - q, 0)", "p", "what wasn't accepted drawn anew from all of p"),
-    Mutant("Speculation._draw_from_draft", "self._history(ids, constraint)", "self._history(self._ids, constraint)", "the draft's penalties miss its own ids"),
+    Mutant("Speculation._draw_from_draft", "text.history()", "self._text.history()", "the draft's penalties miss its own ids"),
     Mutant("PromptLookup.propose", "found[-1]", "found[0]", "not the last occurrence"),
     Mutant("sample._constraint", "settings.regex is not None", "False", "--regex ignored"),
     Mutant("sample.main", "settings.draft_tokens if settings.draft else 0", "0", "kernels of drafted tokens not compiled beforehand", tests="test_precompile.py"),

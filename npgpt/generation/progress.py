@@ -1,5 +1,6 @@
 """One text that is being made, and the choice of its next token."""
 
+import copy
 from numbers import Integral
 from typing import Protocol, Self
 
@@ -61,6 +62,22 @@ class TextInProgress:
         """Whether the constraint is finished."""
         return self.constraint is not None and self.constraint.finished
 
+    def ends_with(self, id: int) -> bool:
+        """Whether the text ends with its last id, which is this."""
+        return id in self.stop_ids or self.is_complete
+
+    def history(self) -> History:
+        """What the choice of the next id may depend on."""
+        allowed = None if self.constraint is None else self.constraint.allowed()
+        return History(self.ids, self.prompt_length, self.stop_ids, allowed)
+
+    def copy(self) -> "TextInProgress":
+        """The text as it is now, to go on in another way."""
+        other = copy.copy(self)
+        other._memory = self._memory.copy()
+        other.constraint = self.constraint and self.constraint.copy()
+        return other
+
     def push(self, id: int) -> None:
         """Add an id."""
         if self.length == len(self._memory):
@@ -94,7 +111,6 @@ def next_token(text: TextInProgress, logits: np.ndarray, sampling: Sampling, log
 
     Raises FloatingPointError as ``Sampling.next_token``.
     """
-    allowed = None if text.constraint is None else text.constraint.allowed()
-    id = sampling.next_token(logits, History(text.ids, text.prompt_length, text.stop_ids, allowed), text.rng)
+    id = sampling.next_token(logits, text.history(), text.rng)
     text.push(id)
     return new_token(text.row, id, logits, logprobs)

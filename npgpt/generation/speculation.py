@@ -29,8 +29,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import DraftModel, PromptLookup
 from npgpt.generation.logprobs import new_token
-from npgpt.generation.progress import Constraint, check_limits
-from npgpt.generation.sampling import History, Sampling, draw
+from npgpt.generation.progress import Constraint, TextInProgress, check_limits
+from npgpt.generation.sampling import Sampling, draw
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
@@ -96,10 +96,10 @@ class Speculation(Iterator[Token]):
     ):  # fmt: skip
         self._decoder = Decoder(model) if isinstance(model, GPT) else model
         self._draft = draft if isinstance(draft, PromptLookup) else DraftModel(draft)
-        self._ids = np.asarray(ids)
-        if self._ids.ndim != 1 or self._ids.size == 0:
-            raise ValueError(f"ids must have shape (T,) with at least one token, not {self._ids.shape}")
-        check_ids(self._ids, self._decoder.config.vocab_size)
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or ids.size == 0:
+            raise ValueError(f"ids must have shape (T,) with at least one token, not {ids.shape}")
+        check_ids(ids, self._decoder.config.vocab_size)
         check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), drafted=(drafted, 1), logprobs=(logprobs, 0))
         V = self._decoder.config.vocab_size
         if isinstance(self._draft, DraftModel) and self._draft.vocab_size != V:
@@ -108,12 +108,8 @@ class Speculation(Iterator[Token]):
                 "a draft model needs the same tokenizer as the model"
             )
         self.tokens = self.proposed = self.accepted = self.passes = self.plain_steps = 0
-        self._cache, self._prompt_length = self._decoder.new_cache(), len(self._ids)
-        self._sampling, self._rng = sampling, np.random.default_rng(seed)
-        self._stop_ids = frozenset(map(index, stop_ids))
-        self._constraint = constraint and constraint.copy()
-        if self._constraint and self._constraint.finished:
-            raise ConfigError("the constraint allows no token")
+        self._cache, self._sampling, rng = self._decoder.new_cache(), sampling, np.random.default_rng(seed)
+        self._text = TextInProgress(0, ids, frozenset(map(index, stop_ids)), rng, constraint and constraint.copy())
         self._drafted = self._most = drafted
         self._run = self._generate(max_new_tokens, stop_if, max_seconds, logprobs)
 
@@ -137,7 +133,7 @@ class Speculation(Iterator[Token]):
         ended = "length" if max_new_tokens == 0 else None
         while not ended:
             # The model adds a token to those that are proposed, and all have to fit.
-            room = min(max_new_tokens - self.tokens - 1, self._decoder.config.block_size - len(self._ids))
+            room = min(max_new_tokens - self.tokens - 1, self._decoder.config.block_size - self._text.length)
             proposal, q = self._propose(min(self._most, room))
             logits = self._logits(proposal)
             late = time.monotonic() >= deadline
@@ -146,7 +142,7 @@ class Speculation(Iterator[Token]):
                 agrees = i < len(proposal) and id == int(proposal[i])
                 self.accepted += agrees
                 token = new_token(0, id, logits[i], logprobs)
-                if (stop_if is not None and stop_if(token)) or self._ends_with(id):
+                if (stop_if is not None and stop_if(token)) or self._text.ends_with(id):
                     ended = "stop"
                 elif self.tokens == max_new_tokens:
                     ended = "length"
@@ -160,60 +156,51 @@ class Speculation(Iterator[Token]):
     def _propose(self, most):
         """-> ids (k,), and k distributions (V,) that they were drawn from: none if they are not drawn"""
         if most < 1:
-            return self._ids[:0], []
+            return self._text.ids[:0], []
         if isinstance(self._draft, PromptLookup):
-            proposal, q = self._draft.propose(self._ids, most), []
+            proposal, q = self._draft.propose(self._text.ids, most), []
         else:
             proposal, q = self._draw_from_draft(most)
         self.proposed += len(proposal)
         return proposal, q
 
     def _draw_from_draft(self, most):
-        ids, constraint, q = self._ids, self._constraint and self._constraint.copy(), []
+        text, q = self._text.copy(), []
         while len(q) < most:
-            q.append(self._sampling.distribution(self._draft.logits(ids), self._history(ids, constraint)))
-            id = draw(q[-1], self._rng)
-            ids = np.append(ids, id)
-            if constraint:
-                constraint.push(id)
-            if id in self._stop_ids or (constraint and constraint.finished):
+            q.append(self._sampling.distribution(self._draft.logits(text.ids), text.history()))
+            id = draw(q[-1], text.rng)
+            text.push(id)
+            if text.ends_with(id):
                 break
-        return ids[len(self._ids) :], q
+        return text.ids[self._text.length :], q
 
     def _logits(self, proposal):
         """k proposed ids -> logits (k + 1, V): after the text, and after each of them"""
         self.passes += 1
         block_size = self._decoder.config.block_size
-        if len(self._ids) > block_size:  # the window slides, and nothing that was computed is of use
+        ids = self._text.ids
+        if len(ids) > block_size:  # the window slides, and nothing that was computed is of use
             self.plain_steps += 1
             self._cache.lengths[0] = 0
-            return self._decoder.prefill([self._ids[-block_size:]], self._cache, [0])
-        if self.passes == 1 and len(self._ids) > 1:
-            self._decoder.prefill([self._ids[:-1]], self._cache, [0])
-        self._cache.lengths[0] = len(self._ids) - 1  # those that were not accepted are forgotten
+            return self._decoder.prefill([ids[-block_size:]], self._cache, [0])
+        if self.passes == 1 and len(ids) > 1:
+            self._decoder.prefill([ids[:-1]], self._cache, [0])
+        self._cache.lengths[0] = len(ids) - 1  # those that were not accepted are forgotten
         if len(proposal) == 0:
-            return self._decoder.step(self._ids[-1:], self._cache, [0])
-        return self._decoder.extend(np.append(self._ids[-1:], proposal), self._cache, 0)
+            return self._decoder.step(ids[-1:], self._cache, [0])
+        return self._decoder.extend(np.append(ids[-1:], proposal), self._cache, 0)
 
     def _choose(self, logits, proposed, q):
         """The text's next id. proposed (1,) and q: what the draft drew and from what; q is empty if it didn't draw."""
-        history = self._history(self._ids, self._constraint)
+        text = self._text
         if q:
-            p = self._sampling.distribution(logits, history)
-            id = accept_or_redraw(int(proposed[0]), p, q[0], self._rng)
+            p = self._sampling.distribution(logits, text.history())
+            id = accept_or_redraw(int(proposed[0]), p, q[0], text.rng)
         else:  # what wasn't drawn is accepted if it is what comes out anyway
-            id = self._sampling.next_token(logits, history, self._rng)
+            id = self._sampling.next_token(logits, text.history(), text.rng)
         self.tokens += 1
-        self._ids = np.append(self._ids, id)
-        if self._constraint:
-            self._constraint.push(id)
+        text.push(id)
         return id
-
-    def _history(self, ids, constraint):
-        return History(ids, self._prompt_length, self._stop_ids, constraint.allowed() if constraint else None)
-
-    def _ends_with(self, id):
-        return id in self._stop_ids or (self._constraint is not None and self._constraint.finished)
 
     def _adapt(self, proposed, accepted):
         """Let a draft model propose two tokens more where all were accepted, else one fewer.
@@ -221,7 +208,7 @@ class Speculation(Iterator[Token]):
         Source: transformers' schedule "heuristic" of ``num_assistant_tokens``. Looking up costs nothing either way.
         """
         if proposed and isinstance(self._draft, DraftModel):
-            self._draft.go_back(len(self._ids) - 1)
+            self._draft.go_back(self._text.length - 1)
             change = 2 if accepted == proposed else -1
             self._most = min(max(self._most + change, 1), self._drafted)
 
