@@ -213,7 +213,7 @@ MUTANTS = [
     Mutant("parallel_jit", "work >= MIN_PARALLEL_SIZE", "True", "small calls on all threads"),
     Mutant("KernelCache._read", "content[:32] == self._digest(content[32:])", "True", "out of date or damaged code is loaded"),
     Mutant("KernelCache._digest", "self._stamp", "''", "an edited kernel isn't recompiled"),
-    Mutant("KernelCache._write", "path.with_suffix(f'.{uuid.uuid4().hex}')", "path", "a file written in place"),
+    Mutant("cache.write_in_one_go", "path.with_suffix(f'.{uuid.uuid4().hex}')", "path", "a file written in place"),
     Mutant("load_kernel", "CPUContext(cpu_target.typing_context, 'cpu')", "cpu_target.target_context", "another version of the same name runs"),
     Mutant("compiler._linked", "result.library.has_dynamic_globals", "False", "another process's address"),
     Mutant("parts_of", "(parts.get_call_template, parts.get_overload)", "(dispatcher.get_call_template, dispatcher.get_overload)", "what is called becomes machine code, too"),

@@ -31,6 +31,17 @@ from npgpt.kernels.stamps import stamp
 _VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
+def write_in_one_go(path: Path, content: bytes) -> None:
+    """Write a file that other processes see whole or not at all; none where that fails: a full disk."""
+    new = path.with_suffix(f".{uuid.uuid4().hex}")
+    with suppress(OSError):
+        try:
+            new.write_bytes(content)
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
 class KernelCache:
     """The cache of one jitted function. A dispatcher asks it before it compiles: it never has to compile itself.
 
@@ -100,14 +111,8 @@ class KernelCache:
         return None
 
     def _write(self, types, code):
-        with suppress(OSError, TypeError):  # a full disk, no folder
-            path = Path(self.cache_path, self._name(types))
-            new = path.with_suffix(f".{uuid.uuid4().hex}")
-            try:
-                new.write_bytes(self._digest(code) + code)
-                os.replace(new, path)
-            finally:
-                new.unlink(missing_ok=True)
+        if self.cache_path is not None:
+            write_in_one_go(Path(self.cache_path, self._name(types)), self._digest(code) + code)
 
     def _digest(self, code) -> bytes:
         return hashlib.sha256(self._stamp.encode() + code).digest()

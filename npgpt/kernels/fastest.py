@@ -6,8 +6,6 @@ take turns, and the more exact one, which comes first, stays.
 
 import hashlib
 import json
-import os
-import uuid
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from time import perf_counter
 import numba
 import numpy as np
 
+from npgpt.kernels.cache import write_in_one_go
 from npgpt.kernels.machine import product
 from npgpt.kernels.machine.cpu import identity
 from npgpt.kernels.stamps import stamp
@@ -36,7 +35,7 @@ def fastest_way(ways: dict[str, np.generic]) -> str:
         if seconds[way] < WORTH * seconds[chosen]:
             chosen = way
     if path:
-        _write(path, {"way": chosen, "seconds": seconds})
+        write_in_one_go(path, json.dumps({"way": chosen, "seconds": seconds}).encode())
     return chosen
 
 
@@ -78,13 +77,3 @@ def _read(path) -> str | None:
         way = json.loads(path.read_text("ascii"))["way"]
         return way if isinstance(way, str) else None
     return None
-
-
-def _write(path, content):
-    with suppress(OSError):  # a full disk
-        new = path.with_suffix(f".{uuid.uuid4().hex}")
-        try:
-            new.write_text(json.dumps(content), "ascii")
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
