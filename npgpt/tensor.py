@@ -178,6 +178,14 @@ class Tensor:
         """As its number, if a form is given: f"{loss:.3f}"."""
         return format(self.item(), form) if form else str(self)
 
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        """A copy of a leaf and its gradient. A result's copy would send gradients to copies of its parents."""
+        if self._node is not None:
+            raise RuntimeError("only a leaf can be copied, not a result: copy x.detach()")
+        memo[id(self)] = copied = Tensor(copy.deepcopy(self.data, memo), self.requires_grad)
+        copied.grad = copy.deepcopy(self.grad, memo)
+        return copied
+
     def __repr__(self) -> str:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 

@@ -11,7 +11,7 @@ from helpers.sample_runs import DRAWN, GREEDY, LETTERS, make_run, make_runs, sam
 
 import npgpt.generation.samples
 import npgpt.generation_settings
-from npgpt import GPT
+from npgpt import GPT, GPTConfig, checkpoints
 from npgpt.generation import Decoder, Sampling, beam_search
 from npgpt.generation.token_lines import HEADER, token_line
 from npgpt.generation_settings import ChoiceSettings
@@ -158,6 +158,24 @@ def test_beams(work):
         assert re.fullmatch(r"4 beams of up to 6 new tokens in \d+\.\d\d s\n", ended.err)
     best = tokenizer.decode(beam_search(Decoder(model), tokenizer.encode("the "), 6, 4)[0].ids)
     assert command("sample", *typed, "--stop", best[6:8], cwd=work).out == "the " + best[4:].split(best[6:8])[0] + "\n"
+
+
+def test_one_beam_ends_where_greedy_text_does(work):
+    """A stop string is not looked for in the first tokens, and a character that isn't whole is left out."""
+    text = sample(work, *GREEDY)
+    half = GPT(GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=1, n_embd=8))
+    for name, p in half.named_parameters():
+        p.data[...] = name == "ln_f.bias"
+    half.wte.weight.data[0xE3] = 1  # the likeliest byte; a character has three of this kind
+    checkpoints.save(half, work / "half.safetensors", tokenizer=ByteTokenizer())
+    for typed in (
+        ("--max-new-tokens", 8, "--stop", text[6]),
+        ("--max-new-tokens", 8, "--stop", text[4], "--min-new-tokens", 4),
+        ("--max-new-tokens", 1, "--model", "half.safetensors"),
+    ):
+        found = command("sample", "--prompt", "the ", *typed, "--beams", 1, cwd=work).out
+        assert found == sample(work, "--prompt", "the ", *typed, "--temperature", 0)
+    assert found == "the \n"
 
 
 @pytest.mark.parametrize(

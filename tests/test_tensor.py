@@ -1,5 +1,6 @@
 """Tensor: what it refuses, its number formats, and what it says of itself."""
 
+import copy
 import operator
 
 import numpy as np
@@ -162,6 +163,20 @@ def test_a_parameter_is_not_changed_by_its_name(change):
         assert after is not before
         assert before.data == 4
         assert after.data in (6, 2)
+
+
+def test_copies_of_leaves_keep_their_gradients_and_results_have_none():
+    x = leaf([1.0, 2.0])
+    (x * x).sum().backward()
+    a, b = copy.deepcopy([x, x])
+    assert a is b
+    assert a is not x
+    assert a.requires_grad
+    np.testing.assert_array_equal(a.grad, x.grad)
+    a.data[0], a.grad[0] = 9, 9
+    assert (x.data[0], x.grad[0]) == (1, 2)
+    with pytest.raises(RuntimeError, match=r"only a leaf can be copied"):
+        copy.deepcopy(x * 2)
 
 
 def test_a_parent_must_be_a_tensor():

@@ -107,6 +107,7 @@ def beam_search(
     prompt = np.asarray(prompt_ids)
     if prompt.ndim != 1 or prompt.size == 0 or prompt.dtype.kind not in "iu":
         raise ValueError(f"prompt_ids must be (n,) whole numbers with n > 0, not {prompt.dtype} {prompt.shape}")
+    prompt = prompt.astype(np.int64)  # np.append would make float64 of uint64 and a number
     rules = _Rules(max_new_tokens, beams, length_penalty, early_stopping, returned, frozenset(stop_ids))
     sampling = sampling or Sampling()
     decoder = Decoder(model) if isinstance(model, GPT) else model

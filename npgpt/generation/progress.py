@@ -62,9 +62,10 @@ class TextInProgress:
         """Whether the constraint is finished."""
         return self.constraint is not None and self.constraint.finished
 
-    def ends_with(self, id: int) -> bool:
-        """Whether the text ends with its last id, which is this."""
-        return id in self.stop_ids or self.is_complete
+    @property
+    def has_ended(self) -> bool:
+        """Whether its last id is one that ends a text, or the constraint is finished."""
+        return int(self.ids[-1]) in self.stop_ids or self.is_complete
 
     def history(self) -> History:
         """What the choice of the next id may depend on."""

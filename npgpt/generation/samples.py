@@ -15,7 +15,7 @@ from npgpt.generation.output import Page, Stopwatch
 from npgpt.generation.prefix import Prefix
 from npgpt.generation.sampling import Sampling
 from npgpt.generation.speculation import Speculation, speculate
-from npgpt.generation.stop import StopStrings, StopTexts
+from npgpt.generation.stop import StopTexts
 from npgpt.generation.stream import stream
 from npgpt.generation.token import Token
 from npgpt.generation.token_lines import HEADER, token_line
@@ -116,8 +116,9 @@ class Samples:
         seconds = perf_counter() - begin
         page = Page(self.prompt)
         for row, beam in enumerate(found):
-            stops = StopStrings(self.stop)
-            text = stops.push(self.tokenizer.decode(id for id in beam.ids[len(self.ids) :] if id not in self.stop_ids))
-            page.add(row, text + stops.finish(), ended=True)
+            for id in beam.ids[len(self.ids) :].tolist():
+                if self.texts(Token(row, id)):
+                    break
+            page.add(row, self.texts.take(row, finished=True), ended=True)
         longest = max(len(beam.ids) - len(self.ids) for beam in found)
         print(f"{beams} beams of up to {longest} new tokens in {seconds:.2f} s", file=sys.stderr)

@@ -142,7 +142,7 @@ class Speculation(Iterator[Token]):
                 agrees = i < len(proposal) and id == int(proposal[i])
                 self.accepted += agrees
                 token = new_token(0, id, logits[i], logprobs)
-                if (stop_if is not None and stop_if(token)) or self._text.ends_with(id):
+                if (stop_if is not None and stop_if(token)) or self._text.has_ended:
                     ended = "stop"
                 elif self.tokens == max_new_tokens:
                     ended = "length"
@@ -170,7 +170,7 @@ class Speculation(Iterator[Token]):
             q.append(self._sampling.distribution(self._draft.logits(text.ids), text.history()))
             id = draw(q[-1], text.rng)
             text.push(id)
-            if text.ends_with(id):
+            if text.has_ended:
                 break
         return text.ids[self._text.length :], q
 

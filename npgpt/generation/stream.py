@@ -187,7 +187,7 @@ def _tokens(computation, texts, sampling, max_new_tokens, stop_if, max_seconds, 
         for text, row in zip(texts, logits, strict=True):
             token = next_token(text, row, sampling, logprobs)
             stopped = stop_if is not None and stop_if(token)
-            if stopped or text.ends_with(token.id):
+            if stopped or text.has_ended:
                 token = replace(token, ended="stop")
             elif text.length - text.prompt_length == max_new_tokens:
                 token = replace(token, ended="length")

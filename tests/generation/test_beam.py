@@ -66,6 +66,13 @@ def test_one_beam_is_greedy(model):
     assert beam.ids.dtype == PROMPT.dtype
 
 
+def test_a_prompt_of_unsigned_numbers(model):
+    for signed, unsigned in zip(
+        *(beam_search(model, PROMPT.astype(t), 3, 2) for t in (np.int64, np.uint64)), strict=True
+    ):
+        np.testing.assert_array_equal(signed.ids, unsigned.ids)
+
+
 def test_bans_leave_fewer_texts(decoder):
     """Only 0 and 1 may follow, and 0 not twice: of two new ids 01, 10 and 11 are left."""
     bans = Sampling(bad_words=[[2], [3], [4], [0, 0]])

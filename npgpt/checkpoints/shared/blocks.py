@@ -118,7 +118,9 @@ def _quantized(x, format, dtype):
 
 
 def _to_q6_k(x):
-    """The largest of the 16 scales that _fitted_scales finds becomes -128."""
+    """The largest of the 16 scales that _fitted_scales finds becomes -128. Raises ValueError."""
+    if (np.abs(x) > float(np.finfo(np.float16).max) * 128 * 32).any():  # of larger ones x^3 may be beyond float32
+        raise ValueError("a number too large for Q6_K")
     x = x.reshape(*x.shape[:-1], 16, 16)
     scales = _fitted_scales(x)
     inverse = _inverse(_largest(scales) / -128)
