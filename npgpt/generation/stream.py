@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.prefix import Prefix
@@ -76,6 +77,8 @@ def stream(
     sampling = replace(sampling or Sampling(), **settings)
     prompts = _prompts(ids, decoder.config.vocab_size)
     check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), num_samples=(num_samples, 1), logprobs=(logprobs, 0))
+    if not use_cache and not (cache is None and prefix is None):
+        raise ConfigError("use_cache=False goes without a cache and a prefix")
     stops = frozenset(map(index, stop_ids))
     texts = []
     for row in range(len(prompts) * num_samples):

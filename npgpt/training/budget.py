@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt import kernels
 from npgpt.config import PRESETS, GPTConfig
+from npgpt.errors import ConfigError
 from npgpt.gpt import GPT, parameter_count
 from npgpt.ops.linear_cross_entropy import ROWS
 from npgpt.precompile import layer_products
@@ -50,11 +51,19 @@ def choose_preset(settings: TrainSettings, vocab_size: int, seconds: float) -> s
     larger model would see too few tokens, a smaller one has less room for what it sees. Its memory must be free, too.
     A text that is short is seen often: the validation loss tells when that is too often.
 
-    The time of a step is worked out from the speed of its matrix products, which is measured.
+    The time of a step is worked out from the speed of its matrix products, which is measured. If not even the smallest
+    preset sees so many tokens, it is chosen all the same. Raises ConfigError if none goes with the other settings.
     """
-    chosen = "nano"  # nothing is smaller
+    configs, misfit = {}, None
     for name in sorted(PRESETS, key=lambda name: parameter_count(GPTConfig.preset(name))):
-        config = GPTConfig.preset(name, vocab_size=vocab_size, **settings.config_overrides())
+        try:
+            configs[name] = GPTConfig.preset(name, vocab_size=vocab_size, **settings.config_overrides())
+        except ConfigError as error:  # a width that --n-head doesn't divide
+            misfit = error
+    if not configs:
+        raise ConfigError(f"no preset goes with the other flags. Of the largest: {misfit}")
+    chosen = next(iter(configs))
+    for name, config in configs.items():
         context = settings.context or config.block_size
         model = GPT.empty(config)
         model.recompute = settings.recompute

@@ -8,7 +8,7 @@ from helpers.mutations import COUNT, mutated, refusal
 from helpers.texts import CONFIG, random_model, random_prompts
 
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, ConfigError
 from npgpt.generation import Decoder, Prefix, generate
 from npgpt.generation.prefix import shared_length
 from npgpt.gpt import GPT
@@ -51,6 +51,13 @@ def test_what_a_row_of_a_cache_holds():
     assert prefix.ids.tolist() == BEGIN.tolist()
     with pytest.raises(ValueError, match=r"holds 6 positions, and ids have the shape \(5,\)"):
         Prefix.of_row(cache, 1, BEGIN)
+
+
+def test_without_a_cache_there_is_no_use_for_a_prefix():
+    decoder = decoder_of()
+    for options in ({"prefix": Prefix.compute(decoder, [1])}, {"cache": decoder.new_cache(1)}):
+        with pytest.raises(ConfigError, match="use_cache=False goes without a cache and a prefix"):
+            generate(decoder, [[1, 2]], 3, use_cache=False, **options)
 
 
 def test_no_more_than_a_context_of_ids_and_at_least_one():

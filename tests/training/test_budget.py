@@ -125,6 +125,13 @@ def test_the_preset_goes_by_the_parameters_outside_the_embeddings_and_by_the_voc
     assert choose_preset(TrainSettings(batch_size=2), vocab_size, seconds=3600) == "mini"
 
 
+def test_presets_that_do_not_go_with_other_flags_are_passed_over(monkeypatch):
+    monkeypatch.setattr(budget, "_product_seconds", lambda M, K, N: 2 * M * K * N / 1e9)
+    assert choose_preset(TrainSettings(batch_size=2, n_head=12), 257, seconds=3600) == "small"
+    with pytest.raises(ConfigError, match=r"no preset goes with the other flags\. Of the largest: .*1600.*by 11"):
+        choose_preset(TrainSettings(batch_size=2, n_head=11), 257, seconds=3600)
+
+
 def test_a_preset_by_the_time(folder, monkeypatch):
     refused("train", "text.txt", "--preset", "auto", cwd=folder, words=["--preset auto goes by the time: give"])
     precisions = []
