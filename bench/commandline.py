@@ -11,7 +11,7 @@ from shutil import which
 
 from bench.peers.table import PEERS
 from bench.processes import ProcessFailed, say
-from npgpt import commandline
+from npgpt import commandline, process
 from npgpt.errors import ConfigError
 
 ALONE = "To measure npgpt alone: --peer none"
@@ -39,7 +39,7 @@ def run(main) -> None:
             return 1
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    commandline.run(guarded)
+    process.run(guarded)
 
 
 def names_of(known: Iterable[str]) -> commandline.FlagType:

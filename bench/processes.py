@@ -9,8 +9,8 @@ from statistics import median
 from time import perf_counter
 
 from bench.machine import ROOT, cores
-from npgpt.commandline import use_threads
 from npgpt.errors import ConfigError
+from npgpt.process import use_threads
 
 
 class ProcessFailed(Exception):

@@ -5,9 +5,10 @@ import sys
 from contextlib import nullcontext, suppress
 
 from npgpt.chatting.settings import ChatSettings
-from npgpt.commandline import Parser, run, use_threads
+from npgpt.commandline import Parser
 from npgpt.errors import CheckpointError, UserError
 from npgpt.model_flags import open_model
+from npgpt.process import run, use_threads
 from npgpt.signals import StopRequest, exit_code
 
 

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from npgpt.checkpoints import formats
-from npgpt.commandline import Parser, pathname, run
+from npgpt.commandline import Parser, pathname
 from npgpt.errors import ConfigError
 from npgpt.model_flags import add_checkpoint_flag
+from npgpt.process import run
 from npgpt.signals import StopRequest
 
 

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from npgpt.commandline import Parser, choice, count, flag, number, pathname, run, use_threads
+from npgpt.commandline import Parser, choice, count, flag, number, pathname
 from npgpt.config import MATMUL_PRECISIONS, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.model_flags import MODEL, WhichModel, open_model
+from npgpt.process import run, use_threads
 from npgpt.scoring import TASKS
 from npgpt.signals import StopRequest
 

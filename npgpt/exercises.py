@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from npgpt.commandline import Parser, pathname, run
+from npgpt.commandline import Parser, pathname
 from npgpt.errors import ConfigError
+from npgpt.process import run
 
 
 def main() -> int:

@@ -6,10 +6,11 @@ Nothing heavy is imported before the flags are read.
 import sys
 from pathlib import Path
 
-from npgpt.commandline import Parser, pathname, run
+from npgpt.commandline import Parser, pathname
 from npgpt.errors import CheckpointError, ConfigError
 from npgpt.html_page import check_page
 from npgpt.model_flags import add_checkpoint_flag
+from npgpt.process import run
 
 SHIPPED = Path(__file__).with_name("teaching") / "model"
 PROMPT = "We went in to say whether the beam was false."  # the small model has read such words, and not this sentence

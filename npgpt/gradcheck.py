@@ -10,8 +10,9 @@ import textwrap
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from npgpt.commandline import Parser, run
+from npgpt.commandline import Parser
 from npgpt.errors import ConfigError
+from npgpt.process import run
 
 if TYPE_CHECKING:
     from npgpt.checking.central_differences import Comparison as Comparison

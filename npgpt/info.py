@@ -1,8 +1,9 @@
 """python -m npgpt.info : the contents of a checkpoint, and warnings about it."""
 
-from npgpt.commandline import Parser, pathname, run
+from npgpt.commandline import Parser, pathname
 from npgpt.errors import CheckpointError
 from npgpt.model_flags import add_checkpoint_flag
+from npgpt.process import run
 
 
 def main() -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from npgpt.commandline import Parser, choice, flag, number, pathname, run
+from npgpt.commandline import Parser, choice, flag, number, pathname
 from npgpt.errors import ConfigError, DataError
+from npgpt.process import run
 from npgpt.signals import StopRequest
 from npgpt.text import SPLITS
 from npgpt.training import plan as defaults

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from npgpt.commandline import Parser, pathname, run
+from npgpt.commandline import Parser, pathname
 from npgpt.errors import ConfigError
 from npgpt.html_page import check_page
+from npgpt.process import run
 from npgpt.signals import StopRequest
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from npgpt.commandline import Parser, as_flag, choice, count, flag, number, pathname, run, use_threads
+from npgpt.commandline import Parser, as_flag, choice, count, flag, number, pathname
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.generation_settings import ChoiceSettings, ModelSettings, sampling_of, some_text
 from npgpt.model_flags import open_model
+from npgpt.process import run, use_threads
 
 TEXT, SEARCH = "text", "beam search"
 DRAFT, FORM = "speculative decoding: a draft proposes tokens, the model checks them", "what the new text may be"

@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
-from npgpt.commandline import Parser, run, use_threads
+from npgpt.commandline import Parser
 from npgpt.errors import UserError
 from npgpt.model_flags import open_model
+from npgpt.process import run, use_threads
 from npgpt.serving.settings import ServeSettings, bind, read_token
 from npgpt.signals import StopRequest, exit_code
 

@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 
-from npgpt.commandline import Parser, as_flag, pathname, use_threads
-from npgpt.commandline import run as run_command
+from npgpt.commandline import Parser, as_flag, pathname
 from npgpt.errors import ConfigError
 from npgpt.machine_line import read_machine_line
+from npgpt.process import run as run_command
+from npgpt.process import use_threads
 from npgpt.training.launch import OneProcess, Processes, launch
 from npgpt.training.settings import RESUMABLE, TrainSettings
 

@@ -62,7 +62,6 @@ TESTS = {
     "gpt.py": "test_gpt_stored.py test_gpt_options.py test_layers.py generation/test_cache.py test_activation_checkpointing.py",
     "generation/cache.py": "test_gpt_options.py",
     "optim.py": "test_clipping.py test_gpt_stored.py test_freezing.py",
-    "commandline.py": "test_process_ends.py",
     "training/team.py": "training/test_parallel.py test_train.py",
     "training/parallel.py": "training/test_parallel.py",
     "training/gradient_sum.py": "training/test_parallel.py",

@@ -41,7 +41,7 @@ ORDER = [
     ["checkpoints"],
     ["generation"],
     ["scoring"],
-    ["checking", "precompile", "commandline", "reporting"],
+    ["checking", "precompile", "commandline", "process", "reporting"],
     ["model_flags"],
     ["generation_settings"],
     ["training", "teaching", "chatting", "serving", "notebook"],

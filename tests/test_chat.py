@@ -340,7 +340,7 @@ class PseudoTerminal:
 ENDLESS = """
 import itertools, time
 import npgpt.generation.dialogue as dialogue
-from npgpt import chat, commandline
+from npgpt import chat, process
 from npgpt.generation import Token
 
 def stream(*arguments, stop_if, **options):
@@ -350,7 +350,7 @@ def stream(*arguments, stop_if, **options):
         time.sleep(0.01)
 
 dialogue.stream = stream
-commandline.run(chat.main)
+process.run(chat.main)
 """
 
 

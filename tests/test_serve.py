@@ -116,7 +116,7 @@ def test_it_serves_a_run_until_a_signal_comes(run, number):
 LONG_STEP = """
 import time
 from npgpt import serve
-from npgpt.commandline import run
+from npgpt.process import run
 from npgpt.serving.batch import Batch
 
 def step(batch, first=Batch.step, steps=[]):

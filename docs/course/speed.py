@@ -10,8 +10,8 @@ from time import perf_counter
 import numpy as np
 from numba import njit
 
-from npgpt.commandline import run
 from npgpt.kernels import KERNELS
+from npgpt.process import run
 
 
 def loops(A, B, C):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from time import sleep
 from typing import Any
 
-from npgpt.commandline import explain, use_threads
 from npgpt.errors import ConfigError
+from npgpt.process import explain, use_threads
 
 # The number of a process, as its launcher tells it: MPICH, Intel MPI, MVAPICH and Slurm's pmi2; Open MPI; any PMIx.
 # The environment is asked, and not MPI, so that a process without a launcher never imports mpi4py.

@@ -16,8 +16,8 @@ from unittest import mock
 
 import pytest
 
-from npgpt import commandline
 from npgpt.checkpoints import runs
+from npgpt.process import run
 
 TINY = ("--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--context", 8, "--batch-size", 2, "--tokenizer", "byte")
 RUN = ("text.txt", *TINY, "--max-steps", 4, "--log-every", 1, "--eval-every", 2, "--eval-batches", 2)
@@ -48,7 +48,7 @@ def command(name, *arguments, cwd, stdin=b"") -> Ended:
     }
     main = importlib.import_module(f"npgpt.{name}").main
     with contextlib.chdir(cwd), mock.patch.multiple(sys, **streams), pytest.raises(SystemExit) as end:
-        commandline.run(main)
+        run(main)
     out, err = (streams[s].flush() or streams[s].buffer.getvalue().decode() for s in ("stdout", "stderr"))
     return Ended(end.value.code, out, without_compiling(err))
 

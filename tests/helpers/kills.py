@@ -19,7 +19,7 @@ import time
 import warnings
 from pathlib import Path
 
-from npgpt import commandline, train
+from npgpt import process, train
 from npgpt.checkpoints import run_states, runs, safetensors
 from npgpt.checkpoints.shared import atomic
 from npgpt.training import begin, execute, folder, run, saver  # noqa: F401 - loaded before the forks
@@ -93,7 +93,7 @@ def silently(typed, line):
     if line is not None:
         sys.settrace(killing_at(line))
     try:
-        commandline.run(train.main)
+        process.run(train.main)
     except SystemExit as end:
         return end.code
     finally:

@@ -106,7 +106,7 @@ def limited(self):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     write(self)
 saver.Saver._write_next = limited
-from npgpt.train import main; from npgpt.commandline import run; run(main)
+from npgpt.train import main; from npgpt.process import run; run(main)
 """
 
 

@@ -282,7 +282,7 @@ def test_a_mistake_is_told_once(mpiexec, folder):
 
 FAILING = """
 import os, sys
-from npgpt import GPT, commandline, train
+from npgpt import GPT, process, train
 loss, calls = GPT.loss, []
 def failing(self, *batch):
     calls.append(batch)
@@ -290,7 +290,7 @@ def failing(self, *batch):
         {failure}
     return loss(self, *batch)
 GPT.loss = failing
-commandline.run(train.main)
+process.run(train.main)
 """
 
 

@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_early_goes_on_to_the_next_evaluation(folder, mon
 # Processes
 
 
-def start(folder, *arguments, code="from npgpt.train import main; from npgpt.commandline import run; run(main)"):
+def start(folder, *arguments, code="from npgpt.train import main; from npgpt.process import run; run(main)"):
     """A training process whose lines on stderr can be waited for."""
     typed = [sys.executable, "-c", f"import sys; {code}", *map(str, arguments)]
     return subprocess.Popen(typed, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

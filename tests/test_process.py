@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from helpers.commands import Ended
 
-from npgpt import commandline
+from npgpt import process
 from npgpt.errors import CheckpointWarning, UserError
 from npgpt.signals import Stopped
 
@@ -19,7 +19,7 @@ def ends(main, **streams) -> Ended:
     """What ``run`` makes of a main that raises or returns."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for encoding in ("ascii", "utf-8"))
     with mock.patch.multiple(sys, stdout=out, stderr=err), pytest.raises(SystemExit) as end:
-        commandline.run(main)
+        process.run(main)
     return Ended(end.value.code, *(stream.flush() or stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
@@ -41,7 +41,7 @@ def test_how_a_process_ends():
     assert ends(raises(OSError("by itself"))) == (2, "", "error: by itself\n")
     assert ends(raises(MemoryError("Unable"))) == (2, "", "error: not enough memory. Unable\n")
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
-        commandline.run(raises(ZeroDivisionError()))
+        process.run(raises(ZeroDivisionError()))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_how_a_process_ends():
      ("linux", OSError(22, "Invalid argument"), False), ("win32", OSError(22, "Invalid argument", "a?"), False)],
 )  # fmt: skip
 def test_what_the_system_says_of_a_pipe_that_was_closed_at_its_other_end(monkeypatch, system, error, closed):
-    monkeypatch.setattr(commandline.sys, "platform", system)
-    assert commandline._nobody_reads(error) == closed
+    monkeypatch.setattr(process.sys, "platform", system)
+    assert process._nobody_reads(error) == closed
 
 
 def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
@@ -63,14 +63,14 @@ def test_an_interrupt_that_an_import_makes_an_error_of_is_one():
 
     assert ends(main) == (143, "", "stopped\n")
     with pytest.raises(ImportError):
-        commandline.run(raises(ImportError("no such module")))
+        process.run(raises(ImportError("no such module")))
 
 
 def test_an_interrupt_that_an_import_dropped():
     """As Numba's extension modules do, which raise an ImportError without a cause."""
     script = """
         import signal
-        from npgpt.commandline import run
+        from npgpt.process import run
 
         def main():
             try:
@@ -90,7 +90,7 @@ def test_an_interrupt_in_a_destructor_is_not_lost():
     """And what the process waits for ends at once."""
     script = """
         import time
-        from npgpt.commandline import run
+        from npgpt.process import run
 
         class Interrupted:
             def __del__(self):
@@ -126,7 +126,7 @@ def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
         return 0
 
     with pytest.raises(SystemExit) as ended:
-        commandline.run(main)
+        process.run(main)
     shown = capsys.readouterr().err
     assert ended.value.code == 0
     assert "test_process_ends.py:" in shown
