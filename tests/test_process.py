@@ -129,6 +129,6 @@ def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
         process.run(main)
     shown = capsys.readouterr().err
     assert ended.value.code == 0
-    assert "test_process_ends.py:" in shown
+    assert "test_process.py:" in shown
     assert "UserWarning: mind the step\n" in shown
     assert shown.endswith("\nwarning: a tensor was ignored\n")
