@@ -151,7 +151,9 @@ def _name(text):
     try:
         text.encode()
     except UnicodeEncodeError:  # what Linux allows, and JSON doesn't
-        raise argparse.ArgumentTypeError(f"the name {text!r} is not UTF-8: give it another one") from None
+        is_utf_8 = sys.getfilesystemencoding() == "utf-8"
+        problem = "is not UTF-8: give it another one" if is_utf_8 else "can't be read in this locale: set PYTHONUTF8=1"
+        raise argparse.ArgumentTypeError(f"the name {text!r} {problem}") from None
     return text
 
 

@@ -24,6 +24,10 @@ class CheckpointError(UserError, ValueError):
     """A file or folder of weights that can't be read, or that doesn't fit the model."""
 
 
+class UnreadableError(CheckpointError):
+    """A file that is there and that the system doesn't let us read: no permission, a faulty disk. It may be whole."""
+
+
 class CheckpointWarning(UserWarning):
     """A damaged file of a run, and the earlier one that is taken instead."""
 

@@ -15,6 +15,7 @@ from npgpt.errors import CheckpointWarning, ConfigError, UserError
 from npgpt.signals import Stopped, exit_code
 from npgpt.streams import standard_streams
 
+MAX_THREADS = 1024
 _LAYERS = "default", "safe", "threadsafe", "forksafe", "tbb", "omp", "workqueue"  # Numba's words
 
 
@@ -30,14 +31,14 @@ def use_threads(threads: int | None) -> None:
 def _check_threads():
     """Numba's import shows a traceback of its own on what is no number, and fails on a number below 1.
 
-    A threading layer that it doesn't know is a traceback at the first kernel.
+    A threading layer that it doesn't know is a traceback at the first kernel, and 100,000 threads end the process.
     """
     layer = os.environ.get("NUMBA_THREADING_LAYER", "default")
     if layer not in _LAYERS:
         raise ConfigError(f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}, not {layer[:20]!r}")
     text = os.environ.get("NUMBA_NUM_THREADS", "1")
-    if not re.fullmatch(r"\s*\+?0*[1-9]\d*\s*", text):
-        raise ConfigError(f"NUMBA_NUM_THREADS must be at least 1, not {text[:20]!r}")
+    if not re.fullmatch(r"\s*\+?0*[1-9]\d{,3}\s*", text) or int(text) > MAX_THREADS:
+        raise ConfigError(f"NUMBA_NUM_THREADS must be from 1 to {MAX_THREADS:,}, not {text[:20]!r}")
 
 
 def run(main: Callable[[], int]) -> None:
@@ -142,7 +143,7 @@ def _nobody_reads(error):
 def _message(error):
     """An error in words. A file that was being written is named as it was to be called in the end."""
     if isinstance(error, MemoryError):
-        return f"not enough memory. {error}"
+        return f"not enough memory. {error}".rstrip()
     if isinstance(error, OSError) and error.strerror:
         if not isinstance(error.filename, str | os.PathLike):
             return error.strerror

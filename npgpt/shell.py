@@ -16,5 +16,6 @@ def joined(words: Iterable[str]) -> str:
 
 
 def quoted(path: str | PathLike[str]) -> str:
-    """A path as it must be typed: runs/my text -> 'runs/my text'"""
-    return joined([str(path)])
+    """A path as it must be typed: runs/my text -> 'runs/my text', and -x -> ./-x, which is no flag"""
+    name = str(path)
+    return joined([f"./{name}" if name.startswith("-") else name])

@@ -1,12 +1,13 @@
 """What the commands do with what is typed: flags and their spellings, and help."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
-from helpers.commands import Ended, assert_refused, command, listing, refused
+from helpers.commands import Ended, assert_refused, command, listing, process, refused
 
 from npgpt.commandline import Parser
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS
@@ -256,6 +257,13 @@ def test_a_text_whose_name_begins_like_a_flag(folder):
 
 def test_a_name_that_is_not_utf_8(tmp_path):
     refused("train", "caf\udce9.txt", cwd=tmp_path, words=["the name 'caf\\udce9.txt' is not UTF-8"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8 in any locale")
+def test_a_name_in_a_locale_of_ascii(tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = ["can't be read in this locale: set PYTHONUTF8=1"]
+    refused("train", "café.txt", cwd=tmp_path, words=words, run=process, env={**os.environ, **locale})
 
 
 # Help

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TEXT
-from helpers.commands import QUICK, assert_refused, command, process, refused
+from helpers.commands import QUICK, assert_refused, command, process, refused, train
 
 from npgpt.checkpoints import runs
 from npgpt.config import GPTConfig
@@ -66,11 +66,11 @@ def test_a_link_to_itself(folder):
     assert sorted(os.listdir(folder)) == ["loop", "text.txt"]
 
 
-@pytest.mark.parametrize("threads", ["0", "-3", " 00 ", "none"])
+@pytest.mark.parametrize("threads", ["0", "-3", " 00 ", "none", "1025", "100000"])
 def test_a_number_of_threads_that_numba_refuses(folder, threads, monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
     for name in ("train", "sample", "info", "convert", "gradcheck", "evaluate"):
-        refused(name, cwd=folder, words=[f"NUMBA_NUM_THREADS must be at least 1, not {threads!r}"], run=process)
+        refused(name, cwd=folder, words=[f"NUMBA_NUM_THREADS must be from 1 to 1,024, not {threads!r}"], run=process)
 
 
 def test_a_threading_layer_that_numba_does_not_know(folder, monkeypatch):
@@ -214,7 +214,18 @@ def test_a_run_whose_text_has_changed(finished):
             words=["text.txt: the text is not the one that this run began with", "--init-from runs/text"],
         )
     (finished / "text.txt").unlink()
-    refused("train", "--resume", "--max-steps", 4, cwd=finished, words=["there is no file or folder text.txt"])
+    words = [
+        "the run's text text.txt isn't there in ",
+        "resume the run in the folder where it began, or put the text back",
+    ]
+    refused("train", "--resume", "--max-steps", 4, cwd=finished, words=words)
+
+
+def test_a_run_whose_text_was_named_from_the_root(folder):
+    train(folder, folder / "text.txt", *QUICK)
+    (folder / "text.txt").unlink()
+    words = [f"the run's text {folder / 'text.txt'} isn't there: put the text back"]
+    refused("train", "--resume", "--max-steps", 4, cwd=folder, words=words)
 
 
 def test_prompts_that_can_not_be(finished):

@@ -16,7 +16,7 @@ import numpy as np
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.shared.checkpoint import Checkpoint
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.errors import CheckpointError, CheckpointWarning
+from npgpt.errors import CheckpointError, CheckpointWarning, RunError, UnreadableError
 
 _EARLIER = re.compile(r"step-(\d{6,})\.safetensors")
 _T = TypeVar("_T")
@@ -77,12 +77,20 @@ def keep_last(run: Path, step: int) -> None:
 def load_newest(run: str | Path) -> tuple[Path, dict[str, np.ndarray], dict[str, np.ndarray], dict]:
     """The newest state of a run that is whole: its file, weights, optimizer and state, as ``load_checkpoint`` gives.
 
-    Raises CheckpointError, the newest file's, if none is.
+    Raises CheckpointError, the newest file's, if none is, and RunError if one can't be read that may be whole.
     """
     files = state_files(run)
     if not files:
         raise CheckpointError(f"{run}: no {runs.LAST_FILE}: the run has not saved its state yet")
-    return _first_whole(files, lambda path: (path, *runs.load_checkpoint(path)))
+    return _first_whole(files, _load)
+
+
+def _load(path):
+    try:
+        return path, *runs.load_checkpoint(path)
+    except UnreadableError as error:
+        advice = "It may be whole, and training on would replace it: make it readable, or move it away"
+        raise RunError(f"{error}.\n{advice}") from None
 
 
 def open_run(run: str | Path, checkpoint: str) -> Checkpoint:

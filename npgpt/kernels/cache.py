@@ -72,8 +72,9 @@ class KernelCache:
                     self._folders.append(str(self._source.parent / "__pycache__"))
                 # Private: Numba's search: NUMBA_CACHE_DIR, __pycache__ beside the source, the user's cache folder.
                 found = CompileResultCacheImpl(function).locator.get_cache_path()
-                # Of a user without a home, "~" stays: a folder of that name, wherever the process happens to run.
-                if not found.startswith("~"):
+                if found.startswith("~"):  # of a user without a home: a folder of that name, which Numba has just made
+                    os.removedirs(found)
+                else:
                     self.cache_path = found
                     self._folders.append(found)
 

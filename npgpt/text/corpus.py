@@ -3,6 +3,7 @@
 Text is read in chunks, and its tokens go to a temporary file that is mapped into memory, so memory stays small.
 """
 
+import errno
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from npgpt.text.token_files import (
     tokenizer_beside,
 )
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizers import make_tokenizer
+from npgpt.text.tokenizers import CharTokenizer, make_tokenizer
 
 FEW_CONVERSATIONS = 10  # fewer than these teach a model little but themselves
 
@@ -97,9 +98,18 @@ def tokenizer_for(name: str | None, paths: Paths, default: str = "gpt2") -> Toke
             made = f"the {stored.name} tokenizer of {stored.vocab_size:,} ids"
             raise DataError(f"{token_files[0]} was made with {made}: leave out --tokenizer {name}")
         return stored
+    if kind in (BPETokenizer.name, CharTokenizer.name):
+        _check_twice_readable(paths)
     if kind == BPETokenizer.name:
         return BPETokenizer.from_texts(iter_documents(paths), size)
     return make_tokenizer(kind, iter_text(paths))
+
+
+def _check_twice_readable(paths):
+    """Raise DataError on what is neither a file nor a folder: a text is read for its tokenizer, and for its tokens."""
+    for path in as_paths(paths):
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} can be read only once: save its text in a file, and name that one")
 
 
 def iter_text(paths: Paths) -> Iterator[str]:
@@ -240,10 +250,10 @@ def _tokenize(paths: list[Path], tokenizer: Tokenizer) -> Corpus:
             tokens = np.asarray(np.memmap(file, tokenizer.dtype, mode="r", shape=(writer.count,)))
             answers = np.asarray(np.memmap(marks, bool, mode="r", shape=(writer.count,))) if marks.tell() else None
     except OSError as error:  # of the temporary files: the text files' are DataErrors already
-        raise DataError(
-            f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: {error.strerror}.\n"
-            "Set TMPDIR to a folder with more room: twice the size of the text is always enough."
-        ) from error
+        problem = f"can't write the tokens to a temporary file in {tempfile.tempdir or 'any folder'}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem += ".\nSet TMPDIR to a folder with more room: twice the size of the text is always enough"
+        raise DataError(problem) from error
     return Corpus(
         tokens,
         np.array(writer.documents, np.int64),

@@ -74,8 +74,6 @@ def read_text(path: Path, bar: tqdm) -> Iterator[str]:
                 bar.update(len(raw))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from error
-    if empty and not path.is_file():
-        raise DataError(f"{path} gives no text, or not a second time: save it in a file, and name that one")
     if empty:
         raise DataError(f"{path} is empty: there is no text in it")
 

@@ -139,8 +139,11 @@ def listed(paths: list[Path]) -> str:
 
 def _pair_in(folder):
     pair = [folder / "train.bin", folder / "val.bin"]
-    if all(part.is_file() for part in pair):
-        return pair
+    try:
+        if all(part.is_file() for part in pair):
+            return pair
+    except OSError as error:
+        raise DataError(f"can't read {folder}: {error.strerror}") from error
     pair = []
     for part in ("train", "val"):
         found = sorted(folder.glob(f"*_{part}.bin")) if folder.is_dir() else []

@@ -94,6 +94,7 @@ def _resume(folder, given) -> Run:
     if "max_steps" in given or "epochs" in given:
         given = {"max_steps": None, "epochs": None, "time_budget": None, **given}
     settings = replace(settings, **given)
+    _check_texts(settings)
     tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = run_states.load_newest(folder)
     data = TrainingData(settings, tokenizer, plan.context)
@@ -115,6 +116,14 @@ def _resume(folder, given) -> Run:
         rates = f"learning rate {now:.1e} now, {end:.1e} at the end"
         log(f"to step {changed.max_steps:,} (was {plan.max_steps:,}); {rates}")
     return run
+
+
+def _check_texts(settings) -> None:
+    """Raise RunError if one of a stopped run's texts isn't there. A relative name is from where the run began."""
+    for text in settings.texts:
+        if not os.path.exists(text):
+            where = "" if os.path.isabs(text) else f" in {os.getcwd()}: resume the run in the folder where it began, or"
+            raise RunError(f"the run's text {text} isn't there{where or ':'} put the text back")
 
 
 def _load_state(run, moments, state, path, folder) -> None:

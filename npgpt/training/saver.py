@@ -100,9 +100,10 @@ class Saver:
         self._remove_old()
 
     def _remove_old(self):
-        for path in run_states.state_files(self.folder)[1 + self.keep :]:
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):  # the folder can't be listed: the write beside this says so
+            for path in run_states.state_files(self.folder)[1 + self.keep :]:
+                with suppress(OSError):
+                    path.unlink()
 
     def _write(self, folder):
         weights, moments = self.model.state_dict(), self.optimizer.state_dict()

@@ -8,6 +8,7 @@ from typing import Any
 from npgpt.commandline import FlagType, as_flag, choice, count, duration, flag, number, pathname
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
 from npgpt.errors import ConfigError, TokenizerError
+from npgpt.process import MAX_THREADS
 from npgpt.schedules import SCHEDULES
 from npgpt.text import LOSSES, SPLITS, TOKENIZERS, tokenizer_name
 from npgpt.training import plan as defaults
@@ -156,7 +157,7 @@ class TrainSettings:
     sample_tokens: int = flag(40, count(), "tokens per sample", RUN)
     tensorboard: bool = flag(False, bool, "also write event files for TensorBoard to the run's folder", RUN)
     recompute: bool = flag(False, bool, "activation checkpointing: less memory, more time", RUN)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", RUN)
+    threads: int | None = flag(None, number("N", 1, MAX_THREADS, whole=True), "threads (default: one per core)", RUN)
     matmul_precision: str = flag(
         "highest", choice(*MATMUL_PRECISIONS), "of large matrix products; medium rounds their factors to bfloat16", RUN
     )

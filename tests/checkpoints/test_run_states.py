@@ -10,9 +10,10 @@ import pytest
 
 from checkpoints.small_states import CONFIG, arrays, arrays_of, assert_same, flip
 from npgpt.checkpoints import run_states, runs
+from npgpt.checkpoints.shared import mmap_file
 from npgpt.checkpoints.shared.checksums import KEY, check_texts
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.errors import CheckpointError, CheckpointWarning
+from npgpt.errors import CheckpointError, CheckpointWarning, RunError
 
 
 def test_the_newest_run_is_that_of_the_newest_last_file(tmp_path):
@@ -77,6 +78,21 @@ def test_a_damaged_file_is_passed_over_with_a_warning(three_states):
     flip(three_states / "step-000001.safetensors", -1)
     with pytest.raises(CheckpointError, match=r"last\.safetensors"):
         run_states.load_newest(three_states)
+
+
+def test_a_state_that_can_not_be_read_is_not_passed_over_to_train_on(three_states, monkeypatch):
+    """It may be whole, and would be replaced. To look at, an earlier one will do."""
+
+    def opener(path, flags):
+        if path.endswith("last.safetensors"):
+            raise PermissionError(13, "Permission denied")
+        return os.open(path, flags)
+
+    monkeypatch.setattr(mmap_file, "_open_without_waiting", opener)
+    with pytest.raises(RunError, match=r"last\.safetensors: can't be read: Permission denied\.\nIt may be whole"):
+        run_states.load_newest(three_states)
+    with pytest.warns(CheckpointWarning, match="step-000002"):
+        assert_same(arrays_of(run_states.open_run(three_states, "last")), arrays(2))
 
 
 def test_a_text_that_is_not_what_was_written():

@@ -20,9 +20,10 @@ def write_tokens(path, ids):
 
 
 def assert_refused(paths, tokenizer, *words):
-    """Reading the paths raises an error of one to three lines that contain these words."""
+    """Reading the paths raises an error of one to three lines that contain these words. -> its text"""
     with pytest.raises(UserError) as error:
         read_corpus(paths, tokenizer)
     assert str(error.value).count("\n") < 3
     for word in words:
         assert str(word) in str(error.value)
+    return str(error.value)

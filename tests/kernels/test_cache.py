@@ -1,5 +1,6 @@
 """The cache of compiled kernels: it never gives wrong code, and is never the reason why something doesn't work."""
 
+import os
 import runpy
 from types import SimpleNamespace
 
@@ -137,6 +138,8 @@ def test_what_the_packages_owner_compiled_is_used_by_those_who_may_not_write_the
     locator.get_cache_path = lambda: str(own)
     assert [calls(x, names["triple"]) for x in (2, 0.5, 0.5)] == [0, 1, 0]
     assert [len(files(folder)) for folder in (beside, own)] == [1, 1]
+    (tmp_path / "~" / "nowhere").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     locator.get_cache_path = lambda: "~/nowhere"
     assert [calls(x, names["triple"]) for x in (2, 0.5)] == [0, 1]
 
@@ -144,13 +147,14 @@ def test_what_the_packages_owner_compiled_is_used_by_those_who_may_not_write_the
 def test_a_user_without_a_home_gets_no_folder_that_is_called_tilde(calls, tmp_path, monkeypatch, capsys):
     class Locator:
         def get_cache_path(self):
+            os.makedirs("~/.cache/numba/npgpt")  # as Numba, to see whether it can be written
             return "~/.cache/numba/npgpt"
 
     monkeypatch.setattr(cache, "CompileResultCacheImpl", lambda function: SimpleNamespace(locator=Locator()))
     monkeypatch.setattr(progress, "_announced", False)
     monkeypatch.chdir(tmp_path)
     assert [calls(), calls()] == [1, 1]
-    assert files(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == (
         "npgpt: compiling kernels (at each start: no folder for them can be written; NUMBA_CACHE_DIR names one)\n"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -149,6 +150,15 @@ def test_token_files_and_text_together_are_refused(tmp_path):
     for paths in ([one], folder):
         with pytest.raises(DataError, match="tokens, not text"):
             make_tokenizer("char", iter_text(paths))
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(token_files.Path, "is_file", refuse)
+    with pytest.raises(DataError, match=f"can't read {re.escape(str(tmp_path))}: Permission denied"):
+        token_files.find_token_files([tmp_path])
 
 
 def test_a_file_that_is_written_to_is_told_from_one_that_is_replaced_or_gone(tmp_path):

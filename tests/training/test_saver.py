@@ -80,6 +80,20 @@ def test_saves_that_fail_leave_the_newest_state(tmp_path, monkeypatch, links):
     assert (tmp_path / "last.safetensors").exists()
 
 
+def test_a_folder_that_can_not_be_listed_ends_no_run(tmp_path, monkeypatch, capsys):
+    """As when all file descriptors are taken for a moment."""
+
+    def glob(path, pattern):
+        raise OSError(24, "Too many open files", str(path))
+
+    part = SimpleNamespace(state_dict=dict, config=None, metadata=dict, write_beside=str)
+    saving = saver.Saver(tmp_path, part, part, lambda: {"step": 0}, None, keep=1)
+    monkeypatch.setattr(run_states.Path, "glob", glob)
+    monkeypatch.setattr(saver.runs, "save_checkpoint", full)
+    saving.save()
+    assert capsys.readouterr().err.endswith("training goes on\n")
+
+
 def test_no_room_for_a_run(folder, monkeypatch):
     sizes = GPTConfig(vocab_size=257, block_size=8, n_layer=1, n_head=2, n_embd=8)
     weights = sum(array.nbytes for array in GPT(sizes).state_dict().values())

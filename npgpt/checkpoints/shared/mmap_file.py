@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npgpt.checkpoints import formats
-from npgpt.errors import CheckpointError
+from npgpt.errors import CheckpointError, UnreadableError
 
 
 class MappedFile:
@@ -20,7 +20,8 @@ class MappedFile:
     size    in bytes
 
     The file may be replaced or deleted while it is mapped; if another program shortens it in place, the process dies
-    (SIGBUS), as with any mapped file. Raises CheckpointError if it can't be read; an empty file is one of size 0.
+    (SIGBUS), as with any mapped file. Raises CheckpointError if there is none, UnreadableError if it can't be read; an
+    empty file is one of size 0.
     """
 
     def __init__(self, path: str | Path):
@@ -33,7 +34,8 @@ class MappedFile:
                 self.size = status.st_size
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
         except OSError as error:
-            raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
+            kind = CheckpointError if isinstance(error, FileNotFoundError) else UnreadableError
+            raise kind(f"{path}: can't be read: {error.strerror}") from None
 
     def format(self) -> formats.Format:
         """The format that the file begins and ends like. Raises CheckpointError, which names those that were tried."""
