@@ -123,15 +123,24 @@ def _exit_code(main, noted) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, UserError, OSError, MemoryError) as error:
         if _nobody_reads(error):  # whoever read our output (head, say) has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
         code = explain(error)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a closed terminal, a full disk; Python would try once more, and end with 120
+            _drop_output()
     except ImportError as error:
         interrupt = _interrupt_behind(error)
         if interrupt is None and not noted:
             raise
         code = explain(interrupt or KeyboardInterrupt())
     return code
+
+
+def _drop_output():
+    """Let what is still buffered for standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _nobody_reads(error):

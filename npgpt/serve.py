@@ -1,5 +1,6 @@
 """python -m npgpt.serve : a server with a playground in the browser, and the OpenAI API."""
 
+import multiprocessing.util
 import os
 import sys
 from contextlib import suppress
@@ -28,6 +29,8 @@ class _StopServing(StopRequest):
         if self.requested:
             with suppress(OSError):  # nobody may be there to read it
                 os.write(2, b"stopped\n")  # print can't be called again while it is at work
+            # Private: frees the semaphore of Numba's threads, which Python 3.14 would warn of.
+            multiprocessing.util._run_finalizers()
             os._exit(exit_code(number))
         super()._request(number, frame)
 

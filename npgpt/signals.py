@@ -1,9 +1,11 @@
 """Ctrl-C, SIGTERM and SIGHUP, for commands that have something to finish. Nothing heavy is imported."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 # SIGHUP, which a terminal sends when it is closed, is unknown to Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -61,7 +63,13 @@ class StopRequest:
             self.number = number
         if again or self.notice is None:
             raise Stopped(number)
-        self.say(self.notice)
+        try:
+            self.say(self.notice)
+        except (
+            RuntimeError
+        ):  # the signal came while stderr was being written to, and Python's stream takes nothing else
+            with suppress(OSError):
+                os.write(2, f"{self.notice}\n".encode())
 
 
 def _say(line):

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
@@ -30,14 +30,20 @@ class Messages:
         try:
             return self._stream.write(text)
         except OSError:
-            self._stream = _nowhere()
+            self._drop()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._stream = _nowhere()
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = _nowhere()
+        with suppress(OSError):  # what is still buffered goes there, too; if it can't be written, Python ends with 120
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        self._stream = nowhere
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -21,6 +21,9 @@ from hypothesis import settings
 # are made.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# With it Python's streams buffer nothing, and what goes wrong with buffered ones, as users have them, can't be seen.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # A script that starts the tests in the background makes them ignore Ctrl-C, and with them the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -59,13 +59,21 @@ def shell(line, folder):
 def test_commands_with_closed_streams(folder):
     typed = " ".join(map(str, ("text.txt", *QUICK)))
     ended = shell(f"python -m npgpt.train {typed} --log-every 1 2>&1 | head -1", folder)
-    assert ended.stdout.startswith("text:")
+    assert (ended.returncode, ended.stdout[:5]) == (0, "text:")
     assert runs.load_checkpoint(folder / "runs" / "text" / "last.safetensors")[2]["step"] == 2
     ended = shell("python -m npgpt.sample --max-new-tokens 3 --seed 1 >&-", folder)
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended
     ended = shell(f"python -m npgpt.train {typed} --out closed <&- >&- 2>&-", folder)
     assert ended.returncode == 0
     assert runs.load_checkpoint(folder / "closed" / "last.safetensors")[2]["step"] == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_behind_a_stream_changes_no_exit_code(folder):
+    """Python would end with 120 if something were left that it can't write."""
+    assert shell("python -m npgpt.info nothing 2> /dev/full", folder).returncode == 2
+    ended = shell("python -m npgpt.exercises > /dev/full", folder)
+    assert (ended.returncode, ended.stderr) == (2, "error: No space left on device\n")
 
 
 # Signals
@@ -84,6 +92,27 @@ def test_the_second_signal_says_which_it_was(number, code, capsys):
     with pytest.raises(Stopped):
         stop.check()
     assert capsys.readouterr().err == "stopping\n"
+
+
+def test_a_signal_that_comes_while_a_message_is_written(monkeypatch, capfd):
+    """Python's buffered stream refuses to be written to meanwhile; the notice is written past it."""
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if not stop.requested:
+                signal.raise_signal(signal.SIGTERM)
+            written.append(bytes(data))
+            return len(data)
+
+    written = []
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Raw()), line_buffering=True))
+    with StopRequest("stopping") as stop:
+        print("a line", file=sys.stderr)
+    assert (stop.number, written) == (signal.SIGTERM, [b"a line\n"])
+    assert capfd.readouterr().err == "stopping\n"
 
 
 def test_an_ignored_signal_stays_ignored():

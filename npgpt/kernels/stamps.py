@@ -6,6 +6,7 @@ is no change.
 
 import hashlib
 from functools import cache
+from opcode import opmap
 from pathlib import Path
 from types import CodeType
 
@@ -42,9 +43,12 @@ def _content(code: CodeType, names: set[str]) -> tuple:
     names.update(code.co_names)
     line = code.co_firstlineno if "__firstlineno__" in code.co_names else None  # of a class, since Python 3.13
     constants = [_constant(x, names) for x in code.co_consts if line is None or x != line]
+    instructions = code.co_code
+    if line is not None and line < 256 and "LOAD_SMALL_INT" in opmap:  # a small line is no constant since Python 3.14
+        instructions = instructions.replace(bytes([opmap["LOAD_SMALL_INT"], line]), b"", 1)
     variables = code.co_varnames, code.co_freevars, code.co_cellvars
     arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-    return code.co_name, code.co_code, code.co_exceptiontable, constants, code.co_names, variables, arguments
+    return code.co_name, instructions, code.co_exceptiontable, constants, code.co_names, variables, arguments
 
 
 def _constant(value, names):

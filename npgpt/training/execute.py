@@ -67,8 +67,10 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
             if run.plan.warmup > min(run.plan.max_steps, run.plan.decay_steps):
                 log(f"warning: --warmup takes {run.plan.warmup:,} steps, and the schedule fewer: --lr is never reached")
             run.progress.start()
+            begun_at = run.step
             fit(run, stop)
-            run.evaluation.check(run.step)
+            if run.step > begun_at:  # else the weights are those that were read, and the check might have to compile
+                run.evaluation.check(run.step)
         except DataError:  # a file has changed; what was trained until then is right
             run.saver.save()
             raise

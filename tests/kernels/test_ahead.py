@@ -218,3 +218,4 @@ def test_a_run_that_is_stopped_while_it_compiles(tmp_path):
     assert training.returncode == 130  # 128 and the signal's number
     assert "stopped after step 0; resume with" in err
     assert "loss" not in err
+    assert not list((tmp_path / "cache").rglob("*cross_entropy*.kernel"))  # no loss was computed to check the weights

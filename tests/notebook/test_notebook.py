@@ -94,9 +94,9 @@ class _Kernel:
         self.client.shell_channel.send(message)
 
     def subshell(self):
-        """A thread of the kernel that answers clicks; None in an older kernel."""
+        """A thread of the kernel that answers clicks."""
         self.client.control_channel.send(self.client.session.msg("create_subshell_request"))
-        return self.client.get_control_msg(timeout=60)["content"].get("subshell_id")
+        return self.client.get_control_msg(timeout=60)["content"]["subshell_id"]
 
     def until(self, code, wanted):
         """Run a cell until it prints the wanted words first; the text ends after 1,000 tokens in any case."""
