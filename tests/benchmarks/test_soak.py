@@ -1,8 +1,11 @@
+import shutil
+
 import pytest
 
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 
 
+@pytest.mark.skipif(shutil.which("ps") is None, reason="the server's memory is asked from the program ps")
 def test_a_short_soak(monkeypatch, capsys):
     from bench import soak
 
