@@ -1,4 +1,4 @@
-"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): y = x P(X < x), where X is a normal variable.
+"""GELU, the Gaussian error linear unit (Hendrycks & Gimpel 2016): y = x P(X < x), with a standard normal X.
 
 Exact form.     Phi(x) = P(X < x) = (1 + erf(x / sqrt 2)) / 2       y = x Phi(x)
 

@@ -330,6 +330,19 @@ def test_public_names(python):
     assert ended.stdout == "module 'npgpt.gradcheck' has no attribute 'other'\n", ended.stderr
 
 
+def test_a_backward_function_that_draws_anew():
+    rng = np.random.default_rng(0)
+
+    def drop(x):
+        mask = rng.random(x.shape) < 0.5 if not seen else seen[0]
+        seen.append(mask)
+        return Tensor.from_op(x.data * mask, (x,), lambda dy, needs: (dy * (rng.random(x.shape) < 0.5),))
+
+    seen = []
+    with pytest.raises(ValueError, match=r"gives another gradient of input 0 when it is repeated \(a new mask\?\)"):
+        gradcheck(drop, [np.ones(50)])
+
+
 def test_an_array_that_a_backward_function_keeps_is_no_gradient():
     """The engine may write to what is returned."""
     table, buffer = np.array([1.0, 2.0]), np.empty(2)

@@ -96,6 +96,62 @@ def test_each_mistake_gets_its_hint(exercise, mistake):
     assert answer.endswith(f"{exercise.name} is not solved yet.\n")
 
 
+def probabilities(S, largest):
+    e = np.exp(S - largest(S))
+    return e / e.sum(-1, keepdims=True)
+
+
+def one_maximum_for_all_rows(dy, x):
+    y = probabilities(x, np.max)
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+def scores(q, k):
+    return q @ k.T / np.sqrt(q.shape[-1])
+
+
+def hidden_by_a_small_number(q, k, v):
+    S = np.where(np.tri(len(q), dtype=bool), scores(q, k), -100)
+    return probabilities(S, lambda S: S.max(-1, keepdims=True)) @ v
+
+
+def summed_by_size(gradient, shape):
+    axes = tuple(i for i in range(gradient.ndim) if gradient.shape[i] not in shape)
+    return gradient.sum(axes).reshape(shape)
+
+
+_kept = {}
+
+
+def kept_in_the_module(p, gradients, state):
+    if state is None:
+        _kept["state"] = None
+    p, _kept["state"] = EXERCISES["adam_resume"].solution(p, gradients, _kept["state"])
+    return p, 1
+
+
+@pytest.mark.parametrize(("name", "answer"), [
+    ("softmax", one_maximum_for_all_rows), ("attention", lambda q, k, v: probabilities(scores(q, k), np.max) @ v),
+    ("causal_attention", hidden_by_a_small_number), ("unbroadcast", summed_by_size),
+    ("adam_resume", kept_in_the_module),
+])  # fmt: skip
+def test_answers_that_are_right_for_most_inputs(name, answer):
+    with np.errstate(all="ignore"):
+        assert not grade(EXERCISES[name], answer).solved
+
+
+def test_a_mistake_that_an_earlier_case_rules_out_is_not_named():
+    """min() of NaN passes the first cases, as no norm of one array would."""
+
+    def clip(gradients, max_norm):
+        norm = np.sqrt(sum((g**2).sum() for g in gradients))
+        return [g * min(1.0, max_norm / norm) for g in gradients], norm
+
+    with np.errstate(all="ignore"):
+        verdict = grade(EXERCISES["clipping"], clip)
+    assert verdict.hint.startswith("An infinite norm makes all gradients 0")
+
+
 @each_exercise
 def test_answers_do_not_depend_on_the_moment(exercise):
     wrong = completed(exercise, exercise.mistakes[0])

@@ -71,7 +71,7 @@ Write y, with NumPy. (The backward pass comes in attention_backward.)
         Case("4 queries, 4 keys", queries_keys_values(4, 4, 3)),
         Case("2 queries, 5 keys", queries_keys_values(2, 5, 4)),
         Case("one of each", queries_keys_values(1, 1, 2)),
-        Case("scores of thousands", {**queries_keys_values(2, 3, 4), "q": 1000 * values(2, 4)}),
+        Case("scores of thousands", {**queries_keys_values(2, 3, 4), "q": values(2, 4) * [[1000.0], [1.0]]}),
     ),
     mistakes=(
         Mistake(
@@ -128,6 +128,7 @@ Write y.
         Case("4 positions", queries_keys_values(4, 4, 3)),
         Case("5 positions, D = 2", queries_keys_values(5, 5, 2)),
         Case("one position", queries_keys_values(1, 1, 2)),
+        Case("scores of thousands", {**queries_keys_values(4, 4, 3), "q": 1000 * values(4, 3)}),
         Case(
             "a last value that is huge",
             {**queries_keys_values(3, 3, 2), "v": np.array([[1.0, 2.0], [0.5, -1.0], [1e30, 1e30]])},
@@ -200,6 +201,7 @@ softmax's backward pass, then dA, then dq and dk. Compute P again from q and k.
         Case("3 positions, D = 3", queries_keys_values(3, 3, 3)),
         Case("4 positions, D = 2", queries_keys_values(4, 4, 2)),
         Case("one position", queries_keys_values(1, 1, 2)),
+        Case("scores of thousands", {**queries_keys_values(4, 4, 3), "q": 1000 * values(4, 3)}, by_differences=False),
     ),
     mistakes=(
         Mistake(

@@ -59,6 +59,10 @@ Return their positions, ascending.
             "The right tokens, in the order of their probability. Return the positions ascending.",
         ),
         Mistake(
+            lambda p, mass: np.sort(np.argsort(p)[::-1][: 1 + np.searchsorted(np.cumsum(np.sort(p)[::-1]), mass)]),
+            "Of equally likely tokens you take the last first: sort -p, with kind='stable'.",
+        ),
+        Mistake(
             partial(_top_p, count=lambda total, mass: 1 + np.searchsorted(total, mass, side="right")),
             "One too many: a set that has the mass exactly has enough.",
         ),
@@ -124,7 +128,7 @@ neighbours make a token.
 
 ``ranks`` is GPT-2's table, {token: rank}, with all single bytes in it.
 """,
-    read="docs/course/README.md, npgpt/text/bpe_training.py",
+    read="docs/course/README.md, npgpt/text/bpe_training.py, which learns the ranks",
     signature="merge(text, ranks)",
     gives="text, bytes; ranks, {bytes: rank} -> a list of bytes, which joined are the text",
     outputs=("tokens",),

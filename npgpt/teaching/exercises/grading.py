@@ -58,7 +58,7 @@ def grade(exercise: Exercise, function: Callable) -> Verdict:
 
 
 def _grade_case(exercise, number, case: Case, function) -> Verdict:
-    attempt = _Attempt(exercise, case, ReturnLine(function))
+    attempt = _Attempt(exercise, number, case, ReturnLine(function))
     by_differences = bool(exercise.forward) and case.by_differences
     rows: tuple[Row, ...] = ()
     problem, raised, found = "", None, ""
@@ -78,8 +78,8 @@ def _grade_case(exercise, number, case: Case, function) -> Verdict:
 class _Attempt:
     """One case: the arguments, what is right and what was given, as far as it got."""
 
-    def __init__(self, exercise, case, function):
-        self.exercise, self.case, self.function = exercise, case, function
+    def __init__(self, exercise, number, case, function):
+        self.exercise, self.number, self.case, self.function = exercise, number, case, function
         self.arguments, self.right, self.answer = [], {}, {}
         self.compared = exercise.outputs  # those that may be wrong, if the answer can't be compared
 
@@ -118,4 +118,5 @@ class _Attempt:
         return tuple(Row(f"d{c.name}", at(f"d{c.name}", c.index), c.ok, c.by_hand, c.numerical) for c in found)
 
     def hint(self, wrong) -> str:
-        return hint(self.exercise, self.arguments, self.answer, self.right, wrong)
+        passed = self.exercise.cases[: self.number - 1]
+        return hint(self.exercise, self.arguments, self.answer, self.right, wrong, passed)

@@ -102,6 +102,7 @@ one before: add up over all copies of each element.
         Case("(2, 3) of (), a number", {"gradient": values(2, 3), "shape": ()}),
         Case("(2, 3) of (2, 3): nothing was repeated", {"gradient": values(2, 3), "shape": (2, 3)}),
         Case("(2, 1) of (1, 1)", {"gradient": values(2, 1), "shape": (1, 1)}),
+        Case("(3, 3) of (3,): two axes of one size", {"gradient": values(3, 3), "shape": (3,)}),
     ),
     mistakes=(
         Mistake(
@@ -225,6 +226,10 @@ Don't use recursion: graphs may be deep.
         Case(
             "a residual stream: each node has two consumers",
             {"graph": {f"x{i + 1}": [(f"x{i}", 1.0), (f"x{max(0, i - 1)}", 0.5)] for i in range(6)}, "grad": 1.0},
+        ),
+        Case(
+            "y = x + x, 60 times: 2^60 ways from the result to x0",
+            {"graph": {f"x{i + 1}": [(f"x{i}", 1.0)] * 2 for i in range(60)}, "grad": 1.0},
         ),
         Case("a chain of 3,000 nodes", {"graph": {f"x{i + 1}": [(f"x{i}", 1.0)] for i in range(3000)}, "grad": 2.0}),
     ),

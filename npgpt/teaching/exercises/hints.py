@@ -10,20 +10,25 @@ from typing import Any
 import numpy as np
 
 from npgpt.teaching.exercises.answers import as_numbers, equal
-from npgpt.teaching.exercises.exercise import Exercise
-from npgpt.teaching.exercises.trial import call
+from npgpt.teaching.exercises.exercise import Case, Exercise
+from npgpt.teaching.exercises.trial import arguments_of, call
 
 
 def hint(
-    exercise: Exercise, arguments: list, answer: dict[str, Any], right: dict[str, Any], wrong: Iterable[str]
-) -> str:
-    """The hint for the first of the ``wrong`` outputs that has one; "" if there is none."""
+    exercise: Exercise, arguments: list, answer: dict[str, Any], right: dict[str, Any], wrong: Iterable[str],
+    passed: tuple[Case, ...] = (),
+) -> str:  # fmt: skip
+    """The hint for the first of the ``wrong`` outputs that has one; "" if there is none.
+
+    A mistake that shows in a case that the answer has ``passed`` isn't the one that was made.
+    """
     outcomes = [(mistake, _outcome(exercise, mistake, arguments)) for mistake in exercise.mistakes]
     for name in wrong:
         if name not in answer or equal(answer[name], right[name]):
             continue
         for mistake, other in outcomes:
-            if name in other and not equal(other[name], right[name]) and equal(other[name], answer[name]):
+            is_it = name in other and not equal(other[name], right[name]) and equal(other[name], answer[name])
+            if is_it and not any(_shows(exercise, mistake, case, name) for case in passed):
                 return mistake.hint
         if found := _hint_for_any(name, answer[name], right[name]):
             return found
@@ -51,6 +56,12 @@ def _outcome(exercise, mistake, arguments) -> dict[str, Any]:
         return {}
 
 
+def _shows(exercise, mistake, case, name) -> bool:
+    arguments = arguments_of(exercise, case)
+    found = _outcome(exercise, mistake, arguments)
+    return name in found and not equal(found[name], call(exercise, exercise.solution, arguments)[name])
+
+
 def _hint_for_any(name, given, right) -> str:
     """What can be said of any array: an axis too many, rows and columns, NaN, all signs, one factor."""
     x, y = as_numbers(given), as_numbers(right)
@@ -63,11 +74,13 @@ def _hint_for_any(name, given, right) -> str:
     if x.shape != y.shape or not y.any() or not np.isfinite(y).all():
         return ""
     if not np.isfinite(x).all():
-        return "NaN or infinity: is there a division by 0, the log of 0, or exp of something large?"
+        return "NaN or infinity: a division by 0, 0 times infinity, the log of 0, or exp of something large?"
     if not x.any():
         return "All of it is 0."
     if np.allclose(x, -y):
         return "The sign is wrong, and nothing else."
+    if np.allclose(x, y, rtol=1e-5, atol=0):
+        return "Right to about 7 digits. Is something float32? Compute in float64."
     largest = np.unravel_index(np.argmax(np.abs(y)), y.shape)
     factor = x[largest] / y[largest]
     if y.size > 1 and np.allclose(x, factor * y):

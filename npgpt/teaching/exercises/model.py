@@ -33,7 +33,8 @@ CROSS_ENTROPY = Exercise(
     loss = (1/n) sum_i (log sum_j exp(x_ij) - x_i[t_i])
 
 is the mean of -log softmax(x_i)[t_i] over the n targets that count. A target
-of -100 doesn't count: its row has no part in the loss, and n is smaller.
+of -100 doesn't count: its row has no part in the loss, and n is smaller. If
+none counts, dx is 0.
 
 Write dx for the logits x, from the slope of each of the two terms. The result
 is shorter than softmax's own backward pass. dloss, the loss's gradient, is a

@@ -160,7 +160,11 @@ in, until no matrix is left. exp(1000) is infinite: how do you compute y?
         Case("x (3, 4)", {"x": values(3, 4)}),
         Case("x (2, 3, 4)", {"x": values(2, 3, 4)}),
         Case("a row of one", {"x": values(3, 1)}, by_differences=False),
-        Case("x from 999 to 1002", {"x": np.array([[999.0, 1000.0, 1002.0]])}, by_differences=False),
+        Case(
+            "x around 1000, and around 0",
+            {"x": np.array([[999.0, 1000.0, 1002.0], [0.0, 1.0, 3.0]])},
+            by_differences=False,
+        ),
         Case("a masked score: x is -inf", {"x": np.array([[0.5, -np.inf, 1.5]])}, by_differences=False),
     ),
     mistakes=(

@@ -102,7 +102,8 @@ t is the number of this step, from 1. Return new arrays.
         Mistake(_replaced, "The old mean is multiplied by beta, and the new gradient by 1 - beta."),
         Mistake(
             lambda p, g, m, v, *a: (None, m + g, v + g**2),
-            "These are sums. A running mean forgets: its old value is multiplied by beta.",
+            "These are sums, or mhat and vhat. A running mean forgets: its old value is multiplied by beta. Return m "
+            "and v without the correction, since the next step goes on from them.",
         ),
     ),
 )
@@ -141,6 +142,9 @@ def _drive(train, p, gradients, stops):
     state = None
     for begin, end in zip([0, *stops], [*stops, len(gradients)], strict=True):
         answer = train(p, [g.copy() for g in gradients[begin:end]], state)
+        train(
+            -p, [2 * g for g in gradients[:1]], None
+        )  # another run between: what is kept outside of the state is lost
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise NotAnAnswer("train must return two things, p and the state")
         p, state = answer[0], copy.deepcopy(answer[1])

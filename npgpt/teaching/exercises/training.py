@@ -86,7 +86,7 @@ Return a list of new arrays, and the norm before.
             "max_norm is what the norm becomes: without a small number added. Gradients below it stay as they are.",
         ),
         Mistake(
-            lambda g, max_norm: ([x * (max_norm / math.inf) for x in g], math.inf),
+            lambda g, max_norm: (_scaled(g, max_norm, _norm(g) or 1.0)[0], _norm(g)),
             "An infinite norm makes all gradients 0, and infinity times 0 is NaN. Leave them as they are.",
         ),
         Mistake(lambda g, max_norm: (None, max_norm), "Return the norm as it was before clipping."),
@@ -107,6 +107,8 @@ def _rate(step, lr, min_lr, warmup, max_steps, first=1, turns=1.0, begin=None, f
 
 
 def _beyond(step, lr, min_lr, warmup, max_steps):
+    if step < warmup:
+        return lr * (step + 1) / warmup
     p = (step - warmup) / max(1, max_steps - warmup)
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * p)) / 2
 
@@ -121,7 +123,8 @@ goes from 0, in step ``warmup``, to 1, in step ``max_steps``, and
 
     rate = min_lr + (lr - min_lr) f(p)
 
-where f is half a cosine: 1 at p = 0, and 0 at p = 1. Later on it is min_lr.
+where f is half a cosine: 1 at p = 0, and 0 at p = 1. From step ``max_steps``
+on it is min_lr, also if ``max_steps`` is ``warmup``.
 """,
     read="npgpt/schedules.py (after you tried)",
     signature="learning_rate(step, lr, min_lr, warmup, max_steps)",

@@ -8,9 +8,9 @@ function wayBack() {
     op.inputs.filter((place) => place !== null && VALUES[place].gradient !== null).map((place) => VALUES[place])
       .map((value, n, all) => [n ? ", " : "", value.parameter ? el("code", {}, value.parameter) : all.filter((other) => !other.parameter).length > 1 ? `input ${n + 1}` : "its input"])]);
   return section("back", `${5 + MODEL.n_layer}. The way back`,
-    el("p", {}, "In which direction should each number change, so that the loss gets smaller? Its gradient says it. A gradient is a slope: if the number grows by a tiny h, the loss grows by the gradient times h. So the number should move against its gradient. We write dx for the gradient of x, and x and dx have the same shape."),
+    el("p", {}, "In which direction should each number change, so that the loss gets smaller? Its gradient tells. A gradient is a slope: if the number grows by a tiny h, the loss grows by the gradient times h. So the number should move against its gradient. We write dx for the gradient of x, and x and dx have the same shape."),
     el("p", {}, "For the loss itself it is 1. From there we go back through the operations, the last first. Each gets dy, the gradient of its result, and computes from it, by the chain rule, the gradients of what it took. If something was used twice, its two gradients are added. This happens wherever the stream goes both around a block and into it."),
-    table(["step", "back through", "size of dy", "and gives the gradients of"], rows, "words"),
+    table(["step", "back through", "norm of dy", "and gives the gradients of"], rows, "words"),
     el("p", {}, "Follow one: open a step, and click on a gradient to go to the one that it was computed from."));
 }
 
@@ -19,12 +19,12 @@ function parameters() {
   const checked = VALUES.filter((value) => value.slope), worst = Math.max(...checked.map((value) => apart(value.slope)));
   return section("parameters", `${6 + MODEL.n_layer}. Every parameter`,
     el("p", {}, "Here the gradients end: in the numbers that the model has learned, and can change."),
-    checked.length ? el("p", {}, `Are they right? That can be seen without any formula. Take one element, make it a little larger, run the whole model again, and note the loss; then a little smaller. The difference of the two losses, divided by that of the two elements, is the slope, and the gradient must be the same. For this page that was done at the element with the largest gradient of every parameter and of every result on the way, ${checked.length} times, in float64. The gradients are the float32 ones of training; all agree with their slopes to at least ${agreeing(worst)} digits.`)
+    checked.length ? el("p", {}, `Are they right? That can be seen without any formula. Take one element, make it a little larger, run the whole model again, and note the loss; then a little smaller. The difference of the two losses, divided by that of the two elements, is the slope, and the gradient must be the same. For this page that was done at the element with the largest gradient of every parameter and of every result on the way, ${checked.length} times, in float64. The gradients are the float32 ones of training; none is off by more than ${number(worst, 2)} of its slope.`)
       : el("p", { class: "note" }, "The page was made without slopes, which would compare each gradient with the losses at both sides of an element."),
     el("div", { class: "cards two" }, rows.map(([value, place]) => {
       const holder = el("div", { class: "inside" });
       const made = el("details", { class: "card", id: `parameter-${place}` }, el("summary", {}, el("code", {}, value.parameter), " ", el("span", { class: "quiet" }, shape(array(value.data).shape)),
-        value.slope ? [" ", el("span", { class: "agree" }, `slope ${number(value.slope.slope, 5)}, gradient ${number(value.slope.gradient, 5)}`)] : null), holder);
+        value.slope ? [" ", el("span", { class: "agree" }, `slope ${number(value.slope.slope, 7)}, gradient ${number(value.slope.gradient, 7)}`)] : null), holder);
       made.addEventListener("toggle", () => {
         if (made.open && !holder.childNodes.length) holder.append(...[picture(place, value.parameter), picture(place, `gradient of ${value.parameter}`, true), comesFrom(value), slopeOf(value)].filter(Boolean));
       });

@@ -131,7 +131,7 @@ function changes(layer) {
   const row = (name, stage, t) => [name, el("span", { class: "likely" }, list(stage.top[t], false)), stage.rose.length && stage.rose[t][0][1] > 0.0005 ? el("span", { class: "likely" }, list(stage.rose[t].filter((x) => x[1] > 0.0005), true)) : ""];
   const explained = layer > 0 ? [] : [
     el("p", {}, `The MLP works on each word alone. A linear layer makes ${MODEL.n_inner ?? 4 * MODEL.n_embd} numbers from the word's ${MODEL.n_embd}, the activation function brings those below zero close to zero, and a second linear layer makes ${MODEL.n_embd} numbers from them, which are added to the stream.`),
-    el("p", {}, "What do attention and the MLP change? Ask before the last block has run: if the stream ended here, what would the model predict after the chosen word?"),
+    el("p", {}, "What do attention and the MLP change? Stop the model after this half of the block, and read the stream as if it were the last: what would it predict after the chosen word?"),
   ];
   return [el("h3", {}, "The MLP: what does it add?"), explained, forWord((t) => table(["after", "it would predict", "which became likelier"], [
       ...(layer === 0 ? [row("the embedding", before, t)] : []), row("attention", looked, t), row("the MLP", thought, t)], "words"))];
