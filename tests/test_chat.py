@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -373,6 +374,23 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(made):
         with contextlib.suppress(ProcessLookupError):
             os.kill(terminal.pid, signal.SIGKILL)
         os.close(terminal.descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(made, number):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("nohup: the tests were started so that a hang-up is ignored")
+    termios = pytest.importorskip("termios", reason="Windows has no pseudo-terminals")
+    terminal = PseudoTerminal("-m", "npgpt.chat", "--model", "runs/a", cwd=made)
+    before = termios.tcgetattr(terminal.descriptor)[3]
+    terminal.wait_for("Human: ")
+    for _ in range(1000):  # until readline waits for keys
+        if not termios.tcgetattr(terminal.descriptor)[3] & termios.ICANON:
+            break
+        time.sleep(0.01)
+    os.kill(terminal.pid, number)
+    assert terminal.exit_code() == 128 + number
+    assert termios.tcgetattr(terminal.descriptor)[3] == before
 
 
 def test_a_terminal_that_is_closed_during_an_answer_ends_the_program_as_its_signal_does(made):

@@ -1,10 +1,12 @@
 """Where a conversation is typed and shown: a terminal, or a pipe or file, in which each line is a message."""
 
+import signal
 import sys
 from contextlib import suppress
 from typing import Protocol
 
 from npgpt.errors import DataError
+from npgpt.signals import Stopped, StopRequest, exit_code
 from npgpt.text.conversation import NAMES
 
 LINE_LIMIT = 2**20  # bytes of a message; a model sees a few thousand at once
@@ -48,14 +50,17 @@ class Terminal:
         prompt = f"{NAMES['user']}: "
         while True:
             try:
-                if self._has_readline:
-                    return input(prompt)
-                print(prompt, end="", file=sys.stderr, flush=True)  # stdout may be a file
-                return input()
+                with StopRequest():  # readline changes the terminal, and puts it back only if an exception ends it
+                    if self._has_readline:
+                        return input(prompt)
+                    print(prompt, end="", file=sys.stderr, flush=True)  # stdout may be a file
+                    return input()
             except EOFError:
                 print(file=sys.stderr)
                 return None
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                if isinstance(stop, Stopped) and stop.exit_code != exit_code(signal.SIGINT):
+                    raise
                 print(f"\n{LEAVE}", file=sys.stderr)
             except UnicodeDecodeError:
                 raise DataError("the line is not UTF-8 text") from None

@@ -100,6 +100,7 @@ def router(served: Served) -> APIRouter:
     page = make_playground(served)
     pictures = asyncio.Semaphore(ATTENTION_WAITING)
 
+    @routes.head("/", include_in_schema=False)
     @routes.get("/", response_class=HTMLResponse, responses=RESPONSES)
     async def playground() -> HTMLResponse:
         """The page."""

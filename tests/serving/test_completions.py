@@ -176,5 +176,7 @@ def test_models(server):
 
 
 def test_health(server):
+    for path in ("/", "/health", "/v1/models"):
+        assert server.send(request("HEAD", path, Connection="close"))[::2] == (200, b"")
     status, _, body = server.send(request("GET", "/health", Connection="close"))
     assert (status, json.loads(body)["status"]) == (200, "ok")

@@ -37,6 +37,9 @@ SMALL = (
     "added_tokens.json",
 )
 
+# Without any of these a folder of weights has no tokenizer of its own.
+VOCABULARIES = (OUR_TOKENIZER_FILE, "tokenizer.json", "vocab.json")
+
 _FILES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index", ".json")
 _PART = r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?"
 _NAME = re.compile(f"{_PART}/{_PART}", re.ASCII)
@@ -60,16 +63,22 @@ def find(name: str | Path) -> Path:
             f"or a model on the Hugging Face hub, such as gpt2 or distilbert/distilgpt2"
         )
     cache = _cache()
+    weights_alone = False
     for known in (name, *(short for short, full in FULL_NAMES.items() if full == name)):
         snapshot = _cached(_storage(cache, known))
         if snapshot is not None:
-            return snapshot
+            if name in FULL_NAMES.values() or _is_tokenizer_known(snapshot):
+                return snapshot
+            weights_alone = True  # another tool got them, and the hub may have a tokenizer beside them
     try:
         offline = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
         if os.environ.get(offline, "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise _NotFound(f"{offline} is set: unset it to download the model")
         return _download(name, cache)
     except _NotFound as error:
+        if weights_alone:
+            problem = f"{typed}: its weights are in {cache}, and none of its tokenizer's files"
+            raise CheckpointError(f"{problem}.\n{error}") from None
         problem = f"{typed}: there is no such file or folder, and no such model in the hub's cache, {cache}"
         raise CheckpointError(f"{problem}.\n{error}; or {_BY_HAND}") from None
 
@@ -110,6 +119,12 @@ def _cached(storage: Path) -> Path | None:
         return None
     names = shards(snapshot / weights) if weights.endswith(".index.json") else ()
     return snapshot if all(os.path.isfile(snapshot / file) for file in ("config.json", *names)) else None
+
+
+def _is_tokenizer_known(snapshot: Path) -> bool:
+    """Whether a tokenizer is there, or the hub was asked and has none; huggingface_hub notes that in the same way."""
+    asked = snapshot.parents[1] / ".no_exist" / snapshot.name / OUR_TOKENIZER_FILE
+    return any((snapshot / file).is_file() for file in VOCABULARIES) or asked.exists()
 
 
 # The download
@@ -169,14 +184,17 @@ class _Remote:
         self._get("config.json")
         config = snapshot / "config.json"
         config_from_huggingface(read_json_object(config), str(config))  # a model for us? Gigabytes are not first
-        for file in SMALL:
-            self._get(file)
+        absent = [file for file in SMALL if not self._get(file)]
         weights = next((file for file in WEIGHTS if self._get(file)), None)
         if weights is None:
             raise _NotFound(f"{self.name} has none of {', '.join(WEIGHTS)} at {self.endpoint}")
         for shard in shards(snapshot / weights) if weights.endswith(".index.json") else ():
             if not self._get(shard):
                 raise _NotFound(f"{self.name} has no {shard[:100]!r} at {self.endpoint}, which its index names")
+        noted = self.storage / ".no_exist" / self.revision
+        noted.mkdir(parents=True, exist_ok=True)
+        for file in absent:
+            (noted / file).touch()
         (self.storage / "refs").mkdir(exist_ok=True)
         with atomic_write(self.storage / "refs" / "main") as ref:
             ref.write(self.revision.encode())

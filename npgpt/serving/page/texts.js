@@ -25,7 +25,7 @@ function storeTexts() {
   const left = (entry) => (entry === running?.entry ? { ...entry, status: "The page was closed while this text was made." } : entry);
   for (const texts of [[...entries.values()], [shown]]) {
     try {
-      return sessionStorage.setItem(STORED, JSON.stringify({ server: SERVER, texts: texts.map(left) }));
+      return sessionStorage.setItem(STORED, JSON.stringify({ server: SERVER, prompt: shown.prompt, texts: texts.map(left) }));
     } catch { /* full, or closed to us */ }
   }
 }
@@ -34,6 +34,7 @@ function restoreTexts() {
   try {
     const stored = JSON.parse(sessionStorage.getItem(STORED));
     if (stored?.server === SERVER) for (const entry of stored.texts) entries.set(entry.id, entry);
+    else if (stored) shown.prompt = find("prompt").value = stored.prompt ?? ""; // it is the reader's, whatever the server is
   } catch { /* closed to us */ }
 }
 

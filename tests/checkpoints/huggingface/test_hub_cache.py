@@ -117,6 +117,20 @@ def test_a_snapshot_that_is_not_complete(cache, tmp_path, without_huggingface_hu
     assert "no such model in the hub's cache" in message()
 
 
+def test_weights_without_their_tokenizer(cache, tmp_path, without_huggingface_hub):
+    """Another tool got them alone: no tokenizer is guessed, unless the hub was asked and has none."""
+    snapshot = put_in_cache(cache, NAME, model_files(tmp_path))
+    for file in hub_module.VOCABULARIES:
+        (snapshot / file).unlink(missing_ok=True)
+    assert f"{NAME}: its weights are in {cache}, and none of its tokenizer's files" in message()
+    asked = snapshot.parents[1] / ".no_exist" / snapshot.name / "npgpt_tokenizer.json"
+    for file in (asked, snapshot / "vocab.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        assert find(NAME) == snapshot
+        file.unlink()
+
+
 @pytest.mark.parametrize("ref", ["", "main", "../../../outside", COMMIT + "0", COMMIT.upper(), "é\udc80"])
 def test_refs_that_name_no_commit(cache, tmp_path, files, without_huggingface_hub, ref):
     """Also those behind which there is a model."""
