@@ -214,17 +214,14 @@ def test_a_run_whose_text_has_changed(finished):
             words=["text.txt: the text is not the one that this run began with", "--init-from runs/text"],
         )
     (finished / "text.txt").unlink()
-    words = [
-        "the run's text text.txt isn't there in ",
-        "resume the run in the folder where it began, or put the text back",
-    ]
+    words = ["the run's text text.txt isn't there: resume the run in the folder where it began, or put its text here"]
     refused("train", "--resume", "--max-steps", 4, cwd=finished, words=words)
 
 
 def test_a_run_whose_text_was_named_from_the_root(folder):
     train(folder, folder / "text.txt", *QUICK)
     (folder / "text.txt").unlink()
-    words = [f"the run's text {folder / 'text.txt'} isn't there: put the text back"]
+    words = [f"the run's text {folder / 'text.txt'} isn't there\n"]
     refused("train", "--resume", "--max-steps", 4, cwd=folder, words=words)
 
 

@@ -32,7 +32,7 @@ _VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
 def write_in_one_go(path: Path, content: bytes) -> None:
-    """Write a file that other processes see whole or not at all; none where that fails: a full disk."""
+    """Write a file that other processes see whole or not at all. If the disk is full, say, nothing is written."""
     new = path.with_suffix(f".{uuid.uuid4().hex}")
     with suppress(OSError):
         try:

@@ -122,8 +122,8 @@ def _check_texts(settings) -> None:
     """Raise RunError if one of a stopped run's texts isn't there. A relative name is from where the run began."""
     for text in settings.texts:
         if not os.path.exists(text):
-            where = "" if os.path.isabs(text) else f" in {os.getcwd()}: resume the run in the folder where it began, or"
-            raise RunError(f"the run's text {text} isn't there{where or ':'} put the text back")
+            where = "" if os.path.isabs(text) else ": resume the run in the folder where it began, or put its text here"
+            raise RunError(f"the run's text {text} isn't there{where}")
 
 
 def _load_state(run, moments, state, path, folder) -> None:
