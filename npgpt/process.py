@@ -139,7 +139,7 @@ def _exit_code(main, noted) -> int:
 
 
 def _drop_output():
-    """Let what is still buffered for standard output go nowhere."""
+    """Discard what is still buffered for standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

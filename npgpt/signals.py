@@ -65,9 +65,7 @@ class StopRequest:
             raise Stopped(number)
         try:
             self.say(self.notice)
-        except (
-            RuntimeError
-        ):  # the signal came while stderr was being written to, and Python's stream takes nothing else
+        except RuntimeError:  # the signal came while Python's stream was being written to: write past it
             with suppress(OSError):
                 os.write(2, f"{self.notice}\n".encode())
 

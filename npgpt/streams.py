@@ -41,7 +41,7 @@ class Messages:
 
     def _drop(self) -> None:
         nowhere = _nowhere()
-        with suppress(OSError):  # what is still buffered goes there, too; if it can't be written, Python ends with 120
+        with suppress(OSError):  # discards what is buffered: if it can't be written, Python ends with exit code 120
             os.dup2(nowhere.fileno(), self._stream.fileno())
         self._stream = nowhere
 

@@ -76,7 +76,7 @@ class KernelCache:
                     os.removedirs(found)
                 else:
                     self.cache_path = found
-                    self._folders.append(found)
+                    self._folders += [found] if found not in self._folders else []
 
     def holds(self, types: tuple) -> bool:
         """Whether a file for these argument types is there and good. Nothing is loaded."""

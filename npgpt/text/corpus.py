@@ -106,7 +106,7 @@ def tokenizer_for(name: str | None, paths: Paths, default: str = "gpt2") -> Toke
 
 
 def _check_twice_readable(paths):
-    """Raise DataError on what is neither a file nor a folder: a text is read for its tokenizer, and for its tokens."""
+    """Raise DataError on a pipe or device: a tokenizer is made from a first reading, and tokens from a second one."""
     for path in as_paths(paths):
         if not (path.is_file() or path.is_dir()):
             raise DataError(f"{path} can be read only once: save its text in a file, and name that one")
