@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE=thorough pytest  1,000 cases for each property
 pytest --slow                       also the tests that take minutes
 """
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ os.environ.pop("PYTHONUNBUFFERED", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+TEST_LIMIT = 900  # seconds; kernels that compile beside other work are the longest
+STDERR = pytest.StashKey[int]()
 TEXT = "The jury sat four days over a drowned pig, and nobody ate. " * 8
 
 # No test asks the Hugging Face hub, or reads the user's cache of it.
@@ -44,6 +47,10 @@ settings.register_profile("thorough", derandomize=True, deadline=None, max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_configure(config):
+    config.stash[STDERR] = os.dup(2)  # before pytest captures what a test writes
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, which take minutes, too")
 
@@ -53,6 +60,18 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that waits for ever ends its process with a traceback. Under -n it fails, and others go on."""
+    if "slow" in item.keywords:
+        return (yield)
+    faulthandler.dump_traceback_later(TEST_LIMIT, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

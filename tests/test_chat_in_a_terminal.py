@@ -1,6 +1,5 @@
 """python -m npgpt.chat in a terminal: Ctrl-C, Ctrl-D and signals, at the prompt and within an answer."""
 
-import contextlib
 import os
 import select
 import signal
@@ -18,8 +17,26 @@ def made(tmp_path_factory):
     return work
 
 
+@pytest.fixture
+def in_terminal(made):
+    """-> a function that starts a command in a terminal. What is left of it at the end of the test is killed."""
+    started = []
+
+    def start(*typed):
+        started.append(PseudoTerminal(*typed, cwd=made))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        terminal.end()
+
+
 class PseudoTerminal:
-    """A command in a terminal of 80 columns."""
+    """A command in a terminal of 80 columns.
+
+    Python's input() misses a signal that comes after the prompt is shown and before it waits for keys: it acts on it
+    when the next one comes. So Ctrl-C and signals are sent here until something happens.
+    """
 
     def __init__(self, *typed, cwd):
         pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
@@ -50,13 +67,44 @@ class PseudoTerminal:
         os.write(self.descriptor, text.encode())
 
     def interrupt(self):
-        """Ctrl-C at the prompt. Python misses one that comes after the prompt is shown and before it waits for keys."""
-        self.type("\x03")
-        while not self.has_output(seconds=2):
+        """Ctrl-C at the prompt."""
+        for _ in range(30):
             self.type("\x03")
+            if self.has_output(seconds=2):
+                return
+        raise AssertionError("Ctrl-C does nothing")
 
-    def exit_code(self):
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def end_by(self, number):
+        """Send a signal -> the exit code."""
+        for _ in range(30):
+            os.kill(self.pid, number)
+            if (code := self.exit_code(seconds=2)) is not None:
+                return code
+        raise AssertionError(f"signal {number} does nothing")
+
+    def exit_code(self, seconds=60):
+        """Wait for the end, at most so long -> the exit code; None: it goes on."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.pid = None
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        return None
+
+    def close(self):
+        """As a terminal's window is closed."""
+        os.close(self.descriptor)
+        self.descriptor = None
+
+    def end(self):
+        """Leave nothing of it behind."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        if self.descriptor is not None:
+            self.close()
 
 
 ENDLESS = """
@@ -76,50 +124,48 @@ process.run(chat.main)
 """
 
 
-def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(made):
-    terminal = PseudoTerminal("-c", ENDLESS, "--model", "runs/a", cwd=made)
-    try:
-        assert "it sees 96 tokens at once" in terminal.wait_for("Human: ")
-        terminal.interrupt()
-        assert "Ctrl-D or /quit leaves" in terminal.wait_for("Human: ")
-        terminal.type("/nothing\n")
-        assert "there is no command '/nothing'" in terminal.wait_for("Human: ")
-        for _ in range(2):
-            terminal.type("Hi\n")
-            terminal.wait_for("Assistant: so on so on")
-            terminal.type("\x03")
-            terminal.wait_for("(stopped)\nHuman: ")
-        terminal.type("\x04")
-        assert terminal.exit_code() == 0
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(terminal.pid, signal.SIGKILL)
-        os.close(terminal.descriptor)
+def test_ctrl_c_in_a_terminal_stops_the_answer_and_not_the_program(in_terminal):
+    terminal = in_terminal("-c", ENDLESS, "--model", "runs/a")
+    assert "it sees 96 tokens at once" in terminal.wait_for("Human: ")
+    terminal.interrupt()
+    assert "Ctrl-D or /quit leaves" in terminal.wait_for("Human: ")
+    terminal.type("/nothing\n")
+    assert "there is no command '/nothing'" in terminal.wait_for("Human: ")
+    for _ in range(2):
+        terminal.type("Hi\n")
+        terminal.wait_for("Assistant: so on so on")
+        terminal.type("\x03")
+        terminal.wait_for("(stopped)\nHuman: ")
+    terminal.type("\x04")
+    assert terminal.exit_code() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(made, number):
+def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(in_terminal, number):
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("nohup: the tests were started so that a hang-up is ignored")
     termios = pytest.importorskip("termios", reason="Windows has no pseudo-terminals")
-    terminal = PseudoTerminal("-m", "npgpt.chat", "--model", "runs/a", cwd=made)
-    before = termios.tcgetattr(terminal.descriptor)[3]
+    terminal = in_terminal("-m", "npgpt.chat", "--model", "runs/a")
+
+    def flags():
+        return termios.tcgetattr(terminal.descriptor)[3]
+
+    before = flags()
     terminal.wait_for("Human: ")
-    for _ in range(1000):  # until readline waits for keys
-        if not termios.tcgetattr(terminal.descriptor)[3] & termios.ICANON:
+    for _ in range(1000):  # until readline has changed the terminal
+        if not flags() & termios.ICANON:
             break
         time.sleep(0.01)
-    os.kill(terminal.pid, number)
-    assert terminal.exit_code() == 128 + number
-    assert termios.tcgetattr(terminal.descriptor)[3] == before
+    assert terminal.end_by(number) == 128 + number
+    assert flags() == before
 
 
-def test_a_terminal_that_is_closed_during_an_answer_ends_the_program_as_its_signal_does(made):
+def test_a_terminal_that_is_closed_during_an_answer_ends_the_program_as_its_signal_does(in_terminal):
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         pytest.skip("nohup: the tests were started so that a hang-up is ignored")
-    terminal = PseudoTerminal("-c", ENDLESS, "--model", "runs/a", cwd=made)
+    terminal = in_terminal("-c", ENDLESS, "--model", "runs/a")
     terminal.wait_for("Human: ")
     terminal.type("Hi\n")
     terminal.wait_for("Assistant: so on so on")
-    os.close(terminal.descriptor)
+    terminal.close()
     assert terminal.exit_code() == 129
