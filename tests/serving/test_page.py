@@ -200,6 +200,20 @@ def test_texts_outlive_loading_the_page_anew(page):
     )
 
 
+def test_settings_outlive_loading_the_page_anew(page):
+    fill(page, top_k=3, seed=11, max_tokens=5, new_seed=False)
+    page.click("input[value=greedy]")
+    page.run("window.isOld = true; location.reload()")
+    until(page, "!window.isOld && document.readyState === 'complete' && isDrawn")
+    assert page.run("return ['top_k', 'seed', 'max_tokens'].map((name) => find(name).value)") == ["3", "11", "5"]
+    assert page.run("return [chosen('strategy'), find('new_seed').checked]") == ["greedy", False]
+    assert not page.run("return find('top_k').checkVisibility()")
+    url, defaults = page.run("return [location.href, DATA.defaults]")
+    page.open("about:blank")
+    page.open(url)
+    assert page.run("return Number(find('top_k').value)") == defaults["top_k"]
+
+
 def test_a_page_that_is_left_stops_its_text(page, closed):
     fill(page, prompt="Once", max_tokens=8)
     page.click("#go")

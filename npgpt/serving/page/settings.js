@@ -83,7 +83,29 @@ async function countPrompt() {
   }
 }
 
+const LEFT = "npgpt settings";
+
+/** Store the fields as they are left. */
+function storeSettings() {
+  const values = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, find(name).value]));
+  const settings = { values, strategy: chosen("strategy"), isSeedNew: find("new_seed").checked };
+  try { sessionStorage.setItem(LEFT, JSON.stringify(settings)); } catch { /* full, or closed to us */ }
+}
+
+/** When the page is loaded anew, its fields are as they were left; a new visit has the defaults. */
+function restoreSettings() {
+  if (performance.getEntriesByType("navigation")[0]?.type === "navigate") return;
+  try {
+    const { values, strategy, isSeedNew } = JSON.parse(sessionStorage.getItem(LEFT));
+    for (const name of Object.keys(FIELDS)) find(name).value = values[name] ?? find(name).value;
+    find("strategy").querySelector(`input[value=${strategy}]`).checked = true;
+    find("new_seed").checked = isSeedNew;
+  } catch { /* nothing is stored, or it is closed to us */ }
+}
+
 for (const [name, value] of Object.entries(DATA.defaults)) find(name).value = value;
+restoreSettings();
+addEventListener("pagehide", storeSettings);
 for (const name of Object.keys(FIELDS)) find(name).addEventListener("change", () => check(name));
 find("prompt").addEventListener("input", () => {
   fieldProblem("prompt", "");
