@@ -57,6 +57,8 @@ def find_checkpoint(path: str | Path, checkpoint: str = "last") -> Checkpoint:
 
 def _find(path, checkpoint, above):
     """``above``: the adapters whose base this is."""
+    if checkpoint not in ("last", "best"):
+        raise CheckpointError(f"the checkpoint of a run must be 'last' or 'best', not {checkpoint!r:.100}")
     exists = os.path.exists(path)  # unlike Path.exists, False for a name that is too long or has a NUL in it
     try:
         found = Path(path) if exists else hub.find(path)

@@ -201,6 +201,14 @@ def test_what_may_not_be_read(run, monkeypatch):
         load(run)
 
 
+def test_a_checkpoint_of_another_name_is_refused_wherever_it_is_asked_for(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", GPT(CONFIG, seed=0).state_dict())
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="must be 'last' or 'best', not 'lasst'"):
+            load(path, checkpoint="lasst")
+
+
+@pytest.mark.filterwarnings("ignore::npgpt.errors.CheckpointWarning")  # three different dropouts
 def test_mutated_configurations_load_or_are_refused(tmp_path):
     """Damaged config.json beside good weights: each gives a model of the weights' shapes or a CheckpointError."""
     config = {"model_type": "gpt2", "vocab_size": 11, "n_positions": 6, "n_embd": 8, "n_layer": 2, "n_head": 2}

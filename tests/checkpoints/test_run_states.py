@@ -40,8 +40,6 @@ def test_the_weights_that_are_asked_for_or_the_others(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"no last\.safetensors and no best\.safetensors: the run has not saved"):
         weights("best")
-    with pytest.raises(CheckpointError, match="must be 'last' or 'best', not 'lasst'"):
-        weights("lasst")
     runs.save_checkpoint(tmp_path / "last.safetensors", arrays(0), {"m": np.zeros(3)}, {}, CONFIG)
     assert_same(weights("best"), arrays(0))
     runs.save_weights(tmp_path / "best.safetensors", arrays(1), CONFIG)
