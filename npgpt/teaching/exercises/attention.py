@@ -172,11 +172,12 @@ Write y.
 )
 
 
-def _backward(dy, q, k, v, row_sum=True, scaled=True, mask=True, dq_of=None, dk=None, dv=None):
+def _backward(dy, q, k, v, row_sum=True, alone=False, scaled=True, mask=True, dq_of=None, dk=None, dv=None):
     scale = 1 / math.sqrt(q.shape[1])
     P = _softmax(np.where(later(q, k) & mask, -np.inf, scale * q @ k.T))
     dP = dy @ v.T
-    dA = P * (dP - (dP * P).sum(axis=-1, keepdims=True) * row_sum) * (scale if scaled else 1)
+    others = dP * P if alone else (dP * P).sum(axis=-1, keepdims=True) * row_sum
+    dA = P * (dP - others) * (scale if scaled else 1)
     return dA @ (k if dq_of is None else q), dk(dA, q) if dk else dA.T @ q, dv(P, dy) if dv else P.T @ dy
 
 
@@ -207,6 +208,10 @@ softmax's backward pass, then dA, then dq and dk. Compute P again from q and k.
         Mistake(
             partial(_backward, row_sum=False),
             "The row's sum is missing. The weights of a query add up to 1: see softmax's derivative.",
+        ),
+        Mistake(
+            partial(_backward, alone=True),
+            "P_ij (1 - P_ij) is the slope of P_ij for S_ij alone. S_ij moves the other weights of its row as well.",
         ),
         Mistake(partial(_backward, scaled=False), "S is A / sqrt(D). So dA is dS times what?"),
         Mistake(

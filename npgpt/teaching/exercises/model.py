@@ -152,6 +152,10 @@ in each row.
         ),
         Mistake(partial(_layernorm, scale=False), "A factor is missing: xhat is (x - mean) times what?"),
         Mistake(
+            lambda dy, x, weight, bias, eps: _layernorm(dy, x, weight, bias, 0.0),
+            "eps is missing. What is 1 / sqrt(variance) in a row whose elements are all equal?",
+        ),
+        Mistake(
             partial(_layernorm, outside=True),
             "What is the slope of a square root at 0, and which eps keeps it finite? It is inside the root.",
         ),

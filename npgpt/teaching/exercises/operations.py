@@ -22,6 +22,8 @@ def _linear(dx=None, dW=None, db=None):
     return backward
 
 
+_ROWS = "x has two axes in front, and both count rows. Reshape x and dy to (rows, columns) first."
+
 LINEAR = Exercise(
     name="linear",
     title="A linear layer, backward.",
@@ -65,10 +67,8 @@ one count rows.
             "dx_ni = sum_o dy_no W_io: the sum runs over W's columns, so which of the two must be transposed? And "
             "dW_io = sum_n dy_no x_ni has i first.",
         ),
-        Mistake(
-            lambda dy, x, W, b: (dy @ W.T, x.swapaxes(-1, -2) @ dy, dy.sum(axis=0)),
-            "x has two axes in front, and both count rows. Reshape x and dy to (rows, columns) first.",
-        ),
+        Mistake(lambda dy, x, W, b: (dy @ W.T, x.swapaxes(-1, -2) @ dy, dy.sum(axis=0)), _ROWS),
+        Mistake(lambda dy, x, W, b: (dy @ W.T, x.T @ dy, dy.sum(axis=0)), _ROWS),
     ),
 )
 

@@ -20,14 +20,18 @@ def _package_adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
     return p, m, v
 
 
-def _adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t, correct=True, power=2, inside=False, late=0, l2=False):
+def _adamw(
+    p, g, m, v, lr, beta1, beta2, eps, weight_decay, t,
+    correct=True, one_beta=False, power=2, inside=False, late=0, l2=False, decay_last=False,
+):  # fmt: skip
     g = g + weight_decay * p if l2 else g
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * np.abs(g) ** power
     t = t + late
-    m_hat, v_hat = (m / (1 - beta1**t), v / (1 - beta2**t)) if correct else (m, v)
-    decayed = p if l2 else p - lr * weight_decay * p
-    return decayed - lr * m_hat / (np.sqrt(v_hat + eps) if inside else np.sqrt(v_hat) + eps), m, v
+    m_hat, v_hat = (m / (1 - beta1**t), v / (1 - (beta1 if one_beta else beta2) ** t)) if correct else (m, v)
+    step = lr * m_hat / (np.sqrt(v_hat + eps) if inside else np.sqrt(v_hat) + eps)
+    decay = 0 if l2 else lr * weight_decay * (p - step if decay_last else p)
+    return p - decay - step, m, v
 
 
 def _decay_without_lr(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
@@ -83,6 +87,10 @@ t is the number of this step, from 1. Return new arrays.
             "g? t is 1 then.",
         ),
         Mistake(
+            partial(_adamw, one_beta=True),
+            "mhat is right, and vhat isn't: with which beta was v made, and so to what do its weights add up?",
+        ),
+        Mistake(
             partial(_adamw, inside=True),
             "eps is added to the root, and not inside it.",
         ),
@@ -98,6 +106,10 @@ t is the number of this step, from 1. Return new arrays.
         Mistake(
             lambda p, g, m, v, lr, b1, b2, eps, decay, t: _adamw(p, g, m, v, lr, b1, b2, eps, 0.0, t),
             "The weight decay is missing: a part lr weight_decay of p goes away.",
+        ),
+        Mistake(
+            partial(_adamw, decay_last=True),
+            "The decay is a part of p as it was before the step: it comes before the step along mhat.",
         ),
         Mistake(_replaced, "The old mean is multiplied by beta, and the new gradient by 1 - beta."),
         Mistake(
