@@ -40,7 +40,8 @@ def attention(
     return _softmax(S if hidden is None else np.where(hidden, -np.inf, S), axis) @ v
 
 
-def _without_maximum(S):
+def without_maximum(S: np.ndarray) -> np.ndarray:
+    """A softmax that overflows."""
     return np.exp(S) / np.exp(S).sum(axis=-1, keepdims=True)
 
 
@@ -90,7 +91,7 @@ Write y, with NumPy. (The backward pass comes in attention_backward.)
         Mistake(lambda q, k, v: attention(k, q, v), "q and k are swapped: a row of S is for a query."),
         Mistake(lambda q, k, v: q @ k.T / math.sqrt(q.shape[1]) @ v, "The softmax of the scores is missing."),
         Mistake(
-            lambda q, k, v: _without_maximum(q @ k.T / math.sqrt(q.shape[1])) @ v,
+            lambda q, k, v: without_maximum(q @ k.T / math.sqrt(q.shape[1])) @ v,
             "What is exp(1000)? Subtract each row's largest score first: P stays the same.",
         ),
     ),

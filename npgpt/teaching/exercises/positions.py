@@ -8,7 +8,7 @@ import numpy as np
 from npgpt import kernels, ops
 from npgpt.config import GPTConfig
 from npgpt.generation.cache import KeyValueCache
-from npgpt.teaching.exercises.attention import attention, heads, later, queries_keys_values
+from npgpt.teaching.exercises.attention import attention, heads, later, queries_keys_values, without_maximum
 from npgpt.teaching.exercises.exercise import Case, Exercise, Mistake
 from npgpt.teaching.exercises.values import values
 
@@ -95,6 +95,12 @@ def _cached(q, k, v, keys, values_, hidden):
     return attention(q, keys, values_, hidden=hidden(q, keys)), keys, values_
 
 
+def _cached_without_maximum(q, k, v, keys, values_):
+    keys, values_ = np.concatenate([keys, k]), np.concatenate([values_, v])
+    S = np.where(later(q, keys, len(keys) - len(q)), -np.inf, q @ keys.T / math.sqrt(q.shape[1]))
+    return without_maximum(S) @ values_, keys, values_
+
+
 def _cache_case(n, T):
     return {**queries_keys_values(T, T, 3), "keys": values(n, 3, seed=3), "values": values(n, 3, seed=4)}
 
@@ -120,6 +126,7 @@ given: return new ones.
         Case("3 positions are kept, one is new", _cache_case(3, 1)),
         Case("3 are kept, 2 are new", _cache_case(3, 2)),
         Case("nothing is kept yet, 3 are new", _cache_case(0, 3)),
+        Case("scores of thousands", {**_cache_case(3, 1), "q": 1000 * values(1, 3)}),
     ),
     mistakes=(
         Mistake(
@@ -149,6 +156,10 @@ given: return new ones.
         Mistake(
             lambda q, k, v, keys, values: (None, np.concatenate([k, keys[len(k) :]]), np.concatenate([v, values[1:]])),
             "The new ones are written over the old ones. How many positions are there now?",
+        ),
+        Mistake(
+            _cached_without_maximum,
+            "What is exp(1000)? Subtract each row's largest score first: the weights stay the same.",
         ),
     ),
 )
