@@ -140,6 +140,16 @@ def test_answers_that_are_right_for_most_inputs(name, answer):
         assert not grade(EXERCISES[name], answer).solved
 
 
+def test_a_state_that_no_file_holds_is_none():
+    resume = EXERCISES["adam_resume"]
+
+    def train(p, gradients, state):
+        p, kept = resume.solution(p, gradients, state and state())
+        return p, lambda: kept
+
+    assert grade(resume, train).problem == "the state can't be written to a file: it may hold arrays and numbers"
+
+
 def test_a_mistake_that_an_earlier_case_rules_out_is_not_named():
     """min() of NaN passes the first cases, as no norm of one array would."""
 
