@@ -68,7 +68,10 @@ def _find(path, checkpoint, above):
                 raise CheckpointError(f"{adapter.source}: the adapter is its own base")
             base = open_base(adapter, lambda name: _find(name, "last", (*above, adapter.source)))
             return with_adapter(base, adapter)
-        opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
+        if exists:
+            opened = _open_folder(found, checkpoint) if found.is_dir() else _open_file(found)
+        else:
+            opened = _open_downloaded(found)
     except OSError as error:  # a folder that may not be looked into
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
     opened.release_pages()  # of what was compared, such as a head with the embedding
@@ -84,6 +87,14 @@ def _open_folder(path: Path, checkpoint: str) -> Checkpoint:
         return tensorflow.read(MappedFile(tensorflow.current_index(path)))
     others = f"nanoGPT's {CKPT_FILE}, nor OpenAI's {tensorflow.HPARAMS_FILE}"
     raise CheckpointError(f"{path}: no config.json in it, as runs and Hugging Face folders have, nor {others}")
+
+
+def _open_downloaded(snapshot: Path) -> Checkpoint:
+    try:
+        return read_folder(snapshot)
+    except CheckpointError as error:
+        advice = f"If the file is damaged, remove {snapshot.parents[1]}, and the model is downloaded again"
+        raise CheckpointError(f"{error}.\n{advice}") from None
 
 
 def _open_file(path: Path) -> Checkpoint:

@@ -151,3 +151,14 @@ def test_without_huggingface_hub(cache, without_huggingface_hub, monkeypatch):
     assert first == f"gpt2: there is no such file or folder, and no such model in the hub's cache, {cache}."
     assert second.startswith("To download models: pip install -U huggingface_hub (here: ModuleNotFoundError: ")
     assert second.endswith("; or put its config.json and model.safetensors into a folder, and name the folder")
+
+
+def test_a_file_in_the_cache_that_was_cut_off(cache, files):
+    weights = files["model.safetensors"]
+    put_in_cache(cache, NAME, {**files, "model.safetensors": weights[: len(weights) // 2]})
+    storage = cache / f"models--{NAME.replace('/', '--')}"
+    with pytest.raises(CheckpointError) as raised:
+        load(NAME)
+    problem, advice = str(raised.value).splitlines()
+    assert problem.endswith("it is cut off.")
+    assert advice == f"If the file is damaged, remove {storage}, and the model is downloaded again"
