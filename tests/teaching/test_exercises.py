@@ -150,6 +150,16 @@ def test_a_state_that_no_file_holds_is_none():
     assert grade(resume, train).problem == "the state can't be written to a file: it may hold arrays and numbers"
 
 
+def test_parameters_that_are_given_as_a_list():
+    """Another run is trained between the parts, and not from what the answer gave."""
+
+    def train(p, gradients, state):
+        p, state = EXERCISES["adam_resume"].solution(np.asarray(p), gradients, state)
+        return p.tolist(), state
+
+    assert grade(EXERCISES["adam_resume"], train).solved
+
+
 def test_a_mistake_that_an_earlier_case_rules_out_is_not_named():
     """min() of NaN passes the first cases, as no norm of one array would."""
 

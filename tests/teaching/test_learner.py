@@ -164,6 +164,22 @@ def test_a_loop_without_an_end_is_stopped_with_its_line(tmp_path, capfd):
     assert capfd.readouterr().out == "here\n"
 
 
+def test_a_hint_is_found_in_a_graph_of_too_many_ways(tmp_path):
+    """All usual mistakes are made for it, and one of them would go through x60 = 2 x59, x59 = 2 x58 ... 2^60 times."""
+    text = """
+def backpropagate(graph, grad):
+    gradients = {list(graph)[-1]: grad}
+    for name in reversed(graph):
+        for parent, slope in graph[name]:
+            gradients[parent] = gradients.get(parent, 0.0) + slope * gradients.get(name, 0.0)
+    return {name: -dy if dy > 1e9 else dy for name, dy in gradients.items() if name not in graph}
+"""
+    path = write(tmp_path, "backpropagate", text)
+    solved, said = learner.check(EXERCISES["backpropagate"], path.parent)
+    assert not solved
+    assert "2^60 ways" in said
+
+
 @pytest.mark.parametrize("text", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
 def test_a_process_that_ends_early_solves_nothing(text, tmp_path):
     path = write(tmp_path, "unbroadcast", f"import os\n{text}\n")

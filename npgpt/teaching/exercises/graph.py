@@ -165,10 +165,12 @@ def _in_order_of_arrival(graph, grad):
 
 
 def _after_each_contribution(graph, grad):
-    """A node passes on all that it has, each time that something arrives."""
+    """A node passes on all that it has, each time that something arrives. Raises OverflowError if that is too often."""
     gradients: dict[str, float] = {}
     waiting = [(list(graph)[-1], grad)]
     while waiting:
+        if len(waiting) > 1000:
+            raise OverflowError("too many ways through the graph")
         name, contribution = waiting.pop(0)
         gradients[name] = gradients.get(name, 0.0) + contribution
         waiting += [(parent, slope * gradients[name]) for parent, slope in graph.get(name, ())]

@@ -150,13 +150,14 @@ def _train(keep):
 
 
 def _drive(train, p, gradients, stops):
-    """Train in parts, from stop to stop. The state is written and read between."""
-    state = None
+    """Train in parts, from stop to stop. The state is written and read between.
+
+    Another run is trained after each part: what an answer keeps outside of the state is lost.
+    """
+    state, other = None, -p
     for begin, end in zip([0, *stops], [*stops, len(gradients)], strict=True):
         answer = train(p, [g.copy() for g in gradients[begin:end]], state)
-        train(
-            -p, [2 * g for g in gradients[:1]], None
-        )  # another run between: what is kept outside of the state is lost
+        train(other, [2 * g for g in gradients[:1]], None)
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise NotAnAnswer("train must return two things, p and the state")
         p, state = answer[0], _written_and_read(answer[1])
