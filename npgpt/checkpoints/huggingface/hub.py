@@ -63,22 +63,23 @@ def find(name: str | Path) -> Path:
             f"or a model on the Hugging Face hub, such as gpt2 or distilbert/distilgpt2"
         )
     cache = _cache()
-    weights_alone = False
+    weights_alone: Path | None = None
     for known in (name, *(short for short, full in FULL_NAMES.items() if full == name)):
         snapshot = _cached(_storage(cache, known))
         if snapshot is not None:
             if name in FULL_NAMES.values() or _is_tokenizer_known(snapshot):
                 return snapshot
-            weights_alone = True  # another tool got them, and the hub may have a tokenizer beside them
+            weights_alone = snapshot  # another tool got them, and the hub may have a tokenizer beside them
     try:
         offline = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
         if os.environ.get(offline, "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise _NotFound(f"{offline} is set: unset it to download the model")
         return _download(name, cache)
     except _NotFound as error:
-        if weights_alone:
-            problem = f"{typed}: its weights are in {cache}, and none of its tokenizer's files"
-            raise CheckpointError(f"{problem}.\n{error}") from None
+        if weights_alone is not None:
+            problem = f"{typed}: its weights are in {weights_alone}, and none of its tokenizer's files"
+            advice = "to guess a tokenizer by the vocabulary's size, name that folder"
+            raise CheckpointError(f"{problem}.\n{error}; or, {advice}") from None
         problem = f"{typed}: there is no such file or folder, and no such model in the hub's cache, {cache}"
         raise CheckpointError(f"{problem}.\n{error}; or {_BY_HAND}") from None
 
