@@ -35,7 +35,8 @@ class PseudoTerminal:
     """A command in a terminal of 80 columns.
 
     Python's input() misses a signal that comes after the prompt is shown and before it waits for keys: it acts on it
-    when the next one comes. So Ctrl-C and signals are sent here until something happens.
+    when the next one comes. So Ctrl-C and signals are sent here until something happens, and with long pauses: a second
+    one that comes while the first is being obeyed would be one too many.
     """
 
     def __init__(self, *typed, cwd):
@@ -49,8 +50,10 @@ class PseudoTerminal:
 
     def wait_for(self, text):
         """Read until the text has come -> what came with it and since the last time."""
+        deadline = time.monotonic() + 300
         while text not in self.seen:
-            assert self.has_output(seconds=60), f"{text!r} never came: {self.seen!r}"
+            assert self.has_output(max(0, deadline - time.monotonic())), f"{text!r} never came: {self.seen!r}"
+            assert time.monotonic() < deadline, f"{text!r} never came: {self.seen[-1000:]!r}"
             try:
                 self.seen += os.read(self.descriptor, 4096).decode(errors="replace").replace("\r\n", "\n")
             except OSError:  # the terminal is closed
@@ -68,17 +71,17 @@ class PseudoTerminal:
 
     def interrupt(self):
         """Ctrl-C at the prompt."""
-        for _ in range(30):
+        for _ in range(5):
             self.type("\x03")
-            if self.has_output(seconds=2):
+            if self.has_output(seconds=20):
                 return
         raise AssertionError("Ctrl-C does nothing")
 
     def end_by(self, number):
         """Send a signal -> the exit code."""
-        for _ in range(30):
+        for _ in range(5):
             os.kill(self.pid, number)
-            if (code := self.exit_code(seconds=2)) is not None:
+            if (code := self.exit_code(seconds=20)) is not None:
                 return code
         raise AssertionError(f"signal {number} does nothing")
 
