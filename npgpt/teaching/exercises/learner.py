@@ -31,6 +31,7 @@ from npgpt.teaching.exercises.teacher import report, shown_line
 SECONDS = 10.0  # for the learner's code; a right answer takes less than one
 _START = 120.0  # more than a slow machine needs to import NumPy and Numba
 _SOLVED = "solved.json"
+_ENDLESS = "Is there a loop without an end, or work that doubles with each step?"
 
 
 def command(action: str, name: str, folder: Path) -> str:
@@ -75,7 +76,7 @@ def check(exercise: Exercise, folder: Path, seconds: float = SECONDS) -> tuple[b
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then kills the other one
             ).returncode
         except subprocess.TimeoutExpired:
-            return False, f"{exercise.name}.py takes longer than {seconds:g} seconds. Is there a loop without an end?\n"
+            return False, f"{exercise.name}.py takes longer than {seconds:g} seconds. {_ENDLESS}\n"
         text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     solved = ended == 0 and text != ""
     if text.startswith("Timeout"):  # faulthandler's first word
@@ -125,7 +126,7 @@ def _remember(exercise, folder, content) -> None:
 
 def _too_slow(exercise, path, content, seconds, dump) -> str:
     """The answer to a file that was stopped. ``dump`` is faulthandler's traceback, the innermost call first."""
-    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds.", "Is there a loop without an end?"]
+    lines = [f"{exercise.name}.py was stopped after {seconds:g} seconds.", _ENDLESS]
     name = str(path).encode("ascii", "backslashreplace").decode()  # as faulthandler writes it
     if found := re.search(rf'"{re.escape(name)}", line (\d+)', dump):
         lines += shown_line(content.decode(errors="replace").splitlines(), int(found[1]))
