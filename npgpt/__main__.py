@@ -1,5 +1,7 @@
 """python -m npgpt : what there is to start."""
 
+from npgpt.process import run
+
 COMMANDS = {
     "train TEXT...": "trains a model on texts",
     "prepare TEXT... --out FOLDER": "writes large texts as token files",
@@ -15,7 +17,13 @@ COMMANDS = {
     "gradcheck": "every gradient beside its slope",
 }
 
-if __name__ == "__main__":
+
+def main() -> int:
     print("Each of these has --help:\n")
     for command, what in COMMANDS.items():
         print(f"  {f'python -m npgpt.{command}':48}{what}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -46,7 +46,7 @@ ORDER = [
     ["generation_settings"],
     ["training", "teaching", "chatting", "serving", "notebook"],
     ["train", "prepare", "sample", "chat", "serve", "evaluate", "convert", "info", "report"],
-    ["gradcheck", "explain", "exercises"],
+    ["gradcheck", "explain", "exercises", "__main__"],
 ]
 # Imported inside functions against the order, for convenience: generate and stream of GPT and Decoder.
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}

@@ -72,8 +72,9 @@ def test_commands_with_closed_streams(folder):
 def test_a_full_disk_behind_a_stream_changes_no_exit_code(folder):
     """Python would end with 120 if something were left that it can't write."""
     assert shell("python -m npgpt.info nothing 2> /dev/full", folder).returncode == 2
-    ended = shell("python -m npgpt.exercises > /dev/full", folder)
-    assert (ended.returncode, ended.stderr) == (2, "error: No space left on device\n")
+    for name in ("npgpt", "npgpt.exercises"):
+        ended = shell(f"python -m {name} > /dev/full", folder)
+        assert (ended.returncode, ended.stderr) == (2, "error: No space left on device\n")
 
 
 # Signals

@@ -73,7 +73,7 @@ class TextInProgress:
         return History(self.ids, self.prompt_length, self.stop_ids, allowed)
 
     def copy(self) -> "TextInProgress":
-        """The text as it is now, to go on in another way."""
+        """The text as it is now, to go on in another way. Both draw from the same ``rng``."""
         other = copy.copy(self)
         other._memory = self._memory.copy()
         other.constraint = self.constraint and self.constraint.copy()
