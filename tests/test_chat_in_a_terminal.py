@@ -71,17 +71,17 @@ class PseudoTerminal:
 
     def interrupt(self):
         """Ctrl-C at the prompt."""
-        for _ in range(5):
+        for _ in range(10):
             self.type("\x03")
-            if self.has_output(seconds=20):
+            if self.has_output(seconds=10):
                 return
         raise AssertionError("Ctrl-C does nothing")
 
     def end_by(self, number):
         """Send a signal -> the exit code."""
-        for _ in range(5):
+        for _ in range(10):
             os.kill(self.pid, number)
-            if (code := self.exit_code(seconds=20)) is not None:
+            if (code := self.exit_code(seconds=10)) is not None:
                 return code
         raise AssertionError(f"signal {number} does nothing")
 
