@@ -220,7 +220,7 @@ def test_a_dangling_link_in_a_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
-def test_a_full_disk_is_an_error_that_names_tmpdir(tmp_path, monkeypatch, number):
+def test_temporary_files_that_can_not_be_written(tmp_path, monkeypatch, number):
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError(number, "the reason")
