@@ -150,6 +150,9 @@ def _prepare(settings, file, tokenizer, context, stride) -> tuple[str, Any, Call
         questions = read_questions(file, tokenizer, context, settings.limit)
         return task, questions.spans, partial(multiple_choice, questions=questions)
     corpus = read_corpus(file, tokenizer)
+    if corpus.validation is not None:
+        parts = " and ".join(map(str, corpus.stamps))
+        raise DataError(f"{file} has two parts, {parts}: name the one to measure")
     ids = corpus.tokens, corpus.documents
     windows = sliding_windows(*ids, context, stride, tokenizer.end_of_text, settings.end_of_text).first(settings.limit)
     if not len(windows):

@@ -356,6 +356,15 @@ def test_every_flag_with_every_bad_value(work):
         refused("evaluate", "text.txt", f"--{flag}={value}", cwd=work, words=[f"--{flag}"])
 
 
+def test_the_two_parts_of_a_prepared_folder_are_not_one(work):
+    (work / "parts").mkdir()
+    for name in ("train.bin", "val.bin"):
+        TOKENIZER.encode(TEXT[:50]).astype("<u2").tofile(work / "parts" / name)
+    words = ["parts has two parts, parts/train.bin and parts/val.bin: name the one to measure"]
+    refused("evaluate", "parts", cwd=work, words=words)
+    assert evaluate(work, "parts/val.bin")[0]["tokens"] == 50
+
+
 def test_help_and_a_mistake_come_before_anything_slow(python):
     ended, imported = in_a_fresh_python(python, "evaluate", "--help")
     assert (ended.code, ended.err, imported) == (0, "", [])
