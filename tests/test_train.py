@@ -205,6 +205,22 @@ def test_a_folder_of_nanogpt(folder):
     assert metrics(run, "eval")[-1]["val_loss"] == pytest.approx(mean_loss(load(run), tokens[100:], 4), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [((), False), (("--val-fraction", 0), False), (("--val-fraction", 0.5), True), (("--split-by", "tokens"), True)],
+)
+def test_flags_that_split_nothing_are_said_to(folder, flags, warned):
+    (folder / "data").mkdir()
+    tokens = ByteTokenizer().encode(TEXT).astype("<u2")
+    for name, part in (("train", tokens[:400]), ("val", tokens[100:])):
+        part.tofile(folder / "data" / f"{name}.bin")
+    _, ended = train(folder, "data", *RUN[1:], *flags)
+    part = os.path.join("data", "val.bin")
+    assert (
+        f"warning: {part} is the validation part, whatever --val-fraction and --split-by say" in ended.err
+    ) == warned
+
+
 def test_splitting_between_documents(folder):
     for name, length in (("a", 100), ("b", 200), ("c", 40)):
         (folder / f"{name}.txt").write_text(name * length)

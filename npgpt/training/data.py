@@ -56,7 +56,7 @@ class TrainingData:
         conversations = f"{corpus.conversations:,} conversations, " if corpus.conversations else ""
         characters = "" if corpus.characters is None else f"{corpus.characters:,} characters, "
         learned = "" if self.answers[0] is None else f", {np.count_nonzero(self.answers[0]):,} of them to learn"
-        warnings = [*corpus.warnings, *few_ids(s.tokenizer, self.tokenizer)]
+        warnings = [*corpus.warnings, *self._unused_flags(), *few_ids(s.tokenizer, self.tokenizer)]
         validation = "" if self.validation is None else f" ({held_out:,} for validation)"
         return (
             f"text:  {conversations}{characters}{len(self.train) + held_out:,} tokens{validation}{learned}\n"
@@ -76,6 +76,14 @@ class TrainingData:
             raise DataError(f"{names}: the text is not the one that this run began with")
         if (before := state.get("train_tokens", len(self.train))) != len(self.train):  # older runs didn't say
             raise DataError(f"{names}: {len(self.train):,} tokens are to train on, and were {before:,} in this run")
+
+    def _unused_flags(self):
+        """A line if the user said how to split tokens that came with a validation part; else none."""
+        s, came_with = self.settings, self.corpus.validation is not None
+        if not (came_with and s.val_fraction and (s.split_by or s.val_fraction != TrainSettings.val_fraction)):
+            return []
+        part = [*self.corpus.stamps][1]
+        return [f"{part} is the validation part, whatever --val-fraction and --split-by say; only 0 leaves it out"]
 
     def _answers(self):
         corpus = self.corpus
