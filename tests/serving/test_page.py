@@ -171,6 +171,7 @@ def test_back_brings_the_prompt_that_a_text_was_made_of(page):
 
 def test_a_page_of_another_server_asks_to_be_loaded_again(page):
     generate(page)
+    until(page, "find('prompt-size').textContent !== ''")  # it is asked for a moment after the prompt was written
     page.run("DATA.started -= 1; find('more').click()")
     until(page, f"!running && ({PROBLEM.removeprefix('return ')}) !== ''")
     assert page.run(PROBLEM) == "This page is from before the server was started: load it again."
