@@ -19,6 +19,7 @@ COMMANDS = {
 
 
 def main() -> int:
+    """Print the commands; -> the exit code."""
     print("Each of these has --help:\n")
     for command, what in COMMANDS.items():
         print(f"  {f'python -m npgpt.{command}':48}{what}")

@@ -52,7 +52,7 @@ class PseudoTerminal:
         """Read until the text has come -> what came with it and since the last time."""
         deadline = time.monotonic() + 300
         while text not in self.seen:
-            assert self.has_output(max(0, deadline - time.monotonic())), f"{text!r} never came: {self.seen!r}"
+            assert self.has_output(seconds=60), f"{text!r} never came: {self.seen!r}"
             assert time.monotonic() < deadline, f"{text!r} never came: {self.seen[-1000:]!r}"
             try:
                 self.seen += os.read(self.descriptor, 4096).decode(errors="replace").replace("\r\n", "\n")

@@ -78,11 +78,13 @@ class TrainingData:
             raise DataError(f"{names}: {len(self.train):,} tokens are to train on, and were {before:,} in this run")
 
     def _unused_flags(self):
-        """A line if the user said how to split tokens that came with a validation part; else none."""
-        s, came_with = self.settings, self.corpus.validation is not None
-        if not (came_with and s.val_fraction and (s.split_by or s.val_fraction != TrainSettings.val_fraction)):
+        """A warning if flags say how to split tokens that came with a validation part of their own."""
+        s = self.settings
+        if self.corpus.validation is None or s.val_fraction == 0:  # 0 leaves that part out
             return []
-        part = [*self.corpus.stamps][1]
+        if s.split_by is None and s.val_fraction == TrainSettings.val_fraction:
+            return []
+        _, part = self.corpus.stamps  # train.bin and val.bin
         return [f"{part} is the validation part, whatever --val-fraction and --split-by say; only 0 leaves it out"]
 
     def _answers(self):

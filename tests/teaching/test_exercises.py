@@ -147,7 +147,7 @@ def test_a_state_that_no_file_holds_is_none():
         p, kept = resume.solution(p, gradients, state and state())
         return p, lambda: kept
 
-    assert grade(resume, train).problem == "the state can't be written to a file: it may hold arrays and numbers"
+    assert grade(resume, train).problem == "the state can't be written to a file: let it hold arrays and numbers"
 
 
 def test_parameters_that_are_given_as_a_list():

@@ -78,8 +78,8 @@ def find(name: str | Path) -> Path:
     except _NotFound as error:
         if weights_alone is not None:
             problem = f"{typed}: its weights are in {weights_alone}, and none of its tokenizer's files"
-            advice = "to guess a tokenizer by the vocabulary's size, name that folder"
-            raise CheckpointError(f"{problem}.\n{error}; or, {advice}") from None
+            advice = "name that folder, and a tokenizer is guessed by the vocabulary's size"
+            raise CheckpointError(f"{problem}.\n{error}; or {advice}") from None
         problem = f"{typed}: there is no such file or folder, and no such model in the hub's cache, {cache}"
         raise CheckpointError(f"{problem}.\n{error}; or {_BY_HAND}") from None
 

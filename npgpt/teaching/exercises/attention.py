@@ -1,6 +1,7 @@
 """Attention of one head: without a mask, with the causal mask, and backward."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -34,15 +35,19 @@ def attention(
     scale: float | None = None,
     axis: int = -1,
     hidden: np.ndarray | None = None,
+    softmax: Callable[..., np.ndarray] = _softmax,
 ) -> np.ndarray:
-    """Attention with things that can be got wrong. ``hidden`` (Tq, Tk) is True where a score is -inf."""
+    """Attention with things that can be got wrong: q (Tq, D), k and v (Tk, D) -> y (Tq, D).
+
+    ``hidden`` (Tq, Tk) is True where a score is -inf.
+    """
     S = q @ k.T * (1 / math.sqrt(q.shape[1]) if scale is None else scale)
-    return _softmax(S if hidden is None else np.where(hidden, -np.inf, S), axis) @ v
+    return softmax(S if hidden is None else np.where(hidden, -np.inf, S), axis=axis) @ v
 
 
-def without_maximum(S: np.ndarray) -> np.ndarray:
-    """A softmax that overflows."""
-    return np.exp(S) / np.exp(S).sum(axis=-1, keepdims=True)
+def without_maximum(S: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The softmax of S (Tq, Tk) without subtracting the maximum: it overflows."""
+    return np.exp(S) / np.exp(S).sum(axis=axis, keepdims=True)
 
 
 def queries_keys_values(Tq: int, Tk: int, D: int) -> dict[str, np.ndarray]:
@@ -91,7 +96,7 @@ Write y, with NumPy. (The backward pass comes in attention_backward.)
         Mistake(lambda q, k, v: attention(k, q, v), "q and k are swapped: a row of S is for a query."),
         Mistake(lambda q, k, v: q @ k.T / math.sqrt(q.shape[1]) @ v, "The softmax of the scores is missing."),
         Mistake(
-            lambda q, k, v: without_maximum(q @ k.T / math.sqrt(q.shape[1])) @ v,
+            partial(attention, softmax=without_maximum),
             "What is exp(1000)? Subtract each row's largest score first: P stays the same.",
         ),
     ),

@@ -168,7 +168,7 @@ def _written_and_read(state):
     try:
         return pickle.loads(pickle.dumps(state))
     except (pickle.PicklingError, AttributeError, TypeError):
-        raise NotAnAnswer("the state can't be written to a file: it may hold arrays and numbers") from None
+        raise NotAnAnswer("the state can't be written to a file: let it hold arrays and numbers") from None
 
 
 _TRAINED = {"p": values(4), "gradients": list(values(6, 4, seed=1))}
