@@ -1,5 +1,8 @@
 """python -m npgpt : what there is to start."""
 
+import sys
+
+from npgpt.errors import ConfigError
 from npgpt.process import run
 
 COMMANDS = {
@@ -19,7 +22,12 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Print the commands; -> the exit code."""
+    """Print the commands; -> the exit code. Raises ConfigError if a command is named: `npgpt train` for npgpt.train."""
+    words = sys.argv[1:]
+    if words not in ([], ["-h"], ["--help"]):
+        commands = [command.split()[0] for command in COMMANDS]
+        advice = f"python -m npgpt.{words[0]}" if words[0] in commands else "python -m npgpt lists the commands"
+        raise ConfigError(f"a command is typed with a dot: {advice}")
     print("Each of these has --help:\n")
     for command, what in COMMANDS.items():
         print(f"  {f'python -m npgpt.{command}':48}{what}")

@@ -298,3 +298,13 @@ def test_python_m_npgpt_lists_the_commands():
     assert set(named) == set(re.findall(r"python -m npgpt\.(\w+)", table))
     assert all((ROOT / "npgpt" / f"{name}.py").exists() for name in named)
     assert max(map(len, done.stdout.splitlines())) < 120
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [(["train", "text.txt"], "python -m npgpt.train"), (["nothing"], "python -m npgpt lists the commands")],
+)
+def test_a_command_without_its_dot(words, advice):
+    done = subprocess.run([sys.executable, "-m", "npgpt", *words], capture_output=True, text=True, cwd=ROOT)
+    error = f"error: a command is typed with a dot: {advice}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
