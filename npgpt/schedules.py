@@ -37,7 +37,7 @@ def warmup_linear(step: int, lr: float, min_lr: float, warmup: int, max_steps: i
 
 
 def warmup_constant(step: int, lr: float, warmup: int) -> float:
-    """``lr`` for good.
+    """``lr`` from the end of the warm-up on.
 
     >>> [warmup_constant(step, lr=1.0, warmup=2) for step in range(4)]
     [0.5, 1.0, 1.0, 1.0]

@@ -26,8 +26,8 @@ def exit_code(number: int) -> int:
 class StopRequest:
     """Within ``with StopRequest(...) as stop:`` Ctrl-C, SIGTERM and SIGHUP set ``stop.requested``.
 
-    notice      printed at the first signal; the second raises Stopped. Without a notice the first one does
-    say         prints it, where stderr has more on it than lines
+    notice      printed at the first signal; the second raises Stopped. Without a notice the first signal raises it
+    say         prints the notice in place of print(), for example above a progress bar
     number      of the signal that came first; None before
 
     A signal that is ignored stays so: nohup means it. An exception raised inside a callback from LLVM is lost, so a

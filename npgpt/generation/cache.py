@@ -17,7 +17,7 @@ class KeyValueCache:
     """Keys and values of R texts in all layers.
 
     keys, values    (L, R, H, S, D), S being the capacity: the positions of one head are contiguous
-    lengths         (R,) int64: so many positions of each row are filled. A smaller number goes back
+    lengths         (R,) int64: how many positions of each row are filled. A smaller number forgets the last ones
     dtype           float32, float64, or "bf16": half the memory of float32. uint16 arrays then hold bfloat16's bits
 
     The model takes one as ``model(ids, cache=cache)`` if its rows are filled equally far. If they aren't, it takes

@@ -32,7 +32,7 @@ class Constraint(Protocol):
 class TextInProgress:
     """A prompt and what has been added to it.
 
-    row             which text: its number among those that are made together
+    row             the text's number among those that are made together
     ids             (n,) all of its ids so far; the first ``prompt_length`` are the prompt
     stop_ids, rng, constraint       of this text alone
 
