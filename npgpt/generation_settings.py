@@ -103,10 +103,8 @@ def sampling_of(settings: ChoiceSettings, tokenizer: "Tokenizer", vocab_size: in
 
 
 def _one_token(text, tokenizer) -> int:
-    from npgpt.text.tokenizer import END_OF_TEXT
-
-    if text == END_OF_TEXT and tokenizer.end_of_text is not None:
-        return tokenizer.end_of_text
+    if text in tokenizer.special:
+        return tokenizer.special[text]
     ids = tokenizer.encode(text)
     if len(ids) != 1:
         pieces = ", ".join(repr(tokenizer.decode([id])) for id in ids[:5])

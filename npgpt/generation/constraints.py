@@ -130,7 +130,7 @@ class _Masks:
         self.stop_ids = frozenset(tokenizer.stop_ids if stop_ids is None else stop_ids)
         if not self.stop_ids <= set(range(V)):
             raise ConfigError(f"stop_ids must be ids from 0 to {V - 1}, not {sorted(self.stop_ids)}")
-        no_text = self.stop_ids | tokenizer.stop_ids | set(range(tokenizer.vocab_size, V))
+        no_text = self.stop_ids | set(tokenizer.special.values()) | set(range(tokenizer.vocab_size, V))
         self.strings = [b"" if id in no_text else tokenizer.token_bytes(id) for id in range(V)]
         self._data = np.frombuffer(b"".join(self.strings), np.uint8)
         self._ends = np.cumsum([len(string) for string in self.strings])

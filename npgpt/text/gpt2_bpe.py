@@ -7,7 +7,7 @@ distribution of openai-whisper (MIT licence).
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -38,15 +38,14 @@ def tokens() -> list[bytes]:
 @cache
 def gpt2_encoding() -> "tiktoken.Encoding":
     """Of GPT-2, made once."""
-    return make_encoding("gpt2", tokens())
+    return make_encoding("gpt2", {token: rank for rank, token in enumerate(tokens())})
 
 
-def make_encoding(name: str, tokens: Sequence[bytes]) -> "tiktoken.Encoding":
-    """tiktoken's encoder with GPT-2's pattern and these tokens, which are in order of rank. <|endoftext|> is none."""
+def make_encoding(name: str, ids: Mapping[bytes, int]) -> "tiktoken.Encoding":
+    """tiktoken's encoder with GPT-2's pattern and these tokens, of which those of lower ids are merged first."""
     import tiktoken  # here: decoding and other tokenizers don't need it
 
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    return tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=dict(ids), special_tokens={})
 
 
 def encode(text: str, encoding: "tiktoken.Encoding | None" = None) -> list[int]:

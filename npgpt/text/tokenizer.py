@@ -20,6 +20,7 @@ class Tokenizer(ABC):
     vocab_size   V, the number of ids
     end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name.
                  None if there is no such id, as in nanoGPT's character datasets
+    special      {text: id} of <|endoftext|>, and of more tokens of that kind if others made the tokenizer
     dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
     ===========  =================================================================================================
     """
@@ -32,6 +33,10 @@ class Tokenizer(ABC):
         self._vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    @property
+    def special(self) -> dict[str, int]:
+        return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -126,7 +126,8 @@ def tokenizer_from_dict(values: dict) -> Tokenizer:
     if values["name"] == CharTokenizer.name:
         tokenizer = CharTokenizer(values.get("characters", ""), values.get("end_of_text", True))
     elif values["name"] == BPETokenizer.name:
-        tokenizer = BPETokenizer(values.get("merges", ()))
+        end = values.get("end_of_text", END_OF_TEXT)
+        tokenizer = BPETokenizer(values.get("merges", ()), values.get("special"), end)
     else:
         tokenizer = make_tokenizer(values["name"])
     if tokenizer.to_dict() != values:

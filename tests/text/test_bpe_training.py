@@ -55,7 +55,7 @@ def test_merges_are_those_of_the_plain_algorithm(pieces, limit):
     assert len(set(tokens)) == len(tokens)
     # Each token has one pair that makes it, and tiktoken, which knows ranks alone, encodes as training did.
     assert merges(tuple(tokens)) == tuple((tokens[a], tokens[b]) for a, b in found)
-    encoding = gpt2_bpe.make_encoding("trained", tokens)
+    encoding = gpt2_bpe.make_encoding("trained", {token: i for i, token in enumerate(tokens)})
     for piece, (word, _) in zip(pieces, words, strict=True):
         assert encoding.encode_ordinary(piece) == word
 

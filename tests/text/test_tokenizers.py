@@ -274,6 +274,18 @@ def test_a_stored_tokenizer_is_the_same(name):
     assert values == tokenizer.to_dict()
 
 
+def test_special_tokens_of_a_byte_pair_encoding():
+    """Their ids are anywhere, no text encodes to them, and they may be without one that ends a text."""
+    stored = {"name": "bpe", "merges": ["a b", "ab ab"], "special": {"<s>": 0, "é ": 257}, "end_of_text": None}
+    tokenizer = tokenizer_from_dict(stored)
+    assert tokenizer.to_dict() == stored
+    assert (tokenizer.vocab_size, tokenizer.end_of_text, tokenizer.stop_ids) == (260, None, frozenset())
+    single = [tokenizer.ids[bytes([byte])] for byte in "x<s>é ".encode()]
+    assert tokenizer.encode("abababx<s>é ").tolist() == [259, 258, *single]
+    assert tokenizer.decode([257, 0, 258]) == "é <s>ab"
+    assert sorted([*tokenizer.ids.values(), *tokenizer.special.values()]) == list(range(260))
+
+
 def test_an_unknown_tokenizer_and_one_without_characters_are_refused():
     for name in ("bpe", "bpe:", "bpe:256", "bpe:100001", "bpe:-300", "bpe:3e3", "bpe:٣٠٠", "bpe:N", "gpt2:300", "x"):
         with pytest.raises(TokenizerError, match=rf"{name!r}; there are gpt2, char, byte, bpe:N \(N at least 257"):
@@ -301,6 +313,17 @@ def test_an_unknown_tokenizer_and_one_without_characters_are_refused():
         {"name": "char", "characters": "ba"},
         {"name": "char", "characters": "aab"},
         {"name": "char", "characters": "ab\ud800"},
+        {"name": "bpe", "merges": ["a b"], "special": {"x": 0}},  # its end is missing
+        {"name": "bpe", "merges": ["a b"], "special": {"x": 0}, "end_of_text": "y"},
+        {"name": "bpe", "merges": ["a b"], "special": {"x": 258}, "end_of_text": "x"},  # no token has the id 257
+        {"name": "bpe", "merges": ["a b"], "special": {"x": -1}, "end_of_text": "x"},
+        {"name": "bpe", "merges": ["a b"], "special": {"x": True}, "end_of_text": "x"},
+        {"name": "bpe", "merges": ["a b"], "special": {"x": 1, "y": 1}, "end_of_text": "x"},
+        {"name": "bpe", "merges": ["a b"], "special": {"": 0}, "end_of_text": ""},
+        {"name": "bpe", "merges": ["a b"], "special": {"ab": 0}, "end_of_text": "ab"},  # an ordinary token, too
+        {"name": "bpe", "merges": ["a b"], "special": {"\ud800": 0}, "end_of_text": "\ud800"},
+        {"name": "bpe", "merges": ["a b"], "special": ["x"], "end_of_text": "x"},
+        {"name": "bpe", "merges": ["a b"], "special": {"x": 0}, "end_of_text": ["x"]},
     ],
 )
 def test_a_wrong_stored_tokenizer_is_refused(values):

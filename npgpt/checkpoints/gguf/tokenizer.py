@@ -32,7 +32,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict:
     if tokenizer is None or tokens is None:
         return {_MODEL: "no_vocab", **ours}
     types = np.full(vocab_size, _NORMAL, np.int32)
-    types[tokenizer.end_of_text] = _CONTROL
+    types[list(tokenizer.special.values())] = _CONTROL
     types[tokenizer.vocab_size :] = _UNUSED
     merges = spelled_merges(tokenizer.tokens) if isinstance(tokenizer, BytePairTokenizer) else []
     return {
@@ -76,7 +76,9 @@ def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] |
     if not tokenizer.vocab_size <= vocab_size <= 2 * tokenizer.vocab_size:
         return None
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
-    single = all(len(token) == 1 for id, token in enumerate(tokens) if id != tokenizer.end_of_text)
+    special = {id: text for text, id in tokenizer.special.items()}
+    single = all(len(token) == 1 for id, token in enumerate(tokens) if id not in special)
     if not single and not isinstance(tokenizer, BytePairTokenizer):
         return None
-    return [*map(bytes_to_unicode, tokens), *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]
+    spelled = [special.get(id, bytes_to_unicode(token)) for id, token in enumerate(tokens)]
+    return [*spelled, *(f"[PAD{id}]" for id in range(len(tokens), vocab_size))]

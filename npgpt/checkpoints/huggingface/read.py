@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
-from npgpt.checkpoints.huggingface.tokenizer import tokenizer_of_folder
+from npgpt.checkpoints.huggingface.vocabulary import tokenizer_of_folder
 from npgpt.checkpoints.pytorch import file as pytorch
 from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
@@ -66,8 +66,8 @@ def _tensors_of(file: MappedFile) -> tuple[dict[str, LazyTensor], str]:
 def _checkpoint(format: str, values: dict, config: GPTConfig, found: dict[str, LazyTensor], source: Path, files: tuple):
     tensors, ignored_keys = weights_of_huggingface(config, found, source, source.with_name(CONFIG_FILE))
     check_shares_nothing(tensors, files, source)
-    guess = values.get("eos_token_id", 0) is not None  # null is what we write for a tokenizer that is unknown
-    tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, guess))
+    end = values.get("eos_token_id", 50256)  # null is what we write for a tokenizer that is unknown
+    tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, end))
     return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer)
 
 

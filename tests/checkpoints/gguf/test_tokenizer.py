@@ -71,6 +71,19 @@ def test_a_byte_pair_encoding_of_ones_own(tmp_path):
     assert (count, data) == (3, packed_strings(["t h", "th e", "Ġ the"]))
 
 
+def test_special_tokens(tmp_path):
+    """Their texts are written as they are, and all of them are control tokens."""
+    stored = {"name": "bpe", "merges": ["t h"], "special": {"<s>": 0, "é x": 1, "</s>": 258}, "end_of_text": "</s>"}
+    checkpoint, metadata = written(tmp_path, 260, stored)
+    assert checkpoint.tokenizer.to_dict() == stored
+    tokens = tokens_of(metadata)
+    assert [tokens[id] for id in (0, 1, 2, 257, 258, 259)] == ["<s>", "é x", "!", GPT2_TOKENS[255], "</s>", "th"]
+    assert metadata.number("tokenizer.ggml.eos_token_id", "uint32") == 258
+    gguf = pytest.importorskip("gguf", reason="reads with the gguf package, which is not installed")
+    types = gguf.GGUFReader(tmp_path / "a.gguf").fields["tokenizer.ggml.token_type"].contents()
+    assert [id for id, kind in enumerate(types) if kind == gguf.TokenType.CONTROL] == [0, 1, 258]
+
+
 def test_types_of_tokens(tmp_path):
     gguf = pytest.importorskip("gguf", reason="reads with the gguf package, which is not installed")
     written(tmp_path, 260, {"name": "byte"})

@@ -1,0 +1,188 @@
+"""The tokenizer of a Hugging Face folder that has none in our own form.
+
+It is read if it is a byte-pair encoding that cuts texts as GPT-2's does, as most models of GPT-2's architecture have:
+
+    tokenizer.json           vocabulary, merges, added tokens, and how texts are cut
+    vocab.json, merges.txt   the first two, for the class GPT2Tokenizer, which cuts as GPT-2 does
+    added_tokens.json        the third
+    tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json has it
+
+Any other encoding is unknown. So are merges that our encoder, which has ranks and no pairs, would not follow, and two
+files that disagree.
+
+Source: huggingface/tokenizers, serialization of its types; huggingface/transformers, tokenization_gpt2.py.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from npgpt.checkpoints.shared.mmap_file import MappedFile
+from npgpt.checkpoints.shared.strict_json import items_at_most, parse_json
+from npgpt.errors import TokenizerError
+from npgpt.text import gpt2_bpe
+from npgpt.text.byte_level import BYTES, bytes_to_unicode, spelled_merges
+from npgpt.text.byte_pairs import BPETokenizer
+from npgpt.text.tokenizer import END_OF_TEXT
+from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer
+
+_MAX_BYTES = 10_000_000  # of a file; GPT-2's tokenizer.json takes 2 to 4 million
+_MAX_ITEMS = 420_000  # a token takes up to four, so that of 100,000 tokens
+_MAX_WORK = 50_000_000  # of checking merges, the sum of all tokens' squared lengths; GPT-2's is 3 million
+
+
+# Settings of a BPE in tokenizer.json with which it encodes otherwise.
+_OTHERWISE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+
+
+class _Vocabulary(NamedTuple):
+    """What a file holds. Its contents are a stranger's: ids may be anything."""
+
+    ids: dict[str, Any]  # of the tokens, spelled as characters
+    merges: list[str] | None  # "a b", in order; None: the file has none
+    added: dict[Any, Any]  # ids of added tokens, by their text
+    own: bool  # whether another encoding than GPT-2's may be read from it
+
+
+def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> Tokenizer | None:
+    """The folder's tokenizer; None if it is unknown.
+
+    Without any vocabulary it is GPT-2's, if the model's ``vocab_size`` is and nothing speaks of another one. Raises
+    CheckpointError on a damaged file.
+
+    end     config.json's eos_token_id. None: the model was written with a tokenizer that is unknown
+    """
+    settings = _object(folder / "tokenizer_config.json")
+    if settings is None or settings.get("add_prefix_space"):
+        return None
+    found = []
+    if (folder / "vocab.json").exists():
+        found.append(_of_vocab_json(folder, settings))
+    if (folder / "tokenizer.json").exists():
+        found.append(_of_tokenizer_json(_json(folder / "tokenizer.json")))
+    if not found:
+        is_others = any(folder.glob("*.model")) or (folder / "vocab.txt").exists()
+        is_guess = end is not None and vocab_size == len(_gpt2_vocabulary()) and not is_others
+        return GPT2Tokenizer() if is_guess and _is_gpt2_class(settings) else None
+    vocabularies = [vocabulary for vocabulary in found if vocabulary is not None]
+    if len(vocabularies) < len(found):
+        return None
+    tokenizer: Tokenizer | None = None
+    is_gpt2 = all(map(_is_gpt2, vocabularies))
+    if not is_gpt2 or any(vocabulary.added.keys() - {END_OF_TEXT} for vocabulary in vocabularies):
+        roles = [settings, _object(folder / "special_tokens_map.json") or {}]
+        tokenizer = _own_encoding(vocabularies, [_content(named.get("eos_token")) for named in roles], end)
+    if is_gpt2 and (tokenizer is None or tokenizer.vocab_size > vocab_size):
+        tokenizer = GPT2Tokenizer()
+    return tokenizer if tokenizer is not None and tokenizer.vocab_size <= vocab_size else None
+
+
+def _of_vocab_json(folder: Path, settings: dict) -> _Vocabulary | None:
+    ids = _json(folder / "vocab.json")
+    if not isinstance(ids, dict):
+        return None
+    merges = _merges_in(folder / "merges.txt") if (folder / "merges.txt").exists() else None
+    return _Vocabulary(ids, merges, _object(folder / "added_tokens.json") or {}, _is_gpt2_class(settings))
+
+
+def _of_tokenizer_json(values: object) -> _Vocabulary | None:
+    """None if texts are changed before they are encoded, or begin with a space that isn't theirs."""
+    match values:
+        case {"model": {"vocab": dict(ids), "merges": list(merges)} as model, **others}:
+            cut, frame = others.get("pre_tokenizer"), others.get("post_processor")
+            parts = cut.get("pretokenizers", [cut]) if isinstance(cut, dict) else []
+            if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
+                return None
+            if others.get("normalizer") is not None or any(part.get("add_prefix_space") for part in parts):
+                return None
+            is_gpt2s_cut = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
+            is_plain = model.get("type") == "BPE" and not any(model.get(key) for key in _OTHERWISE)
+            adds_nothing = frame is None or (isinstance(frame, dict) and frame.get("type") == "ByteLevel")
+            added = {}
+            tokens = others.get("added_tokens") or []
+            for token in tokens if isinstance(tokens, list) else [tokens]:
+                match token:
+                    case {"id": int(id), "content": str(text)}:
+                        added[text] = id
+                    case _:
+                        return None
+            own = bool(is_gpt2s_cut and is_plain and adds_nothing)
+            return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, own)
+    return None
+
+
+def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object) -> BPETokenizer | None:
+    """The byte-pair encoding that all of these are.
+
+    A text ends with the first of ``names`` that is there, with <|endoftext|>, or with the id ``end``.
+    """
+    ids, merges, added, _ = found[-1]
+    if merges is None or not all(one.own and (one.ids, one.merges) == (ids, merges) for one in found):
+        return None
+    made = {bytes_to_unicode(byte) for byte in BYTES}.union(merge.replace(" ", "") for merge in merges)
+    if sum(len(token) ** 2 for token in made) > _MAX_WORK:
+        return None
+    special = added | {token: id for token, id in ids.items() if token not in made}
+    # In a vocabulary every byte is a character, and only these are characters of their own.
+    if not all(token in added or all("!" <= character <= "~" for character in token) for token in special):
+        return None
+    by_id = {id: text for text, id in special.items() if isinstance(id, int)}
+    names = [*names, END_OF_TEXT, by_id.get(end) if isinstance(end, int) else None]
+    name = next((name for name in names if isinstance(name, str) and name in special), None)
+    try:
+        tokenizer = BPETokenizer(merges, special, name)
+        is_same = {bytes_to_unicode(token): id for token, id in tokenizer.ids.items()} | special == ids | added
+        return tokenizer if is_same and spelled_merges(tokenizer.tokens) == merges else None
+    except TokenizerError:
+        return None
+
+
+def _is_gpt2_class(settings: dict) -> bool:
+    return str(settings.get("tokenizer_class") or "GPT2").startswith("GPT2")
+
+
+def _is_gpt2(found: _Vocabulary) -> bool:
+    """Whether the n-th merge makes the n-th token. Where it was cut in two doesn't matter."""
+    made = None if found.merges is None else [merge.replace(" ", "") for merge in found.merges]
+    return found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
+
+
+def _content(token: object) -> object:
+    """The text of a token that is stored as such, or with its settings."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _spelled_merge(merge: object) -> str:
+    """ "a b", which newer files have as ["a", "b"]."""
+    if isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge):
+        return " ".join(merge)
+    return merge if isinstance(merge, str) else ""
+
+
+def _merges_in(file: Path) -> list[str]:
+    """The lines "a b" of a merges.txt."""
+    mapped = MappedFile(file)
+    text = bytes(mapped.take(0, min(mapped.size, _MAX_BYTES), "text")).decode(errors="replace")
+    return [line for line in text.splitlines() if line and not line.startswith("#version")]
+
+
+def _object(file: Path) -> dict | None:
+    """The object in a file of JSON; {} if there is no such file, None if it holds something else."""
+    values = _json(file) if file.exists() else {}
+    return values if isinstance(values, dict) else None
+
+
+def _json(file: Path) -> object:
+    """The value in a file of JSON; None if it is too long for a vocabulary."""
+    mapped = MappedFile(file)
+    data = mapped.take(0, min(mapped.size, _MAX_BYTES), "JSON")
+    if len(data) < mapped.size or items_at_most(data) > _MAX_ITEMS:
+        return None
+    return parse_json(data, str(file), max_items=_MAX_ITEMS)
+
+
+@cache
+def _gpt2_vocabulary() -> dict[str, int]:
+    tokens = [*gpt2_bpe.tokens(), END_OF_TEXT.encode()]
+    return {bytes_to_unicode(token): id for id, token in enumerate(tokens)}
