@@ -48,7 +48,9 @@ def _print_summary(checkpoint, odd):
     try:
         tokenizer = checkpoint.tokenizer
         print(f"tokenizer   {f'{tokenizer.name}, {tokenizer.vocab_size:,} ids' if tokenizer else 'unknown'}")
-        if tokenizer and tokenizer.vocab_size < config.vocab_size:
+        if not tokenizer:
+            odd.append("what its ids mean is unknown: commands that need its text refuse it")
+        elif tokenizer.vocab_size < config.vocab_size:
             odd.append(f"{config.vocab_size - tokenizer.vocab_size:,} ids of the vocabulary have no token")
     except CheckpointError as error:
         print("tokenizer   can't be read")

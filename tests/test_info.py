@@ -66,6 +66,14 @@ def test_info_shows_a_checkpoint_that_cannot_be_loaded(run):
     assert "  ids                            3              I64" in ended.out
 
 
+def test_info_warns_of_ids_without_a_tokenizer(run):
+    runs.save_weights(run / "bare.safetensors", GPT(CONFIG).state_dict(), CONFIG)
+    (run / "tokenizer.json").unlink()
+    ended = command("info", "bare.safetensors", cwd=run)
+    assert "tokenizer   unknown" in ended.out
+    assert ended.out.endswith("warnings:\n  what its ids mean is unknown: commands that need its text refuse it\n")
+
+
 def test_info_shortens_and_escapes_names_of_tensors(run):
     names = ["h." + "1" * 5000 + ".x", "\x1b[2J", "a\nb"]
     weights = GPT(CONFIG).state_dict() | {name: np.zeros((2, 2)) for name in names}

@@ -15,6 +15,7 @@ from helpers.commands import QUICK, assert_refused, command, process, refused, t
 from npgpt.checkpoints import runs
 from npgpt.config import GPTConfig
 from npgpt.gpt import GPT
+from npgpt.training import begin
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,12 @@ def test_what_can_not_be_resumed(finished):
     refused("sample", cwd=work, words=["there is no run in runs/"])
 
 
-def test_a_run_whose_text_has_changed(finished):
+def test_a_run_whose_text_has_changed(finished, monkeypatch):
+    def forbidden(path, *others, stat=os.stat, **settings):
+        if path == "text.txt":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *others, **settings)
+
     for change in (TEXT.upper(), TEXT + "!", TEXT[: len(TEXT) // 2]):
         (finished / "text.txt").write_text(change)
         refused(
@@ -216,6 +222,10 @@ def test_a_run_whose_text_has_changed(finished):
     (finished / "text.txt").unlink()
     words = ["the run's text text.txt isn't there: resume the run in the folder where it began, or put its text here"]
     refused("train", "--resume", "--max-steps", 4, cwd=finished, words=words)
+    monkeypatch.setattr(begin.os, "stat", forbidden)
+    refused(
+        "train", "--resume", "--max-steps", 4, cwd=finished, words=["text text.txt can't be read: Permission denied"]
+    )
 
 
 def test_a_run_whose_text_was_named_from_the_root(folder):

@@ -110,7 +110,7 @@ def test_epochs(folder, epochs, accumulated, steps):
     run, ended = train(folder, "text.txt", *arguments)
     assert "       53 windows of 8 tokens" in ended.err
     assert runs.load_checkpoint(run / "last.safetensors")[2]["step"] == steps
-    assert f"trained {steps:,} steps" in ended.out
+    assert f"trained {steps:,} {'step' if steps == 1 else 'steps'} in " in ended.out
 
 
 def test_evaluations_and_samples_have_each_their_own_times(folder):
@@ -153,6 +153,7 @@ def validation_losses(monkeypatch):
         ([9, 5, 4.6, 4.2, 3.9, 3.5, 3.2, 2.8, 2.5], ["--patience", 2, "--min-delta", 0.6], 8, 8),  # slowly
         ([9, 5, 4.5, 3.8, 3.7, 3.6, 1], ["--patience", 2, "--min-delta", 0.6], 5, 5),
         ([9, 5, 6, 7, 8, 9, 10, 11, 12], [], 8, 1),  # no patience, no end
+        ([9, 5, 6, 7, 8, 9, 10, 11, 12], ["--min-delta", 0.1], 8, 1),
     ],
 )
 def test_early_stopping_and_the_best_weights(folder, validation_losses, losses, arguments, steps, best):
@@ -164,6 +165,7 @@ def test_early_stopping_and_the_best_weights(folder, validation_losses, losses, 
     assert (state["step"], stopping["best_step"], stopping["best"]) == (steps, best, losses[best])
     assert f"best validation loss {losses[best]:.4f} after step {best}" in ended.out
     assert ("without progress in" in ended.out) == (steps < 8)
+    assert ("warning: --min-delta is for --patience" in ended.err) == (arguments == ["--min-delta", 0.1])
     validation_losses(*losses)
     until_best, _ = train(folder, *common, "--max-steps", best)
     for name, array in read_safetensors(run / "best.safetensors")[0].items():

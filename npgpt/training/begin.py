@@ -121,9 +121,13 @@ def _resume(folder, given) -> Run:
 def _check_texts(settings) -> None:
     """Raise RunError if one of a stopped run's texts isn't there. A relative name is from where the run began."""
     for text in settings.texts:
-        if not os.path.exists(text):
+        try:
+            os.stat(text)
+        except PermissionError as error:
+            raise RunError(f"the run's text {text} can't be read: {error.strerror}") from None
+        except OSError:
             where = "" if os.path.isabs(text) else ": resume the run in the folder where it began, or put its text here"
-            raise RunError(f"the run's text {text} isn't there{where}")
+            raise RunError(f"the run's text {text} isn't there{where}") from None
 
 
 def _load_state(run, moments, state, path, folder) -> None:

@@ -66,6 +66,8 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
             _foresee(run, stop, began)
             if run.plan.warmup > min(run.plan.max_steps, run.plan.decay_steps):
                 log(f"warning: --warmup takes {run.plan.warmup:,} steps, and the schedule fewer: --lr is never reached")
+            if run.early_stopping.min_delta and run.early_stopping.patience is None:
+                log("warning: --min-delta is for --patience, and without it has no effect")
             run.progress.start()
             begun_at = run.step
             fit(run, stop)
@@ -152,7 +154,8 @@ def _described(run):
 
 def _report(run):
     stopping = run.early_stopping
-    line = f"trained {run.step:,} steps in {format_duration(run.progress.elapsed())}"
+    steps = f"{run.step:,} step{'s' if run.step != 1 else ''}"
+    line = f"trained {steps} in {format_duration(run.progress.elapsed())}"
     if stopping.reached:
         line += f", without progress in {stopping.evaluations_without_progress} evaluations"
     if stopping.best_step is not None:
