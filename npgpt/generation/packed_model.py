@@ -43,7 +43,7 @@ class PackedLinear(Module):
         """The arrays that hold W: the plain one, or weights and scales."""
         if self.plain is not None:
             return [self.plain]
-        return [self.matrix.weights, *([] if self.matrix.scales is None else [self.matrix.scales])]
+        return _arrays(self.matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.data.reshape(-1, x.shape[-1])
@@ -137,7 +137,7 @@ class PackedGPT(GPT):
             for name, part in (("attn", block.attn), ("mlp", block.mlp)):
                 linears += [(f"h.{i}.{name}.{n}", x) for n, x in part.children() if isinstance(x, PackedLinear)]
         if isinstance(self.wte, PackedEmbedding) and not self.config.tie_weights:
-            yield "wte", self.wte.head.weights
+            yield from ((f"wte.{i}", array) for i, array in enumerate(_arrays(self.wte.head)))
         for name, linear in linears:
             yield from ((f"{name}.{i}", array) for i, array in enumerate(linear.kept()))
 
@@ -154,6 +154,10 @@ class PackedGPT(GPT):
         return DecodeWeights(
             layers, _norm(self.ln_f), self.head.matrix, config.n_head, config.activation, config.layer_norm_epsilon
         )
+
+
+def _arrays(matrix: PackedMatrix) -> list[np.ndarray]:
+    return [matrix.weights, *([] if matrix.scales is None else [matrix.scales])]
 
 
 def _packed(name, W, bias, format) -> PackedLinear:

@@ -119,6 +119,17 @@ def test_one_weight_is_noticed(tmp_path, weights, tied):
         Prefix.load(tmp_path / "a", Decoder(model, weights))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scale_is_noticed(tmp_path, tied):
+    """A row of wte times 2 has the same weights in 8 bits, and another scale."""
+    model = random_model(0, np.float32, tie_weights=tied)
+    decoder = Decoder(model, "int8")
+    Prefix.compute(decoder, BEGIN).save(tmp_path / "a", decoder)
+    model.wte.weight.data[3] *= 2
+    with pytest.raises(CheckpointError, match="was made with another model"):
+        Prefix.load(tmp_path / "a", Decoder(model, "int8"))
+
+
 @pytest.fixture
 def stored(tmp_path):
     """(path, arrays, metadata) of a good file."""
