@@ -55,6 +55,12 @@ def test_squares_of_float32_are_added_in_float64(sum_of_squares):
     assert total == 2**24 + 1000
 
 
+def test_arrays_of_two_dtypes_are_refused_by_the_compiled_version():
+    arrays = [np.ones(3, np.float32), np.ones(2)]
+    with pytest.raises(ValueError, match=r"^float64 \(2,\) .* beside float32 \(2,\)$"):
+        KERNELS["sum_of_squares"]["numba"](arrays)
+
+
 @pytest.mark.parametrize("sum_of_squares", KERNELS["sum_of_squares"].values(), ids=KERNELS["sum_of_squares"])
 def test_squares_of_several_arrays(sum_of_squares):
     arrays = [

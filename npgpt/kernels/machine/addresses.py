@@ -23,14 +23,14 @@ def pointer_table(lists: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray
     >>> sizes.tolist(), owners.tolist()
     ([6, 16384, 3616], [0, 1, 1])
 
-    Raises ValueError on an array that isn't contiguous (writing to a copy would be lost), or that differs in size or
-    dtype from its counterpart in the first list: compiled code checks no bounds.
+    Raises ValueError on an array that isn't contiguous (writing to a copy would be lost), that differs in size from its
+    counterpart in the first list, or in dtype from the first array of all: compiled code checks no bounds.
     """
     for arrays in lists:
         for array, first in zip(arrays, lists[0], strict=True):
             if not array.flags.c_contiguous or array.size != first.size or array.dtype != lists[0][0].dtype:
                 found = f"{array.dtype} {array.shape} with strides {array.strides}"
-                raise ValueError(f"{found} beside {first.dtype} {first.shape}")
+                raise ValueError(f"{found} beside {lists[0][0].dtype} {first.shape}")
     sizes = np.array([x.size for x in lists[0]], np.int64)
     counts = (sizes + CHUNK_SIZE - 1) // CHUNK_SIZE
     owners = np.repeat(np.arange(len(sizes)), counts)
