@@ -28,7 +28,8 @@ from npgpt.kernels.exp import exp
 from npgpt.kernels.jit import FASTMATH, INLINED, parallel_jit
 from npgpt.kernels.normal_cdf import normal_cdf
 
-_TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
+_ROOT = math.sqrt(2 / math.pi)
+_TWICE_ROOT = 2 * _ROOT  # the Numba versions compute s as 1 / (1 + exp(-2u))
 _CUBIC = 0.044715
 _SATURATED = 100.0  # from here on tanh u is 1 to the last bit. A larger x could overflow, and 0 * inf is NaN
 
@@ -38,14 +39,15 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 def gelu_tanh_forward_numpy(x: np.ndarray) -> np.ndarray:
     """x (...) -> y (...)"""
     t = np.clip(x, -_SATURATED, _SATURATED)
-    return 0.5 * x * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
+    s = 0.5 * (1 + np.tanh(_ROOT * t * (1 + _CUBIC * t * t)))
+    return x * s
 
 
 def gelu_tanh_backward_numpy(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """dy, x (...) -> dx (...)"""
     t = np.clip(x, -_SATURATED, _SATURATED)
-    s = 0.5 * (1 + np.tanh(_TWICE_ROOT / 2 * t * (1 + _CUBIC * t * t)))
-    return dy * (s + t * (s * (1 - s)) * (_TWICE_ROOT * (1 + 3 * _CUBIC * t * t)))
+    s = 0.5 * (1 + np.tanh(_ROOT * t * (1 + _CUBIC * t * t)))
+    return dy * (s + t * (2 * s * (1 - s)) * (_ROOT * (1 + 3 * _CUBIC * t * t)))
 
 
 def gelu_forward_numpy(x: np.ndarray) -> np.ndarray:
