@@ -97,6 +97,15 @@ def forward_row(x, weight, bias, eps, y):
     return m, s
 
 
+@jit
+def _rstd_in_float64(row, mean, eps):
+    squares = 0.0
+    for c in range(row.size):
+        distance = np.float64(row[c] - mean)
+        squares += distance * distance
+    return 1 / np.sqrt(squares / row.size + eps)
+
+
 def layernorm_backward_numba(
     dy: np.ndarray, x: np.ndarray, weight: np.ndarray, mean: np.ndarray, rstd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,15 +118,6 @@ def layernorm_backward_numba(
     _backward(dy, x, weight, mean.ravel(), rstd.ravel(), dx.reshape(rows, C), dparameters)
     dweight, dbias = dparameters.sum(axis=0)
     return dx, dweight, dbias
-
-
-@jit
-def _rstd_in_float64(row, mean, eps):
-    squares = 0.0
-    for c in range(row.size):
-        distance = np.float64(row[c] - mean)
-        squares += distance * distance
-    return 1 / np.sqrt(squares / row.size + eps)
 
 
 @parallel_jit
