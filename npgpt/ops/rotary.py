@@ -38,7 +38,7 @@ def rotary(qkv: Tensor, n_head: int, first: int = 0) -> Tensor:
         after[..., D // 2 :] = a * sin + b * cos
         return y
 
-    return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy, needs: (turn(np.ascontiguousarray(dy), -sin),))
+    return Tensor.from_op(turn(qkv.data, sin), (qkv,), lambda dy, needs: (turn(dy, -sin),))
 
 
 def rotary_angles(positions: np.ndarray, D: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
