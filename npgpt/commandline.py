@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from math import inf, isfinite
 from typing import Any, NoReturn
 
+from npgpt.errors import UserError
+
 
 @dataclass(frozen=True)
 class FlagType:
@@ -143,6 +145,19 @@ def choice(*names: str) -> FlagType:
         return text
 
     return FlagType("|".join(names), parse)
+
+
+def checked_text(metavar: str, check: Callable[[str], Any]) -> FlagType:
+    """A text, as it was typed, on which ``check`` raises no UserError."""
+
+    def parse(text):
+        try:
+            check(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return FlagType(metavar, parse)
 
 
 def _name(text):

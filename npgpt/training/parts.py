@@ -3,34 +3,13 @@
 Nothing heavy is imported.
 """
 
-from argparse import ArgumentTypeError
 from typing import Any
 
-from npgpt.commandline import FlagType, as_flag
+from npgpt.commandline import as_flag, checked_text
 from npgpt.errors import ConfigError
 from npgpt.name_patterns import split_patterns
 
 LORA = ("lora_alpha", "lora_dropout", "lora_targets", "lora_base")  # these go with lora_rank
-
-
-def _names(text):
-    try:
-        split_patterns(text)
-    except ConfigError as error:
-        raise ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _rates(text):
-    try:
-        parse_rates(text)
-    except ConfigError as error:
-        raise ArgumentTypeError(str(error)) from None
-    return text
-
-
-names = FlagType("NAMES", _names)
-rates = FlagType("NAMES=LR", _rates)
 
 
 def parse_rates(text: str) -> dict[str, float]:
@@ -51,6 +30,10 @@ def parse_rates(text: str) -> dict[str, float]:
         found.pop(pattern.strip(), None)  # the last one counts
         found[pattern.strip()] = rate
     return found
+
+
+names = checked_text("NAMES", split_patterns)
+rates = checked_text("NAMES=LR", parse_rates)
 
 
 def check_parts(settings: Any) -> None:

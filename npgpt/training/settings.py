@@ -5,9 +5,9 @@ from argparse import ArgumentTypeError
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from npgpt.commandline import FlagType, as_flag, choice, count, duration, flag, number, pathname
+from npgpt.commandline import as_flag, checked_text, choice, count, duration, flag, number, pathname
 from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
-from npgpt.errors import ConfigError, TokenizerError
+from npgpt.errors import ConfigError
 from npgpt.process import MAX_THREADS
 from npgpt.schedules import SCHEDULES
 from npgpt.text import LOSSES, SPLITS, TOKENIZERS, tokenizer_name
@@ -24,17 +24,7 @@ _fraction = number("X", 0, 1, open_high=True)
 _positive = number("X", 0, open_low=True)
 _at_least_0 = number("X", 0)
 _epochs = number("X", 0, 10**6, open_low=True)
-
-
-def _tokenizer(text):
-    try:
-        tokenizer_name(text)
-    except TokenizerError as error:
-        raise ArgumentTypeError(str(error)) from None
-    return text
-
-
-tokenizer_flag = FlagType("|".join(TOKENIZERS), _tokenizer)
+tokenizer_flag = checked_text("|".join(TOKENIZERS), tokenizer_name)
 
 # Settings that may change on resume: they touch neither the data nor the model nor the steps that are done.
 RESUMABLE = (
