@@ -10,7 +10,7 @@ from npgpt.commandline import Parser, choice, count, flag, number, pathname
 from npgpt.config import MATMUL_PRECISIONS, WEIGHTS
 from npgpt.errors import CheckpointError, ConfigError, DataError
 from npgpt.model_flags import MODEL, WhichModel, open_model
-from npgpt.process import run, use_threads
+from npgpt.process import MAX_THREADS, run, use_threads
 from npgpt.scoring import TASKS
 from npgpt.signals import StopRequest
 
@@ -44,7 +44,7 @@ class EvaluateSettings(WhichModel):
     json: str | None = flag(None, pathname, "write all figures and settings to a new file", DATA)
 
     batch_size: int = flag(8, count(), "windows or examples per batch", WORK)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", WORK)
+    threads: int | None = flag(None, number("N", 1, MAX_THREADS, whole=True), "threads (default: one per core)", WORK)
     matmul_precision: str = flag(
         "highest", choice(*MATMUL_PRECISIONS), "of large matrix products; medium rounds their factors to bfloat16", WORK
     )

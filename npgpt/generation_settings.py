@@ -13,6 +13,7 @@ from npgpt.commandline import FlagType, choice, count, flag, number
 from npgpt.config import CACHE_DTYPES, TEMPERATURE, TOP_K, TOP_P, WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.model_flags import MODEL, WhichModel
+from npgpt.process import MAX_THREADS
 
 if TYPE_CHECKING:
     from npgpt.generation import Sampling
@@ -48,7 +49,7 @@ class ModelSettings(WhichModel):
 
     weights: str = flag("f32", choice(*WEIGHTS), "of the matrices; fewer bits are faster and less exact", MODEL)
     cache_dtype: str = flag("f32", choice(*CACHE_DTYPES), "of the keys and values kept; bf16 takes half as much", MODEL)
-    threads: int | None = flag(None, number("N", 1, 1024, whole=True), "threads (default: one per core)", MODEL)
+    threads: int | None = flag(None, number("N", 1, MAX_THREADS, whole=True), "threads (default: one per core)", MODEL)
 
 
 @dataclass(frozen=True)
