@@ -451,7 +451,7 @@ MUTANTS = [
     # The notebook
     Mutant("WrittenText.add", "escape(piece)", "piece", "a token becomes markup", tests="notebook/test_playground.py"),
     Mutant("WrittenText.html", "escape(self.plain)", "self.plain", "a text becomes markup", tests="notebook/test_playground.py"),
-    Mutant("Playground.stop", "self._stop.set()", "pass", "Stop does nothing", tests="notebook/test_playground.py"),
+    Mutant("Playground.stop", "stop.set()", "pass", "Stop does nothing", tests="notebook/test_playground.py"),
     Mutant("_Place.is_another_run", "self.run != other.run", "True", "a cell's second playground closes its first", tests="notebook/test_playground.py"),
     # The server
     Mutant("Texts.events", "event.ended == 'error'", "False", "a text that failed is sent as one that has ended", tests="serving/test_slow_clients.py"),

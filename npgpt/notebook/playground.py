@@ -122,8 +122,9 @@ class Playground:
 
     def stop(self) -> None:
         """End the text with the token that is being made. It can be called on any thread."""
-        if self._stop is not None:
-            self._stop.set()
+        stop = self._stop  # taken once: the text may end meanwhile, on the loop's thread
+        if stop is not None:
+            stop.set()
 
     def close(self) -> None:
         """Stop, and remove the widgets from the page."""
