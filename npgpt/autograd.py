@@ -40,7 +40,7 @@ def _recording_is(recording):
     try:
         yield
     finally:
-        with suppress(ValueError):  # an async generator may end in another context than it began in, and harms it not
+        with suppress(ValueError):  # an async generator may end in another context than it began in, which is harmless
             _recording.reset(token)
 
 

@@ -68,7 +68,7 @@ class GPT(Module):
         self.h = [Block(config, layer, self.rng, dtype) for layer in range(config.n_layer)]
         self.ln_f = LayerNorm(C, config.bias, config.layer_norm_epsilon, dtype)
         if not config.tie_weights:
-            self.lm_head = Embedding(config.vocab_size, C, dtype)
+            self.lm_head = Embedding(config.vocab_size, C, dtype)  # only its weight is used, transposed: see logits
 
     def _initialise(self, rng):
         """Normal with deviation 0.02, as in OpenAI's code (whose wpe has 0.01); less for what is added to the stream.

@@ -3,6 +3,7 @@ checked, and what is wrong with it is a DataError that names the file and the li
 """
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> Iterator["Examp
     found = 0
     try:
         with open(path, "rb") as file:
-            for number in range(1, 2**62):
+            for number in count(1):
                 if found == limit or not (line := file.readline(MAX_LINE_BYTES + 1)):
                     break
                 place = f"{path}, line {number:,}"
