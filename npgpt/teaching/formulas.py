@@ -19,15 +19,12 @@ _SIGNS = {
     "<=": "≤",
     ">=": "≥",
     "pi": "π",
-    "theta": "θ",
     "Phi": "Φ",
     "phi": "φ",
-    "@": "@",
 }
 _FORMULA = re.compile(r"=|^\w+_\w+$")
 _REMARK = re.compile(r"^(over|since|the|each|summed|where|of|in|with|a|after|which)\b|^0 where")
 _TOKEN = re.compile(r"\d[\d.]*(?:e-?\d+)?|[^\W\d_]+(?:_(?:\{[^}]*\}|\w+))?|->|<=|>=|\s+|.")
-_FUNCTIONS = {"exp", "log", "tanh", "cos", "sin", "max", "mean", "softmax", "rowsum", "onehot", "erf"}
 
 
 def formulas(docstring: str) -> dict[str, list[list[Any]]]:
@@ -124,5 +121,5 @@ def _leaf(token):
     if token[0].isdigit():
         return ["mn", token]
     if token[0].isalpha() or token == "∂":
-        return ["mi", _SIGNS.get(token, token)] if token not in _FUNCTIONS else ["mi", token]
+        return ["mi", _SIGNS.get(token, token)]
     return ["mo", _SIGNS.get(token, token)]
