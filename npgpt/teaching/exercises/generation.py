@@ -128,7 +128,8 @@ neighbours make a token.
 
 ``ranks`` is GPT-2's table, {token: rank}, with all single bytes in it.
 """,
-    read="docs/course/README.md, npgpt/text/bpe_training.py, which learns the ranks",
+    read="docs/course/README.md, npgpt/text/bpe_training.py, which learns the ranks, and npgpt/text/byte_level.py: "
+    "_encoded (after you tried)",
     signature="merge(text, ranks)",
     gives="text, bytes; ranks, {bytes: rank} -> a list of bytes, which joined are the text",
     outputs=("tokens",),
