@@ -4,10 +4,12 @@ import io
 import os
 import sys
 
+import numpy as np
 import pytest
 from helpers.commands import command, refused
 
-from npgpt.explain import PROMPT, main
+from npgpt.checkpoints import make_model, open_checkpoint, save
+from npgpt.explain import PROMPT, SHIPPED, main
 
 
 def test_a_page_of_the_shipped_model(tmp_path):
@@ -45,6 +47,17 @@ def test_mistakes(tmp_path):
     mistake("--model", "nothing/here", words=["nothing/here"])
     mistake("--out", ".", words=["is a folder"])
     mistake("--out", "nowhere/page.html", words=["nowhere", "not a folder that you may write to"])
+
+
+def test_weights_that_give_infinity(tmp_path):
+    """Each of them is finite, so they load; the loss is not."""
+    shipped = open_checkpoint(SHIPPED)
+    model = make_model(shipped)
+    model.wte.weight.data *= np.float32(1e36)
+    model.ln_f.weight.data *= np.float32(1e5)
+    save(model, tmp_path / "large.safetensors", tokenizer=shipped.tokenizer)
+    words = ["large.safetensors: NaN or infinity comes out"]
+    refused("explain", "--model", "large.safetensors", "--prompt", "the beam.", cwd=tmp_path, words=words)
 
 
 def test_without_docstrings_there_is_nothing_to_show(python):

@@ -57,7 +57,8 @@ def explain(
     slopes      run the model twice more for each gradient
     progress    called with how many slopes are done, and of how many
 
-    Raises DataError on a prompt that can't be shown, ConfigError if a parameter is frozen.
+    Raises DataError on a prompt that can't be shown, ConfigError if a parameter is frozen, FloatingPointError if one of
+    the numbers is NaN or infinite.
     """
     ids = encode_prompt(prompt, tokenizer, model.config)
     if not all(p.requires_grad for p in model.parameters()):
@@ -67,6 +68,8 @@ def explain(
     for p in model.parameters():
         p.grad = None
     record, targets = run(model, ids)
+    if not all(np.isfinite(x).all() for v in record.values for x in (v.data, v.gradient) if x is not None):
+        raise FloatingPointError("NaN or infinity comes out, forward or backward: the weights are too large")
     checked = _slopes(record, Slopes(model, ids[None], targets[None]), progress) if slopes else {}
     numbers = sum(v.data.size + (0 if v.gradient is None else v.gradient.size) for v in record.values)
     arrays = Arrays(thin=numbers > ALL)
