@@ -19,7 +19,10 @@ _dropout_is_off = ContextVar("npgpt_dropout_is_off", default=False)
 
 @contextmanager
 def dropout_off() -> Iterator[None]:
-    """Within the block dropout is off in this thread. ``eval()`` would switch it off for all threads."""
+    """Within the block dropout is off in this thread. ``eval()`` would switch it off for all threads.
+
+    With ``recompute`` the backward pass belongs into the block, too.
+    """
     token = _dropout_is_off.set(True)
     try:
         yield

@@ -60,6 +60,7 @@ class KeyValueCache:
             held = f"a row that holds {other.lengths[source]} to one of {self.capacity}"
             raise ValueError(f"{length} positions can't be copied from {held}")
         if other is not self or source != target:
+            self.lengths[target] = 0  # should copying fail, it holds nothing
             self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
             self.values[:, target, :, :length] = other.values[:, source, :, :length]
         self.lengths[target] = length

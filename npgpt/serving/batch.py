@@ -10,6 +10,7 @@ takes over what they share (prefix reuse): a conversation's next question, or th
 document.
 """
 
+import traceback
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,6 +24,7 @@ from npgpt.serving.requests import Deliver, Made, PromptRead, Request
 from npgpt.text.tokenizer import Tokenizer
 
 PIECE = 256  # ids of prompts that go through the model between two tokens of the others: 0.1 s of GPT-2 124M
+FAILED = "the server failed to make this text"
 WORTH_WAITING = 16  # ids that a prompt can take over from another one which is just being read
 
 
@@ -84,7 +86,10 @@ class Batch:
         self._free = list(range(rows))  # the longest unused first
 
     def join(self, waiting: Iterable[Job]) -> list[Job]:
-        """Let jobs begin while rows are free -> those that did. One that shares much with a prompt being read waits."""
+        """Let jobs begin while rows are free -> those that did, or that ended because they couldn't.
+
+        One that shares much with a prompt being read waits.
+        """
         begun = []
         for job in list(waiting):
             if not self._free:
@@ -94,8 +99,12 @@ class Batch:
                 now = 0  # all of its logits are wanted
             elif self._will_share(job) >= now + WORTH_WAITING:
                 continue
-            self._begin(job, now, row)
             begun.append(job)
+            try:
+                self._begin(job, now, row)
+            except Exception as error:  # a mistake in npgpt, or no memory: this text is lost, the server isn't
+                traceback.print_exception(error)
+                job.end("error", FAILED)
         return begun
 
     def step(self) -> None:
@@ -134,12 +143,12 @@ class Batch:
         row = self._free[0]
         if source in self._free and 2 * n >= self.cache.lengths[source]:  # at least half of it is used again
             row = source
+        job.begin(row, self._no_text)
         self.cache.copy_from(self.cache, source, row, n)
         self._free.remove(row)
         self.jobs[row] = job
         job.reused = n
         self.reused += n
-        job.begin(row, self._no_text)
 
     def _leave(self, job):
         row = job.row

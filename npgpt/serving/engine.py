@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
-from npgpt.serving.batch import Batch, Job
+from npgpt.serving.batch import FAILED, Batch, Job
 from npgpt.serving.requests import Deliver, Event, Request
 from npgpt.text.tokenizer import Tokenizer
 
@@ -153,7 +153,7 @@ class Engine:
                 self._batch.step()
             except Exception as error:  # a mistake in npgpt, or no memory: these texts are lost, the server isn't
                 traceback.print_exception(error)
-                self._batch.end_all("error", "the server failed to make this text")
+                self._batch.end_all("error", FAILED)
             self._tell()
         self._tell()
         for _, future in self._functions:  # nobody adds to them any more

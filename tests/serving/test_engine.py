@@ -12,6 +12,7 @@ from helpers.texts import random_model
 
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder, Sampling
+from npgpt.generation.cache import KeyValueCache
 from npgpt.serving.engine import Busy, Closed, Engine
 from npgpt.serving.requests import Made, Request
 
@@ -198,13 +199,15 @@ def test_an_event_that_comes_when_the_loop_is_closed_is_dropped(decoder):
     told[0](Made(0, None, "", "length"))
 
 
-def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypatch, capsys):
+@pytest.mark.parametrize(("owner", "name"), [(Decoder, "prefill"), (KeyValueCache, "copy_from")])
+def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypatch, capsys, owner, name):
     request, client, again = Request(prompts(3)[0], 5, Sampling(temperature=0)), Client(), Client()
     with Engine(decoder, Letters()) as engine:
         with monkeypatch.context() as broken:
-            broken.setattr(decoder, "prefill", lambda *_: 1 / 0)
+            broken.setattr(owner, name, lambda *_: 1 / 0)
             engine.submit([request], client)
             client.wait()
+            assert (engine.state().running, engine.state().waiting) == (0, 0)
         engine.submit([request], again)
         again.wait()
     assert client.made()[-1].ended == "error"

@@ -94,7 +94,10 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(f"{source}: activation_function is {reprlib.repr(name)}: not {', '.join(_ACTIVATIONS)}")
     dropouts = [values.get(key, 0.1) for key in _DROPOUTS]
-    if not dropouts[0] == dropouts[1] == dropouts[2] and all(type(value) in (int, float) for value in dropouts):
+    for key, value in zip(_DROPOUTS, dropouts, strict=True):
+        if type(value) not in (int, float):
+            raise CheckpointError(f"{source}: {key} must be a number, not {reprlib.repr(value)}")
+    if not dropouts[0] == dropouts[1] == dropouts[2]:
         found = ", ".join(f"{key} = {value:g}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
         said = f"{source}: {found}: npgpt has one dropout for the three. It takes the largest when the model is trained"
         warnings.warn(said, CheckpointWarning, stacklevel=2)
