@@ -158,6 +158,7 @@ def test_beams(work):
         assert re.fullmatch(r"4 beams of up to 6 new tokens in \d+\.\d\d s\n", ended.err)
     best = tokenizer.decode(beam_search(Decoder(model), tokenizer.encode("the "), 6, 4)[0].ids)
     assert command("sample", *typed, "--stop", best[6:8], cwd=work).out == "the " + best[4:].split(best[6:8])[0] + "\n"
+    assert command("sample", *typed, "--stop", best[-2:] + "!", cwd=work).out == best + "\n"  # only its beginning came
 
 
 def test_one_beam_ends_where_greedy_text_does(work):
@@ -219,6 +220,8 @@ def test_more_samples_than_are_made_at_once(work, monkeypatch):
     assert shapes[0] == (1, 4)
     assert len(shapes) == 1
     assert [text + "\n" for text in texts] == [sample(work, *DRAWN, "--seed", 1 + i) for i in range(7)]
+    long = ("--prompt", "the " * 9, "--max-new-tokens", 3, "--num-samples", 4)  # more than the model sees at once
+    assert command("sample", *long, cwd=work).out.count("the " * 9) == 4
 
 
 def test_samples_end_at_different_times_and_stand_in_their_order(tmp_path, tokens):

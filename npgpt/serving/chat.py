@@ -155,7 +155,7 @@ class _Work:
 
     async def whole(self, texts: Texts) -> ChatCompletion:
         """All of it at once."""
-        content, logprobs, ends = [""] * self.n, [[] for _ in range(self.n)], [None] * self.n
+        content, logprobs, ends = [""] * self.n, [[] for _ in range(self.n)], [finish("length")] * self.n
         async for index, text, found, ended in self.pieces(texts):
             content[index] += text
             logprobs[index] += found
@@ -165,7 +165,7 @@ class _Work:
                 index=i,
                 message=ChatMessage(content=content[i]),
                 logprobs=ChatLogprobs(content=logprobs[i]) if self.asked.logprobs else None,
-                finish_reason=ends[i],
+                finish_reason=ends[i] or "length",
             )
             for i in range(self.n)
         ]

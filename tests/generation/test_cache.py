@@ -161,9 +161,9 @@ def test_a_part_of_a_row_of_another_cache():
     assert other.lengths.tolist() == [4, 0]
     found = model([[9]], cache=other.rows([0])).data[0, -1]
     np.testing.assert_allclose(found, model([[*ids[1, :4], 9]]).data[0, -1], atol=1e-13)
-    for length in (-1, 6, 7):  # more than there is room for, more than the row holds
+    for source, length in ((1, -1), (1, 6), (0, 3)):  # 6 have no room, and the first row holds 2
         with pytest.raises(ValueError, match="positions can't be copied"):
-            other.copy_from(one, 1, 0, length)
+            other.copy_from(one, source, 0, length)
     for changes, dtype in (({}, np.float32), ({"n_layer": 1}, np.float64), ({"n_head": 4}, np.float64)):
         with pytest.raises(ValueError, match="can't be copied to a cache of"):
             KeyValueCache(replace(CONFIG, **changes), 1, dtype).copy_from(one, 1, 0, 4)

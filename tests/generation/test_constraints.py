@@ -374,6 +374,18 @@ def test_an_id_that_is_not_allowed_is_refused(id):
     assert allowed(constraint) == [97]
 
 
+def test_ids_do_not_count_from_the_end():
+    constraint = Regex("a*", ByteTokenizer())
+    assert allowed(constraint)[-1] == 256 == len(constraint.allowed()) - 1
+    with pytest.raises(ValueError, match="id -1 is not allowed"):
+        constraint.push(-1)
+
+
+def test_a_tokenizers_own_end_is_no_text_where_another_id_ends_it():
+    tokenizer = OtherTokenizer(b"a", b"b")
+    assert allowed(Regex(".*", tokenizer, stop_ids=[1])) == [0, 1]
+
+
 def test_stop_ids_outside_the_vocabulary_are_refused():
     with pytest.raises(ConfigError, match=r"stop_ids must be ids from 0 to 256, not \[300\]"):
         Regex("a", ByteTokenizer(), stop_ids=[300])

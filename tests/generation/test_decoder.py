@@ -147,6 +147,16 @@ def test_what_is_refused():
         Decoder(random_model(), cache_dtype="bf16")
 
 
+@each_option
+def test_no_step_goes_beyond_the_models_context(changes):
+    """However large the cache is."""
+    decoder = Decoder(random_model(dtype=np.float32, **changes))
+    cache = decoder.new_cache(1, capacity=CONFIG.block_size + 3)
+    decoder.prefill([[1] * CONFIG.block_size], cache)
+    with pytest.raises(ValueError, match=r"rows that hold \[8\] of 8 positions can't take one more"):
+        decoder.step([1], cache, [0])
+
+
 def test_the_memory_of_new_caches():
     decoder = Decoder(random_model())
     assert decoder.new_cache().keys.shape == (2, 1, 2, CONFIG.block_size, 4)

@@ -200,6 +200,8 @@ def test_an_interruption_at_any_place_leaves_a_cache_that_is_true(monkeypatch, n
     prompts = [make_prompt([("user", text)], BYTE, 96, 12) for text in ("Hello", "Help")]
     expected = list(ConversationDecoder(decoder, BYTE).answer(prompts[1], SAMPLING, seed=1))
     conversation, method = ConversationDecoder(decoder, BYTE), getattr(decoder, name)
+    list(conversation.answer(Prompt(np.array([1]), 1), SAMPLING, seed=0))
+    assert conversation.ended == "length"
     countdown = iter(range(calls))
 
     def interrupted(*arguments):

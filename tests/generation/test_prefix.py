@@ -49,8 +49,9 @@ def test_what_a_row_of_a_cache_holds():
     np.testing.assert_allclose(prefix.cache.keys, expected.cache.keys, atol=1e-13)
     np.testing.assert_allclose(prefix.cache.values, expected.cache.values, atol=1e-13)
     assert prefix.ids.tolist() == BEGIN.tolist()
-    with pytest.raises(ValueError, match=r"holds 6 positions, and ids have the shape \(5,\)"):
-        Prefix.of_row(cache, 1, BEGIN)
+    for n in (5, 7):
+        with pytest.raises(ValueError, match=rf"holds 6 positions, and ids have the shape \({n},\)"):
+            Prefix.of_row(cache, 1, np.resize(BEGIN, n))
 
 
 def test_without_a_cache_there_is_no_use_for_a_prefix():

@@ -57,6 +57,10 @@ def test_the_ends_of_what_is_allowed():
     assert (lists.logit_bias, lists.bad_words) == ({0: -INF, 3: 100.0}, ((1, 2), (3,)))
 
 
+def test_an_id_that_never_comes_does_not_come_by_a_bias_either():
+    assert Sampling(logit_bias={1: 2.0, 3: 9.0}).without([3, 4]).logit_bias == {1: 2.0, 3: -INF, 4: -INF}
+
+
 def test_settings_can_be_compared_hashed_and_stored_and_dont_change_with_what_they_were_made_from():
     bias, words = {1: 2.0}, [[1, 2]]
     sampling = Sampling(logit_bias=bias, bad_words=words)

@@ -39,6 +39,9 @@ def test_a_line():
         '"a"                            25%  "字" 50%  "b" 20%  "c" 0.0001%'
     )
     assert token_line(Token(0, 3, 0.0), tokenizer) == '"字"                          100%'  # the character is wide
+    full = token_line(Token(0, 0, math.log(0.25), 6 * ((1, math.log(0.1)),)), tokenizer)
+    assert (full.count('"b" 10%'), len(full)) == (5, COLUMNS)
+    assert columns("字Ａａa") == 7
     assert HEADER == "token                  probability  others"
 
 
@@ -55,6 +58,8 @@ def test_what_has_no_room_is_left_out_or_cut():
     (long,) = (id for id in range(50000) if tokenizer.token_bytes(id) == b" externalToEVAOnly")
     line = token_line(Token(0, 464, math.log(0.5), tuple((long, math.log(0.1)) for _ in range(9))), tokenizer)
     assert line.count('" externalToE... 10%') == 2
+    others = tuple((other, math.log(0.1)) for other in (long, long, long, 257))
+    assert token_line(Token(0, 464, math.log(0.5), others), tokenizer) == line  # nor any that is less likely
     (rule,) = (id for id in range(50000) if tokenizer.token_bytes(id) == b"-" * 64)
     assert token_line(Token(0, rule, 0.0), tokenizer) == '"' + "-" * 18 + "...        100%"
 

@@ -1,5 +1,7 @@
 """The batch: many texts at once, each the same as alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.clients import BLOCK, Client, Letters, alone, prompts
@@ -139,6 +141,8 @@ def test_what_may_begin_a_stop_string_is_told_at_the_end(decoder):
     job.cancelled = True
     batch.step()
     assert cut.text() == whole.text()
+    run(Batch(decoder, Letters(), 1), Job(replace(request, max_new_tokens=2), 0, full := Client(), Letters()))
+    assert (full.text(), full.made()[-1].ended) == (whole.text(), "length")
 
 
 def test_all_that_fits_may_be_asked(decoder):

@@ -64,19 +64,24 @@ class Blocked:
     """An engine whose thread is held by a function, so that nothing leaves the queue."""
 
     def __init__(self, decoder, **sizes):
-        self.engine = Engine(decoder, Letters(), **sizes)
+        self.engine, self.go_on = Engine(decoder, Letters(), **sizes), threading.Event()
 
     def __enter__(self):
         self.engine.start()
-        self.go_on, held = threading.Event(), threading.Event()
-
-        def hold():
-            held.set()
-            assert self.go_on.wait(60)
-
-        self.held = self.engine.run(hold)
-        assert held.wait(60)
+        self.hold()
         return self
+
+    def hold(self):
+        """Hold it before its next step but one; what held it goes on."""
+        before, self.go_on, held = self.go_on, threading.Event(), threading.Event()
+
+        def wait(go_on=self.go_on):
+            held.set()
+            assert go_on.wait(60)
+
+        self.engine.run(wait)
+        before.set()
+        assert held.wait(60)
 
     def __exit__(self, *_):
         self.go_on.set()
@@ -90,11 +95,32 @@ def test_a_full_queue_refuses_all_of_a_submission(decoder):
         blocked.engine.submit([request] * 3, first)
         with pytest.raises(Busy) as refused:
             blocked.engine.submit([request], Client())
-        assert refused.value.retry_after >= 1
+        assert refused.value.retry_after == 4  # a second for each that waits for the one row, and one more
         with pytest.raises(ConfigError, match=r"^n: 4 texts at once"):
             blocked.engine.submit([request] * 4, Client())
         blocked.go_on.set()
         first.wait()
+
+
+def test_a_row_that_is_taken_is_no_room(decoder):
+    request = Request(prompts(3)[0], 20, Sampling(temperature=0))
+    with Blocked(decoder, rows=1, queue=2) as blocked:
+        running, waiting = Client(), Client(2)
+        blocked.engine.submit([request], running)
+        blocked.hold()
+        state = blocked.engine.state()
+        assert (state.running, state.waiting) == (1, 0)
+        with pytest.raises(Busy):
+            blocked.engine.submit([request] * 3, Client())
+        blocked.engine.submit([request] * 2, waiting)
+        blocked.go_on.set()
+        running.wait(), waiting.wait()
+
+
+@pytest.mark.parametrize(("rows", "queue"), [(0, 1), (1, -1)])
+def test_an_engine_has_a_row(decoder, rows, queue):
+    with pytest.raises(ConfigError, match="at least one row and a queue of at least 0"):
+        Engine(decoder, Letters(), rows, queue)
 
 
 def test_cancelling_what_waits(decoder):
@@ -139,6 +165,27 @@ def test_closing_lets_texts_end_or_cuts_them(decoder):
         assert [client.made(i)[-1].ended for i in range(2)] == [ended] * 2
 
 
+@pytest.mark.parametrize(("seconds", "ended"), [((60, 60), "length"), ((0, 60), "shutdown"), ((60, 0), "shutdown")])
+def test_closed_twice_the_shorter_time_counts(decoder, seconds, ended):
+    client, engine = Client(), Engine(decoder, Letters())
+    engine.submit([Request(prompts(3)[0], 5, Sampling(temperature=0))], client)
+    for of_one in seconds:
+        engine.close(of_one)
+    engine.start()
+    client.wait()
+    assert client.made()[-1].ended == ended
+
+
+def test_a_function_that_is_not_called_any_more_is_cancelled(decoder):
+    engine, called = Engine(decoder, Letters()), []
+    functions = [engine.run(partial(called.append, i)) for i in range(3)]
+    engine.close(0)
+    engine.start()
+    engine._thread.join(60)
+    assert called == [0]
+    assert [future.cancelled() for future in functions] == [False, True, True]
+
+
 def test_closing_waits_for_the_texts(decoder):
     client, engine = Client(), Engine(decoder, Letters())
     engine.start()
@@ -180,7 +227,7 @@ def test_a_text_that_fails_leaves_the_others_alone(decoder):
         bad.wait(), good.wait()
     assert bad.made()[-1].ended == "error"
     assert "no token is left" in bad.made()[-1].problem
-    assert len(good.ids()) == 5
+    assert len(good.ids()) == engine.state().made == 5
 
 
 def test_an_event_that_comes_when_the_loop_is_closed_is_dropped(decoder):
@@ -201,8 +248,11 @@ def test_an_event_that_comes_when_the_loop_is_closed_is_dropped(decoder):
 
 @pytest.mark.parametrize(("owner", "name"), [(Decoder, "prefill"), (KeyValueCache, "copy_from")])
 def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypatch, capsys, owner, name):
+    """What its rows hold may be half written, and is not used again."""
     request, client, again = Request(prompts(3)[0], 5, Sampling(temperature=0)), Client(), Client()
     with Engine(decoder, Letters()) as engine:
+        engine.submit([request], first := Client())
+        first.wait()
         with monkeypatch.context() as broken:
             broken.setattr(owner, name, lambda *_: 1 / 0)
             engine.submit([request], client)
@@ -212,6 +262,7 @@ def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypa
         again.wait()
     assert client.made()[-1].ended == "error"
     assert again.ids() == alone(decoder, request)
+    assert again.read().reused == 0
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
