@@ -173,7 +173,7 @@ def finish(ended: str | None) -> Finish | None:
 
 def usage(prompt_tokens: int, texts: Texts, first: range) -> Usage:
     """The tokens of all texts. ``first``: the numbers of each prompt's first text."""
-    reused = min(prompt_tokens, sum(texts.reused.get(i, 0) for i in first))
+    reused = sum(texts.reused.get(i, 0) for i in first)
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=texts.made,

@@ -1,10 +1,26 @@
 import pytest
 
+from npgpt.generation.dialogue import STOP
+from npgpt.serving.requests import PromptRead
 from serving.test_completions import events
 
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
 HI = [{"role": "user", "content": "Hi"}]
 URL = "/v1/chat/completions"
+
+
+@pytest.fixture
+def submitted(server, monkeypatch):
+    """The engine's requests, and what it tells of them."""
+    requests, told = [], []
+    submit = server.engine.submit
+
+    def noted(new, deliver):
+        requests.extend(new)
+        return submit(new, lambda event: (told.append(event), deliver(event)))
+
+    monkeypatch.setattr(server.engine, "submit", noted)
+    return requests, told
 
 
 def test_an_answer(ask):
@@ -16,6 +32,19 @@ def test_an_answer(ask):
     assert answer["usage"]["prompt_tokens"] == len("Human: Hi\nAssistant:")
     again = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     assert ask(URL, messages=again, max_completion_tokens=5, seed=3)[1]["choices"] == answer["choices"]
+    parts = [{"type": "text", "text": text} for text in ("H", "i")]
+    lines = ask(URL, messages=[{"role": "user", "content": parts}], max_tokens=1)[1]
+    assert lines["usage"]["prompt_tokens"] == len("Human: H\ni\nAssistant:")
+
+
+def test_the_number_of_tokens_has_one_name(ask):
+    for fields, param in (
+        ({"max_completion_tokens": 99}, "max_completion_tokens"),
+        ({"max_tokens": 99}, "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
+    ):
+        status, answer = ask(URL, messages=HI, **fields)
+        assert (status, answer["error"]["param"]) == (400, param)
 
 
 def test_it_is_the_completion_of_the_conversation_as_it_is_trained_on(ask):
@@ -48,6 +77,29 @@ def test_a_stream_in_pieces_is_the_whole_answer(server, ask):
         assert logprobs == choice["logprobs"]["content"]
         assert all(len(token["top_logprobs"]) == 2 for token in logprobs)
     assert chunks[-1]["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
+    _, second = ask(URL, **{**fields, "n": 1, "seed": 4})
+    assert second["choices"][0]["message"] == whole["choices"][1]["message"] != whole["choices"][0]["message"]
+
+
+def test_a_clients_stop_strings_are_added_to_those_of_a_conversation(ask, submitted):
+    ask(URL, messages=HI, max_tokens=1, stop=["x", "yz"])
+    ((request,), _) = submitted
+    assert request.stop == (*STOP, "x", "yz")
+
+
+def test_the_prompts_tokens_count_once_for_all_answers(ask, submitted):
+    system = {"role": "system", "content": "QX"}  # no other test begins so: the second answer finds it in the cache
+    usage = ask(URL, messages=[system, *HI], max_tokens=1, n=2)[1]["usage"]
+    first, second = sorted((event for event in submitted[1] if isinstance(event, PromptRead)), key=lambda e: e.text)
+    assert first.reused < second.reused
+    assert usage["prompt_tokens_details"]["cached_tokens"] == first.reused
+
+
+def test_the_token_that_ends_an_answer_is_none_of_it(ask):
+    _, answer = ask(URL, messages=HI, max_tokens=3, temperature=0, logit_bias={"256": 100}, logprobs=True)
+    (choice,) = answer["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+    assert choice["logprobs"]["content"] == []
 
 
 def test_a_token_comes_with_its_bytes(ask):
@@ -76,6 +128,7 @@ def test_a_token_comes_with_its_bytes(ask):
         ([{"role": "user", "content": "Hi", "name": "Bo"}], "messages[0].name"),
         ("Hi", "messages"),
         ([{"role": "user", "content": "x" * 100}], "messages"),
+        ([*HI, {"role": "assistant", "content": "x" * 60}, *HI], "messages"),  # nothing is left out in silence
         ([{"role": "user", "content": "x" * 100_000}], "messages"),
     ],
 )
@@ -89,19 +142,11 @@ def test_a_message_that_a_client_hands_back_is_taken(ask):
     assert ask(URL, messages=[*HI, said, *HI], max_tokens=1)[0] == 200
 
 
-def test_the_simple_chat_ends_at_a_newline(server, ask, monkeypatch):
-    submitted = []
-    submit = server.engine.submit
-
-    def noted(requests, deliver):
-        submitted.extend(requests)
-        return submit(requests, deliver)
-
-    monkeypatch.setattr(server.engine, "submit", noted)
+def test_the_simple_chat_ends_at_a_newline(server, ask, submitted):
     status, answer = ask("/chat", message="Hi")
     assert (status, list(answer)) == (200, ["response"])
     assert "\n" not in answer["response"]
-    (request,) = submitted
+    ((request,), _) = submitted
     assert (request.sampling.temperature, request.sampling.top_k, request.stop[0]) == (0.8, 200, "\n")
     assert request.max_new_tokens == min(150, server.engine.config.block_size + 1 - len(request.ids))
     assert ask("/chat", message="")[1]["error"]["param"] == "message"

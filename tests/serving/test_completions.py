@@ -1,14 +1,20 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.serving import request
 
+from npgpt.config import GPTConfig
 from npgpt.generation import StopTexts, generate, token_logprobs
+from npgpt.serving.requests import PromptRead
 from npgpt.tensor import no_grad
-from npgpt.text.tokenizers import ByteTokenizer
+from npgpt.text.tokenizers import ByteTokenizer, GPT2Tokenizer
 
 pytest.importorskip("fastapi", reason="the server needs the extra serve")
+from npgpt.serving.errors import ApiError
+from npgpt.serving.served import Served
+
 BIAS = {257: -np.inf, 258: -np.inf, 259: -np.inf}  # ids without a text
 TOKENIZER = ByteTokenizer()
 
@@ -64,11 +70,15 @@ def test_prompts_are_texts_or_ids(server, ask, prompt):
 
 
 def test_settings_reach_the_choice_of_the_token(server, ask):
-    settings = {"top_k": 9, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9, "repetition_penalty": 1.5}
+    settings = {"top_k": 9, "top_p": 0.9, "min_p": 0.2, "typical_p": 0.6, "repetition_penalty": 1.5}
     settings |= {"presence_penalty": 0.5, "frequency_penalty": -0.5}
-    _, answer = ask(prompt="abc", max_tokens=8, seed=1, logit_bias={"65": 2.5}, min_tokens=8, **settings)
-    wanted, _ = alone(server, "abc", 1, logit_bias={**BIAS, 65: 2.5}, min_new_tokens=8, **settings)
+    bias = {65: 2.5, 256: 2.5}
+    _, answer = ask(prompt="abc", max_tokens=16, seed=5, logit_bias=bias, min_tokens=16, **settings)
+    settings |= {"logit_bias": {**BIAS, **bias}, "min_new_tokens": 16}
+    wanted, _ = alone(server, "abc", 5, 16, **settings)
     assert answer["choices"][0]["text"] == wanted
+    for name in settings:  # each of them makes a difference
+        assert alone(server, "abc", 5, 16, **{k: x for k, x in settings.items() if k != name})[0] != wanted, name
 
 
 def test_an_end_of_text_in_a_prompt_is_plain_text(ask):
@@ -121,6 +131,12 @@ def test_offsets_where_a_character_is_incomplete(ask, data, text, offsets):
     assert (choice["text"], choice["logprobs"]["text_offset"]) == (text, offsets)
 
 
+def test_a_text_begins_where_its_prompt_ends_also_within_a_character(ask):
+    _, answer = ask(prompt=[0xE2], max_tokens=1, echo=True, logprobs=0, logit_bias={"97": 100})
+    choice = answer["choices"][0]
+    assert (choice["text"], choice["logprobs"]["text_offset"]) == ("\ufffda", [0, 1])
+
+
 def test_echo_has_the_logprobs_of_the_prompt(server, ask):
     prompt = "The né"
     _, answer = ask(prompt=prompt, max_tokens=1, logprobs=2, echo=True, temperature=0)
@@ -149,6 +165,27 @@ def test_the_prompt_alone_can_be_scored(ask):
     assert answer["choices"][0]["text"] == "abc"
     assert len(answer["choices"][0]["logprobs"]["tokens"]) == 3
     assert answer["usage"]["completion_tokens"] == 0
+
+
+def test_a_prompts_tokens_count_once_for_all_of_its_texts(server, ask, monkeypatch):
+    """And a prompt whose probabilities aren't asked for may be taken from the cache."""
+    told, submit = [], server.engine.submit
+    monkeypatch.setattr(
+        server.engine, "submit", lambda asked, deliver: submit(asked, lambda e: (told.append(e), deliver(e)))
+    )
+    prompts = ["Quite a long beginning", "another one, as long as that"]  # so long that a second text waits for it
+    usage = ask(prompt=prompts, n=2, max_tokens=1, logprobs=0)[1]["usage"]
+    reused = {event.text: event.reused for event in told if isinstance(event, PromptRead)}
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (sum(map(len, prompts)), 4)
+    assert (reused[1], reused[3]) == (len(prompts[0]) - 1, len(prompts[1]) - 1)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == reused[0] + reused[2]
+
+
+def test_a_text_of_long_tokens_may_have_many_characters():
+    served = Served(SimpleNamespace(tokenizer=GPT2Tokenizer(), config=GPTConfig(block_size=4)), "gpt2", 0)
+    assert len(served.encode(" understanding" * 4, "prompt")) == 4
+    with pytest.raises(ApiError, match="context length"):
+        served.encode("a b c d e", "prompt")
 
 
 def test_an_empty_prompt_begins_a_document(ask):

@@ -49,12 +49,14 @@ def test_at_another_address_all_addresses_and_its_own_names_are_let_in():
     guard = Guard(None, "0.0.0.0", ["box.lan"])
     assert refusal(guard, host="10.0.0.1:8000") is None
     assert refusal(guard, host="box.lan") is None
+    assert refusal(Guard(None, "0.0.0.0", ["Box.lan"]), host="box.LAN") is None
     assert refusal(guard, host="evil.com") == 403
 
 
 def test_origins():
     guard = Guard(None, "127.0.0.1")
-    assert refusal(guard, host="localhost:8000", origin="http://localhost:8000") is None
+    for own in ("http://localhost:8000", "https://localhost:8000"):  # the latter behind a proxy
+        assert refusal(guard, host="localhost:8000", origin=own) is None
     for origin in ("http://evil.com", "http://localhost:9000", "null", "http://localhost:8000.evil.com"):
         assert refusal(guard, host="localhost:8000", origin=origin) == 403
 
@@ -66,8 +68,9 @@ def test_posts_are_json():
         assert refusal(guard, "POST", content_type=kind) == 415
 
 
-def test_a_header_twice_is_refused():
-    lines = [(b"host", b"localhost"), (b"host", b"evil.com")]
+@pytest.mark.parametrize("name", [b"host", b"origin", b"authorization", b"content-type"])
+def test_a_header_twice_is_refused(name):
+    lines = [(b"host", b"localhost"), (name, b"localhost"), (name, b"evil.com")]
     assert Guard(None, "127.0.0.1").refusal({"method": "GET", "path": "/", "headers": lines}).status_code == 400
 
 

@@ -126,6 +126,7 @@ def test_attention_that_can_not_be(server):
 
 def test_attention_of_many_tokens_is_refused(monkeypatch, server):
     monkeypatch.setattr("npgpt.serving.playground.ATTENTION_TOKENS", 3)
+    assert server.post(ATTENTION, {"prompt": [65] * 3, "layer": 0})[0] == 200
     assert refused(server, ATTENTION, prompt=[65] * 4, layer=0) == (400, "prompt")
 
 
@@ -189,7 +190,8 @@ def test_the_page_runs_nothing_but_its_own_style_and_script(server):
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     page = body.decode()
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
-    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
+    assert (policy["connect-src"], policy["img-src"]) == ("'self'", "data:")
     for tag in ("style", "script"):
         (inside,) = re.findall(f"(?s)<{tag}>(.*?)</{tag}>", page)
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
@@ -199,6 +201,13 @@ def test_the_page_runs_nothing_but_its_own_style_and_script(server):
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_page_offers_no_more_tokens_than_the_context_has(server):
+    page = server.send(request("GET", "/", Connection="close"))[2].decode()
+    size = server.engine.config.block_size
+    assert f'"max_tokens":{size}}}' in page
+    assert f'"attention":{size},' in page
 
 
 def test_with_a_token_the_page_is_open_and_its_data_are_not():

@@ -66,6 +66,7 @@ def test_more_tokens_than_are_made_can_not_be_the_least(ask, fields, most):
 def test_many_unknown_fields_are_one_error(ask):
     many = {f"field{i}": 1 for i in range(50_000)}
     assert ask(body={"prompt": "a", **many})[1]["error"]["message"] == "the body has more than 100 fields"
+    assert len(ask(body={"prompt": "a", "x" * 10_000: 1})[1]["error"]["message"]) < 300
     message = {"role": "user", "content": "a", **many}
     status, answer = ask(CHAT, body={"messages": [message]})
     assert (status, answer["error"]["param"]) == (400, "messages[0]")
@@ -84,6 +85,12 @@ def test_what_is_missing_is_named(ask):
     assert ask("/chat", body={})[1]["error"]["param"] == "message"
 
 
+def test_no_more_texts_than_a_prompt_can_have_in_all(ask):
+    status, answer = ask(prompt=["a"] * 65, n=2, max_tokens=1)
+    assert (status, answer["error"]["param"]) == (400, "n")
+    assert "128 at most" in answer["error"]["message"]
+
+
 def test_another_model_is_not_found(ask):
     status, answer = ask(prompt="a", model="gpt-6\u001b[2J")
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (404, "model_not_found", "model")
@@ -93,12 +100,20 @@ def test_another_model_is_not_found(ask):
     "body",
     [b"", b"{", b'{"prompt": NaN}', b'{"prompt": "a", "temperature": Infinity}', b'{"prompt": "a", "prompt": "b"}',
      b'{"prompt": ' + b"[" * 100_000, b'{"prompt": "\\ud800"}', b'{"prompt": "\xff"}', b"[" + b"1," * 300_000 + b"1]",
-     b'{"prompt": ' + b"1" * 5000 + b"}", b"[]", b'"a"', b"null", b'{"prompt": "a", "temperature": 1e400}'],
+     b'{"prompt": ' + b"1" * 5000 + b"}", b'{"prompt": "a", "model": "\\ud800"}', b"[]", b'"a"', b"null", b'{"prompt": "a", "temperature": 1e400}'],
 )  # fmt: skip
 def test_bodies_that_are_no_json_objects(server, body):
     status, _, answer = server.post("/v1/completions", body)
     assert status == 400
     assert json.loads(answer)["error"]["message"]
+
+
+def test_a_body_of_too_many_values_is_refused(server):
+    status, _, answer = server.post("/v1/completions", b"[" + b"1," * 250_000 + b"1]")
+    error = json.loads(answer)["error"]
+    assert (status, error["code"], error["message"]) == (
+        400, "request_too_large", "the body has more than 250,000 values",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content_Length": None, "Transfer_Encoding": "chunked"}])
@@ -121,8 +136,9 @@ def test_a_body_of_just_a_megabyte_is_read(server, headers):
 
 def test_other_paths_and_methods(server):
     for method, path, wanted in (("GET", "/nope", 404), ("GET", "/chat", 405), ("DELETE", "/v1/models", 405)):
-        status, _, body = server.send(request(method, path, Connection="close"))
+        status, headers, body = server.send(request(method, path, Connection="close"))
         assert (status, json.loads(body)["error"]["type"]) == (wanted, "invalid_request_error")
+        assert ("allow" in headers) == (status == 405)
 
 
 def test_what_is_no_http_is_refused(server):
@@ -139,6 +155,8 @@ def test_control_characters_are_escaped_in_the_log(server, capsys):
     err = capsys.readouterr().err
     assert "/\\x1b[2J\\nGET /fine\\u202e" in err
     assert err.count("\n") == 1
+    server.send(request("GET", "/" + "x" * 2000, Connection="close"))
+    assert len(capsys.readouterr().err) < 300
 
 
 def test_a_mistake_in_the_server_is_no_end_and_no_traceback_for_clients(server, ask, monkeypatch, capsys):

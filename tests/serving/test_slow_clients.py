@@ -183,7 +183,7 @@ def test_more_clients_than_there_may_be_are_refused():
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_end_of_the_server_cuts_texts_and_tells_clients(slow_engine, stream):
+def test_the_end_of_the_server_cuts_texts_and_tells_clients(slow_engine, stream, capsys):
     with running(slow_engine, QUICK) as server, server.connect() as connection:
         connection.sendall(request("POST", "/v1/completions", {**LONG, "stream": stream}))
         eventually(lambda: server.engine.state().running)
@@ -192,6 +192,7 @@ def test_the_end_of_the_server_cuts_texts_and_tells_clients(slow_engine, stream)
     assert b"the server is stopping" in body
     assert status == (200 if stream else 503)
     assert (b"data: [DONE]" in body) == stream
+    assert "stopping: texts have 0.2 s to end (again to stop at once)\n" in capsys.readouterr().err
 
 
 def test_texts_that_end_soon_end_before_the_server(slow_engine):
