@@ -42,18 +42,20 @@ def work(made, tmp_path):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """scripted(text, ...): the model's answers are these, in turn; ``asked`` gets the prompts."""
+    """scripted(text, ...): the model's answers are these, in turn; ``asked`` gets the prompts, ``seeds`` the seeds."""
 
-    def script(*answers, asked=None):
+    def script(*answers, asked=None, seeds=None, ended="stop"):
         left = iter(answers)
 
-        def stream(decoder, ids, max_new_tokens, *arguments, stop_if, stop_ids, **options):
+        def stream(decoder, ids, max_new_tokens, sampling, seed, stop_if, stop_ids, **options):
             if asked is not None:
                 asked.append(BYTE.decode(ids[0]))
+            if seeds is not None:
+                seeds.append(seed)
             new = [*next(left).encode()][:max_new_tokens]
             for i, id in enumerate(new):
                 stopped = stop_if(Token(0, id))
-                yield Token(0, id, ended="stop" if stopped or i == len(new) - 1 else None)
+                yield Token(0, id, ended="stop" if stopped else ended if i == len(new) - 1 else None)
                 if stopped:
                     return
 
@@ -69,7 +71,7 @@ def chat(work, *lines, flags=()):
 def test_answers_alone_are_on_stdout_and_the_model_reads_what_was_said(work, scripted):
     asked = []
     scripted(" Good\nday.\n\nHuman: x", " \x1b[2Jé ", " x", asked=asked)
-    ended = chat(work, "Hi", "", "  /who?\r", "/reset", "é", flags=("--max-new-tokens", 24, "--system", "Be."))
+    ended = chat(work, "Hi", "", " ", "  /who?\r", "/reset", "é", flags=("--max-new-tokens", 24, "--system", "Be."))
     assert ended == (0, "Good\nday.\n[2Jé\nx\n", "the conversation is empty again\n")
     assert asked == [
         "System: Be.\nHuman: Hi\nAssistant:",
@@ -83,6 +85,38 @@ def test_the_oldest_exchanges_leave_the_context(work, scripted):
     scripted(*[" yes"] * 4, asked=asked)
     chat(work, *[f"question {i}?" for i in range(4)])
     assert asked[3] == "Human: question 2?\nAssistant: yes\n\nHuman: question 3?\nAssistant:"
+
+
+class Typed:
+    """Lines that a person types."""
+
+    interactive, place = True, ""
+
+    def __init__(self, *lines):
+        self.lines = iter(lines)
+
+    def read(self):
+        return next(self.lines, None)
+
+    def begin(self):
+        pass
+
+    end = begin
+
+
+def test_a_person_is_told_that_an_answer_is_cut_and_once_that_messages_are_left_out(work, scripted, monkeypatch):
+    for lines, ended, cut, left_out in ((["long " * 9] * 4, "length", 4, 1), (["Hi", "Ho"], "stop", 0, 0)):
+        scripted(*[" a"] * len(lines), ended=ended)
+        typed = Typed(*lines)
+        monkeypatch.setattr("npgpt.chatting.console.open_console", lambda typed=typed: typed)
+        told = command("chat", *QUICK, cwd=work).err
+        assert told.count("(cut: an answer has no more tokens)") == cut
+        assert told.count("(the oldest messages don't fit into the context any more") == left_out
+
+
+def test_a_pipe_gets_answers_alone(work, scripted):
+    scripted(*[" a"] * 3, ended="length")
+    assert chat(work, *["long " * 9] * 3) == (0, "a\n" * 3, "")
 
 
 def test_most_prompts_begin_with_the_one_before_also_when_the_context_is_full(work, tmp_path, scripted):
@@ -124,6 +158,13 @@ def test_a_seed_is_the_same_conversation_again(work):
     assert chat(work, *lines).out == once[: len(once) // 2]
     assert chat(work, *lines, flags=("--seed", 2)).out != once[: len(once) // 2]
     assert chat(work, "/set seed 2", *lines).out == chat(work, *lines, flags=("--seed", 2)).out
+
+
+def test_each_answer_has_a_seed_of_its_own(work, scripted):
+    seeds = []
+    scripted(*[" a"] * 4, seeds=seeds)
+    chat(work, "Hi", "Hi", "/reset", "Hi", "Hi")
+    assert seeds == [1, 2, 1, 2]
 
 
 def test_settings_are_shown_and_changed(work):
@@ -180,6 +221,7 @@ def test_a_saved_conversation_is_one_that_can_be_trained_on(work, scripted):
     ]  # fmt: skip
     with progress([], "") as bar:
         assert len(list(ConversationFile(work / "my talk.jsonl").read(bar))) == 1
+    assert_refused(chat(work, "/save b.jsonl", flags=("--system", "Be.")), "nothing was said yet that could be saved")
 
 
 MISTAKES = [
@@ -235,9 +277,11 @@ def test_a_full_disk_leaves_no_file(work, scripted, monkeypatch):
 
 
 def test_quit_help_and_a_last_line_without_its_end(work, scripted):
-    scripted(" a")
+    asked = []
+    scripted(" a", asked=asked)
     ended = command("chat", *QUICK, cwd=work, stdin=b"\xef\xbb\xbfHi\n/help\n/quit\nHo")
     assert (ended.code, ended.out) == (0, "a\n")
+    assert asked == ["Human: Hi\nAssistant:"]
     assert "/set NAME VALUE" in ended.err
     assert max(map(len, ended.err.splitlines())) < 80
     scripted(" a")

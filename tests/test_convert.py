@@ -111,6 +111,11 @@ def test_diff_ignores_dropout(tmp_path):
     assert ended == (0, "config dropout: 0.0 and 0.1 (of training: no difference)\n16 tensors, all equal\n", "")
 
 
+def test_a_version_in_a_folders_name_is_no_ending(source):
+    assert command("convert", "source", "gpt-2.1", cwd=source).code == 0
+    assert (source / "gpt-2.1" / "config.json").is_file()
+
+
 def test_convert_overwrites_nothing(source):
     (source / "a.gguf").write_text("mine")
     (source / "empty").mkdir()

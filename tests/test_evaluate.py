@@ -6,7 +6,7 @@ import math
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from helpers.models import with_random_parameters
 from helpers.sample_runs import make_run, make_runs
 from test_commandline import NOT_FROM_0, in_a_fresh_python
 
-from npgpt import GPT, load
+from npgpt import GPT, checkpoints, load
 from npgpt.checkpoints import runs
 from npgpt.evaluate import EvaluateSettings
 from npgpt.generation.packed_model import PackedGPT
@@ -201,6 +201,17 @@ def test_against_another_model(work):
     assert result["against"]["nats_per_token"]["value"] == pytest.approx(
         perplexity(b, windows(), SIZES).nats_per_token.value
     )
+
+
+def test_two_models_see_what_the_smaller_one_can(work):
+    short = GPT(replace(load(work / "runs" / "a").config, block_size=8))
+    checkpoints.save(with_random_parameters(short), work / "short.safetensors", tokenizer=TOKENIZER)
+    (result,) = evaluate(work, "text.txt", "--against", "short.safetensors")
+    assert figures_of(result) == expected(perplexity(load(work / "runs" / "a"), windows(8, 4), SIZES))
+    padded = GPT(replace(short.config, vocab_size=260))
+    checkpoints.save(with_random_parameters(padded), work / "padded.safetensors", tokenizer=TOKENIZER)
+    words = ["runs/a and padded.safetensors have 257 and 260 ids: one is padded"]
+    refused("evaluate", "text.txt", "--model", "runs/a", "--against", "padded.safetensors", cwd=work, words=words)
 
 
 def test_what_json_holds(work):

@@ -48,6 +48,14 @@ def test_info_of_a_run_shows_its_config_tensors_and_tokenizer(run):
     assert max(map(len, lines)) <= 80
 
 
+def test_of_many_arrays_that_are_left_out_two_are_named(run):
+    weights = GPT(CONFIG).state_dict()
+    moments = {f"exp_avg.{name}": np.zeros_like(weights[name]) for name in ("wte.weight", "wpe.weight", "ln_f.bias")}
+    runs.save_checkpoint(run / "last.safetensors", weights, moments, {}, CONFIG)
+    (line,) = (line for line in command("info", ".", cwd=run).out.splitlines() if line.startswith("left out"))
+    assert (line.count("'optimizer.exp_avg."), line[-11:]) == (2, " and 1 more")
+
+
 def test_info_warns_of_weights_that_are_nan(run):
     ended = command("info", ".", "--checkpoint", "best", cwd=run)
     assert ended.code == 0

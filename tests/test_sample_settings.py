@@ -58,6 +58,7 @@ def test_a_text_that_the_model_would_end(work):
     wish = ("--logit-bias", "<|endoftext|>:1000")
     assert sample(work, *DRAWN, *wish) == "the \n"
     assert len(sample(work, *DRAWN, *wish, "--min-new-tokens", 5)) == len("the 12345\n")
+    assert len(sample(work, *DRAWN, *wish, "--min-new-tokens", 12)) == len("the 123456789012\n")  # of 12 at most
 
 
 def test_bad_words_of_gpt2_are_banned_after_a_space_too(monkeypatch):
@@ -135,7 +136,9 @@ def test_the_number_of_drafted_tokens_arrives(work):
 
 def test_a_draft_with_other_tokens_is_refused(work):
     make_run(work / "runs" / "c", tokenizer=CharTokenizer("ab"))
-    refused("sample", "--model", "runs/a", "--draft", "runs/c", cwd=work, words=["needs the same tokenizer"])
+    make_run(work / "runs" / "d", tokenizer=CharTokenizer("".join(sorted(LETTERS.upper()))))  # as many
+    for draft in ("runs/c", "runs/d"):
+        refused("sample", "--model", "runs/a", "--draft", draft, cwd=work, words=["needs the same tokenizer"])
 
 
 # Beam search
@@ -282,6 +285,8 @@ def test_how_fast(work):
     cut, speed = long.err.splitlines()
     assert cut == "the model sees the last 16 of the prompt's 36 tokens"
     assert speed.startswith("1 new; prefill: 16 tokens in ")
+    full = command("sample", "--prompt", "the " * 4, "--max-new-tokens", 1, cwd=work)
+    assert full.err.startswith("1 new; prefill: 16 tokens in ")
 
 
 def test_beam_search_follows_a_rule_or_refuses_its_flag():

@@ -275,3 +275,11 @@ def test_exponents_of_numpy(exponent):
     x = Tensor([3.0], requires_grad=True)
     (x**exponent).sum().backward()
     assert (x.grad.dtype, x.grad.tolist()) == (np.float32, [6.0])
+
+
+def test_an_array_of_indices_may_be_filled_anew_before_the_backward_pass():
+    x, index = Tensor([1.0, 2.0, 3.0], requires_grad=True), np.array([0, 2])
+    y = x[index].sum()
+    index[:] = 1
+    y.backward()
+    assert x.grad.tolist() == [1.0, 0.0, 1.0]

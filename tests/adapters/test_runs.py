@@ -16,6 +16,7 @@ from npgpt.checkpoints import open_checkpoint, runs
 from npgpt.checkpoints.runs import load_checkpoint
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.checkpoints.shared import checksums
+from npgpt.model_flags import WhichModel, open_model
 from npgpt.training import execute
 
 # Windows of 8 tokens, two micro-batches of 2, dropout in the model and in the adapter.
@@ -81,6 +82,13 @@ def test_the_model_of_a_run_is_the_one_that_was_trained(trained, name):
     assert np.abs(found - before).max() > 1e-3
     best = logits(load(trained / name, checkpoint="best"))
     assert best.shape == found.shape
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_which_of_a_runs_adapters_a_base_gets(trained, checkpoint):
+    run = trained / "lora"
+    _, found = open_model(WhichModel(model=str(trained / "base"), adapter=str(run), checkpoint=checkpoint))
+    assert found.source == run / f"{checkpoint}.safetensors"
 
 
 @EACH

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from npgpt.explain import SHIPPED
 from npgpt.generation import Decoder, generate
 from npgpt.gpt import GPT
 from npgpt.notebook.controls import STRATEGIES, Controls
+from npgpt.notebook.playground import _summary
 from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer
 
 pytest.importorskip("ipywidgets", reason="needs ipywidgets: pip install 'npgpt[notebook]'")
@@ -123,6 +125,30 @@ def test_each_strategy_shows_its_own_sliders(made):
         assert visible == set(strategy.sliders)
         assert (made.controls.seed.layout.display == "none") == (name == "greedy")
         assert strategy.says in html.unescape(made.controls.hint.value)
+
+
+def test_k_is_at_most_the_number_of_ids():
+    for size, most in ((5, 5), (1000, 200)):
+        controls = Controls("", CharTokenizer("abc"), size)
+        assert controls.sliders["top_k"].max == most
+        controls.close()
+
+
+def test_the_more_there_is_to_show_the_less_often_it_is_shown(made, monkeypatch):
+    for most_sent, shown_often in ((10**9, True), (1, False)):  # characters a second
+        monkeypatch.setattr("npgpt.notebook.playground.SHOW_EVERY", 0)
+        monkeypatch.setattr("npgpt.notebook.playground.MOST_SENT", most_sent)
+        values = []
+        made.controls.output.observe(lambda change, values=values: values.append(change["new"]), "value")
+        made.start()
+        made.controls.output.unobserve_all()
+        assert (len(values) > 4) == shown_often  # empty, its first token, the whole
+
+
+def test_how_fast_tokens_came_after_the_first():
+    tokens = SimpleNamespace(tokens=3, seconds=2.5, seconds_to_first=0.5)
+    assert _summary(tokens, "Stopped") == "3 tokens, 1.0 tokens/s. Stopped"
+    assert _summary(SimpleNamespace(tokens=1, seconds=0.5, seconds_to_first=0.5), None) == "1 token"
 
 
 def test_a_second_click_stops(model, monkeypatch):

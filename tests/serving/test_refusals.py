@@ -100,7 +100,8 @@ def test_another_model_is_not_found(ask):
     "body",
     [b"", b"{", b'{"prompt": NaN}', b'{"prompt": "a", "temperature": Infinity}', b'{"prompt": "a", "prompt": "b"}',
      b'{"prompt": ' + b"[" * 100_000, b'{"prompt": "\\ud800"}', b'{"prompt": "\xff"}', b"[" + b"1," * 300_000 + b"1]",
-     b'{"prompt": ' + b"1" * 5000 + b"}", b'{"prompt": "a", "model": "\\ud800"}', b"[]", b'"a"', b"null", b'{"prompt": "a", "temperature": 1e400}'],
+     b'{"prompt": ' + b"1" * 5000 + b"}", b'{"prompt": "a", "model": "\\ud800"}',
+     b"[]", b'"a"', b"null", b'{"prompt": "a", "temperature": 1e400}'],
 )  # fmt: skip
 def test_bodies_that_are_no_json_objects(server, body):
     status, _, answer = server.post("/v1/completions", body)

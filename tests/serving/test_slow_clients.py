@@ -1,5 +1,6 @@
 """Clients that trickle, don't read, or leave; queues and connections that are full; the end of the server."""
 
+import contextlib
 import json
 import socket
 import time
@@ -103,6 +104,23 @@ def test_a_client_that_does_not_read_is_cut_off(asked):
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"[DONE]" not in answer
         assert b"usage" not in answer
+
+
+def test_a_client_that_reads_a_few_bytes_at_a_time_is_cut_off():
+    settings = replace(QUICK, client_seconds=0.5)
+    with running(tiny_engine(rows=16), settings, send_buffer=4096) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.settimeout(20)
+        connection.connect((server.host, server.port))
+        connection.sendall(request("POST", "/v1/completions", {**LONG, "logprobs": 20, "n": 8}))
+        eventually(lambda: server.connections() and connection.recv(1))
+
+        def is_cut_off():
+            with contextlib.suppress(ConnectionResetError):
+                connection.recv(100)
+            return not server.connections()
+
+        eventually(is_cut_off)  # in 15 s it reads a tenth of the answer
 
 
 @pytest.mark.parametrize("stream", [True, False])
