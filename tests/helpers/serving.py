@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 from helpers.models import with_random_parameters
 from npgpt import GPT, GPTConfig
@@ -21,8 +22,14 @@ def tiny_engine(rows: int = 4, queue: int = 256, block_size: int = TINY.block_si
     """An engine that is not started; its texts are as long as they may be, mostly."""
     from npgpt.serving.engine import Engine
 
+    _compile()  # else the first request waits for it, and a client gives up
     model = with_random_parameters(GPT(replace(TINY, block_size=block_size)))
     return Engine(Decoder(model), ByteTokenizer(), rows, queue)
+
+
+@cache
+def _compile() -> None:
+    Decoder(GPT(TINY)).generate([[1, 2]], max_new_tokens=2)
 
 
 @dataclass
