@@ -9,7 +9,7 @@ from helpers.commands import command, listing, process, refused
 from helpers.models import with_random_parameters
 
 from npgpt import GPT, GPTConfig, load, no_grad
-from npgpt.checkpoints import open_checkpoint, save
+from npgpt.checkpoints import open_checkpoint, runs, save
 from npgpt.checkpoints.formats import WRITTEN
 from npgpt.text.tokenizers import ByteTokenizer
 
@@ -101,6 +101,15 @@ def test_diff_lists_tensors_and_settings_that_differ(source, model):
     assert "h.0.mlp.c_fc.weight        (64, 256) and (64, 32)" in lines
     assert "h.1.ln_1.weight            only in source" in lines
     assert max(map(len, lines)) <= 80
+
+
+def test_diff_does_not_compare_numbers_that_are_no_weights(tmp_path, model):
+    for name, count in (("a", 3), ("b", 3), ("c", 4)):
+        weights = model.state_dict() | {"ids": np.arange(count)}
+        runs.save_weights(tmp_path / f"{name}.safetensors", weights, CONFIG)
+    for other, line in (("b", "I64 and I64: not compared"), ("c", "(3,) and (4,)")):
+        ended = command("convert", "a.safetensors", f"{other}.safetensors", "--diff", cwd=tmp_path)
+        assert ended == (1, f"{'ids':<26} {line}\n29 tensors, 1 differences\n", "")
 
 
 def test_diff_ignores_dropout(tmp_path):

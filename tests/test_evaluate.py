@@ -6,7 +6,7 @@ import math
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from helpers.models import with_random_parameters
 from helpers.sample_runs import make_run, make_runs
 from test_commandline import NOT_FROM_0, in_a_fresh_python
 
-from npgpt import GPT, checkpoints, load
-from npgpt.checkpoints import runs
+from npgpt import GPT, GPTConfig, load
+from npgpt.checkpoints import runs, save
 from npgpt.evaluate import EvaluateSettings
 from npgpt.generation.packed_model import PackedGPT
 from npgpt.kernels import precision
@@ -203,15 +203,25 @@ def test_against_another_model(work):
     )
 
 
-def test_two_models_see_what_the_smaller_one_can(work):
-    short = GPT(replace(load(work / "runs" / "a").config, block_size=8))
-    checkpoints.save(with_random_parameters(short), work / "short.safetensors", tokenizer=TOKENIZER)
-    (result,) = evaluate(work, "text.txt", "--against", "short.safetensors")
-    assert figures_of(result) == expected(perplexity(load(work / "runs" / "a"), windows(8, 4), SIZES))
-    padded = GPT(replace(short.config, vocab_size=260))
-    checkpoints.save(with_random_parameters(padded), work / "padded.safetensors", tokenizer=TOKENIZER)
-    words = ["runs/a and padded.safetensors have 257 and 260 ids: one is padded"]
-    refused("evaluate", "text.txt", "--model", "runs/a", "--against", "padded.safetensors", cwd=work, words=words)
+def test_two_models_see_what_both_can(folder):
+    """The smaller context counts, whichever model has it; and the weights' format is the first one's."""
+    (folder / "text.txt").write_text(TEXT[:100])
+    models = []
+    for seed, context in enumerate((16, 12)):
+        config = GPTConfig(vocab_size=257, block_size=context, n_layer=1, n_head=2, n_embd=32)
+        models.append(with_random_parameters(GPT(config), seed))
+        save(models[-1], folder / f"{context}.safetensors", tokenizer=TOKENIZER)
+    typed = ("evaluate", "text.txt", "--model", "16.safetensors", "--against", "12.safetensors", "--weights", "int8")
+    ended = command(*typed, "--json", "out.json", cwd=folder)
+    assert ended.out.startswith("16.safetensors in int8: context 12, stride 6\n")
+    (result,) = json.loads((folder / "out.json").read_text())["results"]
+    found, against = compare(PackedGPT(models[0], "int8"), models[1], windows(12, 6), SIZES)
+    assert figures_of(result) == expected(found)
+    assert result["against"] == {"model": "12.safetensors"} | expected(against)
+    padded = GPT(GPTConfig(vocab_size=300, block_size=16, n_layer=1, n_head=2, n_embd=32))
+    save(padded, folder / "padded.safetensors", tokenizer=TOKENIZER)
+    words = ["padded.safetensors and 12.safetensors have 300 and 257 ids: one is padded"]
+    refused(*typed[:3], "padded.safetensors", *typed[4:6], cwd=folder, words=words)
 
 
 def test_what_json_holds(work):

@@ -86,6 +86,17 @@ def test_a_large_vocabulary_is_written_in_32_bits_and_said(tmp_path):
     assert len(read_corpus(tmp_path / "p", tokenizer_for(None, tmp_path / "p")).validation) == 6795
 
 
+def test_a_text_too_small_for_the_tokenizer_that_was_asked_for(folder):
+    """It is said where the tokenizer is made, be it here or in training; one of as many ids as asked for is no news."""
+    typed = ("text.txt", "--tokenizer", "bpe:400")
+    size = tokenizer_for("bpe:400", folder / "text.txt").vocab_size
+    warning = f"warning: the tokenizer has {size} ids of 400: no other pair of tokens is there twice\n"
+    assert size < 400
+    assert warning in prepare(folder, *typed, "--out", "p").err
+    assert warning in train(folder, *typed, *TINY[: TINY.index("--tokenizer")], "--max-steps", 1)[1].err
+    assert "warning" not in prepare(folder, *typed[:2], f"bpe:{size}", "--out", "q").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -17,6 +17,7 @@ from npgpt import GPT, GPTConfig, load
 from npgpt.checkpoints import runs
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.checkpoints.shared.tokenizers import read_tokenizer
+from npgpt.generation import Decoder, Sampling, stream
 from npgpt.kernels import precision
 from npgpt.optim import AdamW, clip_grad_norm
 from npgpt.text.batches import BatchSampler, TokenDataset
@@ -124,6 +125,15 @@ def test_evaluations_and_samples_have_each_their_own_times(folder):
     assert steps("sample", "--eval-every", 3, "--sample-every", 0) == []
     assert steps("train", "--log-every", 3) == [1, 3, 6, 7]
     assert steps("eval") == [0, 1, 2, 3, 4, 5, 6, 7]  # a tenth of 7 steps, but not less than one
+
+
+def test_each_sample_is_drawn_with_the_step_as_its_seed(folder):
+    drawn = ("--sample-every", 4, "--sample-tokens", 20, "--sample-prompt", "the jury")
+    run, _ = train(folder, *RUN, "--tokenizer", "char", *drawn)
+    tokenizer = read_tokenizer(run / "tokenizer.json")
+    prompt = tokenizer.encode("the jury")
+    found = [token.id for token in stream(Decoder(load(run), weights=None), [prompt], 20, Sampling(), seed=4)]
+    assert metrics(run, "sample")[-1] == {"step": 4, "text": tokenizer.decode([*prompt, *found])}
 
 
 @pytest.fixture

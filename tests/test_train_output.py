@@ -43,6 +43,16 @@ def test_results_go_to_stdout_and_all_else_to_stderr(folder):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("flags", "fewer"),
+    [(("--warmup", 4), False), (("--warmup", 5), True), (("--warmup", 5, "--decay-steps", 9), True)],
+)
+def test_a_warm_up_that_never_ends_is_said_to(folder, flags, fewer):
+    _, ended = train(folder, *RUN, *flags)  # four steps
+    warning = "warning: --warmup takes 5 steps, and the schedule fewer: --lr is never reached\n"
+    assert (warning in ended.err, "warning" in ended.err) == (fewer, fewer)
+
+
 def test_a_runs_time_begins_when_its_kernels_are_compiled(folder, monkeypatch):
     now, compile_kernels, fit = [0.0], execute.compile_for_training, execute.fit
 

@@ -262,7 +262,7 @@ def test_a_mistake_in_a_step_ends_its_texts_and_not_the_engine(decoder, monkeypa
         again.wait()
     assert client.made()[-1].ended == "error"
     assert again.ids() == alone(decoder, request)
-    assert again.read().reused == 0
+    assert again.read().reused == (0 if name == "prefill" else 2)  # before it copies, the row is as it was
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 

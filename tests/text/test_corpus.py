@@ -173,6 +173,7 @@ def test_an_empty_text_is_refused(tmp_path, content):
         (b"\xef\xbb\xbfcaf\xe9 au lait", 6),
         (b"ab\xe2\x82\xe2\x82\xac", 2),
         (b"a\xed\xa0\x80", 1),  # a surrogate
+        (b"ab\xff\xfeab", 2),  # UTF-16's mark, but not at the beginning
     ],
 )
 def test_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path, monkeypatch, content, offset, chunk):

@@ -21,6 +21,7 @@ from npgpt.text.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     GPT2Tokenizer,
+    Tokenizer,
     make_tokenizer,
     tokenizer_from_dict,
 )
@@ -254,6 +255,14 @@ def test_char_with_more_characters_than_16_bits_hold():
     # 65,535 characters and <|endoftext|> just fit.
     assert CharTokenizer("".join(characters[: 2**16 - 1])).dtype == np.uint16
     assert CharTokenizer("".join(characters[: 2**16])).dtype == np.uint32
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_ids_take_16_bits_as_long_as_all_fit(size, dtype):
+    class Some(Tokenizer):
+        encode = None
+
+    assert Some([b""] * size).dtype == dtype
 
 
 def test_bytes_are_utf8():

@@ -18,6 +18,7 @@ from npgpt.training.budget import choose_preset, choose_steps
 from npgpt.training.memory import step_bytes
 from npgpt.training.pace import Pace
 from npgpt.training.plan import Plan
+from npgpt.training.progress import Progress
 from npgpt.training.settings import TrainSettings
 
 RUN = ("text.txt", *TINY, "--dropout", 0.2, "--grad-accum", 2, "--sample-tokens", 3, "--max-steps", 24)
@@ -34,12 +35,13 @@ def test_a_rehearsal_changes_nothing(folder, monkeypatch):
 
 
 def test_a_run_that_has_begun_is_not_rehearsed(folder, monkeypatch):
-    run, _ = train(folder, *RUN)
+    with monkeypatch.context() as slow:
+        slow.setattr(Progress, "state_dict", lambda self: {"elapsed": 240.0})
+        run, _ = train(folder, *RUN)
     monkeypatch.setattr(execute, "rehearse", None)
     monkeypatch.setattr(execute, "FEW", 24)
-    ended = command("train", "--resume", run, "--max-steps", 48, cwd=folder)
-    assert "\ntime:  about " in ended.err
-    assert "for 24 steps, 768 tokens (as fast as before)" in ended.err
+    ended = command("train", "--resume", run, "--max-steps", 36, cwd=folder)
+    assert "\ntime:  about 2:00 for 12 steps, 384 tokens (as fast as before)\n" in ended.err
 
 
 def test_the_steps_that_end_in_time():
@@ -56,14 +58,23 @@ def test_the_steps_that_end_in_time():
 
 
 def test_a_run_by_the_clock_is_the_run_of_its_steps(folder, monkeypatch):
-    """What is chosen is stored: it is the same run as with --max-steps, also when it is stopped and goes on."""
-    monkeypatch.setattr(execute, "rehearse", lambda run, stopped: PACE)
-    monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
-    by_clock = (*RUN[:-2], "--time-budget", "1s", "--schedule", "wsd")
+    """What is chosen is stored: it is the same run as with --max-steps, also when it is stopped and goes on.
+
+    What the process has spent until the choice, on kernels and the rehearsal, is part of the time.
+    """
+    now = [0.0]
+
+    def rehearse(run, stopped):
+        now[0] += 4.0
+        return PACE
+
+    monkeypatch.setattr(execute, "rehearse", rehearse)
+    monkeypatch.setattr(execute.time, "monotonic", lambda: now[0])
+    by_clock = (*RUN[:-2], "--time-budget", "5s", "--schedule", "wsd")
     run, ended = train(folder, *by_clock)
     stored = json.loads((run / "config.json").read_text())
     steps = stored["plan"]["max_steps"]
-    assert 5 < steps < 97
+    assert 5 < steps < 97  # of the one second that was left
     assert f" steps an epoch, {steps} steps\n" in ended.err
     assert (stored["plan"]["time_budget"], stored["plan"]["decay_steps"]) == (0.0, steps)
     same, _ = train(folder, *RUN[:-1], steps, "--schedule", "wsd")

@@ -17,6 +17,7 @@ from npgpt.errors import RunError
 from npgpt.signals import Stopped
 from npgpt.training import begin, saver
 from npgpt.training.folder import locked
+from npgpt.training.progress import Progress
 from npgpt.training.settings import TrainSettings
 
 RUN = ("text.txt", *TINY, *CONSTANT_LR, "--decay-steps", 1, "--eval-every", 100, "--sample-every", 0, "--max-steps", 6)
@@ -237,17 +238,25 @@ def test_token_files_that_are_split_otherwise(folder):
     refused(*typed, cwd=folder, words=["tokens are to train on, and were", "Put that text back"])
 
 
-def test_a_token_file_that_is_changed_while_it_is_trained_on(folder, each_step, monkeypatch):
-    """What was trained until then is saved, and goes on when the file is as it was."""
+def test_a_token_file_that_is_changed_while_it_is_trained_on(folder, monkeypatch):
+    """What was trained until then is saved at once, and goes on when the file is as it was."""
     assert command("prepare", "text.txt", "--tokenizer", "byte", "--out", "tokens", cwd=folder).code == 0
     path = folder / "tokens" / "train.bin"
     tokens = path.read_bytes()
     run = ("tokens", *RUN[1:])
     train(folder, *run, "--out", "whole")
+    told = Progress.step
+
+    def change(self, step, *of):
+        told(self, step, *of)
+        if step == 3:
+            path.write_bytes(b"\xff" * len(tokens))
+
     with monkeypatch.context() as during:
-        at_step(during, 3, lambda: path.write_bytes(b"\xff" * len(tokens)))
+        during.setattr(Progress, "step", change)
         ended = command("train", *run, "--out", "changed", cwd=folder)
     assert ended.code == 2
+    assert run_states.load_newest(folder / "changed")[3]["step"] == 3
     assert "tokens/train.bin was written to while a run was training on it: put back what was in it" in ended.err
     path.write_bytes(tokens)
     assert command("train", "--resume", "changed", cwd=folder).code == 0

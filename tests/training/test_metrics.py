@@ -48,7 +48,9 @@ def test_lines_after_each_kinds_last_step_are_removed(metrics, train, evaluation
     assert metrics.path.read_bytes() == b"" if not kept else read(metrics.path) == LINES[:kept]
 
 
-@pytest.mark.parametrize("rest", ['{"kind": "train", "st', '{"kind": "eval"}', "[3]", "\udcff\udcfe", "null\n", "\n\n"])
+@pytest.mark.parametrize(
+    "rest", ['{"kind": "train", "st', '{"kind": "eval"}', "[3]", "\udcff\udcfe", "null\n", "[" * 100_000, "\n\n"]
+)
 def test_a_line_that_a_kill_cut_short_is_removed(metrics, rest):
     with open(metrics.path, "ab") as file:
         file.write(rest.encode("utf-8", "surrogateescape"))

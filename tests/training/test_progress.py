@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from npgpt.training import progress as module
 from npgpt.training.log import log
 from npgpt.training.progress import Progress
 from npgpt.training.settings import TrainSettings
@@ -33,6 +34,34 @@ def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
     noted.step(step, loss, 6e-4, 1.234)
     line = capsys.readouterr().err
     assert len(line) <= 81, line
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_line(monkeypatch):
+    """Evaluations and samples are part of the run's time, and not of its speed."""
+    now = [1000.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    noted, lines = progress(20, tokens_a_step=8, log_every=4), []
+    noted.metrics = SimpleNamespace(write=lambda kind, step, **values: lines.append((kind, step, values)))
+    noted.load_state_dict({"elapsed": 30.0})
+
+    def after(seconds, note, *of):
+        now[0] += seconds
+        note(*of)
+
+    after(500, noted.start)
+    after(60, noted.evaluation, 0, {"train": 5.0})
+    after(40, noted.sample, 0, "text")
+    for step, seconds in enumerate((4, 1, 1, 2), 1):
+        after(seconds, noted.step, step, 4.0, 1e-3, 1.0)
+    after(60, noted.evaluation, 4, {"train": 4.0})
+    after(40, noted.sample, 4, "text")
+    for step in (5, 6, 7, 8):
+        after(0.5, noted.step, step, 4.0, 1e-3, 1.0)
+    found = [
+        (step, v["tokens_per_second"], v["seconds"], v["seconds_left"]) for kind, step, v in lines if kind == "train"
+    ]
+    assert found == [(1, 2.0, 134.0, 76.0), (4, 6.0, 138.0, 21.3), (8, 16.0, 240.0, 6.0)]
+    assert [v["seconds"] for kind, _, v in lines if kind == "eval"] == [90.0, 198.0]
 
 
 class Terminal:

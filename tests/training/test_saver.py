@@ -104,6 +104,8 @@ def test_no_room_for_a_run(folder, monkeypatch):
     train(folder, "text.txt", *QUICK)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, 6 * weights))
     assert command("train", "--resume", "--max-steps", 3, cwd=folder).code == 0  # what is there makes room
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 0))  # it isn't known
+    assert command("train", "--resume", "--max-steps", 4, cwd=folder).code == 0
 
 
 def test_a_disk_that_is_full_at_the_end(folder, monkeypatch, tmp_path_factory):

@@ -11,6 +11,7 @@ from helpers.models import as_checkpoint, with_random_parameters
 from npgpt import GPT, AdamW, GPTConfig
 from npgpt.adapters import LoRAConfig, attach, load_quantized, new_adapter
 from npgpt.checkpoints.runs import load_checkpoint
+from npgpt.training import begin, execute
 from npgpt.training.loop import train_step
 from npgpt.training.memory import step_bytes
 
@@ -86,6 +87,22 @@ def test_mistakes_in_names_of_a_checkpoints_parameters(folder):
     run, _ = train(folder, *RUN, "--max-steps", 1)
     for flags in (("--freeze", "wtf"), ("--lr-for", "wtf=1e-3")):
         refused("train", "no such text", "--init-from", run, *flags, cwd=folder, words=["'wtf' matches no parameter"])
+
+
+@pytest.mark.parametrize(("free", "said"), [
+    (10**12, ""),
+    (5_000_000, ", and 6 are free: try --recompute, or a lower --batch-size"),
+])  # fmt: skip
+def test_memory_that_is_not_there_is_missed_before_training(folder, monkeypatch, free, said):
+    asked = []
+    monkeypatch.setattr(execute, "process_bytes", lambda model, *of: asked.append(of) or 40_000_000)
+    monkeypatch.setattr(execute, "resident_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(execute, "available_bytes", lambda: free)
+    monkeypatch.setattr(begin, "resident_bytes", lambda: 100_000_000)
+    for flags in ((), ("--grad-accum", 2)):
+        _, ended = train(folder, "text.txt", *QUICK, *flags)
+        assert f"\nmemory: about 140 MB{said}\n" in ended.err
+    assert asked == [(2, 8, False), (2, 8, True)]  # sequences, tokens of each, whether gradients add up
 
 
 CONFIG = GPTConfig(vocab_size=600, block_size=64, n_layer=4, n_head=2, n_embd=64, dropout=0.0)
