@@ -34,7 +34,7 @@ RUNS = {
     ),
     "small products only": (
         *("text.txt", "--tokenizer", "byte", "--n-head", 2, "--n-layer", 1, "--n-embd", 8, "--context", 8),
-        *("--batch-size", 2, "--dropout", 0.1, "--sample-prompt", "The jury"),
+        *("--batch-size", 2, "--dropout", 0.1, "--sample-prompt", 3 * TEXT),  # of which the last 8 are read
     ),
 }
 

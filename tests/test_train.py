@@ -302,6 +302,12 @@ def test_starting_from_a_run(folder, first):
     refused("train", "--resume", best, "--max-steps", 3, cwd=folder, words=words)
 
 
+def test_starting_from_a_run_drops_the_same_each_time(folder, first):
+    typed = ("text.txt", "--init-from", first, "--max-steps", 2, "--batch-size", 2, "--dropout", 0.5)
+    one, other = (everything(train(folder, *typed, "--sample-every", 0)[0]) for _ in range(2))
+    assert one == other
+
+
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_starting_from_a_hugging_face_folder(folder, prefix):
     config = GPTConfig(block_size=16, n_layer=2, n_head=2, n_embd=8)

@@ -95,6 +95,8 @@ def test_metrics(folder):
     ]  # fmt: skip
     assert [line["tokens"] for line in lines if line["kind"] == "train"] == [16, 32, 48, 64]
     assert lines[-5]["seconds_left"] == 0
+    (passage,) = {"".join(line["pieces"]) for line in lines if line["kind"] == "passage"}
+    assert passage == TEXT[-47:][:9]  # the beginning of the validation part
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def choose_preset(settings: TrainSettings, vocab_size: int, seconds: float) -> s
         raise ConfigError(f"no preset goes with the other flags. Of the largest: {misfit}")
     chosen = next(iter(configs))
     for name, config in configs.items():
-        context = settings.context or config.block_size
+        context = config.block_size  # which --context is
         model = GPT.empty(config)
         model.recompute = settings.recompute
         memory = 3 * model_bytes(model)  # with AdamW's two moments

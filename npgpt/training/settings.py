@@ -247,7 +247,7 @@ def check_values(values: dict[str, Any]) -> None:
             good = isinstance(value, type)
         else:
             try:
-                good = not isinstance(value, bool) and type(str(value)) == value
+                good = type(str(value)) == value
             except (ArgumentTypeError, ValueError):
                 good = False
         if not good:

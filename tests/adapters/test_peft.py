@@ -59,6 +59,13 @@ def test_settings_that_others_write(folder):
     assert read_peft(folder).config.scale == pytest.approx(4 / 2**0.5)
 
 
+def test_numbers_that_are_left_out_are_those_of_peft(tmp_path):
+    write_peft(tmp_path / "adapter", random_adapter(8, alpha=3.0, dropout=0.25))
+    change(tmp_path / "adapter", r=..., lora_alpha=..., lora_dropout=...)
+    config = read_peft(tmp_path / "adapter").config
+    assert (config.rank, config.alpha, config.dropout) == (8, 8.0, 0.0)  # peft.LoraConfig()'s
+
+
 def test_names_without_the_prefix_of_the_language_model(folder):
     change_arrays(folder, lambda arrays: {name.replace("transformer.", ""): x for name, x in arrays.items()})
     assert len(read_peft(folder).matrices) == 4

@@ -51,6 +51,7 @@ def test_a_run_stores_the_adapter_its_moments_and_where_the_base_is(trained, nam
     assert all(key.endswith((".lora.A", ".lora.B")) for key in weights)
     assert moments.keys() == {f"{kind}.{key}" for kind in ("exp_avg", "exp_avg_sq") for key in weights}
     assert state["step"] == 6
+    assert runs.read_run_config(trained / name)[0].dropout == 0.1  # the run's, not that of its base
     adapter = open_adapter(trained / name)
     assert adapter.base == str(trained / "base")
     assert len(adapter.checksum) == 64
@@ -131,6 +132,18 @@ def _interrupted_at(monkeypatch, place):
     monkeypatch.setattr(execute, "compile_for_training", lambda *of, **adapter: None)
     for model in (GPT, QuantizedGPT):
         monkeypatch.setattr(model, "loss", counted(model.loss))
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora_alpha", 5.0), ("lora_targets", "c_fc"), ("lora_rank", 2)])
+def test_an_adapter_that_is_not_the_one_of_the_runs_settings(trained, tmp_path, name, value):
+    """As when a file of another run was put here."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    shutil.copytree(trained / "lora", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["training"][name] = value
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    words = ["run/last.safetensors: the adapter is not the one that the run's settings describe"]
+    refused("train", "--resume", "run", "--max-steps", 9, cwd=tmp_path, words=words)
 
 
 def test_sampling(trained):

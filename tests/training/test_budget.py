@@ -1,8 +1,11 @@
 """A rehearsal changes nothing, the steps chosen end in time, and a run by the clock goes on as any other run."""
 
 import json
+import os
 import re
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from npgpt.gpt import parameter_count, parameter_shapes
 from npgpt.kernels.precision import get_matmul_precision
 from npgpt.training import begin, budget, execute, rehearsal
 from npgpt.training.budget import choose_preset, choose_steps
-from npgpt.training.memory import step_bytes
+from npgpt.training.memory import available_bytes, resident_bytes, step_bytes
 from npgpt.training.pace import Pace
 from npgpt.training.plan import Plan
 from npgpt.training.progress import Progress
@@ -206,6 +209,14 @@ def test_less_memory_with_recompute_and_more_with_accumulation():
     assert step_bytes(model, 8, 256, accumulates=True) == usual + 4 * parameter_count(config)
     model.recompute = True
     assert step_bytes(model, 8, 256, accumulates=False) < 0.8 * usual
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells")
+def test_what_the_system_says_of_memory():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert total / 1000 < available_bytes() <= total  # in bytes, though the system counts in kB
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 20e6 < resident_bytes() < 1.1 * peak  # what is reserved, and not used, is much more
 
 
 def test_pace_by_hand():

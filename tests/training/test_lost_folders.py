@@ -216,6 +216,8 @@ def test_a_damaged_state_is_passed_over(folder, each_step):
     assert "is not what was written: the file is damaged\nstep-000005.safetensors is taken instead\n" in ended.err
     assert "runs/text at step 5\n" in ended.err
     assert everything(run)["arrays"] == whole
+    steps = [runs.load_checkpoint(path)[2]["step"] for path in run_states.state_files(run)]
+    assert steps == [6, 5, 4]  # the damaged file took no whole one's place
 
 
 def test_a_signal_before_the_first_save_leaves_nothing(folder, monkeypatch):

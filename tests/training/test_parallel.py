@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from helpers.models import with_random_parameters
 from helpers.tolerances import FLOAT64_GRADIENT
 
 from npgpt import GPT, AdamW, GPTConfig, Tensor
-from npgpt.errors import ConfigError
+from npgpt.errors import ConfigError, RunError
 from npgpt.training import launch
 from npgpt.training.gradient_sum import GradientSum
 from npgpt.training.loop import train_step
@@ -165,6 +166,40 @@ def test_a_step_sends_the_sums_of_its_micro_batches_only():
     assert not worker.processes.busy
     alone = train_step(model, optimizer, parts, 0.0)
     assert (loss, norm) == alone
+
+
+def test_a_signal_to_one_process_stops_all():
+    from npgpt.training.parallel import Worker
+
+    model, ids, targets = model_and_batch()
+    comm = Network(1).comm(0)
+    comm.Allreduce = lambda in_place, sums: sums.__setitem__(1, 1)  # another one was asked to stop
+    worker = Worker(SimpleNamespace(comm=comm, size=2, MPI=SimpleNamespace(IN_PLACE="in place"), busy=True))
+    assert not worker.stop.requested
+    train_step(model, AdamW(model.named_parameters()), [(ids, targets, 1.0)], 0.0, team=worker)
+    assert (worker.stop.requested, worker.stop.number) == (True, signal.SIGTERM)
+
+
+def test_models_that_are_not_the_same_any_more_are_noticed_in_an_evaluation():
+    from npgpt.training.parallel import Leader
+
+    model, ids, targets = model_and_batch()
+    batches, told = [(ids[i : i + 1], targets[i : i + 1]) for i in range(3)], []
+    expected = ALONE.losses(model, batches, lambda: False)
+
+    def losses(fingerprint_of_the_other):
+        def gather(own, root):
+            assert own[0] == expected[::2]
+            return [own, (expected[1::2], fingerprint_of_the_other or own[1])]
+
+        processes = SimpleNamespace(comm=SimpleNamespace(gather=gather), size=2, MPI=SimpleNamespace(IN_PLACE=None))
+        processes.tell = lambda *messages: told.append([len(batches) for _, batches in messages])
+        return Leader(processes).losses(model, batches, lambda: False)
+
+    assert losses(None) == expected
+    assert told == [[2, 1]]
+    with pytest.raises(RunError, match="the weights in process 1 are not those in process 0 any more"):
+        losses("0x1.0p+0")
 
 
 def test_a_model_and_its_optimizer_arrive_with_their_arrays_shared():

@@ -178,6 +178,19 @@ def test_a_run_that_was_stopped_early_goes_on_to_the_next_evaluation(folder, mon
     assert "without progress in 3 evaluations" in ended.out
 
 
+def test_a_run_of_a_version_that_kept_no_progress_apart_from_the_best_loss(folder):
+    """What counts as progress is then measured from the best loss, as it was there."""
+    typed = ("text.txt", *TINY, "--sample-every", 0, "--eval-every", 2, "--patience", 3, "--min-delta", 0.5)
+    run, _ = train(folder, *typed, "--max-steps", 2)
+    path, (weights, moments, state) = run / "last.safetensors", runs.load_checkpoint(run / "last.safetensors")
+    best = state["early_stopping"]["best"]
+    del state["early_stopping"]["reference"]
+    arrays = ({name: array.copy() for name, array in part.items()} for part in (weights, moments))
+    runs.save_checkpoint(path, *arrays, state, runs.read_run_config(run)[0])
+    assert command("train", "--resume", run, "--max-steps", 4, cwd=folder).code == 0
+    assert runs.load_checkpoint(path)[2]["early_stopping"]["reference"] == best
+
+
 # Processes
 
 

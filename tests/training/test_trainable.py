@@ -75,6 +75,7 @@ def test_a_resumed_run_freezes_the_same_and_keeps_its_rates(folder):
     (("--freeze", "wte,,wpe"), "a pattern is empty"),
     (("--lr-for", "wte"), "'wte' is not NAME=LR"),
     (("--lr-for", "wte=-1"), "'wte=-1' is not NAME=LR"),
+    (("--lr-for", "wte=0"), "'wte=0' is not NAME=LR"),
     (("--lr-for", "wte=nan"), "is not NAME=LR"),
     (("--lr-for", "wte=1e-3", "--freeze", "wte"), "'wte' matches no parameter that is trained"),
 ])  # fmt: skip
