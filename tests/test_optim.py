@@ -44,6 +44,14 @@ def test_the_first_step_by_hand():
     assert p["b"].data == 5  # no gradient and, having one dimension, no decay
 
 
+def test_the_defaults_are_torchs_but_for_the_learning_rate():
+    torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
+    theirs, ours = torch.optim.AdamW([torch.zeros(1)]).defaults, AdamW([])
+    for name in ("betas", "eps", "weight_decay"):
+        assert getattr(ours, name) == theirs[name], name
+    assert ours.lr == 3e-4
+
+
 STEPS = 25
 RATES = 0.01 * np.random.default_rng(1).uniform(0.1, 2, STEPS)
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.adapters import CONFIG, IDS, TARGETS, base_model, random_adapter
+from helpers.models import as_checkpoint
 
 from npgpt import adapters, no_grad
 from npgpt.adapters import LoRAConfig, adapter_of, attach, attached, detach, new_adapter, use
+from npgpt.adapters.files import with_adapter
 from npgpt.adapters.lora import merged
 from npgpt.checkpoints import save
 from npgpt.errors import CheckpointError, ConfigError
@@ -226,3 +228,10 @@ def test_scale_is_alpha_over_the_rank():
     assert LoRAConfig(8, alpha=4).scale == 0.5
     assert adapters.LoRAConfig(8, alpha=4).alpha == 4.0
     assert LoRAConfig(np.int64(8), np.float32(4), np.float64(0.5)) == LoRAConfig(8, 4.0, 0.5)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.float64, "F64"), (np.float32, "F32")])
+def test_a_base_in_float64_stays_in_it(dtype, name):
+    """What is written in float32 is then checked for numbers that are too large."""
+    found = with_adapter(as_checkpoint(base_model(dtype)), random_adapter()).tensors["h.0.attn.c_attn.weight"]
+    assert (found.dtype, found.numpy().dtype) == (name, dtype)

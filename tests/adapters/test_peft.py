@@ -66,6 +66,11 @@ def test_numbers_that_are_left_out_are_those_of_peft(tmp_path):
     assert (config.rank, config.alpha, config.dropout) == (8, 8.0, 0.0)  # peft.LoraConfig()'s
 
 
+def test_an_alpha_that_is_no_whole_number(tmp_path):
+    write_peft(tmp_path / "adapter", random_adapter(2, alpha=2.5))
+    assert open_adapter(tmp_path / "adapter").config.alpha == 2.5
+
+
 def test_names_without_the_prefix_of_the_language_model(folder):
     change_arrays(folder, lambda arrays: {name.replace("transformer.", ""): x for name, x in arrays.items()})
     assert len(read_peft(folder).matrices) == 4

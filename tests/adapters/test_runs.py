@@ -282,6 +282,7 @@ def test_mistakes_in_training(trained, case):
     (("lora", "new", "--to", "peft", "--merge"), "leave out --merge"),
     (("lora", "new", "--to", "peft", "--dtype", "F16"), "leave out --dtype"),
     (("lora", "base", "--to", "peft"), "base is there already"),
+    (("lora", "no/new", "--to", "peft"), "no is not a folder that you may write to"),
 ])  # fmt: skip
 def test_mistakes_in_converting(trained, arguments, words):
     assert_refused(command("convert", *arguments, cwd=trained), words)

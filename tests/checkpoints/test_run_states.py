@@ -61,6 +61,13 @@ def three_states(tmp_path):
     return tmp_path
 
 
+def test_states_of_many_steps_are_in_the_order_of_their_numbers(tmp_path):
+    for name in ("step-999999", "step-1000000", "step-000007", "step-12", "last"):  # that of 12 is none of ours
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    found = [path.stem for path in run_states.state_files(tmp_path)]
+    assert found == ["last", "step-1000000", "step-999999", "step-000007"]
+
+
 def test_a_damaged_file_is_passed_over_with_a_warning(three_states):
     assert [path.stem for path in run_states.state_files(three_states)] == ["last", "step-000002", "step-000001"]
     assert run_states.load_newest(three_states)[3] == {"step": 3}

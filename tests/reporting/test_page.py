@@ -72,8 +72,18 @@ def test_what_has_no_tokens_and_no_time_takes_those_of_the_steps_around(tmp_path
         {"kind": "train", "step": step, "loss": 1.0, "tokens": 100 * step, "seconds": 2.0 * step} for step in (1, 5)
     ]
     lines += [{"kind": "eval", "step": step, "val_loss": 1.0} for step in (0, 3, 5)]
+    lines += [{"kind": "eval", "step": 4, "val_loss": 1.0, "tokens": 400, "seconds": 9.5}]  # its own, if it has them
     series = data_of(page([read_record(write_run(tmp_path / "run", lines))]))["runs"][0]["series"]["val_loss"]
-    assert (series["tokens"], series["seconds"]) == ([0, 300, 500], [0, 6, 10])
+    assert (series["tokens"], series["seconds"]) == ([0, 300, 400, 500], [0, 6, 9.5, 10])
+
+
+@pytest.mark.parametrize(
+    ("count", "title"),
+    [(1, "run 0"), (4, "run 0 and run 1 and run 2 and run 3"), (5, "run 0 and run 1 and run 2 and run 3 and more")],
+)
+def test_the_title_names_up_to_four_runs(tmp_path, count, title):
+    records = [read_record(write_run(tmp_path / f"run {i}", lines_of_a_run())) for i in range(count)]
+    assert f"<title>{title}: training report</title>" in page(records)
 
 
 @pytest.mark.parametrize("lines", [[{"kind": "eval", "step": 0, "val_loss": 1.0}], [{"kind": "train", "step": 1}]])

@@ -9,7 +9,7 @@ import pytest
 
 from npgpt.errors import CheckpointError
 from npgpt.reporting import read_record
-from npgpt.reporting.record import MAX_COLUMNS, MAX_LINE, MAX_TEXTS, Columns, Spread
+from npgpt.reporting.record import MAX_COLUMNS, MAX_LINE, MAX_PIECES, MAX_TEXT, MAX_TEXTS, Columns, Spread
 from reporting.runs import lines_of_a_run, write_run
 
 EVAL = {"kind": "eval", "step": 1, "train_loss": 2.0, "val_loss": 3.0}
@@ -94,6 +94,22 @@ def test_numbers_from_strangers_are_bounded(tmp_path, monkeypatch):
         write_run(tmp_path / name, lines)
         with pytest.raises(CheckpointError, match=r"metrics\.jsonl: more than 60 numbers of one kind"):
             read_record(tmp_path / name)
+
+
+def test_texts_from_strangers_are_bounded(tmp_path):
+    pieces = {kind: {"kind": "passage", "step": 1, "pieces": p, "losses": [1.0] * (len(p) - 1), "activation": {}}
+              for kind, p in (("most", ["a" * 200] * MAX_PIECES), ("many", ["a"] * (MAX_PIECES + 1)),
+                              ("long", ["a", "a" * 201]))}  # fmt: skip
+    machine = {f"{i:02}" + "n" * 200: "v" * 500 for i in range(60)}
+    lines = [EVAL, {"kind": "sample", "step": 1, "text": "t" * (MAX_TEXT + 1)}, *pieces.values()]
+    lines += [{"kind": "process", "step": 1, "command": "c" * (MAX_TEXT + 1), "machine": machine}]
+    record = read_record(write_run(tmp_path / "run", lines))
+    assert record.samples.items() == [{"step": 1, "text": "t" * MAX_TEXT}]
+    (passage,) = record.passages.items()
+    assert (len(passage["pieces"]), record.skipped) == (MAX_PIECES, 2)
+    (process,) = record.processes.items()
+    assert process["command"] == "c" * MAX_TEXT
+    assert process["machine"] == {f"{i:02}" + "n" * 98: "v" * 300 for i in range(50)}
 
 
 def test_texts_are_spread_over_the_run():

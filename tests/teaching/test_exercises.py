@@ -15,6 +15,8 @@ from mutants import MUTANTS, changed
 
 from npgpt import kernels, ops
 from npgpt.teaching.exercises import EXERCISES, graph, training
+from npgpt.teaching.exercises.answers import comparable
+from npgpt.teaching.exercises.exercise import NotAnAnswer
 from npgpt.teaching.exercises.grading import grade
 from npgpt.teaching.exercises.teacher import WIDTH, report
 from npgpt.tensor import Tensor
@@ -330,3 +332,11 @@ def test_other_ways_to_add_up_blocks():
         return C
 
     assert grade(EXERCISES["blocked_product"], product).solved
+
+
+def test_fractions_are_no_whole_numbers():
+    """Or what is right after cutting them would be taken for right."""
+    right = np.array([1, 2])
+    assert comparable("ids", [1.0, 2.0], right).tolist() == [1, 2]
+    with pytest.raises(NotAnAnswer, match="ids must be of whole numbers"):
+        comparable("ids", [1.0, 2.5], right)

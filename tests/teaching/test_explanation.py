@@ -184,10 +184,32 @@ def test_large_models_are_thinned_and_keep_the_element_with_the_slope():
     assert 123 in entry["rows"]
     assert 457 in entry["columns"]
     assert (len(entry["rows"]), len(entry["columns"])) == (ROWS, COLUMNS)
+    for places, size in ((entry["rows"], 300), (entry["columns"], 500)):
+        assert (places[0], places[-1], places) == (0, size - 1, sorted(places))  # the nearest one makes room
     kept = np.frombuffer(base64.b64decode(entry["data"]), "<f4").reshape(ROWS, COLUMNS)
     assert np.array_equal(kept, matrix[np.ix_(entry["rows"], entry["columns"])])
     assert arrays.add(matrix, (123, 457)) == 0
     assert "rows" not in arrays.stored[arrays.add(matrix, whole=True)]
+
+
+def test_what_a_model_was_doing_before_changes_nothing():
+    """Neither gradients that it has, nor that it was in training, nor the recomputation of activations."""
+    fresh, used = make(dropout=0.5), make(dropout=0.5)
+    fresh.eval()
+    used.train()
+    used.recompute = True
+    for p in used.parameters():
+        p.grad = np.ones_like(p.data)
+    pages = [explain(model, ByteTokenizer(), PROMPT_BYTES, "a model", slopes=False) for model in (fresh, used)]
+    assert pages[0] == pages[1]
+
+
+def test_ids_without_a_token_and_scores_that_are_hidden_can_be_shown():
+    found = explain(make(vocab_size=1000), ByteTokenizer(), PROMPT_BYTES, "a model", slopes=False)
+    padding = {id: text for id, text in found["vocabulary"].items() if int(id) > 256}
+    assert padding
+    assert padding == {id: f"<{id}>" for id in padding}
+    assert all(np.isfinite(stored(found, picture["S"])).all() for picture in found["attention"])
 
 
 def test_a_page_made_twice_is_the_same_and_hostile_prompts_stay_text():

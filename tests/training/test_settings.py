@@ -161,9 +161,12 @@ def test_the_defaults_of_a_plan():
     }  # fmt: skip
     assert TrainSettings(max_steps=7, eval_every=3, decay_steps=40).resolve(1, 1).warmup == 2
     assert TrainSettings(max_steps=7).resolve(1, 1).eval_every == 1
+    assert TrainSettings(epochs=0.1, batch_size=1).resolve(30, 1).max_steps == 3  # though 0.1 * 30 is above 3
 
 
-@pytest.mark.parametrize("change", [{"max_steps": 0}, {"min_lr": None}, {"lr": "1"}, {"sample_prompt": 3}, {"x": 1}])
+@pytest.mark.parametrize(
+    "change", [{"max_steps": 0}, {"warmup": True}, {"min_lr": None}, {"lr": "1"}, {"sample_prompt": 3}, {"x": 1}]
+)
 def test_a_stored_plan_that_can_not_be(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         plan_from_dict({**asdict(TrainSettings().resolve(1, 1)), **change})
