@@ -290,7 +290,8 @@ def test_medium_precision_trains_as_well(folder):
 
 
 def test_starting_from_a_run(folder, first):
-    run, _ = train(folder, *RUN[:1], "--init-from", first, "--max-steps", 2, "--batch-size", 2, "--eval-batches", 2)
+    typed = ("--init-from", first, "--context", 8, "--max-steps", 2, "--batch-size", 2, "--eval-batches", 2)
+    run, _ = train(folder, *RUN[:1], *typed)
     assert metrics(run, "eval")[0] == metrics(first, "eval")[-1] | {"step": 0, "tokens": 0}
     assert (run / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
     assert load(run).config == load(first).config
@@ -300,12 +301,6 @@ def test_starting_from_a_run(folder, first):
     os.truncate(best / "tokenizer.json", 20_000_001)
     words = [f"{best / 'tokenizer.json'}: larger than 20,000,000 bytes"]
     refused("train", "--resume", best, "--max-steps", 3, cwd=folder, words=words)
-
-
-def test_starting_from_a_run_drops_the_same_each_time(folder, first):
-    typed = ("text.txt", "--init-from", first, "--max-steps", 2, "--batch-size", 2, "--dropout", 0.5)
-    one, other = (everything(train(folder, *typed, "--sample-every", 0)[0]) for _ in range(2))
-    assert one == other
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])

@@ -53,6 +53,9 @@ def test_the_list_has_all_exercises_and_what_is_solved(tmp_path):
 
     path.write_text(RIGHT["dropout"] + "# changed\n")
     assert "changed  dropout" in command("exercises", cwd=tmp_path).out
+    command("exercises", "start", "chain_rule", cwd=tmp_path)  # the first one, which is then to be written
+    ended = command("exercises", cwd=tmp_path)
+    assert ended.out.endswith("The next one: python -m npgpt.exercises check chain_rule\n")
 
 
 def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):

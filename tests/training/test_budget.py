@@ -6,6 +6,7 @@ import re
 import resource
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -227,6 +228,21 @@ def test_pace_by_hand():
     assert Pace(1.0, 0.0, 9.0, 0.0).seconds(replace(plan, sample_every=50)) == 127
     assert Pace(1.0, 0.0, 0.0, 0.0, line=2.0, log_every=10).seconds(plan) == 100 + 11 * 2.0
     assert Pace(1.0, 0.0, 0.0, 3.0).seconds(plan) == 100 + 1 + 2 * 3.0  # the best, one on the way, the last
+
+
+def test_what_takes_longer_than_its_rehearsal(folder, monkeypatch):
+    """Of an evaluation one batch is rehearsed, of a sample the first tokens."""
+    monkeypatch.chdir(folder)
+    sizes = {"tokenizer": "byte", "preset": "nano", "context": 8, "batch_size": 2}
+    run = begin.prepare(TrainSettings(texts=("text.txt",), **sizes, eval_batches=3, sample_tokens=20))
+    run.saver = SimpleNamespace(seconds=7.0)
+    seconds = iter([0.5, 2.0, 1.0, 4.0])  # a line, a batch, a passage, eight tokens
+    monkeypatch.setattr(rehearsal, "_second_time", lambda part, stopped: next(seconds))
+    monkeypatch.setattr(rehearsal, "take_step", lambda run, lr: None)
+    pace = rehearsal.rehearse(run, lambda: False)
+    batches = {name: len(split) for name, split in run.evaluation.splits.items()}
+    assert batches == {"train": 3, "val": 3}
+    assert (pace.line, pace.evaluation, pace.sample, pace.save) == (0.5, 6 * 2.0 + 1.0, 10.0, 7.0)
 
 
 def test_what_can_not_be_rehearsed(folder, monkeypatch):

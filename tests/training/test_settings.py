@@ -161,7 +161,7 @@ def test_the_defaults_of_a_plan():
     }  # fmt: skip
     assert TrainSettings(max_steps=7, eval_every=3, decay_steps=40).resolve(1, 1).warmup == 2
     assert TrainSettings(max_steps=7).resolve(1, 1).eval_every == 1
-    assert TrainSettings(epochs=0.1, batch_size=1).resolve(30, 1).max_steps == 3  # though 0.1 * 30 is above 3
+    assert TrainSettings(epochs=1.1, batch_size=1).resolve(50, 1).max_steps == 55  # though 1.1 * 50 is above 55
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from npgpt.checkpoints.runs import load_checkpoint
 from npgpt.training import begin, execute
 from npgpt.training.loop import train_step
 from npgpt.training.memory import step_bytes
+from npgpt.training.settings import TrainSettings
+from npgpt.training.trainable import new_model
 
 
 def changed(folder, *flags):
@@ -111,6 +113,13 @@ CONFIG = GPTConfig(vocab_size=600, block_size=64, n_layer=4, n_head=2, n_embd=64
 
 def full():
     return GPT(CONFIG)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_what_a_model_that_is_read_drops_is_by_the_runs_seed(seed):
+    settings = TrainSettings(texts=("text.txt",), init_from="base", seed=seed)
+    found = new_model(settings, CONFIG, as_checkpoint(full())).model
+    assert found.get_rng_state() == GPT(CONFIG, seed=seed).get_rng_state()
 
 
 def upper_half():
