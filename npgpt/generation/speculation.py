@@ -29,8 +29,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.drafts import DraftModel, PromptLookup
 from npgpt.generation.logprobs import new_token
-from npgpt.generation.progress import Constraint, TextInProgress, check_limits
 from npgpt.generation.sampling import Sampling, draw
+from npgpt.generation.text_in_progress import Constraint, TextInProgress, check_limits
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids

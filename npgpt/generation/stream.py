@@ -14,8 +14,8 @@ from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.prefix import Prefix
-from npgpt.generation.progress import Constraint, TextInProgress, check_limits, next_token
 from npgpt.generation.sampling import Sampling
+from npgpt.generation.text_in_progress import Constraint, TextInProgress, check_limits, next_token
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids

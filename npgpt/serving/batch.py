@@ -18,8 +18,8 @@ import numpy as np
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.logprobs import TokenLogprobs, token_logprobs
 from npgpt.generation.prefix import shared_length
-from npgpt.generation.progress import TextInProgress, next_token
 from npgpt.generation.stop import StopTexts
+from npgpt.generation.text_in_progress import TextInProgress, next_token
 from npgpt.serving.requests import Deliver, Made, PromptRead, Request
 from npgpt.text.tokenizer import Tokenizer
 
