@@ -98,7 +98,6 @@ def _of_tokenizer_json(values: object) -> _Vocabulary | None:
                 return None
             is_gpt2s_cut = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
             is_plain = model.get("type") == "BPE" and not any(model.get(key) for key in _OTHERWISE)
-            adds_nothing = frame is None or (isinstance(frame, dict) and frame.get("type") == "ByteLevel")
             added = {}
             tokens = others.get("added_tokens") or []
             for token in tokens if isinstance(tokens, list) else [tokens]:
@@ -107,9 +106,19 @@ def _of_tokenizer_json(values: object) -> _Vocabulary | None:
                         added[text] = id
                     case _:
                         return None
-            own = bool(is_gpt2s_cut and is_plain and adds_nothing)
+            own = bool(is_gpt2s_cut and is_plain and _adds_nothing(frame))
             return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, own)
     return None
+
+
+def _adds_nothing(frame: object) -> bool:
+    """Whether a post-processor leaves the ids of a text as they are, and puts none before or behind them."""
+    match frame:
+        case None | {"type": "ByteLevel"} | {"type": "TemplateProcessing", "single": [{"Sequence": _}]}:
+            return True
+        case {"type": "Sequence", "processors": list(parts)}:
+            return all(isinstance(part, dict) and part.get("type") == "ByteLevel" for part in parts)
+    return False
 
 
 def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object) -> BPETokenizer | None:

@@ -99,7 +99,7 @@ def test_files_of_transformers(tmp_path):
     assert isinstance(tokenizer_of_folder(tmp_path / "saved", 50257), GPT2Tokenizer)
     their.add_special_tokens({"pad_token": "[PAD]"})
     their.save_pretrained(tmp_path / "padded")
-    assert isinstance(tokenizer_of_folder(tmp_path / "padded", 50258), GPT2Tokenizer)
+    assert tokenizer_of_folder(tmp_path / "padded", 50258).special == {"<|endoftext|>": 50256, "[PAD]": 50257}
     other = transformers.GPT2Tokenizer(vocab=dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)), merges=[])
     other.save_pretrained(tmp_path / "other")
     assert tokenizer_of_folder(tmp_path / "other", 50257) is None
@@ -248,6 +248,13 @@ UNKNOWN = {
     "a merge that is a number": lambda values: values["model"]["merges"].append(5),
     "an ordinary token is special, too": lambda values: values["added_tokens"].append({"id": 263, "content": "and"}),
     "a frame": lambda values: values.update(post_processor={"type": "TemplateProcessing", "single": []}),
+    "a frame in a list": lambda values: values.update(
+        post_processor={"type": "Sequence", "processors": [{"type": "TemplateProcessing", "single": []}]}
+    ),
+    "another frame": lambda values: values.update(post_processor={"type": "RobertaProcessing"}),
+    "a beginning": lambda values: values.update(
+        post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {}}]}
+    ),
     "lower case": lambda values: values.update(normalizer={"type": "Lowercase"}),
     "an id twice": to_id("<s>", 1),
     "an id that is left out": to_id("and", 400),
@@ -271,6 +278,22 @@ def test_what_our_encoder_would_do_otherwise_is_unknown(tmp_path, case, monkeypa
         assert tokenizer_of_folder(tmp_path, 1000) is not None
         changed(tmp_path, how)
     assert tokenizer_of_folder(tmp_path, 1000) is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        None,
+        {"type": "ByteLevel"},
+        {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}},
+        {"type": "Sequence", "processors": [{"type": "ByteLevel"}]},
+    ],
+)
+def test_frames_that_add_nothing(tmp_path, frame):
+    """The third is what transformers 5 writes if there is none."""
+    own_folder(tmp_path)
+    changed(tmp_path, lambda values: values.update(post_processor=frame))
+    assert tokenizer_of_folder(tmp_path, 1000) is not None
 
 
 def test_long_tokens_and_many_of_them(tmp_path):
