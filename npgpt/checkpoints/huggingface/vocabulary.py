@@ -29,7 +29,7 @@ from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer
 
 _MAX_BYTES = 10_000_000  # of a file; GPT-2's tokenizer.json takes 2 to 4 million
 _MAX_ITEMS = 420_000  # a token takes up to four, so that of 100,000 tokens
-_MAX_WORK = 50_000_000  # of checking merges, the sum of all tokens' squared lengths; GPT-2's is 3 million
+_MAX_WORK = 20_000_000  # of checking merges, the sum of all tokens' squared lengths: seconds; GPT-2's is 3 million
 
 
 # Settings of a BPE in tokenizer.json with which it encodes otherwise.
