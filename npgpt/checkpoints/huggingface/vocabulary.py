@@ -31,8 +31,7 @@ _MAX_BYTES = 10_000_000  # of a file; GPT-2's tokenizer.json takes 2 to 4 millio
 _MAX_ITEMS = 420_000  # a token takes up to four, so that of 100,000 tokens
 _MAX_WORK = 20_000_000  # of checking merges, the sum of all tokens' squared lengths: seconds; GPT-2's is 3 million
 
-
-# Settings of a BPE in tokenizer.json with which it encodes otherwise.
+# A BPE in tokenizer.json with one of these encodes otherwise.
 _OTHERWISE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
 
 
@@ -42,7 +41,7 @@ class _Vocabulary(NamedTuple):
     ids: dict[str, Any]  # of the tokens, spelled as characters
     merges: list[str] | None  # "a b", in order; None: the file has none
     added: dict[Any, Any]  # ids of added tokens, by their text
-    own: bool  # whether another encoding than GPT-2's may be read from it
+    own: bool  # whether texts are surely cut as by GPT-2, and nothing is added: then other merges can be read, too
 
 
 def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> Tokenizer | None:
@@ -129,11 +128,11 @@ def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object
     ids, merges, added, _ = found[-1]
     if merges is None or not all(one.own and (one.ids, one.merges) == (ids, merges) for one in found):
         return None
-    made = {bytes_to_unicode(byte) for byte in BYTES}.union(merge.replace(" ", "") for merge in merges)
+    made = {*map(bytes_to_unicode, BYTES), *(merge.replace(" ", "") for merge in merges)}
     if sum(len(token) ** 2 for token in made) > _MAX_WORK:
         return None
     special = added | {token: id for token, id in ids.items() if token not in made}
-    # In a vocabulary every byte is a character, and only these are characters of their own.
+    # A vocabulary spells bytes as characters, and these as themselves: a token of them alone is its own text.
     if not all(token in added or all("!" <= character <= "~" for character in token) for token in special):
         return None
     by_id = {id: text for text, id in special.items() if isinstance(id, int)}
