@@ -47,9 +47,10 @@ def run(main: Callable[[], int]) -> None:
     What the machine refuses (a full disk, no more memory) gets a message too. With the environment variable
     NPGPT_TRACEBACK=1 the traceback stands before each message. A signal's exit code is 128 and its number.
     """
-    with standard_streams(), warnings.catch_warnings(), _lost_interrupts_sent_again(), _interrupts_noted() as noted:
+    with standard_streams(), warnings.catch_warnings(), _interrupts_noted() as noted:
         warnings.showwarning = _show_warning
-        sys.exit(_exit_code(main, noted))
+        with _interrupts_in_destructors(noted):
+            sys.exit(_exit_code(main, noted))
 
 
 def _show_warning(message, category, filename, line_number, file=None, line=None):
@@ -61,10 +62,16 @@ def _show_warning(message, category, filename, line_number, file=None, line=None
 
 
 @contextmanager
-def _lost_interrupts_sent_again():
-    """An interrupt that arrives in a callback or a destructor is printed and lost there: send its signal once more."""
+def _interrupts_in_destructors(noted):
+    """An interrupt that arrives in a callback or a destructor is printed and lost there: send its signal once more.
+
+    One that arrives in a constructor, llvmlite's say, leaves an object half made, whose destructor then lacks
+    attributes: that is nothing that a user must know.
+    """
 
     def hook(unraisable):
+        if noted and isinstance(unraisable.exc_value, AttributeError):
+            return
         if not isinstance(error := unraisable.exc_value, KeyboardInterrupt):
             return before(unraisable)
         again = Timer(0.05, _send_to_this_process, (_code_of(error) - exit_code(0),))
@@ -80,7 +87,7 @@ def _lost_interrupts_sent_again():
 
 @contextmanager
 def _interrupts_noted():
-    """-> a list to which each Ctrl-C adds its signal. An import in C may drop the exception: Numba's does."""
+    """-> a list to which each interrupt adds its signal. An import in C may drop the exception: Numba's does."""
 
     def note(number, frame):
         noted.append(number)
@@ -125,6 +132,8 @@ def _exit_code(main, noted) -> int:
         if _nobody_reads(error):  # whoever read our output (head, say) has seen enough
             _drop_output()
             return 0
+        if isinstance(error, KeyboardInterrupt):
+            noted.append(_code_of(error) - exit_code(0))
         code = explain(error)
         try:
             sys.stdout.flush()

@@ -106,6 +106,30 @@ def test_an_interrupt_in_a_destructor_is_not_lost():
     assert (ended.returncode, ended.stderr) == (130, "stopped\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "is_told"),
+    [("KeyboardInterrupt", 130, False), ("Stopped(15)", 143, False), ("UserError", 2, True)],
+)
+def test_an_interrupt_in_a_constructor_leaves_nothing_to_say_of_the_object(error, code, is_told):
+    script = f"""
+        from npgpt.errors import UserError
+        from npgpt.process import run
+        from npgpt.signals import Stopped
+
+        class HalfMade:
+            def __init__(self):
+                raise {error}
+
+            def __del__(self):
+                del self.name
+
+        run(HalfMade)"""
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert ("Exception ignored in" in ended.stderr) == is_told
+    assert is_told or ended.stderr == "stopped\n"
+
+
 def test_the_traceback_behind_a_message(monkeypatch):
     for value, shown in (("1", True), ("0", False)):
         monkeypatch.setenv("NPGPT_TRACEBACK", value)
