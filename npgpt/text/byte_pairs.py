@@ -127,6 +127,8 @@ class BPETokenizer(BytePairTokenizer):
                 raise TokenizerError(f"merge {i:,} of a bpe tokenizer gives more than {MAX_TOKEN_BYTES:,} bytes")
             tokens[a + b] = tokens[a] + tokens[b]
         super().__init__(list(tokens.values()), special, end_of_text)
+        if twice := tokens.keys() & self.special:  # other programs' files have both by their spelling
+            raise TokenizerError(f"the special token {min(twice)[:60]!r} of a bpe tokenizer spells an ordinary one")
         self.merges = tuple(merges)
 
     @classmethod

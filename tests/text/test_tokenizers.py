@@ -330,6 +330,7 @@ def test_an_unknown_tokenizer_and_one_without_characters_are_refused():
         {"name": "bpe", "merges": ["a b"], "special": {"x": 1, "y": 1}, "end_of_text": "x"},
         {"name": "bpe", "merges": ["a b"], "special": {"": 0}, "end_of_text": ""},
         {"name": "bpe", "merges": ["a b"], "special": {"ab": 0}, "end_of_text": "ab"},  # an ordinary token, too
+        {"name": "bpe", "merges": ["Ġ b"], "special": {"Ġb": 0}, "end_of_text": "Ġb"},  # the spelling of one
         {"name": "bpe", "merges": ["a b"], "special": {"\ud800": 0}, "end_of_text": "\ud800"},
         {"name": "bpe", "merges": ["a b"], "special": ["x"], "end_of_text": "x"},
         {"name": "bpe", "merges": ["a b"], "special": {"x": 0}, "end_of_text": ["x"]},
