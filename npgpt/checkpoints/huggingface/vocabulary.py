@@ -7,12 +7,14 @@ It is read if it is a byte-pair encoding that cuts texts as GPT-2's does, as mos
     added_tokens.json        the third
     tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json has it
 
-Any other encoding is unknown. So are merges that our encoder, which has ranks and no pairs, would not follow, and two
-files that disagree.
+Any other encoding is unknown. So are merges that our encoder, which has ranks and no pairs, would not follow, two
+files that disagree, and added tokens that are words or spaces: the library finds them in any text, and we encode no
+text to added tokens. A tokenizer.json without a decoder is read, though the library would show its tokens as spelled.
 
 Source: huggingface/tokenizers, serialization of its types; huggingface/transformers, tokenization_gpt2.py.
 """
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -34,6 +36,17 @@ _MAX_WORK = 20_000_000  # of checking merges, the sum of all tokens' squared len
 # A BPE in tokenizer.json with one of these encodes otherwise.
 _OTHERWISE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
 
+# Settings with which ids are put before or behind those of a text.
+_ADDING = ("add_prefix_space", "add_bos_token", "add_eos_token")
+
+# Classes of transformers that cut as GPT-2's (what their names begin with), and those that do what tokenizer.json says.
+# Others have rules of their own.
+_GPT2_CLASSES = ("GPT2", "CodeGen")
+_ANY_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+# What nobody writes in a text without meaning the token: <user>, [PAD].
+_NAME = re.compile(r"[<\[].+[>\]]", re.DOTALL)
+
 
 class _Vocabulary(NamedTuple):
     """What a file holds. Its contents are a stranger's: ids may be anything."""
@@ -41,7 +54,7 @@ class _Vocabulary(NamedTuple):
     ids: dict[str, Any]  # of the tokens, spelled as characters
     merges: list[str] | None  # "a b", in order; None: the file has none
     added: dict[Any, Any]  # ids of added tokens, by their text
-    own: bool  # whether texts are surely cut as by GPT-2, and nothing is added: then other merges can be read, too
+    own: bool  # whether texts are surely cut as by GPT-2, and nothing is added
 
 
 def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> Tokenizer | None:
@@ -53,13 +66,13 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> T
     end     config.json's eos_token_id. None: the model was written with a tokenizer that is unknown
     """
     settings = _object(folder / "tokenizer_config.json")
-    if settings is None or settings.get("add_prefix_space"):
+    if settings is None or any(map(settings.get, _ADDING)):
         return None
     found = []
     if (folder / "vocab.json").exists():
         found.append(_of_vocab_json(folder, settings))
     if (folder / "tokenizer.json").exists():
-        found.append(_of_tokenizer_json(_json(folder / "tokenizer.json")))
+        found.append(_of_tokenizer_json(_json(folder / "tokenizer.json"), settings))
     if not found:
         is_others = any(folder.glob("*.model")) or (folder / "vocab.txt").exists()
         is_guess = end is not None and vocab_size == len(_gpt2_vocabulary()) and not is_others
@@ -82,32 +95,62 @@ def _of_vocab_json(folder: Path, settings: dict) -> _Vocabulary | None:
     if not isinstance(ids, dict):
         return None
     merges = _merges_in(folder / "merges.txt") if (folder / "merges.txt").exists() else None
-    return _Vocabulary(ids, merges, _object(folder / "added_tokens.json") or {}, _is_gpt2_class(settings))
+    added = _object(folder / "added_tokens.json")
+    special = _special_in(settings)
+    if added is None or special is None or not all(text in special or _NAME.fullmatch(text) for text in added):
+        return None
+    is_plain = _is_gpt2_class(settings) or (_does_as_told(settings) and (folder / "tokenizer.json").exists())
+    return _Vocabulary(ids, merges, added, is_plain)
 
 
-def _of_tokenizer_json(values: object) -> _Vocabulary | None:
+def _special_in(settings: dict) -> set[str] | None:
+    """The texts that tokenizer_config.json calls special; None if it adds a word or spaces, or something else."""
+    tokens = settings.get("added_tokens_decoder") or {}
+    special = set()
+    for token in tokens.values() if isinstance(tokens, dict) else [tokens]:
+        match token:
+            case {"content": str(text), "special": True}:
+                special.add(text)
+            case {"content": str(text)} if _NAME.fullmatch(text):
+                pass
+            case _:
+                return None
+    return special
+
+
+def _of_tokenizer_json(values: object, settings: dict) -> _Vocabulary | None:
     """None if texts are changed before they are encoded, or begin with a space that isn't theirs."""
+    if _special_in(settings) is None:
+        return None
     match values:
         case {"model": {"vocab": dict(ids), "merges": list(merges)} as model, **others}:
-            cut, frame = others.get("pre_tokenizer"), others.get("post_processor")
-            parts = cut.get("pretokenizers", [cut]) if isinstance(cut, dict) else []
+            cut: Any = others.get("pre_tokenizer")
+            is_sequence = isinstance(cut, dict) and cut.get("type") == "Sequence"
+            parts = cut.get("pretokenizers") if is_sequence else [cut or {}]
             if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
                 return None
             if others.get("normalizer") is not None or any(part.get("add_prefix_space") for part in parts):
                 return None
             is_gpt2s_cut = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
-            is_plain = model.get("type") == "BPE" and not any(model.get(key) for key in _OTHERWISE)
+            is_plain = model.get("type", "BPE") == "BPE" and not any(model.get(key) for key in _OTHERWISE)
+            is_shown = _decodes_bytes(others.get("decoder"))
+            adds_nothing = _adds_nothing(others.get("post_processor"))
+            is_known = _is_gpt2_class(settings) or _does_as_told(settings)
             added = {}
             tokens = others.get("added_tokens") or []
             for token in tokens if isinstance(tokens, list) else [tokens]:
                 match token:
-                    case {"id": int(id), "content": str(text)}:
+                    case {"id": int(id), "content": str(text), **rest} if rest.get("special") or _NAME.fullmatch(text):
                         added[text] = id
                     case _:
                         return None
-            own = bool(is_gpt2s_cut and is_plain and _adds_nothing(frame))
+            own = bool(is_gpt2s_cut and is_plain and is_shown and is_known and adds_nothing)
             return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, own)
     return None
+
+
+def _decodes_bytes(decoder: object) -> bool:
+    return decoder is None or (isinstance(decoder, dict) and decoder.get("type") == "ByteLevel")
 
 
 def _adds_nothing(frame: object) -> bool:
@@ -147,13 +190,17 @@ def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object
 
 
 def _is_gpt2_class(settings: dict) -> bool:
-    return str(settings.get("tokenizer_class") or "GPT2").startswith("GPT2")
+    return str(settings.get("tokenizer_class") or "GPT2").startswith(_GPT2_CLASSES)
+
+
+def _does_as_told(settings: dict) -> bool:
+    return str(settings.get("tokenizer_class")) in _ANY_CLASSES
 
 
 def _is_gpt2(found: _Vocabulary) -> bool:
     """Whether the n-th merge makes the n-th token. Where it was cut in two doesn't matter."""
     made = None if found.merges is None else [merge.replace(" ", "") for merge in found.merges]
-    return found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
+    return found.own and found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
 
 
 def _content(token: object) -> object:

@@ -32,7 +32,9 @@ def write(folder: Path, name: str, vocabulary, **others) -> None:
     values = vocabulary
     if name == "tokenizer.json":
         merges = [[token[0], token[1:]] for token in list(vocabulary)[256:-1]]  # cut anywhere: the token counts
-        values = {"version": "1.0", "model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, **others}
+        cut = {"type": "ByteLevel", "add_prefix_space": False}
+        model = {"vocab": vocabulary, "merges": merges}  # BPE, as old files don't say
+        values = {"version": "1.0", "pre_tokenizer": cut, "model": model, **others}
     (folder / name).write_text(json.dumps(values))
 
 
@@ -43,6 +45,9 @@ def test_what_cuts_otherwise_is_not_gpt2(tmp_path):
     for others in (
         {"pre_tokenizer": spaced},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, spaced]}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}},
+        {"pre_tokenizer": {"type": "Split", "pretokenizers": [{"type": "ByteLevel"}]}},
+        {"pre_tokenizer": None},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": ["ByteLevel"]}},
         {"normalizer": {"type": "Lowercase"}},
@@ -53,8 +58,9 @@ def test_what_cuts_otherwise_is_not_gpt2(tmp_path):
         assert tokenizer_of_folder(tmp_path, 50257) is None
     write(tmp_path, "tokenizer.json", vocabulary, normalizer=None, pre_tokenizer={**spaced, "add_prefix_space": False})
     assert tokenizer_of_folder(tmp_path, 50257) is not None
-    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
-    assert tokenizer_of_folder(tmp_path, 50257) is None
+    for settings in ({"add_prefix_space": True}, {"add_bos_token": True}, {"tokenizer_class": "Qwen2Tokenizer"}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert tokenizer_of_folder(tmp_path, 50257) is None
 
 
 def test_merges_beside_a_vocabulary(tmp_path):
@@ -232,6 +238,11 @@ def to_id(token, id):
     return lambda values: values["model"]["vocab"].update({token: id})
 
 
+AND = {
+    "id": 265,
+    "content": "Ġand",
+}  # of its text a library that finds added tokens makes the same id, and we would not
+
 UNKNOWN = {
     "another pattern": {"cut": {"type": "Split", "pattern": {"Regex": " "}}},
     "no pattern": {"cut": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}},
@@ -246,6 +257,12 @@ UNKNOWN = {
     "a merge that is none": {"merges": ["a b c"], "special": {"<s>": 0}},
     "long tokens": {"merges": [LETTERS[:i] + " " + LETTERS[i] for i in range(1, 150)], "special": {"<s>": 0}},
     "a merge that is a number": lambda values: values["model"]["merges"].append(5),
+    "a decoder that joins otherwise": lambda values: values.update(decoder={"type": "BPEDecoder", "suffix": "</w>"}),
+    "decoders in a list": lambda values: values.update(decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}]}),
+    "a decoder that is none": lambda values: values.update(decoder=5),
+    "a special token spells the last one": lambda values: values["added_tokens"].append({**AND, "special": True}),
+    "an added word": lambda values: values["added_tokens"].append({"id": 267, "content": "covid", "special": False}),
+    "added spaces": lambda values: values["added_tokens"].append({"id": 267, "content": "   "}),
     "an ordinary token is special, too": lambda values: values["added_tokens"].append({"id": 263, "content": "and"}),
     "a frame": lambda values: values.update(post_processor={"type": "TemplateProcessing", "single": []}),
     "a frame in a list": lambda values: values.update(
@@ -278,6 +295,60 @@ def test_what_our_encoder_would_do_otherwise_is_unknown(tmp_path, case, monkeypa
         assert tokenizer_of_folder(tmp_path, 1000) is not None
         changed(tmp_path, how)
     assert tokenizer_of_folder(tmp_path, 1000) is None
+
+
+def test_added_tokens_that_are_special_or_names(tmp_path):
+    own_folder(tmp_path, special={})
+    added = [("<user>", False), ("[PAD]", False), ("END", True), (" ", True)]
+    tokens = [{"id": 263 + i, "content": text, "special": special} for i, (text, special) in enumerate(added)]
+    changed(tmp_path, lambda values: values.update(added_tokens=tokens[:3]))
+    assert tokenizer_of_folder(tmp_path, 300).special == {"<user>": 263, "[PAD]": 264, "END": 265}
+    changed(tmp_path, lambda values: values.update(added_tokens=tokens))  # a space is a byte
+    assert tokenizer_of_folder(tmp_path, 300) is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize(
+    ("settings", "is_known"),
+    [
+        ({}, True),
+        ({"tokenizer_class": "CodeGenTokenizer"}, True),
+        ({"tokenizer_class": "TokenizersBackend"}, None),  # in tokenizer.json all is said
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ({"tokenizer_class": "RobertaTokenizer"}, False),
+        ({"tokenizer_class": ["GPT2Tokenizer"]}, False),
+        ({"add_bos_token": True}, False),
+        ({"add_eos_token": True}, False),
+        ({"added_tokens_decoder": {"263": {"content": "<user>", "special": False}}}, True),
+        ({"added_tokens_decoder": {"263": {"content": "END", "special": True}}}, True),
+        ({"added_tokens_decoder": {"263": {"content": "END", "special": False}}}, False),
+        ({"added_tokens_decoder": [5]}, False),
+    ],
+)
+def test_settings_beside_the_vocabulary(tmp_path, name, settings, is_known):
+    """transformers' classes have rules of their own, and it adds the tokens of its settings."""
+    own_folder(tmp_path, special={}, config=settings or {"model_max_length": 8})
+    is_told = name == "tokenizer.json"
+    if not is_told:
+        vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+        (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+        (tmp_path / "merges.txt").write_text("\n".join(MERGES), encoding="utf-8")
+    assert (tokenizer_of_folder(tmp_path, 1000) is not None) == (is_told if is_known is None else is_known)
+
+
+def test_words_among_an_older_folders_added_tokens(tmp_path):
+    write(tmp_path, "vocab.json", gpt2_vocabulary())
+    special = {"added_tokens_decoder": {"50258": {"content": "END", "special": True}}}
+    for added, settings, is_known in (
+        ('{"<user>": 50257}', {}, True),
+        ('{"<user>": 50257, "END": 50258}', {}, False),
+        ('{"<user>": 50257, "END": 50258}', special, True),
+        ("[]", {}, False),
+    ):
+        (tmp_path / "added_tokens.json").write_text(added)
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert (tokenizer_of_folder(tmp_path, 50304) is not None) == is_known
 
 
 @pytest.mark.parametrize(
