@@ -136,12 +136,13 @@ class Samples(Periodic):
         self.generator = Decoder(model, weights=None)  # no copies of weights that the next step changes
         self.tokenizer, self.tokens = tokenizer, tokens
         self.prompt = tokenizer.encode_prompt(plan.sample_prompt)
+        self.sampling = Sampling().without(range(tokenizer.vocab_size, model.config.vocab_size))  # ids without a text
 
     def text(self, step: int) -> str:
         """The prompt and what follows, whole characters only; the step is the seed. Raises TrainingDiverged."""
         decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
         try:
-            for token in stream(self.generator, [self.prompt], self.tokens, Sampling(), seed=step):
+            for token in stream(self.generator, [self.prompt], self.tokens, self.sampling, seed=step):
                 text += decoder.decode(token.id)
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: a sample's logits are not finite") from None

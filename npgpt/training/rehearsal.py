@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from npgpt.generation import Sampling, stream
+from npgpt.generation import stream
 from npgpt.training.loop import take_step
 from npgpt.training.metrics import Metrics
 from npgpt.training.pace import Pace
@@ -62,7 +62,8 @@ def _sample(run):
 
     def sample():
         if run.plan.sample_every:
-            for _ in stream(run.samples.generator, [run.samples.prompt], new_tokens, Sampling(), seed=0):
+            samples = run.samples
+            for _ in stream(samples.generator, [samples.prompt], new_tokens, samples.sampling, seed=0):
                 pass
 
     return sample
