@@ -54,7 +54,7 @@ class _Vocabulary(NamedTuple):
     ids: dict[str, Any]  # of the tokens, spelled as characters
     merges: list[str] | None  # "a b", in order; None: the file has none
     added: dict[Any, Any]  # ids of added tokens, by their text
-    own: bool  # whether texts are surely cut as by GPT-2, and nothing is added
+    cuts_as_gpt2: bool  # for sure, and nothing is added to a text
 
 
 def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> Tokenizer | None:
@@ -144,8 +144,8 @@ def _of_tokenizer_json(values: object, settings: dict) -> _Vocabulary | None:
                         added[text] = id
                     case _:
                         return None
-            own = bool(is_gpt2s_cut and is_plain and is_shown and is_known and adds_nothing)
-            return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, own)
+            cuts_as_gpt2 = bool(is_gpt2s_cut and is_plain and is_shown and is_known and adds_nothing)
+            return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, cuts_as_gpt2)
     return None
 
 
@@ -169,7 +169,7 @@ def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object
     A text ends with the first of ``names`` that is there, with <|endoftext|>, or with the id ``end``.
     """
     ids, merges, added, _ = found[-1]
-    if merges is None or not all(one.own and (one.ids, one.merges) == (ids, merges) for one in found):
+    if merges is None or not all(one.cuts_as_gpt2 and (one.ids, one.merges) == (ids, merges) for one in found):
         return None
     made = {*map(bytes_to_unicode, BYTES), *(merge.replace(" ", "") for merge in merges)}
     if sum(len(token) ** 2 for token in made) > _MAX_WORK:
@@ -200,7 +200,7 @@ def _does_as_told(settings: dict) -> bool:
 def _is_gpt2(found: _Vocabulary) -> bool:
     """Whether the n-th merge makes the n-th token. Where it was cut in two doesn't matter."""
     made = None if found.merges is None else [merge.replace(" ", "") for merge in found.merges]
-    return found.own and found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
+    return found.cuts_as_gpt2 and found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
 
 
 def _content(token: object) -> object:
