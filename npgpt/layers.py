@@ -21,7 +21,7 @@ _dropout_is_off = ContextVar("npgpt_dropout_is_off", default=False)
 def dropout_off() -> Iterator[None]:
     """Within the block dropout is off in this thread. ``eval()`` would switch it off for all threads.
 
-    With ``recompute`` the backward pass belongs into the block, too.
+    With ``recompute`` the backward pass belongs in the block, too.
     """
     token = _dropout_is_off.set(True)
     try:

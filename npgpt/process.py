@@ -65,8 +65,8 @@ def _show_warning(message, category, filename, line_number, file=None, line=None
 def _interrupts_in_destructors(noted):
     """An interrupt that arrives in a callback or a destructor is printed and lost there: send its signal once more.
 
-    One that arrives in a constructor, llvmlite's say, leaves an object half made, whose destructor then lacks
-    attributes: that is nothing that a user must know.
+    One that arrives in a constructor, llvmlite's say, leaves an object half made. Its destructor then complains of a
+    missing attribute, which is not shown.
     """
 
     def hook(unraisable):

@@ -115,7 +115,10 @@ class BPETokenizer(BytePairTokenizer):
         special: Mapping[str, int] | None = None,
         end_of_text: str | None = END_OF_TEXT,
     ):
-        """Raises TokenizerError on what is no list of merges, each of two earlier tokens to a new one, or as above."""
+        """Raises TokenizerError on what is no list of merges, each of two earlier tokens to a new one.
+
+        It does so, too, where BytePairTokenizer does, and if a special token is spelled as an ordinary one.
+        """
         tokens = {bytes_to_unicode(byte): byte for byte in BYTES}
         if not isinstance(merges, list | tuple):
             raise TokenizerError("the merges of a bpe tokenizer must be a list")
@@ -127,7 +130,7 @@ class BPETokenizer(BytePairTokenizer):
                 raise TokenizerError(f"merge {i:,} of a bpe tokenizer gives more than {MAX_TOKEN_BYTES:,} bytes")
             tokens[a + b] = tokens[a] + tokens[b]
         super().__init__(list(tokens.values()), special, end_of_text)
-        if twice := tokens.keys() & self.special:  # other programs' files have both by their spelling
+        if twice := tokens.keys() & self.special:  # in other programs' files both would be one token
             raise TokenizerError(f"the special token {min(twice)[:60]!r} of a bpe tokenizer spells an ordinary one")
         self.merges = tuple(merges)
 

@@ -54,7 +54,6 @@ class _Vocabulary(NamedTuple):
     ids: dict[str, Any]  # of the tokens, spelled as characters
     merges: list[str] | None  # "a b", in order; None: the file has none
     added: dict[Any, Any]  # ids of added tokens, by their text
-    cuts_as_gpt2: bool  # for sure, and nothing is added to a text
 
 
 def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> Tokenizer | None:
@@ -65,18 +64,22 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> T
 
     end     config.json's eos_token_id. None: the model was written with a tokenizer that is unknown
     """
+    parts, whole = folder / "vocab.json", folder / "tokenizer.json"
     settings = _object(folder / "tokenizer_config.json")
-    if settings is None or any(map(settings.get, _ADDING)):
+    if settings is None or any(map(settings.get, _ADDING)) or not _is_known_class(settings, whole.exists()):
+        return None
+    special = _special_in(settings)
+    if special is None:
         return None
     found = []
-    if (folder / "vocab.json").exists():
-        found.append(_of_vocab_json(folder, settings))
-    if (folder / "tokenizer.json").exists():
-        found.append(_of_tokenizer_json(_json(folder / "tokenizer.json"), settings))
+    if parts.exists():
+        found.append(_of_vocab_json(folder, special))
+    if whole.exists():
+        found.append(_of_tokenizer_json(_json(whole)))
     if not found:
         is_others = any(folder.glob("*.model")) or (folder / "vocab.txt").exists()
         is_guess = end is not None and vocab_size == len(_gpt2_vocabulary()) and not is_others
-        return GPT2Tokenizer() if is_guess and _is_gpt2_class(settings) else None
+        return GPT2Tokenizer() if is_guess else None
     vocabularies = [vocabulary for vocabulary in found if vocabulary is not None]
     if len(vocabularies) < len(found):
         return None
@@ -90,17 +93,10 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> T
     return tokenizer if tokenizer is not None and tokenizer.vocab_size <= vocab_size else None
 
 
-def _of_vocab_json(folder: Path, settings: dict) -> _Vocabulary | None:
-    ids = _json(folder / "vocab.json")
-    if not isinstance(ids, dict):
-        return None
-    merges = _merges_in(folder / "merges.txt") if (folder / "merges.txt").exists() else None
-    added = _object(folder / "added_tokens.json")
-    special = _special_in(settings)
-    if added is None or special is None or not all(text in special or _NAME.fullmatch(text) for text in added):
-        return None
-    is_plain = _is_gpt2_class(settings) or (_does_as_told(settings) and (folder / "tokenizer.json").exists())
-    return _Vocabulary(ids, merges, added, is_plain)
+def _is_known_class(settings: dict, is_told: bool) -> bool:
+    """``is_told``: whether tokenizer.json says how texts are cut."""
+    name = str(settings.get("tokenizer_class") or "GPT2")
+    return name.startswith(_GPT2_CLASSES) or (is_told and name in _ANY_CLASSES)
 
 
 def _special_in(settings: dict) -> set[str] | None:
@@ -118,44 +114,52 @@ def _special_in(settings: dict) -> set[str] | None:
     return special
 
 
-def _of_tokenizer_json(values: object, settings: dict) -> _Vocabulary | None:
-    """None if texts are changed before they are encoded, or begin with a space that isn't theirs."""
-    if _special_in(settings) is None:
+def _of_vocab_json(folder: Path, special: set[str]) -> _Vocabulary | None:
+    """None if one of the files is something else, or a word or spaces were added."""
+    ids, added = _json(folder / "vocab.json"), _object(folder / "added_tokens.json")
+    if not isinstance(ids, dict) or added is None:
         return None
+    if not all(text in special or _NAME.fullmatch(text) for text in added):
+        return None
+    return _Vocabulary(ids, _merges_in(folder / "merges.txt"), added)
+
+
+def _of_tokenizer_json(values: object) -> _Vocabulary | None:
+    """None if it encodes or decodes otherwise than GPT-2's, or a word or spaces were added."""
     match values:
-        case {"model": {"vocab": dict(ids), "merges": list(merges)} as model, **others}:
-            cut: Any = others.get("pre_tokenizer")
-            is_sequence = isinstance(cut, dict) and cut.get("type") == "Sequence"
-            parts = cut.get("pretokenizers") if is_sequence else [cut or {}]
-            if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
-                return None
-            if others.get("normalizer") is not None or any(part.get("add_prefix_space") for part in parts):
-                return None
-            is_gpt2s_cut = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
-            is_plain = model.get("type", "BPE") == "BPE" and not any(model.get(key) for key in _OTHERWISE)
-            is_shown = _decodes_bytes(others.get("decoder"))
-            adds_nothing = _adds_nothing(others.get("post_processor"))
-            is_known = _is_gpt2_class(settings) or _does_as_told(settings)
+        case {"model": {"vocab": dict(ids), "merges": list(merges)} as model, **steps} if (
+            model.get("type", "BPE") == "BPE"
+            and not any(map(model.get, _OTHERWISE))
+            and steps.get("normalizer") is None
+            and _is_gpt2s_cut(steps.get("pre_tokenizer"))
+            and _adds_nothing(steps.get("post_processor"))
+            and _decodes_bytes(steps.get("decoder"))
+        ):
             added = {}
-            tokens = others.get("added_tokens") or []
+            tokens = steps.get("added_tokens") or []
             for token in tokens if isinstance(tokens, list) else [tokens]:
                 match token:
                     case {"id": int(id), "content": str(text), **rest} if rest.get("special") or _NAME.fullmatch(text):
                         added[text] = id
                     case _:
                         return None
-            cuts_as_gpt2 = bool(is_gpt2s_cut and is_plain and is_shown and is_known and adds_nothing)
-            return _Vocabulary(ids, list(map(_spelled_merge, merges)), added, cuts_as_gpt2)
+            return _Vocabulary(ids, list(map(_spelled_merge, merges)), added)
     return None
 
 
-def _decodes_bytes(decoder: object) -> bool:
-    return decoder is None or (isinstance(decoder, dict) and decoder.get("type") == "ByteLevel")
+def _is_gpt2s_cut(pre_tokenizer: object) -> bool:
+    match pre_tokenizer:
+        case {"type": "Sequence", "pretokenizers": [only]}:
+            pre_tokenizer = only
+    match pre_tokenizer:
+        case {"type": "ByteLevel", **rest}:
+            return not rest.get("add_prefix_space") and bool(rest.get("use_regex", True))
+    return False
 
 
-def _adds_nothing(frame: object) -> bool:
-    """Whether a post-processor leaves the ids of a text as they are, and puts none before or behind them."""
-    match frame:
+def _adds_nothing(post_processor: object) -> bool:
+    """Whether a text's ids stay as they are, and none comes before or behind them."""
+    match post_processor:
         case None | {"type": "ByteLevel"} | {"type": "TemplateProcessing", "single": [{"Sequence": _}]}:
             return True
         case {"type": "Sequence", "processors": list(parts)}:
@@ -163,13 +167,17 @@ def _adds_nothing(frame: object) -> bool:
     return False
 
 
+def _decodes_bytes(decoder: object) -> bool:
+    return decoder is None or (isinstance(decoder, dict) and decoder.get("type") == "ByteLevel")
+
+
 def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object) -> BPETokenizer | None:
     """The byte-pair encoding that all of these are.
 
     A text ends with the first of ``names`` that is there, with <|endoftext|>, or with the id ``end``.
     """
-    ids, merges, added, _ = found[-1]
-    if merges is None or not all(one.cuts_as_gpt2 and (one.ids, one.merges) == (ids, merges) for one in found):
+    ids, merges, added = found[-1]
+    if merges is None or any((one.ids, one.merges) != (ids, merges) for one in found):
         return None
     made = {*map(bytes_to_unicode, BYTES), *(merge.replace(" ", "") for merge in merges)}
     if sum(len(token) ** 2 for token in made) > _MAX_WORK:
@@ -189,18 +197,10 @@ def _own_encoding(found: list[_Vocabulary], names: Iterable[object], end: object
         return None
 
 
-def _is_gpt2_class(settings: dict) -> bool:
-    return str(settings.get("tokenizer_class") or "GPT2").startswith(_GPT2_CLASSES)
-
-
-def _does_as_told(settings: dict) -> bool:
-    return str(settings.get("tokenizer_class")) in _ANY_CLASSES
-
-
 def _is_gpt2(found: _Vocabulary) -> bool:
     """Whether the n-th merge makes the n-th token. Where it was cut in two doesn't matter."""
     made = None if found.merges is None else [merge.replace(" ", "") for merge in found.merges]
-    return found.cuts_as_gpt2 and found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
+    return found.ids == _gpt2_vocabulary() and made in (None, list(_gpt2_vocabulary())[256:-1])
 
 
 def _content(token: object) -> object:
@@ -215,8 +215,10 @@ def _spelled_merge(merge: object) -> str:
     return merge if isinstance(merge, str) else ""
 
 
-def _merges_in(file: Path) -> list[str]:
-    """The lines "a b" of a merges.txt."""
+def _merges_in(file: Path) -> list[str] | None:
+    """The lines "a b" of a merges.txt; None if there is none."""
+    if not file.exists():
+        return None
     mapped = MappedFile(file)
     text = bytes(mapped.take(0, min(mapped.size, _MAX_BYTES), "text")).decode(errors="replace")
     return [line for line in text.splitlines() if line and not line.startswith("#version")]
