@@ -24,7 +24,7 @@ class BytePairTokenizer(Tokenizer):
     special      {text: id}: the others. Ids that these leave are those of ``tokens``, in order
     end_of_text  which of ``special`` ends a text, or None
 
-    Made without ``special``, it is <|endoftext|> alone, after all tokens.
+    Without ``special`` there is <|endoftext|> alone, after all tokens.
     """
 
     def __init__(

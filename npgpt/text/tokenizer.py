@@ -20,7 +20,7 @@ class Tokenizer(ABC):
     vocab_size   V, the number of ids
     end_of_text  the id of <|endoftext|>, which separates documents. No text encodes to it, not even its own name.
                  None if there is no such id, as in nanoGPT's character datasets
-    special      {text: id} of <|endoftext|>, and of more tokens of that kind if others made the tokenizer
+    special      {text: id} of the tokens that no text encodes to: <|endoftext|>, and in others' tokenizers more
     dtype        of encoded ids: uint16, or uint32 if the vocabulary has more than 65,536
     ===========  =================================================================================================
     """
