@@ -38,6 +38,8 @@ def prepare(threads: int | None) -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # It would have npgpt's files compiled at every start; those of the peers were when pip installed them.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if os.getloadavg()[0] > 0.5:
         say(f"the load average is {os.getloadavg()[0]:.1f}: if something else is running, the figures are worthless")
     return threads

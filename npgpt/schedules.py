@@ -8,7 +8,7 @@ min_lr + (lr - min_lr) f(p), where p goes from 0 to 1:
     constant    f(p) = 1                        the rate stays ``lr``
     wsd         f(p) = 1 - sqrt(p)              ``lr`` up to the last part of the ``steps``, in which it goes down
 
-From step ``steps`` on the rate is ``min_lr``, and ``lr`` if it is constant.
+From step ``steps`` on, and after the warm-up, the rate is ``min_lr``, and ``lr`` if it is constant.
 """
 
 import math

@@ -1,8 +1,10 @@
 """From a path or a name to a checkpoint, and from that to a model."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -103,10 +105,15 @@ def _open_file(path: Path) -> Checkpoint:
 
 
 def make_model(checkpoint: Checkpoint, dtype: DTypeLike = np.float32) -> GPT:
-    """A model with a checkpoint's weights, read tensor by tensor. Raises CheckpointError if one isn't finite."""
+    """A model with a checkpoint's weights, as many tensors read at once as kernels have threads.
+
+    Raises CheckpointError if one isn't finite.
+    """
     model = GPT.empty(checkpoint.config, dtype)
-    tensors = checkpoint.streaming()
-    bad = [name for name, parameter in model.named_parameters() if not tensors[name].copy_to(allocate(parameter))]
+    tensors, parameters = checkpoint.streaming(), dict(model.named_parameters())
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        finite = pool.map(lambda name: tensors[name].copy_to(allocate(parameters[name])), parameters)
+        bad = [name for name, is_finite in zip(parameters, finite, strict=True) if not is_finite]
     checkpoint.release_pages()
     if bad:
         raise CheckpointError(f"{checkpoint.source}: NaN or infinity in {listed(bad)}")

@@ -15,11 +15,13 @@ import pickle
 from functools import cached_property
 from typing import Any
 
+from llvmlite.binding import parse_assembly
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler import CompileResult
 from numba.core.cpu import CPUContext
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import CPUDispatcher, CPUTarget, cpu_target
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 
@@ -61,9 +63,12 @@ def _linked(dispatcher, types, return_type):
 
 
 def load_kernel(code: bytes) -> CompileResult:
-    """A kernel, ready to run, in an engine of its own: there, no function of the same name takes its place."""
+    """A kernel, ready to run, in an engine of its own: there, no function of the same name takes its place.
+
+    It needs Numba's runtime, but none of what the compiler knows about functions, which takes 20 ms for an engine.
+    """
     engine = CPUContext(cpu_target.typing_context, "cpu")
-    engine.refresh()
+    rtsys.initialize(engine)
     return CompileResult._rebuild(engine, *pickle.loads(code))
 
 
@@ -78,10 +83,15 @@ class _Library(JITCodeLibrary):
         self.machine_code = self._codegen._tm.emit_object(self._final_module)
 
     def serialize_using_object_code(self):
-        """What ``CompileResult._reduce`` asks for."""
+        """What ``CompileResult._reduce`` asks for.
+
+        Numba keeps a kernel's IR beside its machine code. Nothing is linked with a kernel, so its names are enough.
+        """
         if self.machine_code is None:
             return self.serialize_using_bitcode()
-        return self.name, "object", (self.machine_code, self._get_module_for_linking().as_bitcode())
+        values = [*self._final_module.functions, *self._final_module.global_variables]
+        names = [f'@"{value.name}" = global i8 0' for value in values if not value.is_declaration]
+        return self.name, "object", (self.machine_code, parse_assembly("\n".join(names)).as_bitcode())
 
     def _optimize_final_module(self):
         """Nothing yet. Numba calls this, and then the next method, when the IR is linked."""

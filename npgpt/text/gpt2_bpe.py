@@ -6,7 +6,7 @@ distribution of openai-whisper (MIT licence).
 """
 
 import re
-from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -31,8 +31,8 @@ _CUT_BEFORE_PUNCTUATION = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~、。，！？：；
 @cache
 def tokens() -> list[bytes]:
     """The bytes of the ids 0 to 50255. A line of the table is base64, a space and the id; the ids are in order."""
-    lines = files("npgpt.text").joinpath("gpt2.tiktoken").read_bytes().splitlines()
-    return [b64decode(line.split()[0]) for line in lines]
+    table = files("npgpt.text").joinpath("gpt2.tiktoken").read_bytes()
+    return [a2b_base64(token) for token in table.split()[::2]]
 
 
 @cache
