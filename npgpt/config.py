@@ -1,7 +1,7 @@
 """GPTConfig, the settings of a model; and the choices and defaults that commands offer. Nothing heavy is imported."""
 
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from math import inf
 from typing import Any
 
 from npgpt.errors import ConfigError
@@ -134,4 +134,5 @@ def _is_whole(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    # isfinite would make a float of a whole number first, and one of 400 digits is too large for that
+    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf

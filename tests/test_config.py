@@ -12,7 +12,7 @@ from npgpt.errors import ConfigError, UserError
 from npgpt.gpt import GPT
 
 NOT_A_SIZE = [0, -1, 2**31, 1.0, 1.5, math.nan, math.inf, True, "1", None, [1], 1j]
-NOT_A_NUMBER = [math.nan, math.inf, -math.inf, True, "0.1", None, [0.1], 1j]
+NOT_A_NUMBER = [math.nan, math.inf, -math.inf, 10**400, True, "0.1", None, [0.1], 1j]
 NOT_A_BOOL = [0, 1, "true", 0.0, []]
 
 WRONG = {

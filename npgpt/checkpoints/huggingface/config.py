@@ -98,7 +98,7 @@ def config_from_huggingface(values: dict, source: str) -> GPTConfig:
         if type(value) not in (int, float):
             raise CheckpointError(f"{source}: {key} must be a number, not {reprlib.repr(value)}")
     if not dropouts[0] == dropouts[1] == dropouts[2]:
-        found = ", ".join(f"{key} = {value:g}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
+        found = ", ".join(f"{key} = {reprlib.repr(value)}" for key, value in zip(_DROPOUTS, dropouts, strict=True))
         said = f"{source}: {found}: npgpt has one dropout for the three. It takes the largest when the model is trained"
         warnings.warn(said, CheckpointWarning, stacklevel=2)
         dropouts = [max(dropouts)]

@@ -95,6 +95,14 @@ def test_of_dropouts_that_differ_the_largest_is_taken():
         assert config_from_huggingface({**RELEASED, "attn_pdrop": 0.3}, "c").dropout == 0.3
 
 
+def test_of_dropouts_that_differ_one_has_400_digits():
+    with pytest.warns(
+        CheckpointWarning, match=r"resid_pdrop = 10+\.\.\.0+, embd_pdrop = 0\.1, attn_pdrop = 0\.1: npgpt"
+    ):
+        with pytest.raises(CheckpointError, match="resid_pdrop must be a number"):
+            config_from_huggingface({**RELEASED, "resid_pdrop": 10**400}, "c")
+
+
 def test_other_spellings():
     values = {key: value for key, value in TINY.items() if key not in ("n_embd", "n_head", "n_layer", "n_positions")}
     assert config_from_huggingface(values, "x").block_size == 6  # n_ctx
@@ -112,6 +120,10 @@ BAD_CONFIGS = {
     "activation long": ({"activation_function": "x" * 10**5}, "activation_function is 'xxxxxx"),
     "dropouts differ, one is text": ({"attn_pdrop": 0.0, "resid_pdrop": "0"}, "resid_pdrop must be a number"),
     "dropout text": (dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "0"), "resid_pdrop must be a number"),
+    "dropout of 400 digits": (
+        dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 10**400),
+        "resid_pdrop must be",
+    ),
     "heads do not divide": ({"n_head": 3}, "n_embd must be divisible by n_head: 8 is not divisible by 3"),
     "heads disagree": ({"num_attention_heads": 4}, "n_head and num_attention_heads mean the same"),
     "layers a list": ({"n_layer": [1] * 10**5}, "n_layer must be a whole number of at least 1, not \\[1, 1"),
