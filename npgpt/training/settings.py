@@ -1,6 +1,7 @@
 """TrainSettings: all that ``python -m npgpt.train`` can be asked. Nothing heavy is imported."""
 
 import math
+import reprlib
 from argparse import ArgumentTypeError
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
@@ -242,7 +243,7 @@ def check_values(values: dict[str, Any]) -> None:
     for name, value in values.items():
         type = known.get(name)
         if type is None:
-            raise ConfigError(f"unknown setting of a run: {name!r}")
+            raise ConfigError(f"unknown setting of a run: {name[:100]!r}")
         if type in (bool, str):
             good = isinstance(value, type)
         else:
@@ -251,4 +252,4 @@ def check_values(values: dict[str, Any]) -> None:
             except (ArgumentTypeError, ValueError):
                 good = False
         if not good:
-            raise ConfigError(f"setting {name} can't be {value!r}")
+            raise ConfigError(f"setting {name} can't be {reprlib.repr(value)}")

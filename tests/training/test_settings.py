@@ -104,6 +104,13 @@ def test_a_stored_value_that_can_not_be(name, value):
         TrainSettings.from_dict({name: value})
 
 
+def test_a_stored_value_of_any_length_is_refused_in_a_line():
+    for values in ({"lr": "9" * 10**5}, {"lr": [[1] * 100] * 100}, {"x" * 10**5: 1}):
+        with pytest.raises(ConfigError) as caught:
+            TrainSettings.from_dict(values)
+        assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
