@@ -38,10 +38,15 @@ def read_table(file: MappedFile) -> Iterator[tuple[bytes, bytes]]:
     footer = file.take(file.size - _FOOTER, 40, "footer")
     _, _, used = _handle(footer, 0, f"{file.path}: footer")
     offset, size, _ = _handle(footer, used, f"{file.path}: footer")
-    last = None
+    last, end = None, 0
     for number, (_, where) in enumerate(_entries(_block(file, offset, size, "index block"), f"{file.path}: index")):
         what = f"block {number}"
         offset, size, _ = _handle(where, 0, f"{file.path}: index: {what}")
+        if offset < end:  # one large block, named 100,000 times, would be read as often
+            raise CheckpointError(
+                f"{file.path}: {what}: it begins at byte {offset:,}, and the one before ends at {end:,}"
+            )
+        end = offset + size + _TRAILER
         for key, value in _entries(_block(file, offset, size, what), f"{file.path}: {what}"):
             if last is not None and key <= last:
                 raise CheckpointError(f"{file.path}: {what}: key {key[:100]!r} is not after {last[:100]!r}")

@@ -54,6 +54,14 @@ BAD_TABLES = {
     "a block beyond the end": (one(*A, index=block((b"z", handle(0, 2**50)))), "block 0: bytes 0 to 1,125"),
     "a block twice": (
         one(*A, index=block(*[(key, handle(0, len(block(*A)))) for key in (b"y", b"z")])),
+        "block 1: it begins at byte 0, and the one before ends at 41",
+    ),
+    "a block without entries twice": (
+        table((b"a", block()), index=block(*[(key, handle(0, len(block()))) for key in (b"y", b"z")])),
+        "block 1: it begins at byte 0, and the one before ends at",
+    ),
+    "a key before the last block's": (
+        table((b"a", block(*A)), (b"b", block(*A))),
         "block 1: key b'' is not after b'apricot'",
     ),
     "a first key that shares": (one((3, b"a", b"")), "block 0: damaged before byte 3: a key or a value"),
