@@ -7,6 +7,7 @@ Source: Radford et al. 2019, section 2.2; the characters are those of openai/gpt
 """
 
 from functools import cache
+from heapq import heappop, heappush
 
 from npgpt.errors import TokenizerError
 
@@ -48,11 +49,36 @@ def spelled_merges(tokens: tuple[bytes, ...]) -> list[str]:
 
 
 def _encoded(token: bytes, ranks: dict[bytes, int], end: int) -> list[bytes]:
-    """The parts that byte-pair encoding leaves, with the tokens of ranks before ``end``."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 1:
-        best, place = min((ranks.get(parts[i] + parts[i + 1], end), i) for i in range(len(parts) - 1))
-        if best >= end:
-            break
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    """The parts that byte-pair encoding leaves, with the tokens of ranks before ``end``.
+
+    Pairs of neighbours wait in a heap, so that a stranger's tokens of a thousand bytes cost no more a byte than others.
+    """
+    size = len(token)
+    ends = [*range(1, size + 1), size + 1]  # of the part that begins at each byte; size: none begins there any more
+    before = list(range(-1, size))  # where the part before the one that begins at each byte begins
+    pairs: list[tuple[int, int, int]] = []
+
+    def add(begin, stop):
+        rank = ranks.get(token[begin:stop], end)
+        if rank < end:
+            heappush(pairs, (rank, begin, stop))
+
+    for i in range(size - 1):
+        add(i, i + 2)
+    while pairs:
+        _, begin, stop = heappop(pairs)
+        middle = ends[begin]
+        if ends[middle] != stop:  # one of the two has become a part of another
+            continue
+        ends[begin], ends[middle] = stop, size
+        if begin > 0:
+            add(before[begin], stop)
+        if stop < size:
+            before[stop] = begin
+            add(begin, ends[stop])
+    parts = []
+    begin = 0
+    while begin < size:
+        parts.append(token[begin : ends[begin]])
+        begin = ends[begin]
     return parts

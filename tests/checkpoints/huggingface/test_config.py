@@ -96,11 +96,13 @@ def test_of_dropouts_that_differ_the_largest_is_taken():
 
 
 def test_of_dropouts_that_differ_one_has_400_digits():
-    with pytest.warns(
-        CheckpointWarning, match=r"resid_pdrop = 10+\.\.\.0+, embd_pdrop = 0\.1, attn_pdrop = 0\.1: npgpt"
+    with (
+        pytest.warns(
+            CheckpointWarning, match=r"resid_pdrop = 10+\.\.\.0+, embd_pdrop = 0\.1, attn_pdrop = 0\.1: npgpt"
+        ),
+        pytest.raises(CheckpointError, match="resid_pdrop must be a number"),
     ):
-        with pytest.raises(CheckpointError, match="resid_pdrop must be a number"):
-            config_from_huggingface({**RELEASED, "resid_pdrop": 10**400}, "c")
+        config_from_huggingface({**RELEASED, "resid_pdrop": 10**400}, "c")
 
 
 def test_other_spellings():
