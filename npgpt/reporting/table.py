@@ -6,7 +6,7 @@ import numpy as np
 
 from npgpt.reporting.record import Record
 
-ROWS = 4096  # at a time
+CELLS = 2**18  # at a time
 
 
 def table(record: Record) -> Iterator[str]:
@@ -17,24 +17,35 @@ def table(record: Record) -> Iterator[str]:
     parts = [("", record.train), ("", record.evals)]
     parts += [(f"{name}.", getattr(record, name)) for name in ("gradient", "weight", "activation")]
     steps = np.unique(np.concatenate([part["step"] for _, part in parts]))
-    columns: dict[str, np.ndarray] = {}
+    # Of each column the places and values that are known: full ones may be a hundred times as large as the record.
+    columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for prefix, part in parts:
         rows = np.searchsorted(steps, part["step"])
         for name in part:
             if name != "step":
-                column = columns.setdefault(_named(prefix + name), np.full(len(steps), np.nan))
-                known = ~np.isnan(part[name])
-                column[rows[known]] = part[name][known]
+                values = part[name]
+                known = ~np.isnan(values)
+                columns.setdefault(_named(prefix + name), []).append((rows[known], values[known]))
     yield ",".join(["step", *columns]) + "\n"
-    for begin in range(0, len(steps), ROWS):
-        some = slice(begin, begin + ROWS)
-        for row in zip(*(column[some].tolist() for column in (steps, *columns.values())), strict=True):
-            yield ",".join(map(_shown, row)) + "\n"
+    count = max(1, CELLS // (1 + len(columns)))
+    for begin in range(0, len(steps), count):
+        some = steps[begin : begin + count]
+        cells = (_cells(column, begin, len(some)) for column in columns.values())
+        for row in zip(map(_shown, some.tolist()), *cells, strict=True):
+            yield ",".join(row) + "\n"
+
+
+def _cells(column, begin, count):
+    """A column's cells in the rows from ``begin`` on."""
+    cells = [""] * count
+    for rows, values in column:
+        first, last = np.searchsorted(rows, (begin, begin + count))
+        for row, value in zip((rows[first:last] - begin).tolist(), values[first:last].tolist(), strict=True):
+            cells[row] = _shown(value)
+    return cells
 
 
 def _shown(value):
-    if value != value:  # NaN
-        return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 from helpers.commands import RUN, command, train
 
@@ -55,3 +56,21 @@ def test_names_from_strangers_are_no_formulas(tmp_path):
     heading, row = table(read_record(write_run(tmp_path / "run", lines)))
     assert heading == "step,val_loss,_1_1,gradient._cmd____C_calc__A0,gradient.a_b,gradient.c_d_,gradient.-x\n"
     assert row == "1,1,2,1,2,3,4\n"
+
+
+def test_columns_that_are_nearly_empty_take_no_memory(tmp_path):
+    """A stranger's lines of thirty bytes can make 400 columns of each kind longer."""
+    wide = {f"h.{i}": 0.5 for i in range(399)}
+    lines = [{"kind": "train", "step": step, "loss": 1.5} for step in range(1500)]
+    record = read_record(
+        write_run(tmp_path / "run", [{"kind": "layers", "step": 7, "gradient": wide, "weight": wide}, *lines])
+    )
+    tracemalloc.start()
+    try:
+        found = [line.rstrip(",\n") for line in table(record)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found[1:3] == ["0,1.5", "1,1.5"]
+    assert found[8] == "7,1.5" + 798 * ",0.5"
+    assert peak < 8e6  # all cells as numbers take 9.6e6
