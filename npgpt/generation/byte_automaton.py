@@ -279,14 +279,18 @@ class ByteAutomaton:
         """Fill in a state's row of the table."""
         if self._expanded[number]:
             return
-        moves = {}  # the arcs behind each byte
+        places = {}  # of each trie: a class that is repeated has hundreds
         for trie, after in self._states[number]:
+            places.setdefault(trie, []).append(after)
+        moves = {}  # what is behind each byte: the rest of a trie, and the trie
+        for trie in places:
             for byte, rest in trie.edges.items():
-                moves.setdefault(byte, []).append((rest, after))
+                moves.setdefault(byte, []).append((rest, trie))
         known = {}  # most bytes lead to the same state as others
-        for byte, arcs in moves.items():
-            key = tuple(arcs)
+        for byte, found in moves.items():
+            key = tuple(found)
             if key not in known:
+                arcs = [(rest, after) for rest, trie in found for after in places[trie]]
                 known[key] = self._number(self._closure(arcs))
             self._table[number, byte] = known[key]
         self._expanded[number] = True

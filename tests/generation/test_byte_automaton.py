@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.errors import ConfigError
-from npgpt.generation.byte_automaton import CODE_POINTS, DEAD, MAX_PLACES, ByteAutomaton, Trie
+from npgpt.generation.byte_automaton import CODE_POINTS, DEAD, EMPTY, MAX_PLACES, ByteAutomaton, Repeat, Strings, Trie
 from npgpt.generation.regular_expression import parse
 
 # One, two, three and four bytes of UTF-8; digits and spaces of other scripts; what has a meaning in an expression.
@@ -229,3 +229,19 @@ def test_of_strings_keeps_strings_that_begin_alike_apart():
     assert trie.edges[ord("a")].final
     assert trie.edges[ord("a")].edges.keys() == {ord("b")}
     assert not trie.final
+
+
+def test_a_class_that_is_repeated_is_looked_at_once_in_a_state():
+    """A state has as many arcs as the class is repeated, and letters of all scripts begin with 150 bytes."""
+    looks = []
+
+    class Edges(dict):
+        def items(self):
+            looks.append(self)
+            return super().items()
+
+    letter = Strings(Trie(Edges({ord("a"): EMPTY})))
+    automaton = ByteAutomaton(Repeat(Repeat(letter, 0, 1), 0, 500))
+    assert len(automaton.start) == 501
+    assert len(automaton.read(automaton.start, b"a")) == 500  # one letter less
+    assert len(looks) == 1
