@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from npgpt.commandline import Parser
 from npgpt.errors import UserError
@@ -47,6 +48,11 @@ def main() -> int:
         return _serve(settings, socket, stop)
 
 
+def name_of(path: Path) -> str:
+    """What a model is called if nobody says it: as its folder or file, whose bytes may be no text on Linux."""
+    return path.resolve().name.encode(errors="replace").decode()
+
+
 def _serve(settings, socket, starting) -> int:
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
@@ -58,7 +64,7 @@ def _serve(settings, socket, starting) -> int:
     from npgpt.serving.server import Server
 
     path, checkpoint = open_model(settings)
-    settings = replace(settings, name=settings.name or path.resolve().name)
+    settings = replace(settings, name=settings.name or name_of(path))
     tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
     compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     model = make_model(checkpoint)

@@ -119,7 +119,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self.path.resolve().name.encode(errors="replace").decode()  # on Linux its bytes may be no text
 
     def add(self, line: dict[str, Any]) -> bool:
         """Take what a line of metrics.jsonl says; False if it says nothing that is known."""

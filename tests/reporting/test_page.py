@@ -1,7 +1,9 @@
 """report.html as text: one file, of bounded size, whose data can't become markup."""
 
 import json
+import os
 import re
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -84,6 +86,14 @@ def test_what_has_no_tokens_and_no_time_takes_those_of_the_steps_around(tmp_path
 def test_the_title_names_up_to_four_runs(tmp_path, count, title):
     records = [read_record(write_run(tmp_path / f"run {i}", lines_of_a_run())) for i in range(count)]
     assert f"<title>{title}: training report</title>" in page(records)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    """It can be reached by another name: report . in it, or by a link."""
+    write_run(tmp_path / os.fsdecode(b"a\xff"), lines_of_a_run())
+    (tmp_path / "run").symlink_to(os.fsdecode(b"a\xff"))
+    assert "<title>a?: training report</title>" in page([read_record(tmp_path / "run")]).encode().decode()
 
 
 @pytest.mark.parametrize("lines", [[{"kind": "eval", "step": 0, "val_loss": 1.0}], [{"kind": "train", "step": 1}]])
