@@ -1,6 +1,7 @@
 """An adapter by itself: what it is, and its arrays, apart from any model."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -38,7 +39,8 @@ class LoRAConfig:
         for name, kind, converted in (("rank", Integral, int), ("alpha", Real, float), ("dropout", Real, float)):
             value = getattr(self, name)
             if isinstance(value, kind) and not isinstance(value, bool):  # NumPy's numbers, too
-                object.__setattr__(self, name, converted(value))
+                with suppress(OverflowError):  # a whole number of 400 digits stays one, and is refused below
+                    object.__setattr__(self, name, converted(value))
         if isinstance(self.targets, str):
             raise ConfigError(f"an adapter's targets are several names: ({self.targets!r},)")
         if type(self.rank) is not int or not 1 <= self.rank <= MAX_RANK:

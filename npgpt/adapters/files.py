@@ -105,7 +105,7 @@ def _of_run(file: MappedFile, tensors: Mapping[str, LazyTensor], metadata: dict[
     try:
         config = LoRAConfig.from_file(rank, alpha, dropout, targets)
     except ConfigError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        raise CheckpointError(f"{source}: {str(error)[:200]}") from None
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(runs.OPTIMIZER)}
     for name, tensor in own.items():
         check_tensor(name, tensor.numpy(), sums, file.path)

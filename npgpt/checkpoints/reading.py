@@ -22,6 +22,8 @@ from npgpt.errors import CheckpointError
 from npgpt.gpt import GPT
 from npgpt.layers import allocate
 
+MAX_ADAPTERS = 10  # one beside the other; each costs time whenever a matrix is read
+
 
 def load(path: str | Path, dtype: DTypeLike = np.float32, checkpoint: str = "last") -> GPT:
     """Make the model that is stored at ``path`` (what that can be: ``open_checkpoint``), with parameters of ``dtype``.
@@ -68,6 +70,8 @@ def _find(path, checkpoint, above):
         if adapter is not None:
             if adapter.source in above:
                 raise CheckpointError(f"{adapter.source}: the adapter is its own base")
+            if len(above) >= MAX_ADAPTERS:
+                raise CheckpointError(f"more than {MAX_ADAPTERS} adapters, each the base of the one before")
             base = open_base(adapter, lambda name: _find(name, "last", (*above, adapter.source)))
             return with_adapter(base, adapter)
         if exists:

@@ -1,6 +1,7 @@
 """Files of adapters from strangers: what is read, and what is refused, with the file and the reason."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from helpers.mutations import mutated, refusal
 
 from npgpt.adapters import find_adapter, open_adapter, write_peft
 from npgpt.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
+from npgpt.checkpoints import find_checkpoint
+from npgpt.checkpoints.reading import MAX_ADAPTERS
 from npgpt.checkpoints.safetensors import read_safetensors, write_safetensors
 from npgpt.errors import CheckpointError
 
@@ -89,7 +92,9 @@ REFUSED = {
     "r": (3, "with 3 rows, which is the rank"),
     "lora_alpha": ("16", "alpha must be a number"),
     "lora_alpha ": (0, "alpha must be a number above 0"),
+    "lora_alpha  ": (10**400, "alpha must be a number above 0"),
     "lora_dropout": (1.5, "dropout must be from 0"),
+    "lora_dropout ": (10**400, "dropout must be from 0"),
     "base_model_name_or_path": (7, "base_model_name_or_path: a name was expected"),
 }
 
@@ -102,6 +107,16 @@ def test_settings_that_change_what_is_computed(folder, key):
         read_peft(folder)
     assert words in str(error.value)
     assert str(folder) in str(error.value)
+
+
+def test_adapters_that_are_bases_of_one_another(tmp_path):
+    """A folder of a few kilobytes may hold a thousand."""
+    for i in range(MAX_ADAPTERS + 2):
+        write_peft(tmp_path / str(i), replace(random_adapter(2), base=str(tmp_path / str(i - 1))))
+    with pytest.raises(CheckpointError, match=r"base can't be opened: .*-1: there is no such file or folder"):
+        find_checkpoint(tmp_path / str(MAX_ADAPTERS - 1))
+    with pytest.raises(CheckpointError, match="more than 10 adapters"):
+        find_checkpoint(tmp_path / str(MAX_ADAPTERS + 1))
 
 
 NAME = f"{PREFIX}h.0.attn.c_attn.lora_A.weight"

@@ -307,6 +307,8 @@ def renamed(new):
     (described(rank=2), "which is the rank, and is F32"),
     (described(rank="3"), "rank must be a whole number"),
     (described(alpha=-6.0), "alpha must be a number above 0"),
+    (described(rank=[0] * 10**5), "rank must be a whole number"),
+    (described(alpha=10**400), "alpha must be a number above 0"),
     (described(alpha=0), "alpha must be a number above 0"),
     (described(base_format="f31"), "an adapter's description was expected"),
     (described(checksum=...), "an adapter's description was expected"),

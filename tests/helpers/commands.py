@@ -74,6 +74,7 @@ def assert_refused(ended: Ended, *words):
     assert ended.out == ""
     assert 1 <= ended.err.count("\n") <= 3, ended.err
     assert ended.err.endswith("\n")
+    assert len(ended.err) < 2000  # whatever a stranger's file has
     assert "Traceback" not in ended.err
     for word in words:
         assert str(word) in ended.err
