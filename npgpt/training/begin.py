@@ -20,7 +20,15 @@ from npgpt.text.tokenizers import Tokenizer
 from npgpt.training import plan as defaults
 from npgpt.training.budget import choose_preset
 from npgpt.training.data import TrainingData
-from npgpt.training.folder import NOT_SAVED, check_free, create_run, is_unfinished, locked, write_run_config
+from npgpt.training.folder import (
+    NOT_SAVED,
+    check_free,
+    check_links,
+    create_run,
+    is_unfinished,
+    locked,
+    write_run_config,
+)
 from npgpt.training.log import log
 from npgpt.training.memory import resident_bytes
 from npgpt.training.plan import Plan
@@ -85,6 +93,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
     if is_unfinished(folder):
         raise RunError(f"{folder} {NOT_SAVED}, and begin anew")
     runs.read_run_config(folder)  # raises CheckpointError if it isn't a run
+    check_links(folder)
     with locked(folder):
         yield _resume(folder, given)
 
@@ -97,6 +106,8 @@ def _resume(folder, given) -> Run:
     _check_texts(settings)
     tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = run_states.load_newest(folder)
+    if path.name != runs.LAST_FILE:
+        check_links(folder, [runs.LAST_FILE])
     data = TrainingData(settings, tokenizer, plan.context)
     resolved = settings.resolve(len(data.windows), plan.context, data.beginning)
     is_planned_anew = plan.time_budget and not resolved.time_budget  # the run ended before its steps were chosen

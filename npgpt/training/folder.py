@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoints.runs import CONFIG_FILE, RUN_FORMAT
+from npgpt.adapters import peft
+from npgpt.checkpoints.runs import BEST_FILE, CONFIG_FILE, METRICS_FILE, RUN_FORMAT
 from npgpt.checkpoints.shared.atomic import checkpoint_file
 from npgpt.config import GPTConfig
 from npgpt.errors import RunError
@@ -17,6 +18,7 @@ from npgpt.shell import quoted
 from npgpt.training.plan import Plan
 
 LOCK_FILE = ".lock"
+WRITTEN = (LOCK_FILE, CONFIG_FILE, METRICS_FILE, BEST_FILE, peft.CONFIG_FILE, peft.WEIGHTS_FILE)
 NOT_SAVED = "holds a run that has not saved itself yet; if it was killed, remove that folder"
 
 
@@ -79,12 +81,23 @@ def write_run_config(
         file.write(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
+def check_links(run: Path, names: Iterable[str] = WRITTEN) -> None:
+    """Raise RunError if a file that training writes is a link: a stranger's run would write to any file of the user's.
+
+    last.safetensors may be one, to another disk, if the run goes on from it.
+    """
+    for path in (run / name for name in names):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link, and training would write to {os.path.realpath(path)}: remove the link")
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Only one process at a time is within ``with locked(run):``. Raises RunError, which names the other one.
 
     The operating system drops the lock when the process ends, however it ends. The file stays, and means nothing then.
     """
+    check_links(run, [LOCK_FILE])
     try:
         file = open(run / LOCK_FILE, "a+", encoding="ascii", errors="replace")  # noqa: SIM115
     except OSError as error:

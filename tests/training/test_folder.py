@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from conftest import TEXT
-from helpers.commands import QUICK, refused, train
+from helpers.commands import QUICK, assert_refused, command, refused, train
 
 from npgpt.checkpoints import runs
 from npgpt.errors import RunError
@@ -65,6 +65,50 @@ def test_a_lock_is_for_one_process_and_names_it(tmp_path):
 def test_a_lock_where_nothing_can_be_written(tmp_path):
     with pytest.raises(RunError, match="none: can't be written to: No such file"), locked(tmp_path / "none"):
         pass
+
+
+def test_nothing_is_written_through_a_link_in_a_strangers_folder(tmp_path):
+    """Resuming empties the lock and takes lines from metrics.jsonl, so they would be any file of the user's."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, _ = train(tmp_path, "text.txt", *QUICK, "--out", "run")
+    resume = ("train", "--resume", "run", "--max-steps", 4)
+    (tmp_path / "mine").write_text("mine")
+    for name in folder.WRITTEN:
+        if name == runs.CONFIG_FILE:
+            continue
+        whole = (run / name).read_bytes() if (run / name).exists() else None
+        for target in ("mine", "gone"):
+            (run / name).unlink(missing_ok=True)
+            (run / name).symlink_to(tmp_path / target)
+            words = f"run/{name} is a link, and training would write to {tmp_path / target}"
+            assert_refused(command(*resume, cwd=tmp_path), words)
+        (run / name).unlink()
+        if whole is not None:
+            (run / name).write_bytes(whole)
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "config").write_bytes((run / runs.CONFIG_FILE).read_bytes())
+    (run / runs.CONFIG_FILE).unlink()
+    (run / runs.CONFIG_FILE).symlink_to(tmp_path / "config")
+    refused(*resume, cwd=tmp_path, words=["run/config.json is a link"])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / folder.LOCK_FILE).symlink_to(tmp_path / "mine")
+    refused("train", "text.txt", *QUICK, "--out", "new", cwd=tmp_path, words=["new/.lock is a link"])
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_the_last_state_may_be_a_link_if_the_run_goes_on_from_it(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, _ = train(tmp_path, "text.txt", *QUICK, "--out", "run")
+    (run / "last.safetensors").rename(tmp_path / "disk")
+    (run / "last.safetensors").symlink_to(tmp_path / "disk")
+    assert command("train", "--resume", "run", "--max-steps", 3, cwd=tmp_path).code == 0
+    assert (run / "last.safetensors").is_symlink()
+    for target in ("text.txt", "gone"):  # then step-000002.safetensors is what it goes on from
+        (run / "last.safetensors").unlink()
+        (run / "last.safetensors").symlink_to(tmp_path / target)
+        ended = command("train", "--resume", "run", "--max-steps", 4, cwd=tmp_path)
+        assert_refused(ended, "run/last.safetensors is a link")
+    assert (tmp_path / "text.txt").read_text() == TEXT
 
 
 def test_a_folder_that_can_not_be_made_is_refused_before_the_text_is_read(tmp_path):
