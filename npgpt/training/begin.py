@@ -23,7 +23,7 @@ from npgpt.training.data import TrainingData
 from npgpt.training.folder import (
     NOT_SAVED,
     check_free,
-    check_links,
+    check_written,
     create_run,
     is_unfinished,
     locked,
@@ -93,7 +93,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Iterator[Run]:
     if is_unfinished(folder):
         raise RunError(f"{folder} {NOT_SAVED}, and begin anew")
     runs.read_run_config(folder)  # raises CheckpointError if it isn't a run
-    check_links(folder)
+    check_written(folder)
     with locked(folder):
         yield _resume(folder, given)
 
@@ -107,7 +107,7 @@ def _resume(folder, given) -> Run:
     tokenizer = read_tokenizer(folder / runs.TOKENIZER_FILE)
     path, weights, moments, state = run_states.load_newest(folder)
     if path.name != runs.LAST_FILE:
-        check_links(folder, [runs.LAST_FILE])
+        check_written(folder, [runs.LAST_FILE])
     data = TrainingData(settings, tokenizer, plan.context)
     resolved = settings.resolve(len(data.windows), plan.context, data.beginning)
     is_planned_anew = plan.time_budget and not resolved.time_budget  # the run ended before its steps were chosen

@@ -81,14 +81,17 @@ def write_run_config(
         file.write(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
-def check_links(run: Path, names: Iterable[str] = WRITTEN) -> None:
+def check_written(run: Path, names: Iterable[str] = WRITTEN) -> None:
     """Raise RunError if a file that training writes is a link: a stranger's run would write to any file of the user's.
 
-    last.safetensors may be one, to another disk, if the run goes on from it.
+    Neither may it be a pipe, which may never end. last.safetensors may be a link, to another disk, if the run goes on
+    from it.
     """
     for path in (run / name for name in names):
         if path.is_symlink():
             raise RunError(f"{path} is a link, and training would write to {os.path.realpath(path)}: remove the link")
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is not a file, and training would write to it: remove it")
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def locked(run: Path) -> Iterator[None]:
 
     The operating system drops the lock when the process ends, however it ends. The file stays, and means nothing then.
     """
-    check_links(run, [LOCK_FILE])
+    check_written(run, [LOCK_FILE])
     try:
         file = open(run / LOCK_FILE, "a+", encoding="ascii", errors="replace")  # noqa: SIM115
     except OSError as error:

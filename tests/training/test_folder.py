@@ -86,6 +86,10 @@ def test_nothing_is_written_through_a_link_in_a_strangers_folder(tmp_path):
         if whole is not None:
             (run / name).write_bytes(whole)
     assert not (tmp_path / "gone").exists()
+    (run / runs.METRICS_FILE).unlink()
+    (run / runs.METRICS_FILE).mkdir()  # as would be a pipe
+    assert_refused(command(*resume, cwd=tmp_path), "run/metrics.jsonl is not a file")
+    (run / runs.METRICS_FILE).rmdir()
     (tmp_path / "config").write_bytes((run / runs.CONFIG_FILE).read_bytes())
     (run / runs.CONFIG_FILE).unlink()
     (run / runs.CONFIG_FILE).symlink_to(tmp_path / "config")

@@ -109,7 +109,7 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a stranger's pipe of such a name would never open
     try:
         with suppress(OSError) if wait else nullcontext():  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

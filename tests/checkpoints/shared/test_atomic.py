@@ -123,6 +123,15 @@ def test_without_locks_what_another_may_be_writing_stays(tmp_path, monkeypatch, 
     assert (other / "half").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_that_is_called_like_a_leftover_is_not_waited_for(tmp_path):
+    """It may be in a stranger's folder."""
+    os.mkfifo(tmp_path / ".a.0123abcd.npgpt-tmp")
+    with atomic_write(tmp_path / "a") as file:
+        file.write(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_other_files_are_left_alone(tmp_path):
     others = [".a.bin.swp", ".b.bin.0123.npgpt-tmp", "a.bin.npgpt-tmp"]
     for name in others:
