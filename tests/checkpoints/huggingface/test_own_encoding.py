@@ -138,7 +138,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_what_our_encoder_would_do_otherwise_is_unknown(tmp_path, case, monkeypatch):
-    monkeypatch.setattr(reading, "_MAX_WORK", 1_000_000)
+    monkeypatch.setattr(reading, "_MAX_LENGTH", 10_000)
     how = UNKNOWN[case]
     own_folder(tmp_path, **({} if callable(how) else how))
     if callable(how):
