@@ -298,7 +298,7 @@ MUTANTS = [
     Mutant("beam._in_rows", "cache.copy_rows(parent, [row])", "pass", "a beam's row holds another text"),
     # Checkpoints: what is shared
     Mutant("check_can_write", "os.path.lexists(path)", "False", "an existing file overwritten"),
-    Mutant("checkpoints.reading.make_model", "not tensors[name].copy_to(allocate(parameter))", "tensors[name].copy_to(allocate(parameter)) is None", "NaN in a weight is loaded"),
+    Mutant("checkpoints.reading.make_model", "not is_finite", "is_finite is None", "NaN in a weight is loaded"),
     Mutant("open_checkpoint", "check_fit(found.config, found.tensors, found.source)", "pass", "the configuration not compared with the tensors"),
     Mutant("LazyTensor.chunks", "range(0, rows, step)", "range(0, rows - rows % step or rows, step)", "the last piece left out"),
     Mutant("f32_to_bf16", "bits + (0x7FFF + odd)", "bits", "bfloat16 cut off, not rounded"),

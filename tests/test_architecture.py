@@ -52,6 +52,7 @@ ORDER = [
 LATE = {("gpt", "generation"), ("generation.decoder", "generation.stream")}
 
 NEEDED = {"numpy", "numba", "tiktoken", "tqdm"}
+USE_LLVM = "kernels.machine.", "kernels.compiler"
 EXTRAS = {"torch", "transformers", "safetensors", "huggingface_hub", "gguf", "matplotlib", "tensorboard", "mpi4py"}
 EXTRAS |= {"ipywidgets", "pytest", "hypothesis"}
 # {package: (its extra, the module that imports it, where it is used)}
@@ -157,18 +158,18 @@ def test_every_module_in_order_exists():
 
 @pytest.mark.parametrize("module", [m for m in modules() if m.split(".")[0] == "kernels"])
 def test_kernels_know_numpy_and_numba_only(module):
-    machine = {"llvmlite"} if module.startswith("kernels.machine.") else set()
+    llvm = {"llvmlite"} if module.startswith(USE_LLVM) else set()
     for name in imports(module):
         top = name.split(".")[0]
         if top == "npgpt":
             assert name == "npgpt.errors" or name.startswith("npgpt.kernels.")
         else:
-            assert top in {"numpy", "numba"} | machine | sys.stdlib_module_names
+            assert top in {"numpy", "numba"} | llvm | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", modules())
-def test_only_kernels_machine_uses_llvmlite_and_ctypes(module):
-    if not module.startswith("kernels.machine."):
+def test_only_kernels_machine_and_the_compiler_use_llvmlite_and_ctypes(module):
+    if not module.startswith(USE_LLVM):
         assert not {"llvmlite", "ctypes"} & {name.split(".")[0] for name in imports(module)}
 
 
