@@ -16,7 +16,7 @@ from npgpt.checkpoints.nanogpt import config_from_nanogpt
 from npgpt.errors import CheckpointError, DataError, TokenizerError
 from npgpt.gpt import parameter_shapes
 from npgpt.text.corpus import read_corpus
-from npgpt.text.tokenizers import CharTokenizer
+from npgpt.text.tokenizers import CharTokenizer, GPT2Tokenizer
 
 ARGS = {"n_layer": 3, "n_head": 2, "n_embd": 8, "block_size": 6, "bias": True, "vocab_size": 11, "dropout": 0.1}
 
@@ -95,6 +95,13 @@ def test_what_is_there_is_named(tmp_path, torch):
         state["transformer.h.2.mlp.c_proj.weight"].numpy().T,
     )
     assert opened.tokenizer is None
+
+
+@pytest.mark.parametrize(("vocab_size", "known"), [(50257, True), (50304, True), (50303, False)])
+def test_gpt2s_vocabulary_may_be_filled_up(tmp_path, torch, vocab_size, known):
+    state, args = nanogpt(torch, n_layer=1, n_head=1, n_embd=2, vocab_size=vocab_size)
+    torch.save({"model": state, "model_args": args}, tmp_path / "a")
+    assert isinstance(open_checkpoint(tmp_path / "a").tokenizer, GPT2Tokenizer) == known
 
 
 def test_a_head_that_is_not_tied(tmp_path, torch):

@@ -112,6 +112,8 @@ def test_other_spellings():
     config = config_from_huggingface(values, "x")
     assert (config.n_embd, config.n_head, config.n_layer, config.block_size) == (8, 4, 3, 7)
     assert config_from_huggingface({**TINY, "n_ctx": 3, "hidden_size": 8}, "x").block_size == 6
+    for name, activation in (("gelu_pytorch_tanh", "gelu_new"), ("gelu", "gelu"), ("relu", "relu")):
+        assert config_from_huggingface({**TINY, "activation_function": name}, "x").activation == activation
 
 
 BAD_CONFIGS = {

@@ -317,13 +317,29 @@ def test_a_mistyped_path_is_not_asked_for_on_the_hub(server, tmp_path, monkeypat
     assert server.requests == []
 
 
-@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_the_hub_is_not_asked(server, files, cache, monkeypatch, variable):
-    monkeypatch.setenv(variable, "1")
+@pytest.mark.parametrize(("variable", "value"), [("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "True")])
+def test_offline_the_hub_is_not_asked(server, files, cache, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
     assert f"\n{variable} is set: unset it to download the model; or put its config.json and" in message()
     put_in_cache(cache, NAME, files)
     assert_the_model()
     assert server.requests == []
+
+
+def test_a_hub_without_a_tokenizer_is_asked_once(server, files):
+    del files["vocab.json"]
+    snapshot = find(NAME)
+    number = len(server.requests)
+    assert find(NAME) == snapshot
+    assert len(server.requests) == number
+
+
+def test_what_is_there_already_needs_no_room_again(server, cache, files, monkeypatch):
+    partial = unfinished(cache, files)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(files["model.safetensors"][:-900])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert_the_model()
 
 
 def test_a_disk_that_is_too_small(server, cache, monkeypatch):
