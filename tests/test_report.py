@@ -94,7 +94,22 @@ def test_its_cost_is_bounded(tmp_path, monkeypatch):
     assert written == [100, pytest.approx(151, abs=1), pytest.approx(202, abs=2), pytest.approx(253, abs=2)]
 
 
-def test_a_report_that_can_not_be_written_ends_nothing(tmp_path, capsys):
+def test_a_quick_one_is_written_every_ten_seconds(tmp_path, monkeypatch):
+    clock, written = {"now": 100.0}, []
+    monkeypatch.setattr(reporter.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(reporter, "write_report", lambda run: written.append(clock["now"]))
+    report = Reporter(tmp_path)
+    while clock["now"] < 125:
+        report.update()
+        clock["now"] += 1
+    assert written == [100, 110, 120]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_report_that_can_not_be_written_ends_nothing(tmp_path, capsys, monkeypatch, full):
+    if full:
+        error = OSError(28, "No space left on device")
+        monkeypatch.setattr(reporter, "write_report", lambda run: (_ for _ in ()).throw(error))
     report = Reporter(tmp_path / "gone")
     report.write()  # there is nothing to write yet
     assert capsys.readouterr().err == ""

@@ -17,7 +17,7 @@ from npgpt.config import PRESETS
 from npgpt.errors import ConfigError
 from npgpt.gpt import parameter_count, parameter_shapes
 from npgpt.kernels.precision import get_matmul_precision
-from npgpt.training import begin, budget, execute, rehearsal
+from npgpt.training import begin, budget, execute, memory, rehearsal
 from npgpt.training.budget import choose_preset, choose_steps
 from npgpt.training.memory import available_bytes, resident_bytes, step_bytes
 from npgpt.training.pace import Pace
@@ -220,6 +220,12 @@ def test_what_the_system_says_of_memory():
     assert 20e6 < resident_bytes() < 1.1 * peak  # what is reserved, and not used, is much more
 
 
+def test_the_memory_that_is_available_is_more_than_the_free(monkeypatch):
+    told = "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 300 kB\n"
+    monkeypatch.setattr(memory, "Path", lambda path: SimpleNamespace(read_text=lambda encoding: told))
+    assert available_bytes() == 300 * 1024
+
+
 def test_pace_by_hand():
     plan = Plan(8, 100, 1e-3, 0, 1e-4, 100, eval_every=100, sample_every=0, sample_prompt="")
     assert Pace(1.0, 0.0, 9.0, 0.0).seconds(plan) == 100
@@ -228,6 +234,8 @@ def test_pace_by_hand():
     assert Pace(1.0, 0.0, 9.0, 0.0).seconds(replace(plan, sample_every=50)) == 127
     assert Pace(1.0, 0.0, 0.0, 0.0, line=2.0, log_every=10).seconds(plan) == 100 + 11 * 2.0
     assert Pace(1.0, 0.0, 0.0, 3.0).seconds(plan) == 100 + 1 + 2 * 3.0  # the best, one on the way, the last
+    slow = Pace(10.0, 0.0, 0.0, 30.0)  # a save takes at most a twentieth of the time: after 600 seconds, not 60
+    assert slow.seconds(plan) == 1000 + 10 + 2 * 30.0
 
 
 def test_what_takes_longer_than_its_rehearsal(folder, monkeypatch):

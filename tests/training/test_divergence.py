@@ -68,3 +68,9 @@ def test_a_loss_that_is_not_finite(model_and_optimizer):
 
 def test_the_weights_are_not_the_cause(model_and_optimizer):
     assert likely_cause(model_and_optimizer[0]).startswith("The weights are small (at most 1, in ")
+
+
+def test_a_weight_of_some_thousands_is_too_large(model_and_optimizer):
+    model, _ = model_and_optimizer
+    model.h[1].mlp.c_fc.weight.data[0, 0] = -2000
+    assert likely_cause(model).startswith("Weights have grown too large (h.1.mlp.c_fc.weight has 2e+03)")

@@ -1,5 +1,6 @@
 """Run folders: names that are never used again, one process at a time, and room for what will be written."""
 
+import errno
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ from npgpt.training.folder import create_run, locked
 
 
 def test_a_folder_that_is_there_is_never_used_again(tmp_path):
-    out = tmp_path / "runs" / "the-verdict"
+    out = tmp_path / "my" / "runs" / "the-verdict"
     assert [create_run(out).name for _ in range(3)] == ["the-verdict", "the-verdict-2", "the-verdict-3"]
     assert sorted(path.name for path in out.parent.iterdir()) == ["the-verdict", "the-verdict-2", "the-verdict-3"]
     (out.parent / "x.v1").touch()  # a file is in the way too, and the name's dot is no suffix
@@ -36,6 +37,13 @@ def test_a_folder_that_the_user_named(tmp_path):
     out = tmp_path / "a" / "b"
     assert create_run(out, exact=True) == out
     assert create_run(out, exact=True) == out  # it is empty
+    (out / ".lock").touch()  # and still is, for another process may have waited for it
+    assert create_run(out, exact=True) == out
+    (out / "metrics.jsonl").touch()
+    with pytest.raises(RunError, match=r"b holds a run that has not saved itself yet; .*, or name a new one$"):
+        create_run(out, exact=True)
+    for name in (".lock", "metrics.jsonl"):
+        (out / name).unlink()
     (out / "last.safetensors").touch()  # of a run that a kill has ended before it was one
     with pytest.raises(RunError, match=r"b is there already: name a new folder$"):
         create_run(out, exact=True)
@@ -60,6 +68,18 @@ def test_a_lock_is_for_one_process_and_names_it(tmp_path):
     for _ in range(2):  # also when there has been a lock before
         with locked(tmp_path), in_progress, locked(tmp_path):
             pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+def test_where_there_are_no_locks_a_run_trains_without_one(tmp_path, monkeypatch):
+    import fcntl
+
+    def none(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path):
+        pass
 
 
 def test_a_lock_where_nothing_can_be_written(tmp_path):
@@ -154,7 +174,7 @@ def test_a_state_with_impossible_numbers_is_refused(tmp_path):
 def test_an_empty_folder_may_be_taken_though_nothing_can_be_made_beside_it(tmp_path, monkeypatch):
     """Such as a disk's own folder."""
     (tmp_path / "disk").mkdir()
-    monkeypatch.setattr(folder.os, "access", lambda path, mode: path == tmp_path / "disk")
+    monkeypatch.setattr(folder.os, "access", lambda path, mode: path == tmp_path / "disk" or not mode & os.W_OK)
     folder.check_free(tmp_path / "disk")
     with pytest.raises(RunError, match="is not a folder that you may write to"):
         folder.check_free(tmp_path / "other")

@@ -37,11 +37,12 @@ def test_log_lines_fit_into_80_columns(capsys, step, tokens_a_step, loss):
 
 
 def test_the_speed_is_that_of_the_steps_since_the_last_line(monkeypatch):
-    """Evaluations and samples are part of the run's time, and not of its speed."""
+    """Evaluations, samples and what a line about a step costs are part of the run's time, and not of its speed."""
     now = [1000.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     noted, lines = progress(20, tokens_a_step=8, log_every=4), []
     noted.metrics = SimpleNamespace(write=lambda kind, step, **values: lines.append((kind, step, values)))
+    noted.report.update = lambda: after(3, lambda: None)
     noted.load_state_dict({"elapsed": 30.0})
 
     def after(seconds, note, *of):
@@ -57,11 +58,19 @@ def test_the_speed_is_that_of_the_steps_since_the_last_line(monkeypatch):
         after(0.5, noted.step, step, 4.0, 1e-3, 1.0)
     measured = ("tokens_per_second", "seconds", "seconds_left")
     assert [(step, *map(values.get, measured)) for kind, step, values in lines if kind == "train"] == [
-        (1, 2.0, 94.0, 76.0),
-        (4, 6.0, 98.0, 21.3),
-        (8, 16.0, 160.0, 6.0),
+        (1, 2.0, 97.0, 76.0),
+        (4, 6.0, 104.0, 21.3),
+        (8, 16.0, 172.0, 6.0),
     ]
-    assert [values["seconds"] for kind, _, values in lines if kind == "eval"] == [90.0]
+    after(60, noted.evaluation, 8, {"train": 4.0})
+    of_evaluations = [(values["tokens"], values["seconds"]) for kind, _, values in lines if kind == "eval"]
+    assert of_evaluations == [(0, 90.0), (64, 235.0)]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="is no time in seconds"):
+        progress(20).load_state_dict({"elapsed": seconds})
 
 
 class Terminal:

@@ -23,7 +23,7 @@ def test_all_numbers_and_samples_are_there_once_after_a_resume(folder):
     assert command("train", "--resume", run, "--max-steps", 6, cwd=folder).code == 0
     assert len(list(run.glob("events.out.tfevents.*"))) == 2
     found = events(run)
-    for kind, name in (("train", "loss"), ("train", "lr"), ("eval", "val_loss")):
+    for kind, name in (("train", "loss"), ("train", "lr"), ("train", "tokens"), ("eval", "val_loss")):
         points = [(event.step, event.value) for event in found.Scalars(f"{kind}/{name}")]
         assert points == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in metrics(run, kind)]
     layers = [line["gradient"]["h.0"] for line in metrics(run, "layers")]
@@ -64,5 +64,6 @@ def test_a_full_disk_is_mentioned_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files._writer, "add_event", full)
     for step in (1, 2):
         files.write("train", step, {"loss": 1.0})
+    monkeypatch.setattr(files._writer, "close", lambda: full(None))
     files.close()
     assert capsys.readouterr().err.count("TensorBoard's file can't be written: No space left") == 1

@@ -13,7 +13,7 @@ from npgpt.adapters import LoRAConfig, attach, load_quantized, new_adapter
 from npgpt.checkpoints.runs import load_checkpoint
 from npgpt.training import begin, execute
 from npgpt.training.loop import train_step
-from npgpt.training.memory import step_bytes
+from npgpt.training.memory import model_bytes, process_bytes, step_bytes
 from npgpt.training.settings import TrainSettings
 from npgpt.training.trainable import new_model
 
@@ -106,6 +106,31 @@ def test_memory_that_is_not_there_is_missed_before_training(folder, monkeypatch,
         _, ended = train(folder, "text.txt", *QUICK, *flags)
         assert f"\nmemory: about 140 MB{said}\n" in ended.err
     assert asked == [(2, 8, False), (2, 8, True)]  # sequences, tokens of each, whether gradients add up
+
+
+def test_frozen_matrices_in_few_bits_count_for_what_they_take():
+    full = model_bytes(GPT(CONFIG))
+    assert full == 4 * GPT(CONFIG).num_parameters()
+    model = load_quantized(as_checkpoint(GPT(CONFIG)))
+    matrices = sum(matrix.nbytes for matrix in model.matrices())
+    assert 0.1 * full < matrices < 0.5 * full
+    assert model_bytes(model) == matrices + sum(p.data.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_most_memory_of_a_step_by_hand(trained):
+    """One short sequence and a large vocabulary: the loss takes the most, or the end, when all gradients are there."""
+    config = GPTConfig(vocab_size=5000, block_size=8, n_layer=1, n_head=1, n_embd=4)
+    model, kept = GPT.empty(config), 8 * (8 * 4 + 2 * 16)
+    if not trained:
+        for p in (*model.wte.parameters(), *model.wpe.parameters(), *model.h[0].parameters()):
+            p.requires_grad = False
+        kept = 0  # only ln_f is trained
+    head = 5000 * 4 * trained
+    at_the_loss = kept + head + 8 * 5000 + 4 * 8 * 4
+    assert step_bytes(model, 1, 8, accumulates=False) == 4 * at_the_loss
+    chunk = 4 * 8 * 5000  # of logits; another one counts in a process, beside the kernels
+    assert process_bytes(model, 1, 8, accumulates=False) == 4 * at_the_loss + chunk + (40 << 20)
 
 
 CONFIG = GPTConfig(vocab_size=600, block_size=64, n_layer=4, n_head=2, n_embd=64, dropout=0.0)
