@@ -74,6 +74,17 @@ def pytest_runtest_protocol(item):
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def matmul_precision():
+    """A run sets the precision of products for its process. The next test has the one that this test began with."""
+    precision = sys.modules.get("npgpt.kernels.precision")
+    before = precision.get_matmul_precision() if precision else "highest"
+    yield
+    precision = sys.modules.get("npgpt.kernels.precision")
+    if precision and precision.get_matmul_precision() != before:
+        precision.set_matmul_precision(before)
+
+
 @pytest.fixture(scope="session")
 def python():
     """python(code, NAME="value" ...) runs code in a fresh interpreter with these environment variables.
