@@ -18,6 +18,7 @@ from npgpt.teaching.exercises import EXERCISES, graph, training
 from npgpt.teaching.exercises.answers import comparable
 from npgpt.teaching.exercises.exercise import NotAnAnswer
 from npgpt.teaching.exercises.grading import grade
+from npgpt.teaching.exercises.hints import _hint_for_any
 from npgpt.teaching.exercises.teacher import WIDTH, report
 from npgpt.tensor import Tensor
 
@@ -340,3 +341,32 @@ def test_fractions_are_no_whole_numbers():
     assert comparable("ids", [1.0, 2.0], right).tolist() == [1, 2]
     with pytest.raises(NotAnAnswer, match="ids must be of whole numbers"):
         comparable("ids", [1.0, 2.5], right)
+
+
+Y = np.arange(1.0, 13.0).reshape(3, 4) - 4.5
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.stack([Y, Y]), "dx still has the axes"),
+        (np.zeros((2, 4, 3)), ""),  # one axis more, and not that of a broadcast
+        (Y.T, "dx is transposed"),
+        (Y.T + 1, ""),
+        (np.where(Y > 0, Y, np.nan), "NaN or infinity"),
+        (0 * Y, "All of it is 0"),
+        (-Y, "The sign is wrong"),
+        (Y.astype(np.float32) / np.float32(3) * 3.0, "Right to about 7 digits"),
+        (Y * (1 + 1e-4), "Every element is 1 times the right one"),
+        (2.5 * Y, "Every element is 2.5 times the right one"),
+        (np.where(Y == 7.5, 2, 1) * Y, ""),  # the largest element alone
+    ],
+)
+def test_what_can_be_said_of_any_array(given, words):
+    found = _hint_for_any("dx", given, Y)
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_of_one_number_no_factor_is_named():
+    assert _hint_for_any("loss", 2.0, np.array(1.0)) == ""

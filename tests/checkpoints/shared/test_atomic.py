@@ -1,6 +1,8 @@
 """A file that is written is the whole old one or the whole new one, and nothing is left beside it."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,29 @@ def test_data_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
     with atomic_write(tmp_path / "a.bin") as file:
         file.write(b"x")
     assert calls == (["sync", "rename", "sync"] if os.name == "posix" else ["sync", "rename"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+@pytest.mark.parametrize("opened", [atomic_write, atomic_folder])
+def test_a_file_system_without_locks_that_can_not_sync_folders(tmp_path, monkeypatch, opened):
+    """Such as some that are on a network."""
+
+    def refuse(descriptor, *operation):
+        if operation or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    with opened(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert names(tmp_path) == []
 
 
 def test_a_link_stays_a_link(tmp_path):
@@ -133,7 +158,7 @@ def test_a_pipe_that_is_called_like_a_leftover_is_not_waited_for(tmp_path):
 
 
 def test_other_files_are_left_alone(tmp_path):
-    others = [".a.bin.swp", ".b.bin.0123.npgpt-tmp", "a.bin.npgpt-tmp"]
+    others = [".a.bin.swp", ".b.bin.0123.npgpt-tmp", ".a.bin2.0123.npgpt-tmp", "a.bin.npgpt-tmp"]
     for name in others:
         (tmp_path / name).touch()
     with atomic_write(tmp_path / "a.bin"):

@@ -43,6 +43,8 @@ def test_transposed(monkeypatch, piece):
     np.testing.assert_array_equal(np.concatenate([x.reshape(-1) for x in tensor.iter_flat()]), array.T.reshape(-1))
     np.testing.assert_array_equal(tensor.T.numpy(), array)
     assert (tensor.shape, tensor.file_shape) == ((5, 3), (3, 5))
+    assert not tensor.numpy().flags.writeable
+    assert array.flags.writeable
     for wrong in ((3, 5), (15,), (5, 4)):
         with pytest.raises(ValueError, match="is not the shape"):
             tensor.copy_to(np.empty(wrong))
@@ -72,8 +74,10 @@ def test_copying_finds_what_is_not_finite(monkeypatch, bad):
         assert not lazy_array(array).T.copy_to(out.reshape(3, 5))
 
 
-def test_equal():
+def test_equal(monkeypatch):
+    monkeypatch.setattr(stored, "CHUNK", 12)
     a = of((4, 6))
+    assert not equal(lazy_array(a), lazy_array(a[:2]))
     assert equal(lazy_array(a), lazy_array(a.copy()))
     assert equal(lazy_array(a), lazy_array(a.T.copy()).T)
     assert not equal(lazy_array(a), lazy_array(a + 1e-6))

@@ -84,6 +84,7 @@ def test_difference(monkeypatch, piece):
     found = difference(lazy_array(a), lazy_array(b.T.copy()).T)
     assert found.largest == abs(b[4, 3] - np.float64(a[4, 3]))
     assert found.relative == pytest.approx(found.largest / np.linalg.norm(a))
+    assert difference(lazy_array(0 * a), lazy_array(b)).relative == np.inf
     a[0, 0] = b[0, 0] = np.nan
     a[0, 1] = b[0, 1] = np.inf
     b[4, 3] = a[4, 3]

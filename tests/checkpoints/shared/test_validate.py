@@ -7,7 +7,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor, lazy_array
-from npgpt.checkpoints.shared.names import TRANSPOSED, to_ours, to_theirs
+from npgpt.checkpoints.shared.names import TRANSPOSED, listed, short_name, to_ours, to_theirs
 from npgpt.checkpoints.shared.validate import check_fit
 from npgpt.errors import CheckpointError
 from npgpt.gpt import parameter_shapes
@@ -71,6 +71,12 @@ PROBLEMS = {
     "vocabulary": (TINY, {"wte.weight": (12, 8)}, "a vocabulary of 12 in the file, of 11 in its configuration"),
     "other": (TINY, {"h.0.ln_1.bias": (9,)}, r"must have shape \(8,\), and has \(9,\)$"),
     "more layers": (TINY, {"h.2.ln_1.bias": (8,)}, "^f: 3 layers in the file, 2 in its configuration$"),
+    "gpt2's width": (
+        GPT2,
+        {"wte.weight": (50304, 768)},
+        "a vocabulary of 50,304 in the file, of 50,257 in its configuration",
+    ),
+    "a longer context": (TINY, {"wpe.weight": (7, 8)}, "a context of 7 in the file, of 6 in its configuration"),
     "medium's width": (
         GPT2,
         {"wte.weight": (50257, 1024)},
@@ -109,6 +115,14 @@ def test_weights_are_floats():
 
 
 # Names
+
+
+def test_a_strangers_name_moves_no_cursor():
+    assert short_name("h.0.ln_1.weight") == "h.0.ln_1.weight"
+    assert short_name("\x1b[2J") == repr("\x1b[2J")
+    assert short_name("x" * 100) == "x" * 60
+    assert listed(["a", "b\n", "c", "d", "e"]) == r"'a', 'b\n', 'c' and 2 more"
+
 
 NAMES = (
     ("tok", "wte.weight"),
