@@ -68,6 +68,21 @@ def test_a_long_run_makes_a_page_of_some_hundred_kilobytes_with_all_its_peaks(tm
     assert {len(run["series"]["smooth_loss"][name]) for name in ("step", "tokens", "seconds", "value")} != {0}
 
 
+@pytest.mark.parametrize(("rows", "missing", "smooth"), [(99, 0, False), (100, 0, True), (100, 1, False)])
+def test_a_line_of_many_losses_is_smoothed_if_all_are_there(tmp_path, rows, missing, smooth):
+    lines = [{"kind": "train", "step": i + 1} | ({"loss": 2.0} if i >= missing else {}) for i in range(rows)]
+    series = data_of(page([read_record(write_run(tmp_path / "run", lines))]))["runs"][0]["series"]
+    assert ("smooth_loss" in series) == smooth
+
+
+def test_a_layer_that_is_mostly_zero_has_its_peak(tmp_path):
+    record = read_record(write_run(tmp_path / "run", lines_of_a_run()))
+    for step in range(41, 2000):
+        record.weight.add({"step": step, "wpe": float(step == 1234), "h.0": 1.0})
+    layers = data_of(page([record]))["runs"][0]["layers"]["weight"]
+    assert layers["values"]["wpe"][layers["step"].index(1234)] == 1
+
+
 def test_what_has_no_tokens_and_no_time_takes_those_of_the_steps_around(tmp_path):
     """As of runs before these were written with evaluations."""
     lines = [

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,11 @@ def test_texts_are_spread_over_the_run():
         if n:
             assert (steps[0], steps[-1]) == (0, n - 1)
             assert max(np.diff(steps), default=1) <= max(2, 3 * n / MAX_TEXTS)
+
+
+def test_the_folder_in_which_one_is_has_its_name_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_run(tmp_path / "my run", lines_of_a_run()))
+    assert read_record(Path(".")).name == "my run"
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import tracemalloc
 
 from helpers.commands import RUN, command, train
@@ -31,11 +32,14 @@ def flat(run) -> dict[int, dict[str, float]]:
     return found
 
 
-def test_a_row_for_each_step_with_exactly_the_numbers_of_its_lines(tmp_path):
+def test_a_row_for_each_step_with_exactly_the_numbers_of_its_lines(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", lines_of_a_run())
     lines = list(table(read_record(run)))
     assert len(lines) == 42
     assert rows(lines) == flat(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["npgpt.reporting.table"], "CELLS", 100)
+        assert list(table(read_record(run))) == lines
     assert lines[1].startswith("0,,,,0,0,,,5,5,")  # the evaluation before the first step
     assert lines[2].startswith("1,4.95,0.001,2,16,0.5,900,19.5,,,")
 
@@ -51,11 +55,17 @@ def test_a_run_writes_it_and_so_does_one_that_is_resumed(folder):
 
 def test_names_from_strangers_are_no_formulas(tmp_path):
     odd = {"=cmd|' /C calc'!A0": 1.0, "a,b": 2.0, 'c"d\n': 3.0, "-x": 4.0}
-    lines = [{"kind": "eval", "step": 1, "val_loss": 1.0, "=1+1": 2.0}]
+    lines = [{"kind": "eval", "step": 1, "val_loss": 1.0, "=1+1": 2.0, "-2+3": 5.0}]
     lines.append({"kind": "layers", "step": 1, "gradient": odd, "weight": {}})
     heading, row = table(read_record(write_run(tmp_path / "run", lines)))
-    assert heading == "step,val_loss,_1_1,gradient._cmd____C_calc__A0,gradient.a_b,gradient.c_d_,gradient.-x\n"
-    assert row == "1,1,2,1,2,3,4\n"
+    assert heading == "step,val_loss,_1_1,2_3,gradient._cmd____C_calc__A0,gradient.a_b,gradient.c_d_,gradient.-x\n"
+    assert row == "1,1,2,5,1,2,3,4\n"
+
+
+def test_of_lines_with_one_step_each_number_that_is_there_counts(tmp_path):
+    lines = [{"kind": "eval", "step": 1, "val_loss": 1.0, "train_loss": 3.0}, {"kind": "eval", "step": 1}]
+    lines.append({"kind": "eval", "step": 1, "val_loss": 2.0})
+    assert list(table(read_record(write_run(tmp_path / "run", lines)))) == ["step,val_loss,train_loss\n", "1,2,3\n"]
 
 
 def test_columns_that_are_nearly_empty_take_no_memory(tmp_path):

@@ -8,6 +8,7 @@ from conftest import TEXT
 from helpers.tolerances import FLOAT64_VALUE
 
 from npgpt import GPT
+from npgpt.scoring import losses
 from npgpt.scoring.divergence import compare, kl_divergence
 from npgpt.scoring.perplexity import perplexity
 from npgpt.scoring.spans import sliding_windows
@@ -93,6 +94,22 @@ def test_two_models_on_a_text(model):
     W = len(WINDOWS)
     residuals = np.array(kl) - sum(kl) / n * WINDOWS.scored
     assert against.kl_divergence.error == pytest.approx(math.sqrt(W / (W - 1) * (residuals**2).sum()) / n)
+
+
+def test_blocks_of_logits_change_nothing(model, monkeypatch):
+    """A batch of a text has thousands of targets, whose logits come some hundreds at a time."""
+    other = changed(model, 0.3)
+    expected = compare(model, other, WINDOWS, SIZES, 3)
+    monkeypatch.setattr(losses, "ROWS", 7)
+    for of_blocks, of_all in zip(compare(model, other, WINDOWS, SIZES, 3), expected, strict=True):
+        for name, estimate in vars(of_all).items():
+            found = getattr(of_blocks, name)
+            if isinstance(estimate, int):
+                assert found == estimate
+            else:
+                assert (found.value, found.error) == pytest.approx((estimate.value, estimate.error), rel=1e-9)
+    found = perplexity(model, WINDOWS, SIZES, 3)
+    assert found.nats_per_token.value == pytest.approx(expected[0].nats_per_token.value, rel=FLOAT64_VALUE)
 
 
 def test_a_model_and_itself(model):

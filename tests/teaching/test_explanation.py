@@ -17,6 +17,7 @@ from npgpt.teaching.formulas import formulas, typeset
 from npgpt.teaching.inside import attention_heads, inside_of_loss
 from npgpt.teaching.page import page
 from npgpt.teaching.slopes import Slopes
+from npgpt.teaching.story import adamw_step, lens, predictions, probabilities
 from npgpt.teaching.tokens import ranks_of, token_steps
 from npgpt.text.batches import IGNORED
 from npgpt.text.byte_pairs import BPETokenizer
@@ -78,7 +79,12 @@ def test_slopes_come_from_the_model_and_not_from_the_gradient():
     model, ids = make(), np.array([1, 2, 3])
     record, targets = run(model, ids)
     value = next(v for v in record.values if v.parameter == "ln_f.bias")
-    right = Slopes(model, ids[None], targets[None]).at(value).slope
+    value.gradient[:] = np.arange(8) - 9  # the largest is negative
+    model.ln_f.bias.data[0] = value.data[0] = 100
+    slope = Slopes(model, ids[None], targets[None]).at(value)
+    right = slope.slope
+    assert slope.index == (0,)
+    assert slope.h == pytest.approx(2.0 ** (-52 / 3) * max(1, abs(slope.x)), rel=1e-12)
     value.gradient *= 2
     assert Slopes(model, ids[None], targets[None]).at(value).slope == right
     value.gradient = None
@@ -133,6 +139,36 @@ def test_lens_and_predictions(data):
     assert data["predictions"][-1]["target"] is None
 
 
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+def test_what_rose_from_layer_to_layer(position):
+    """Rotary positions are not added, so the stream begins with the embedding itself."""
+    model, ids = make(position=position), np.array([1, 2, 3, 4])
+    record, _ = run(model, ids)
+    found = lens(model, record)
+    steps = [record.operations[stage["operation"]] for stage in found]
+    assert [step.path for step in steps[1:]] == ["h.0", "h.0", "h.1", "h.1"]
+    assert steps[0].path == ("" if position == "learned" else "wte")
+    P = [probabilities(model, step.result.data[0]) for step in steps]
+    assert found[0]["rose"] == []
+    for stage, before, after in zip(found[1:], P, P[1:], strict=False):
+        for t, rows in enumerate(stage["rose"]):
+            assert rows[0][0] == (after - before)[t].argmax()
+            assert rows[0][1:] == pytest.approx([(after - before)[t].max(), after[t, rows[0][0]]])
+
+
+def test_of_equally_likely_tokens_the_first_are_shown():
+    found = predictions(np.array([[0.0, 1, 1, 1, 0]]), np.array([IGNORED]))
+    assert [id for id, _, _ in found[0]["top"]] == [1, 2, 3, 0, 4]
+    assert found[0]["target"] is None
+
+
+def test_weights_decay_where_they_do():
+    for name, index, decay in (("ln_f.bias", (0,), 0.0), ("wpe.weight", (0, 1), 0.1)):
+        model, ids, targets = make(), np.array([[1, 2, 3]]), np.array([[2, 3, 4]])
+        model.loss(ids, targets).backward()
+        assert adamw_step(model, ids, targets, name, index)["weight_decay"] == decay
+
+
 def test_sources_are_the_code_itself(data):
     linear = data["functions"]["linear"]
     assert linear["forward"]["file"] == "npgpt/ops/linear.py"
@@ -173,8 +209,11 @@ def test_tokens_show_their_merges():
         "id": 258, "text": " the", "bytes": [32, 116, 104, 101],
         "steps": [[" ", "t", "h", "e"], [" ", "th", "e"], [" th", "e"], [" the"]],
     }  # fmt: skip
+    of_two = BPETokenizer(["a a", "aa a"])
+    assert token_steps(of_two, 257, ranks_of(of_two))["steps"] == [["a", "a", "a"], ["aa", "a"], ["aaa"]]
     assert token_steps(ByteTokenizer(), 195)["text"] == "<C3>"
-    assert token_steps(tokenizer, tokenizer.end_of_text, ranks_of(tokenizer))["text"] == "<|endoftext|>"
+    whole = token_steps(tokenizer, tokenizer.end_of_text, ranks_of(tokenizer))
+    assert (whole["text"], whole["steps"]) == ("<|endoftext|>", [list("<|endoftext|>")])  # not made by merges
 
 
 def test_large_models_are_thinned_and_keep_the_element_with_the_slope():
