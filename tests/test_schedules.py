@@ -51,6 +51,12 @@ def test_stable_then_decay():
     assert rates(1.0) == pytest.approx([*RISING, *from_the_warm_up, 0.2], rel=1e-14)  # never before the warm-up's end
 
 
+def test_the_decay_is_of_a_rounded_number_of_steps():
+    assert 0.29 * 100 < 29  # as it is computed, and 29 are meant
+    rates = [warmup_stable_decay(step, 1.0, 0.0, 0, 100, decay_fraction=0.29) for step in (71, 72)]
+    assert rates == [1.0, 1 - math.sqrt(1 / 29)]
+
+
 @pytest.mark.parametrize("schedule", [warmup_cosine, warmup_linear])
 def test_schedules_without_a_part(schedule):
     assert schedule(0, 1.0, 0.1, warmup=0, max_steps=10) == 1.0

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+from conftest import ROOT
 from helpers.commands import QUICK
 
 from npgpt.checkpoints import runs
 from npgpt.signals import Stopped, StopRequest
-from npgpt.streams import Messages, standard_streams
+from npgpt.streams import Messages, standard_streams, without_control
 
 
 class Gone(io.StringIO):
@@ -68,6 +70,22 @@ def test_commands_with_closed_streams(folder):
     assert runs.load_checkpoint(folder / "closed" / "last.safetensors")[2]["step"] == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """Or what a library prints would be written into it."""
+    (tmp_path / "a.py").write_text(
+        "from npgpt.streams import standard_streams\n"
+        "with standard_streams(), open('found', 'w') as file:\n"
+        "    file.write(str(file.fileno()))\n"
+    )
+    assert shell(f"PYTHONPATH='{ROOT}' python -m a <&- >&- 2>&-", tmp_path).returncode == 0
+    assert int((tmp_path / "found").read_text()) > 2
+
+
+def test_what_steers_a_terminal_is_left_out():
+    assert without_control("a\r\x1b[2J\x9b2J\x7f\x0b\0é\tc\n\x80字") == "a[2J2Jé\tc\n字"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk_behind_a_stream_changes_no_exit_code(folder):
     """Python would end with 120 if something were left that it can't write."""
@@ -90,6 +108,7 @@ def test_the_second_signal_says_which_it_was(number, code, capsys):
         with pytest.raises(Stopped) as stopped:
             signal.raise_signal(number)
     assert stopped.value.exit_code == code
+    assert stop.number == signal.SIGINT  # the first one
     with pytest.raises(Stopped):
         stop.check()
     assert capsys.readouterr().err == "stopping\n"
@@ -114,6 +133,20 @@ def test_a_signal_that_comes_while_a_message_is_written(monkeypatch, capfd):
         print("a line", file=sys.stderr)
     assert (stop.number, written) == (signal.SIGTERM, [b"a line\n"])
     assert capfd.readouterr().err == "stopping\n"
+
+
+def test_in_another_thread_no_signal_is_waited_for():
+    """Python lets the main one alone have handlers; as in a notebook or a server."""
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with StopRequest("stopping") as stop:
+            found.append((stop.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
 
 
 def test_an_ignored_signal_stays_ignored():
