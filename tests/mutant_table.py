@@ -257,6 +257,7 @@ MUTANTS = [
            "What does a step with a learning rate of 0 learn?"),
     Mutant("warmup_cosine", "math.pi", "2 * math.pi", "a whole cosine, not half of one",
            "What is the cosine at the end of the schedule?"),
+    Mutant("warmup_stable_decay", "round(decay_fraction * max_steps)", "int(decay_fraction * max_steps)", "a decay of 28.999... steps is one of 28"),
     # Text, training, generation
     Mutant("TokenDataset.batch", "tokens[:, 1:]", "tokens[:, :-1]", "targets are the inputs",
            "Which token should the model predict at position t?"),
@@ -281,6 +282,8 @@ MUTANTS = [
            "Two runs of 100 steps, one of them continued to 200: may they differ before step 100? And at step 150?"),
     Mutant("folder.write_run_config", "asdict(plan)", "{}", "the plan not stored"),
     Mutant("folder._lock", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "the lock not taken"),
+    Mutant("launch.launch", "processes.busy or processes.rank != LEADER", "processes.rank != LEADER", "process 0 fails, and the others wait for ever", tests="training/test_parallel.py"),
+    Mutant("launch._connected", "_number(SIZES) not in (None, MPI.COMM_WORLD.size)", "False", "each of several processes believes that it is alone", tests="training/test_parallel.py"),
     Mutant("Periodic.load_state_dict", "self.last_step = count_of(state['last_step'], least=-1)", "pass", "an evaluation done twice on resume"),
     Mutant("loop.fit", "run.evaluation.check(run.step)", "pass", "diverged weights replace good ones"),
     Mutant("Saver.start", "max(SAVE_EVERY, PART * self.seconds)", "SAVE_EVERY", "a slow disk takes all the time"),
@@ -323,6 +326,7 @@ MUTANTS = [
     Mutant("hub._cached", "('config.json', *names)", "('config.json',)", "a snapshot without some shards"),
     Mutant("_Remote.download", "not _COMMIT.fullmatch(self.revision or '')", "self.revision is None", "the server's commit not checked"),
     Mutant("_Remote._get_blob", "found == sha256", "True", "the sha256 not compared"),
+    Mutant("_Remote._get_blob", "size - begin", "size", "room for a whole file is asked for the rest of it", tests="checkpoints/huggingface/test_hub.py"),
     # Checkpoints: GGUF
     Mutant("packed.quantize", "whole + np.trunc(2 * (x - whole))", "np.rint(x)", "ties to the even value"),
     Mutant("blocks._fields", "np.arange(0, 8, bits, dtype=np.uint8)", "np.arange(8 - bits, -1, -bits)", "Q4_0: halves in the wrong order"),
@@ -385,6 +389,7 @@ MUTANTS = [
     Mutant("spans.sliding_windows", "begin + context + 1", "begin + context", "windows without their last target"),
     Mutant("statistics.mean", "sums - m * counts", "sums - m", "groups of unequal size"),
     Mutant("divergence.kl_divergence", "np.exp(log_p)", "np.exp(log_q)", "KL weighted by Q"),
+    Mutant("divergence.compare", "slice(done, done + len(q))", "slice(0, len(q))", "of many targets the first block's losses are those of the last"),
     Mutant("last_words.last_words", "greedy.all()", "greedy[-1]", "a word right by its last token alone"),
     Mutant("precompile.scoring_kernels", "(min(scored, ROWS), scored % ROWS)", "(min(scored, ROWS),)", "a last chunk of few rows", tests="test_precompile.py"),
     # Blocks of llama.cpp
@@ -401,6 +406,7 @@ MUTANTS = [
     Mutant("Conversation.encode", "np.searchsorted(borders, ends)", 'np.searchsorted(borders, ends, side="right")', "a part's last token told as the next part's"),
     Mutant("TokenDataset.__init__", "answers[start + 1 : start + context + 1]", "answers[start : start + context + 1]", "a window's first token counts as a target", tests="text/test_conversations.py"),
     Mutant("memory._kept", "5 * C + inner + trained", "5 * C + inner", "inputs of trained matrices not counted", tests="training/test_trainable.py"),
+    Mutant("memory.process_bytes", "chunks=2", "chunks=1", "the hole that logits leave not counted", tests="training/test_trainable.py"),
     Mutant("memory.step_bytes", "gradients if accumulates else 0", "0", "accumulated gradients not counted", tests="training/test_budget.py"),
     Mutant("memory.step_bytes", "R * C * len(blocks) + block if model.recompute else sum(blocks)", "sum(blocks)", "--recompute saves nothing", tests="training/test_trainable.py"),
     Mutant("Evaluation._mean_loss", "int(np.count_nonzero(targets != IGNORED))", "targets.size", "ignored targets weigh in the mean", tests="text/test_conversations.py"),
@@ -415,6 +421,7 @@ MUTANTS = [
     Mutant("thinned", "[np.argmin(y[part]), np.argmax(y[part])]", "[np.argmin(y[part])]", "peaks lost"),
     Mutant("html_page.embedded", "'<>&'", "'>&'", "a text can end the script", tests="reporting/test_page.py"),
     Mutant("reporting.table.table", "np.searchsorted(steps, part['step'])", "np.arange(len(part['step']))", "rows of other steps"),
+    Mutant("reporting.table._named", "''.join((c if c.isalnum() or c in '._-' else '_' for c in name)).lstrip('-')", "''.join((c if c.isalnum() or c in '._-' else '_' for c in name))", "a stranger's name is a spreadsheet's formula"),
     Mutant("Reporter.write", "PART * (now - began)", "0", "the report's cost unbounded"),
     Mutant("EventFiles.__init__", "step + 1", "step + 2", "a lost step stays"),
     Mutant("Saver._write_next", "run_states.keep_last(self.folder, self.on_disk)", "pass", "no earlier state is kept"),
@@ -446,6 +453,8 @@ MUTANTS = [
     Mutant("KernelCache.__init__", "if not numba.config.CACHE_DIR:\n    self._folders.append(str(self._source.parent / '__pycache__'))", "pass", "kernels of a package that can't be written to are compiled anew by each user"),
     Mutant("KernelCache._name", "(types, machine, UNIT, _VERSIONS)", "(types, machine, UNIT)", "code of another Numba"),
     Mutant("answers._rows", "bool(error[worst] <= TOLERANCE)", "True", "every value is right"),
+    Mutant("story.stages", "o.path == ''", "True", "with rotary positions a block is taken for the embedding", tests="teaching/test_explanation.py"),
+    Mutant("answers.compared", "next((row for row in rows if not row.ok), rows[0])", "rows[0]", "of a list only the first array must be right"),
     Mutant("grading._grade_case", "bool(exercise.forward) and case.by_differences", "False", "never by differences"),
     Mutant("learner.answer_to", "(Exception, SystemExit)", "Exception", "a sys.exit() in a file ends the grading"),
     # The notebook
