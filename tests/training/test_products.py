@@ -37,6 +37,13 @@ def test_a_new_run_takes_the_machines_way(machine):
     assert (precision.get_matmul_precision(), precision.get_way()) == ("medium", "pairs")
 
 
+def test_numpys_way_is_not_written(machine, monkeypatch):
+    """So that a run goes on in whatever way Numba has, without a word."""
+    machine(["vectors", "pairs"], "pairs")
+    monkeypatch.setattr(kernels, "BACKEND", "numpy")
+    assert products.choose_products("highest") == {}
+
+
 def test_a_resumed_run_keeps_its_own(machine, capsys):
     folder = machine(["vectors", "pairs", "tiles"], "tiles")
     written(folder, products={"medium": "pairs"})
