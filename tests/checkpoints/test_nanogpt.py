@@ -97,6 +97,17 @@ def test_what_is_there_is_named(tmp_path, torch):
     assert opened.tokenizer is None
 
 
+def test_layers_that_are_one_in_the_file_are_refused(tmp_path, torch):
+    """So a small file could make a large model."""
+    state, args = nanogpt(torch, n_layer=40)
+    for name in state:
+        if ".h." in name:
+            state[name] = state[re.sub(r"\.h\.\d+\.", ".h.0.", name)]
+    torch.save({"model": state, "model_args": args}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"a: the tensors take .* bytes of .*: several share elements"):
+        open_checkpoint(tmp_path / "a")
+
+
 @pytest.mark.parametrize(("vocab_size", "known"), [(50257, True), (50304, True), (50303, False)])
 def test_gpt2s_vocabulary_may_be_filled_up(tmp_path, torch, vocab_size, known):
     state, args = nanogpt(torch, n_layer=1, n_head=1, n_embd=2, vocab_size=vocab_size)
