@@ -102,14 +102,15 @@ def number(
     wanted = f"must be a {'whole ' if whole else ''}number {bounds}"
 
     def parse(text):
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
         try:
             value = int(text) if whole else float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{wanted}, not {text!r}") from None
+            raise argparse.ArgumentTypeError(f"{wanted}, not {shown!r}") from None
         inside = value > low if open_low else value >= low
         inside = inside and (value < high if open_high else value <= high)
         if not (inside and isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{wanted}, not {text}")
+            raise argparse.ArgumentTypeError(f"{wanted}, not {shown}")
         return value
 
     return FlagType(name, parse)
