@@ -6,13 +6,13 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 from npgpt.commandline import Parser
 from npgpt.errors import UserError
 from npgpt.model_flags import open_model
 from npgpt.process import run, use_threads
 from npgpt.serving.settings import ServeSettings, bind, read_token
+from npgpt.shell import name_of
 from npgpt.signals import StopRequest, exit_code
 
 
@@ -46,11 +46,6 @@ def main() -> int:
         raise UserError("the server needs fastapi and uvicorn: pip install 'npgpt[serve]'")
     with bind(settings.host, settings.port) as socket, StopRequest() as stop:
         return _serve(settings, socket, stop)
-
-
-def name_of(path: Path) -> str:
-    """What a model is called if nobody says it: as its folder or file, whose bytes may be no text on Linux."""
-    return path.resolve().name.encode(errors="replace").decode()
 
 
 def _serve(settings, socket, starting) -> int:

@@ -20,7 +20,7 @@ class Mutant:
 
 # Tests that should catch mistakes in a file or folder of npgpt/ besides those that mirror the file.
 TESTS = {
-    "teaching/exercises/": "teaching/test_learner.py teaching/test_exercises.py",
+    "teaching/exercises/": "teaching/test_learner.py teaching/test_exercises.py teaching/test_grading.py",
     "training/inspection.py": "training/test_inspection.py",
     "training/reporter.py": "test_report.py",
     "kernels/few_bits_product.py": "kernels/test_few_bits.py",
@@ -282,8 +282,8 @@ MUTANTS = [
            "Two runs of 100 steps, one of them continued to 200: may they differ before step 100? And at step 150?"),
     Mutant("folder.write_run_config", "asdict(plan)", "{}", "the plan not stored"),
     Mutant("folder._lock", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "the lock not taken"),
-    Mutant("launch.launch", "processes.busy or processes.rank != LEADER", "processes.rank != LEADER", "process 0 fails, and the others wait for ever", tests="training/test_parallel.py"),
-    Mutant("launch._connected", "_number(SIZES) not in (None, MPI.COMM_WORLD.size)", "False", "each of several processes believes that it is alone", tests="training/test_parallel.py"),
+    Mutant("launch.launch", "processes.busy or processes.rank != LEADER", "processes.rank != LEADER", "process 0 fails, and the others wait for ever", tests="training/test_launch.py"),
+    Mutant("launch._connected", "_number(SIZES) not in (None, MPI.COMM_WORLD.size)", "False", "each of several processes believes that it is alone", tests="training/test_launch.py"),
     Mutant("Periodic.load_state_dict", "self.last_step = count_of(state['last_step'], least=-1)", "pass", "an evaluation done twice on resume"),
     Mutant("loop.fit", "run.evaluation.check(run.step)", "pass", "diverged weights replace good ones"),
     Mutant("Saver.start", "max(SAVE_EVERY, PART * self.seconds)", "SAVE_EVERY", "a slow disk takes all the time"),

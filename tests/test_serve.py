@@ -14,7 +14,6 @@ from helpers.commands import QUICK, refused, train
 from helpers.serving import parse, read_all, request
 
 from npgpt.errors import ConfigError
-from npgpt.serve import name_of
 from npgpt.serving.settings import TOKEN_VARIABLE, ServeSettings, bind, is_loopback, read_token
 
 TOKEN = "a-token-of-many-letters"
@@ -79,14 +78,6 @@ def test_without_the_extra_the_message_names_it(tmp_path, monkeypatch):
 def test_no_model(tmp_path):
     pytest.importorskip("fastapi", reason="the server needs the extra serve")
     refused("serve", "--model", "nothing", "--port", "0", cwd=tmp_path)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
-def test_a_folder_whose_name_is_no_text(tmp_path):
-    """It can be reached by another name, and answers in JSON hold its own."""
-    (tmp_path / "run").symlink_to(os.fsdecode(b"a\xff"))
-    assert name_of(tmp_path / "run") == "a?"
-    assert name_of(tmp_path / "né") == "né"
 
 
 def lines_until_ready(server):

@@ -1,4 +1,6 @@
+import os
 import shlex
+import sys
 
 import pytest
 
@@ -14,3 +16,11 @@ def test_a_path_as_it_is_typed(monkeypatch, system, path, typed):
     monkeypatch.setattr(shell.sys, "platform", system)
     assert shell.quoted(path) == typed
     assert shell.joined(["train", path]) == f"train {typed.removeprefix('./')}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    """It can be reached by another name, and answers in JSON hold its own."""
+    (tmp_path / "run").symlink_to(os.fsdecode(b"a\xff"))
+    assert shell.name_of(tmp_path / "run") == "a?"
+    assert shell.name_of(tmp_path / "né") == "né"

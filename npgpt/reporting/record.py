@@ -13,6 +13,7 @@ import numpy as np
 from npgpt.checkpoints import runs
 from npgpt.config import GPTConfig
 from npgpt.errors import CheckpointError, DataError
+from npgpt.shell import name_of
 
 MAX_LINE = 2**20  # bytes
 MAX_COLUMNS = 400  # of one kind: a layer has two of gradients and weights, and three of activations
@@ -119,7 +120,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name.encode(errors="replace").decode()  # on Linux its bytes may be no text
+        return name_of(self.path)
 
     def add(self, line: dict[str, Any]) -> bool:
         """Take what a line of metrics.jsonl says; False if it says nothing that is known."""

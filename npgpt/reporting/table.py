@@ -17,7 +17,7 @@ def table(record: Record) -> Iterator[str]:
     parts = [("", record.train), ("", record.evals)]
     parts += [(f"{name}.", getattr(record, name)) for name in ("gradient", "weight", "activation")]
     steps = np.unique(np.concatenate([part["step"] for _, part in parts]))
-    # Of each column the places and values that are known: full ones may be a hundred times as large as the record.
+    # The rows and values of each column that are known. Full columns may be a hundred times as large as the record.
     columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for prefix, part in parts:
         rows = np.searchsorted(steps, part["step"])

@@ -51,7 +51,8 @@ def spelled_merges(tokens: tuple[bytes, ...]) -> list[str]:
 def _encoded(token: bytes, ranks: dict[bytes, int], end: int) -> list[bytes]:
     """The parts that byte-pair encoding leaves, with the tokens of ranks before ``end``.
 
-    Pairs of neighbours wait in a heap, so that a stranger's tokens of a thousand bytes cost no more a byte than others.
+    Pairs of neighbours wait in a heap, so the time grows with a token's length and not with its square. A stranger's
+    tokens may be long.
     """
     size = len(token)
     ends = [*range(1, size + 1), size + 1]  # of the part that begins at each byte; size: none begins there any more

@@ -82,10 +82,10 @@ def write_run_config(
 
 
 def check_written(run: Path, names: Iterable[str] = WRITTEN) -> None:
-    """Raise RunError if a file that training writes is a link: a stranger's run would write to any file of the user's.
+    """Raise RunError if a file that training writes is a link or a pipe.
 
-    Neither may it be a pipe, which may never end. last.safetensors may be a link, to another disk, if the run goes on
-    from it.
+    Through a link a stranger's run could overwrite any file of the user's, and a pipe may never end. last.safetensors
+    may be a link, to another disk say, if the run goes on from it.
     """
     for path in (run / name for name in names):
         if path.is_symlink():

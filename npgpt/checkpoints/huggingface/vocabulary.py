@@ -5,7 +5,7 @@ It is read if it is a byte-pair encoding that cuts texts as GPT-2's does, as mos
     tokenizer.json           vocabulary, merges, added tokens, and how texts are cut
     vocab.json, merges.txt   vocabulary and merges in older folders; texts are cut as the tokenizer's class does
     added_tokens.json        their added tokens
-    tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json says which
+    tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json names it
 
 Any other encoding is unknown. So are merges that our encoder, which has ranks and no pairs, would not follow, two
 files that disagree, and added tokens that are words or spaces: the library finds them in any text, and we encode no
