@@ -31,9 +31,11 @@ from numba.extending import intrinsic
 from npgpt.kernels.jit import jit
 from npgpt.kernels.machine import tile_panels
 from npgpt.kernels.machine.cpu import UNIT
+from npgpt.kernels.machine.memory import LINE
 from npgpt.kernels.machine.vectors import PAIRS, PIECES, Vectors, bytes_of, element, whole
 
 TILE_ROWS = UNIT.rows
+UNROLLED = 4  # steps of k in an iteration of the loop: what is done once an iteration, fetching, costs a quarter
 STEPS_AT_ONCE = 8  # of k, packed of all panels, so that a page of memory is read to its end before the next one
 WHOLE = types.int64
 
@@ -93,24 +95,21 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
         v = Vectors(builder, dtype_tag)
         A, B, start_at, C = (v.pointer(x) for x in (A, B, start, C))
 
-        bytes_a_step = builder.sdiv(builder.add(next_bytes, builder.sub(K, whole(1))), _larger(v, K, 1))
-        with builder.if_then(builder.icmp_signed("<", K, whole(4 * TILE_ROWS))):  # too short for what follows
-            for k in range(4 * TILE_ROWS):
-                if k % 4 <= UNIT.vectors:
-                    _fetch_tile(v, C, C_row, whole(k))
+        with builder.if_then(builder.icmp_signed("<", K, whole(UNROLLED * TILE_ROWS))):  # too short for what follows
+            for row in range(TILE_ROWS):
+                _fetch_row(v, v.at(C, builder.mul(C_row, whole(row))))
+        iterations = builder.sdiv(K, whole(UNROLLED))
+        bytes_an_iteration = builder.sdiv(builder.add(next_bytes, iterations), _larger(v, iterations, 1))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
-        for k, sums in v.loop(K, 1, zeros):
-            _fetch_tile(v, C, C_row, k)
-            v.prefetch(v.pointer(builder.add(next_row, builder.mul(k, bytes_a_step))))
-            a = v.at(A, builder.mul(k, whole(TILE_ROWS)))
-            b = v.at(B, builder.mul(k, whole(v.lanes * UNIT.vectors)))
-            row_of_b = [v.load(v.at(b, j * v.lanes)) for j in range(UNIT.vectors)]
-            following = []
-            for r in range(TILE_ROWS):
-                element_of_a = v.splat(builder.load(v.at(a, r)))
-                for j in range(UNIT.vectors):
-                    following.append(v.multiply_add(element_of_a, row_of_b[j], sums[r * UNIT.vectors + j]))
-            v.next(following)
+        for i, sums in v.loop(iterations, 1, zeros):
+            _fetch_row(v, v.at(C, builder.mul(C_row, _smaller(v, i, TILE_ROWS - 1))))
+            v.prefetch(v.pointer(builder.add(next_row, builder.mul(i, bytes_an_iteration))))
+            for step in range(UNROLLED):
+                sums = _with_products(v, A, B, builder.add(builder.mul(i, whole(UNROLLED)), whole(step)), sums)
+            v.next(sums)
+        done = builder.mul(iterations, whole(UNROLLED))
+        for k, sums in v.loop(builder.sub(K, done), 1, v.results):
+            v.next(_with_products(v, A, B, builder.add(done, k), sums))
         sums = v.results
 
         masks = [v.first(width, j * v.lanes) for j in range(UNIT.vectors)]
@@ -130,15 +129,27 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
     return signature, codegen
 
 
-def _fetch_tile(v, C, C_row, k):
-    """Fetch a cache line of C, which the sums are added to or stored in: one row of the tile in each 4 steps of k.
+def _with_products(v, A, B, k, sums):
+    """The tile's sums with the products of step k added."""
+    a = v.at(A, v.builder.mul(k, whole(TILE_ROWS)))
+    b = v.at(B, v.builder.mul(k, whole(v.lanes * UNIT.vectors)))
+    row_of_b = [v.load(v.at(b, j * v.lanes)) for j in range(UNIT.vectors)]
+    following = []
+    for r in range(TILE_ROWS):
+        element_of_a = v.splat(v.builder.load(v.at(a, r)))
+        for j in range(UNIT.vectors):
+            following.append(v.multiply_add(element_of_a, row_of_b[j], sums[r * UNIT.vectors + j]))
+    return following
 
-    A row that doesn't begin with a cache line ends in one more. All rows at once would hold up the loads of A and B.
+
+def _fetch_row(v, row):
+    """Fetch a row of a tile of C, which the sums are added to or stored in. It may end in one more cache line.
+
+    One row in each iteration: all rows at once would hold up the loads of A and B.
     """
-    row = _smaller(v, v.builder.lshr(k, whole(2)), TILE_ROWS - 1)
     last = UNIT.vectors * v.lanes - 1
-    line = _smaller(v, v.builder.mul(v.builder.and_(k, whole(3)), whole(v.lanes)), last)
-    v.prefetch(v.at(C, v.builder.add(v.builder.mul(C_row, row), line)))
+    for place in (*range(0, last, LINE // v.itemsize), last):
+        v.prefetch(v.at(row, place))
 
 
 def _smaller(v, x, constant: int):
