@@ -67,20 +67,22 @@ class Node:
 def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     """From ``grad``, the gradient of the tensor ``result``, yield (leaf, its gradient) for each leaf that needs one.
 
-    The order matters. A node is processed only after all its consumers have contributed to its gradient. In
+    The order matters. A node is processed only after all its consumers, the nodes computed from it, have contributed to
+    its gradient. In
 
         b = a + a
         c = b + b
 
     c contributes 1 to b's gradient twice, so db = 2. Only then is b processed: it contributes 2 to a's gradient twice,
-    so da = 4. A walk that processed b after the first contribution, and again after the second, could count one twice.
+    so da = 4. A walk that processed b after the first contribution, and again after the second, would pass on 1 and
+    then 2, and da would be 6.
 
-    So the nodes are taken in reverse topological order: consumers first. The walk is a loop and not a recursion, so a
-    graph may be of any depth. Each node is released when it has been processed. So memory is freed on the way, and a
-    graph can be walked once.
+    Reverse topological order has consumers first. The walk is a loop and not a recursion, so a graph may be of any
+    depth. Each node is released when it has been processed: this frees memory on the way, and a graph can be walked
+    only once.
 
-    A weight that stands behind the other inputs of its last consumer, as in linear(x, weight, bias), is yielded right
-    after that consumer. Its gradient can be sent to other processes while the walk goes on (training/parallel.py).
+    A weight that comes after x among its last consumer's inputs, as in linear(x, weight, bias), is yielded right after
+    that consumer. Its gradient can be sent to other processes while the walk goes on (training/parallel.py).
     """
     gradients = {result.source: grad}
     order = _topological_order(result.source)
@@ -112,7 +114,7 @@ def _topological_order(result) -> list:
 
 def _contribute(node, dy, gradients):
     """The chain rule at one node: its ``backward`` turns dy into a contribution to the gradient of each parent."""
-    for parent, dx in _contributions(node, dy):
+    for parent, dx in _run_backward(node, dy):
         if callable(dx):  # it adds itself to a gradient: see Tensor.from_op
             if parent not in gradients:
                 gradients[parent] = np.zeros(parent.shape, parent.dtype)
@@ -139,8 +141,11 @@ def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 # That was the algorithm. The rest is about memory and about mistakes in a backward function.
 
 
-def _contributions(node, dy):
-    """Release the node, and yield (parent, dx) for each parent that gets a gradient. dx may be written to."""
+def _run_backward(node, dy):
+    """Release the node, call its ``backward``, and yield (parent, dx) for each parent that gets a gradient.
+
+    dx may be written to. Raises RuntimeError unless there is a gradient for each parent, of its shape and dtype.
+    """
     parents, backward = node.parents, node.backward
     node.parents, node.backward = (), _already_released
     needs = tuple(parent is not None for parent in parents)

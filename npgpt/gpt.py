@@ -71,19 +71,20 @@ class GPT(Module):
             self.lm_head = Embedding(config.vocab_size, C, dtype)  # only its weight is used, transposed: see logits
 
     def _initialise(self, rng):
-        """Normal with deviation 0.02, as in OpenAI's code (whose wpe has 0.01); less for what is added to the stream.
+        """Matrices: normal, with standard deviation 0.02 as in OpenAI's code (whose wpe has 0.01), smaller in c_proj.
 
-        The residual stream is a sum of 2 n_layer results. Their variances add up, and dividing by sqrt(2 n_layer) keeps
-        the sum from growing with n_layer (Radford et al. 2019, section 2.3). Biases start at 0 and layer norms' weights
-        at 1, as declared.
+        The two c_proj of a block make what is added to the residual stream, so it is a sum of 2 n_layer results. Their
+        variances add up, and dividing by sqrt(2 n_layer) keeps the sum from growing with n_layer (Radford et al. 2019,
+        section 2.3). Biases start at 0 and layer norms' weights at 1, as declared.
         """
-        matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}  # too large: fails now
+        # All memory is taken first, so that a model that is too large fails before the work.
+        matrices = {name: allocate(p) for name, p in self.named_parameters() if p.ndim == 2}
         for name, matrix in matrices.items():
             matrix[...] = rng.standard_normal(matrix.shape, np.float32)
             matrix *= 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
         for p in self.parameters():
             if p.ndim == 1:
-                p.data = np.array(p.data)
+                p.data = np.array(p.data)  # a declared one is a read-only view
 
     def seed(self, seed: int) -> None:
         """Restart dropout's random numbers. A new model starts with its own seed, a loaded one with 0."""
@@ -157,6 +158,8 @@ class GPT(Module):
     def loss(self, ids: ArrayLike, targets: ArrayLike, padding_mask: np.ndarray | None = None) -> Tensor:
         """ids, targets (B, T) -> the mean cross-entropy in nats, over the targets that are not -100.
 
+        Raises the errors of ``hidden_states``, for targets too; ValueError if their shape isn't that of ids.
+
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
         >>> loss = model.loss([[0, 1, 2]], [[1, 2, 3]])
         >>> round(loss.item(), 2), round(math.log(5), 2)  # a new model guesses
@@ -170,7 +173,7 @@ class GPT(Module):
     def generate(
         self, ids: np.ndarray | Sequence[ArrayLike], max_new_tokens: int, **options: Any
     ) -> np.ndarray | list[np.ndarray]:
-        """Continue texts: ids (B, T) -> (B, T + max_new_tokens). ``options``, and more: ``generation.generate``.
+        """Continue texts: ids (B, T) -> (B, T + max_new_tokens). ``options`` are those of ``generation.generate``.
 
         >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0)
         >>> model.generate([[1, 2]], max_new_tokens=3, temperature=0).shape

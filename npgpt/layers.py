@@ -33,8 +33,8 @@ def dropout_off() -> Iterator[None]:
 class Module:
     """A part of a model. Its attributes that are Tensors, Modules or lists of Modules are found by name.
 
-    Results that an operation has recorded are no parameters. Raises TypeError where a list or dict holds something else
-    that is trainable, since it would be neither trained nor saved. A Module in a tuple is no part.
+    A Tensor that an operation made is not a parameter, and a Module in a tuple is not found. Raises TypeError if a list
+    or dict holds anything else that is trainable, since it would be neither trained nor saved.
     """
 
     training = False
@@ -104,12 +104,12 @@ class Module:
 
 
 def _check_found(name, container):
-    """Raise TypeError if a list or dict holds what would have to be trained, and isn't found there."""
+    """Raise TypeError if a list or dict holds something trainable that ``named_parameters`` doesn't find."""
     for value in container.values() if isinstance(container, dict) else container:
         if isinstance(container, list) and isinstance(value, Module):
             continue
         if any(map(_is_trained, value if isinstance(value, list | tuple) else [value])):
-            raise TypeError(f"{name}: parameters are found as attributes, and parts also in a list of Modules alone")
+            raise TypeError(f"{name}: parameters are found as attributes, and Modules also in lists of Modules alone")
 
 
 def _is_trained(value):
@@ -145,7 +145,7 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """weight (C,), starting at 1, bias (C,) or None"""
+    """Zero mean and unit variance for each row, then y = xhat weight + bias.   weight (C,), bias (C,) or None"""
 
     def __init__(self, C: int, bias: bool, eps: float, dtype: np.dtype):
         self.weight = declare((C,), dtype, 1.0)

@@ -214,7 +214,7 @@ class Tensor:
         return _binary(a / b, self, other, lambda dy: dy / b, lambda dy: -dy * (a / b) / b)
 
     def __pow__(self, exponent: float) -> "Tensor":
-        """y = x^n, where n is a constant:  dx = dy n x^(n - 1)"""
+        """y = x^n, where n is a constant:  dx = dy n x^(n - 1);  0 if n = 0, also where x^(n - 1) is infinite"""
         if not isinstance(exponent, Real):
             raise TypeError("the exponent must be a number")
         x, n = self.data, float(exponent)  # NumPy's own float64 would turn a float32 result into float64
@@ -226,13 +226,13 @@ class Tensor:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    # x -= y makes a new tensor, as x = x - y does: right for a difference, and not for p -= lr * p.grad.
+    # x -= y makes a new tensor, as x = x - y does. So p -= lr * p.grad would not change the parameter: it raises.
 
     def __iadd__(self, other: "Tensor | ArrayLike") -> "Tensor":
-        return _not_updated(self) + other
+        return _without_gradient(self) + other
 
     def __isub__(self, other: "Tensor | ArrayLike") -> "Tensor":
-        return _not_updated(self) - other
+        return _without_gradient(self) - other
 
     def __rsub__(self, other: "Tensor | ArrayLike") -> "Tensor":
         return _constant(other, self) - self
@@ -278,7 +278,7 @@ class Tensor:
         return Tensor.from_op(np.asarray(self.data.sum(axis=axis, keepdims=keepdims)), (self,), backward)
 
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        """The sum over the number of elements in it; NaN if there are none."""
+        """The sum divided by the number of its elements; NaN if there are none."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size if self.size else np.nan)
 
@@ -295,7 +295,7 @@ class Tensor:
         return Tensor.from_op(y, (self,), lambda dy, needs: (dy.transpose(back),))
 
     def __getitem__(self, index: Any) -> "Tensor":
-        """A selection. Each dy is added to the dx of the element that was taken. One taken twice receives two."""
+        """A selection. Each dy is added to the dx of the element that was taken; one taken twice receives two."""
         if isinstance(index, Tensor):
             raise TypeError("index with whole numbers, slices or NumPy arrays, not with a Tensor")
         index = copy.deepcopy(index)  # an array of indices may be filled anew before the backward pass
@@ -310,7 +310,7 @@ def check_tensors(*inputs: Any) -> None:
             raise TypeError(f"a Tensor is expected here, not {type(x).__name__}: Tensor(x) makes one of an array")
 
 
-def _not_updated(x) -> Tensor:
+def _without_gradient(x) -> Tensor:
     if x.grad is not None:
         raise TypeError("+= and -= make a new tensor, and leave the parameter as it was: change its data, p.data")
     return x

@@ -61,7 +61,7 @@ def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike) 
     targets, count = check_targets(targets, x.shape[:-1], V, IGNORED)
     N, shape = len(targets), x.shape
     rows = np.ascontiguousarray(x.data).reshape(N, C)
-    losses, weights = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)
+    losses, dlosses = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)  # for dloss = 1
     (needs_dx,) = needs_grad(x)
     dx = np.empty_like(rows) if needs_dx else None
     for begin in range(0, N, ROWS):
@@ -70,7 +70,7 @@ def frozen_linear_cross_entropy(x: Tensor, matrix: FewBits, targets: ArrayLike) 
         losses[chunk], row_max, row_sum = kernels.cross_entropy_forward(logits, targets[chunk], IGNORED)
         if dx is not None:
             dlogits = kernels.cross_entropy_backward(
-                weights[chunk], logits, targets[chunk], row_max, row_sum, IGNORED, out=logits
+                dlosses[chunk], logits, targets[chunk], row_max, row_sum, IGNORED, out=logits
             )
             dx[chunk] = kernels.few_bits_matmul(dlogits, matrix)
             del dlogits

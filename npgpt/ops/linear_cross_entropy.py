@@ -33,19 +33,19 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_i
     targets, count = check_targets(targets, x.shape[:-1], V, ignore_index)
     N, shape = len(targets), x.shape
     rows, W = x.data.reshape(N, C), weight.data
-    losses, weights = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)
+    losses, dlosses = np.empty(N, rows.dtype), np.full(N, 1 / max(count, 1), rows.dtype)  # for dloss = 1
     needs_dx, needs_dW = needs_grad(x, weight)
     dx = np.empty_like(rows) if needs_dx else None
-    dW = np.zeros_like(W) if needs_dW and not N else None
+    dW = np.zeros_like(W) if needs_dW and not N else None  # else the first chunk's product makes it
     for begin in range(0, N, ROWS):
         chunk = slice(begin, begin + ROWS)
         logits = kernels.matmul(rows[chunk], W.T)
         losses[chunk], row_max, row_sum = kernels.cross_entropy_forward(logits, targets[chunk], ignore_index)
         if needs_dx or needs_dW:
             dlogits = kernels.cross_entropy_backward(
-                weights[chunk], logits, targets[chunk], row_max, row_sum, ignore_index, out=logits
+                dlosses[chunk], logits, targets[chunk], row_max, row_sum, ignore_index, out=logits
             )
-            if dx is not None:
+            if needs_dx:
                 dx[chunk] = kernels.matmul(dlogits, W)
             if needs_dW:
                 dW = kernels.matmul(dlogits.T, rows[chunk], add_to=dW)

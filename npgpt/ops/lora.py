@@ -8,7 +8,7 @@ from npgpt.tensor import Tensor, check_tensors
 
 
 def lora(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, p: float = 0.0, seed: int = 0) -> Tensor:
-    """Add to a layer's result y, of input x, what a product of two thin matrices makes of x (LoRA).
+    """LoRA: y + scale * dropout(x) A B, where y is a layer's result for the input x, and A and B are thin matrices.
 
     y (..., O), x (..., I), A (I, r), B (r, O), 0 <= p < 1, seed as for ``dropout`` -> (..., O)
 
