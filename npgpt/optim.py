@@ -21,20 +21,20 @@ class AdamW:
     Trains the parameters whose ``requires_grad`` is True when it is made. Each of them has two moments, the running
     means of its gradient (``exp_avg``) and of the gradient's square (``exp_avg_sq``). They begin at zero, and a step
     corrects for that by the number of steps so far, which is one number for all parameters. So a parameter can't join
-    later: to train others, make a new AdamW.
+    later: to train others, make a new AdamW. A step changes neither a parameter without a gradient nor its moments.
 
-    Decays matrices and embeddings, and not biases and layer norms, which have one dimension: they don't let a network
-    overfit, and pulling a layer norm's weight towards 0 would only shrink its output.
+    Decays matrices and embeddings. Biases and layer norms, which have one dimension, are not decayed: they don't let a
+    network overfit, and pulling a layer norm's weight towards 0 would only shrink its output.
 
     ``lr`` may be set before each step. ``lr_for`` gives parameters a rate of their own, by patterns of their names
     (name_patterns.py): {"wte": 1e-4} with lr=1e-3 means a tenth of whatever ``lr`` is set to. If several patterns cover
-    a parameter, the last one counts. Raises ConfigError if a pattern covers nothing that is trained.
+    a parameter, the last one counts.
 
-    Raises ValueError on a number that can't be, and on two parameters of one name or one parameter that is there twice;
-    TypeError on parameters of two dtypes.
+    Making an AdamW also tells the C library to keep freed memory for this process (``keep_freed_memory``), which makes
+    training steps faster.
 
-    A step leaves a parameter without a gradient as it is, and its moments too. Making an AdamW also tells the C library
-    to keep freed memory for this process (``keep_freed_memory``), which makes training steps faster.
+    Raises ValueError on a number out of range, and on two parameters of one name or one parameter that is there twice;
+    TypeError on parameters of two dtypes; ConfigError if a pattern covers nothing that is trained.
 
     >>> w = Tensor([[1.0, -1.0]], requires_grad=True)
     >>> optimizer = AdamW([("w", w)], lr=0.1, weight_decay=0.0)
@@ -63,8 +63,8 @@ class AdamW:
         for name, p in pairs:
             if (other := names.setdefault(id(p), name)) != name:
                 raise ValueError(f"{other} and {name} are one parameter, which would be changed twice: leave one out")
-        are_rates = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        if not (_is_size(lr) and _is_size(eps) and _is_size(weight_decay) and are_rates):
+        are_decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        if not (are_decays and all(map(_is_finite_nonnegative, (lr, eps, weight_decay)))):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
             raise ValueError(f"lr, eps and weight_decay must be 0 or more and finite, the two betas below 1: {given}")
         if lr == 0 and lr_for:
@@ -78,7 +78,7 @@ class AdamW:
         self.steps = 0
         self.lr_factors = dict.fromkeys(self.parameters, 1.0)
         for pattern, own in (lr_for or {}).items():
-            if not _is_size(own):
+            if not _is_finite_nonnegative(own):
                 raise ValueError(f"lr_for {pattern!r} must be 0 or more and finite, not {own}")
             covered = matching(self.parameters, pattern, "parameter that is trained")
             self.lr_factors |= dict.fromkeys(covered, own / lr)
@@ -88,19 +88,37 @@ class AdamW:
     def step(self, gradient_scale: float = 1.0) -> None:
         """Change the parameters by their gradients.
 
-        Raises ValueError if a parameter has no weights yet, was frozen or has another shape than before, or ``lr`` or
-        the scale is no finite number; nothing is changed then.
-
         gradient_scale      each gradient is multiplied by it as it is read, and stays as it is; see ``clip_scale``
+
+        Raises ValueError, and changes nothing, if a parameter has no weights yet, was frozen or has another shape than
+        before, or if ``lr`` or the scale is not a finite number.
         """
+        changed = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        self._check_step(changed, gradient_scale)
+        self.steps += 1
+        for factor in dict.fromkeys(self.lr_factors.values()):
+            group = {name: p for name, p in changed.items() if self.lr_factors[name] == factor}
+            kernels.adamw_step(
+                [p.data for p in group.values()],
+                [p.grad for p in group.values()],
+                [self.exp_avg[name] for name in group],
+                [self.exp_avg_sq[name] for name in group],
+                self.lr * factor,
+                *self.betas,
+                self.eps,
+                [self.weight_decay if p.ndim >= 2 else 0.0 for p in group.values()],
+                self.steps,
+                gradient_scale,
+            )
+
+    def _check_step(self, changed, gradient_scale):
         if not isinstance(gradient_scale, Real) or not math.isfinite(gradient_scale):
             raise ValueError(f"gradient_scale must be a finite number, not {gradient_scale!r}")
-        if not _is_size(self.lr):
+        if not _is_finite_nonnegative(self.lr):
             raise ValueError(f"lr must be 0 or more and finite, not {self.lr}")
         for name, p in self._frozen.items():
             if p.requires_grad:
                 raise ValueError(f"parameter {name} was frozen when this AdamW was made: make a new one to train it")
-        changed = {name: p for name, p in self.parameters.items() if p.grad is not None}
         for name, p in changed.items():
             if not p.data.flags.writeable:
                 advice = "load the model's weights, or fill layers.allocate(p), before training it"
@@ -112,19 +130,6 @@ class AdamW:
             if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
                 found = f"{p.grad.dtype} {p.grad.shape}"
                 raise ValueError(f"parameter {name} is {p.dtype} {p.shape}, and its gradient {found}")
-        self.steps += 1
-        for factor in dict.fromkeys(self.lr_factors.values()):
-            group = {name: p for name, p in changed.items() if self.lr_factors[name] == factor}
-            kernels.adamw_step(
-                [p.data for p in group.values()],
-                [p.grad for p in group.values()],
-                [self.exp_avg[name] for name in group],
-                [self.exp_avg_sq[name] for name in group],
-                *(self.lr * factor, *self.betas, self.eps),
-                [self.weight_decay if p.ndim >= 2 else 0.0 for p in group.values()],
-                self.steps,
-                gradient_scale,
-            )
 
     def __repr__(self) -> str:
         return f"AdamW({len(self.parameters)} parameters, lr={self.lr:g})"
@@ -159,7 +164,7 @@ class AdamW:
         self.steps = steps
 
 
-def _is_size(x: float) -> bool:
+def _is_finite_nonnegative(x: float) -> bool:
     return math.isfinite(x) and x >= 0
 
 
@@ -188,7 +193,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 def grad_norm(parameters: Iterable[Tensor]) -> float:
     """The norm of all gradients, taken as one long vector.
 
-    Raises TypeError if a gradient hasn't its parameter's dtype, or on pairs of names and parameters.
+    Raises TypeError if a gradient is not of its parameter's dtype, or on pairs of names and parameters.
     """
     gradients = []
     for p in parameters:
@@ -202,7 +207,7 @@ def grad_norm(parameters: Iterable[Tensor]) -> float:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """What gradients of this norm are multiplied by, so that it is at most ``max_norm``. If it isn't finite, 1.
+    """The factor that brings gradients of this norm down to ``max_norm``; 1 if it is no larger, or not finite.
 
     Raises ValueError on a max_norm that is negative or NaN.
 

@@ -1,14 +1,14 @@
 """Learning rate schedules: the rate of each step, counted from 0. Nothing heavy is imported.
 
 The rate rises in a straight line over ``warmup`` steps and reaches ``lr`` in step ``warmup - 1``. After that it is
-min_lr + (lr - min_lr) f(p), where p goes from 0 to 1:
+min_lr + (lr - min_lr) f(p), where p rises from 0 to 1:
 
-    cosine      f(p) = (1 + cos(pi p)) / 2      all the way from the warm-up to ``steps``
-    linear      f(p) = 1 - p                    all the way, too
+    cosine      f(p) = (1 + cos(pi p)) / 2      p rises from step ``warmup`` to step ``max_steps``
+    linear      f(p) = 1 - p                    as for cosine
+    wsd         f(p) = 1 - sqrt(p)              p is 0 until the last ``decay_fraction`` of the steps, and rises in it
     constant    f(p) = 1                        the rate stays ``lr``
-    wsd         f(p) = 1 - sqrt(p)              ``lr`` up to the last part of the ``steps``, in which it goes down
 
-From step ``steps`` on, and after the warm-up, the rate is ``min_lr``, and ``lr`` if it is constant.
+From step ``max_steps`` on p is 1: the rate is ``min_lr``, or ``lr`` if it is constant.
 """
 
 import math
@@ -48,7 +48,7 @@ def warmup_constant(step: int, lr: float, warmup: int) -> float:
 def warmup_stable_decay(
     step: int, lr: float, min_lr: float, warmup: int, max_steps: int, decay_fraction: float
 ) -> float:
-    """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt down to ``min_lr`` at ``max_steps``.
+    """``lr`` until the last ``decay_fraction`` of ``max_steps``, then 1 - sqrt(p) down to ``min_lr`` at ``max_steps``.
 
     Until the decay begins, the rates don't depend on ``max_steps``: a run can be continued from there with more steps
     (Hu et al. 2024, on their WSD scheduler). 1 - sqrt is the form of Hägele et al. 2024, section 3, who reached a lower
@@ -64,7 +64,7 @@ def warmup_stable_decay(
 
 
 def _rising(step, lr, warmup):
-    """The rate during the warm-up. The first step has a part of ``lr``, not 0, or it would learn nothing."""
+    """The rate during the warm-up. In step 0 it is lr / warmup and not 0, or the step would learn nothing."""
     return lr * (step + 1) / warmup
 
 
