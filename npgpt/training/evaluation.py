@@ -1,4 +1,4 @@
-"""What a run shows of its model now and then: losses of fixed batches, samples. Losses tell when to stop early."""
+"""What a run does every so many steps: losses of fixed batches, which may stop it early, and samples."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def count_of(value: object, least: int = 0) -> int:
 class Periodic:
     """What happens every so many steps, and remembers the step after which it last did.
 
-    every   finds that number in the plan, which a run may change
+    every   every(plan) is that number, looked up each time since a run may get another plan
     """
 
     def __init__(self, plan: Plan, every: Callable[[Plan], int]):
@@ -86,9 +86,9 @@ class Evaluation(Periodic):
 class EarlyStopping:
     """The lowest validation loss so far, and how many evaluations ago there was progress.
 
-    patience    so many evaluations without progress are the end; None: no limit
-    min_delta   by how much the loss must fall, since the last progress, to count as progress. A slow fall counts once
-                it adds up to that
+    patience    stop after so many evaluations without progress; None: no limit
+    min_delta   progress is a loss more than this below that of the last progress. A slow fall counts once it adds up
+                to that
 
     >>> stopping = EarlyStopping(patience=2)
     >>> [stopping.update(step, loss) for step, loss in [(10, 4.0), (20, 3.0), (30, 3.5), (40, 3.0)]]
@@ -133,17 +133,17 @@ class Samples(Periodic):
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, plan: Plan, tokens: int):
         super().__init__(plan, every=lambda plan: plan.sample_every)
-        self.generator = Decoder(model, weights=None)  # no copies of weights that the next step changes
+        self.decoder = Decoder(model, weights=None)  # no copies of weights that the next step changes
         self.tokenizer, self.tokens = tokenizer, tokens
         self.prompt = tokenizer.encode_prompt(plan.sample_prompt)
         self.sampling = Sampling().without(range(tokenizer.vocab_size, model.config.vocab_size))  # ids without a text
 
     def text(self, step: int) -> str:
         """The prompt and what follows, whole characters only; the step is the seed. Raises TrainingDiverged."""
-        decoder, text = self.tokenizer.decoder(), self.plan.sample_prompt
+        text, characters = self.plan.sample_prompt, self.tokenizer.decoder()
         try:
-            for token in stream(self.generator, [self.prompt], self.tokens, self.sampling, seed=step):
-                text += decoder.decode(token.id)
+            for token in stream(self.decoder, [self.prompt], self.tokens, self.sampling, seed=step):
+                text += characters.decode(token.id)
         except FloatingPointError:
             raise TrainingDiverged(f"after step {step}: a sample's logits are not finite") from None
         self.last_step = step

@@ -26,8 +26,8 @@ from npgpt.training.rehearsal import rehearse
 from npgpt.training.run import Run
 from npgpt.training.team import ALONE, Alone
 
-FEW = 100  # steps: of a run that has made fewer, the start was much of the time
-SHORT = 20  # steps: a run of so few is not rehearsed, which would take as long as it does
+MIN_STEPS_TIMED = 100  # in fewer steps, the start was much of the time, and says little of the rest
+MAX_STEPS_UNTIMED = 20  # a rehearsal would take as long as so short a run
 
 
 def execute(run: Run, began: float, team: Alone = ALONE) -> int:
@@ -63,7 +63,7 @@ def execute(run: Run, began: float, team: Alone = ALONE) -> int:
         run.progress.process(run.step, **_described(run))
         run.saver.start()
         try:
-            _foresee(run, stop, began)
+            _estimate_time(run, stop, began)
             if run.plan.warmup > min(run.plan.max_steps, run.plan.decay_steps):
                 log(f"warning: --warmup takes {run.plan.warmup:,} steps, and the schedule fewer: --lr is never reached")
             if run.early_stopping.min_delta and run.early_stopping.patience is None:
@@ -104,15 +104,15 @@ def _memory(run) -> str:
     return line if total < free else f"{line}, and {free / 1e6:,.0f} are free: try --recompute, or a lower --batch-size"
 
 
-def _foresee(run, stop, began):
-    """Say how long the run will take; if it has a time to end in, choose its steps."""
+def _estimate_time(run, stop, began):
+    """Log how long the run will take; if it has a time to end in, choose its steps."""
     plan, tokens = run.plan, run.settings.batch_size * run.settings.grad_accum * run.plan.context
     if run.step:
-        if run.step < FEW:
+        if run.step < MIN_STEPS_TIMED:
             return
         seconds = run.progress.elapsed_before * (plan.max_steps - run.step) / run.step
         how = "as fast as before"
-    elif plan.max_steps <= SHORT and not plan.time_budget:
+    elif plan.max_steps <= MAX_STEPS_UNTIMED and not plan.time_budget:
         return
     else:
         pace = rehearse(run, lambda: stop.requested)

@@ -18,11 +18,15 @@ from npgpt.training.team import ALONE, Alone, Part
 
 
 def fit(run: Run, stop: StopRequest) -> None:
-    """Train until all steps are done, early stopping ends it, or a stop is requested. Raises TrainingDiverged."""
+    """Train until all steps are done, early stopping ends it, or a stop is requested. Raises TrainingDiverged.
+
+    Each turn of the loop does one thing: it evaluates, samples, or takes a step. So a stop or a save can come between
+    any two of them, and a resumed run goes on with the next.
+    """
     while not stop.requested:
         if run.evaluation.due(run.step):
             losses = run.evaluation.losses(run.step, lambda: stop.requested)
-            if losses is not None:
+            if losses is not None:  # else a stop was requested meanwhile
                 run.progress.evaluation(run.step, losses)
                 if "val" in losses and run.early_stopping.update(run.step, losses["val"]):
                     run.saver.save_best()
@@ -49,7 +53,7 @@ def take_step(run: Run, lr: float) -> tuple[float, float]:
 def train_step(
     model: GPT, optimizer: AdamW, parts: Iterable[Part], lr: float, grad_clip: float = 0.0, team: Alone = ALONE
 ) -> tuple[float, float]:
-    """One step of the optimizer, by the gradient of the parts' weighted losses -> their sum, and the gradient's norm.
+    """One step of the optimizer on the weighted sum of the parts' losses -> this sum, and its gradient's norm.
 
     parts       ids (B, T), targets (B, T), and the weight of their mean loss: 1 / n each for n equal batches
     grad_clip   the largest norm of the gradient; 0 for no limit

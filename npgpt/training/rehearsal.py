@@ -63,7 +63,7 @@ def _sample(run):
     def sample():
         if run.plan.sample_every:
             samples = run.samples
-            for _ in stream(samples.generator, [samples.prompt], new_tokens, samples.sampling, seed=0):
+            for _ in stream(samples.decoder, [samples.prompt], new_tokens, samples.sampling, seed=0):
                 pass
 
     return sample

@@ -26,6 +26,7 @@ from npgpt.training.trainable import StoredModel
 class Run:
     """A model, its optimizer, its data, its plan, and what watches them. Each part knows its own state.
 
+    stored      the model, and what its files hold of it
     occupied    bytes that the process took before the model was made
     """
 
@@ -38,9 +39,10 @@ class Run:
         data: TrainingData,
         occupied: int = 0,
     ):
-        s, self.occupied = settings, occupied
-        self.settings, self.plan, self.stored, self.tokenizer, self.data = s, plan, stored, tokenizer, data
-        self.model = model = stored.model
+        self.settings, self.plan, self.stored, self.tokenizer, self.data = settings, plan, stored, tokenizer, data
+        self.occupied = occupied
+        s, model = settings, stored.model
+        self.model = model
         model.recompute = s.recompute
         if s.tensorboard:
             check_installed()
@@ -82,7 +84,7 @@ class Run:
         self.team = self.evaluation.team = team
 
     def close(self) -> None:
-        """Write what is to be looked at for the last time."""
+        """Write the report once more, and close the event files."""
         self.progress.end()
         if self.events is not None:
             self.events.close()

@@ -241,15 +241,15 @@ def check_values(values: dict[str, Any]) -> None:
     """Raise ConfigError on a setting that doesn't exist, or a value that its flag would not take."""
     known = {f.name: f.metadata.get("type") for f in fields(TrainSettings)}
     for name, value in values.items():
-        type = known.get(name)
-        if type is None:
+        parse = known.get(name)
+        if parse is None:
             raise ConfigError(f"unknown setting of a run: {name[:100]!r}")
-        if type in (bool, str):
-            good = isinstance(value, type)
+        if parse in (bool, str):
+            is_right = isinstance(value, parse)
         else:
             try:
-                good = type(str(value)) == value
+                is_right = parse(str(value)) == value
             except (ArgumentTypeError, ValueError):
-                good = False
-        if not good:
+                is_right = False
+        if not is_right:
             raise ConfigError(f"setting {name} can't be {reprlib.repr(value)}")

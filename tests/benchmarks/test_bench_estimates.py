@@ -4,7 +4,7 @@ import pytest
 
 from bench.estimates import _MEMORY, _TIME, BUDGETS, RUNS, _rows
 from npgpt.commandline import Parser
-from npgpt.training.execute import SHORT
+from npgpt.training.execute import MAX_STEPS_UNTIMED
 from npgpt.training.log import format_duration
 from npgpt.training.settings import TrainSettings
 
@@ -17,7 +17,7 @@ def settings_of(flags):
 
 def test_each_run_is_what_training_takes_and_long_enough_to_be_foretold():
     for flags in RUNS.values():
-        assert settings_of(flags).max_steps > SHORT
+        assert settings_of(flags).max_steps > MAX_STEPS_UNTIMED
     for seconds, *flags in BUDGETS.values():
         assert settings_of([f"--time-budget={seconds}s", *flags]).time_budget == seconds
 

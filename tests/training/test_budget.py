@@ -32,7 +32,7 @@ PACE = Pace(step=0.01, evaluation=0.02, sample=0.01, save=0.05)
 def test_a_rehearsal_changes_nothing(folder, monkeypatch):
     rehearsed, ended = train(folder, *RUN)
     assert re.search(r"\ntime:  about \d+:\d\d for 24 steps, 768 tokens \(", ended.err)
-    monkeypatch.setattr(execute, "SHORT", 24)
+    monkeypatch.setattr(execute, "MAX_STEPS_UNTIMED", 24)
     run, ended = train(folder, *RUN)
     assert "time:" not in ended.err
     assert everything(run) == everything(rehearsed)
@@ -43,7 +43,7 @@ def test_a_run_that_has_begun_is_not_rehearsed(folder, monkeypatch):
         slow.setattr(Progress, "state_dict", lambda self: {"elapsed": 240.0})
         run, _ = train(folder, *RUN)
     monkeypatch.setattr(execute, "rehearse", None)
-    monkeypatch.setattr(execute, "FEW", 24)
+    monkeypatch.setattr(execute, "MIN_STEPS_TIMED", 24)
     ended = command("train", "--resume", run, "--max-steps", 36, cwd=folder)
     assert "\ntime:  about 2:00 for 12 steps, 384 tokens (as fast as before)\n" in ended.err
 
