@@ -364,7 +364,7 @@ MUTANTS = [
     Mutant("packed_product._prepare_row", "-offset * total", "offset * total", "the offset of whole numbers added twice"),
     Mutant("Decoder.step", "cache.lengths[index] += 1", "pass", "the cache doesn't know of the new position"),
     Mutant("prefix.shared_length", "len(prompt) - 1", "len(prompt)", "the last id of a prompt taken from the prefix", tests="generation/test_prefix.py"),
-    Mutant("Decoder._logits_behind", "hidden[np.arange(len(ids)), lengths - 1]", "hidden[:, -1]", "logits after the padding"),
+    Mutant("Decoder._last_logits", "hidden[np.arange(len(ids)), lengths - 1]", "hidden[:, -1]", "logits after the padding"),
     Mutant("stream.stream", "seed + row", "seed", "all texts draw the same numbers"),
     Mutant("stream._tokens", "late", "False", "no end in time", tests="generation/test_ends.py"),
     Mutant("StopTexts.__call__", "text.tokens <= self.minimum", "text.tokens < self.minimum", "a stop in the last token of the minimum", tests="generation/test_stop.py"),

@@ -49,7 +49,7 @@ class _Rules:
 
     @property
     def candidates(self) -> int:
-        """Continuations that a step looks at: even if ``beams`` texts end in every way they can, as many run on."""
+        """Continuations that a step looks at. Each stop id ends at most ``beams`` of them, so as many can run on."""
         return (1 + max(1, len(self.stop_ids))) * self.beams
 
     def score(self, total, length):
@@ -62,7 +62,7 @@ class _Rules:
         if self.early_stopping is True:
             return True
         if self.early_stopping == "never" and self.length_penalty > 0:
-            length = self.max_new_tokens  # where the sum, if it stayed as it is, would weigh least
+            length = self.max_new_tokens  # a negative sum that stays as it is has its best score at this length
         return self.score(best_running, length) <= finished[-1].score
 
     def _check(self, ok, name, wanted):
@@ -156,10 +156,10 @@ def _logprobs(logits, history, sampling):
 
 
 def _in_rows(run_on, running, cache, beams):
-    """The texts that run on -> as ``running``, each in a row of the cache that holds what it continues.
+    """Place the texts that run on -> the next ``running``: each in a row of the cache that holds all but its last id.
 
-    The first continuation of a text stays in its row. Others get a copy, in a row whose text doesn't run on: so no row
-    that is still to be copied is written over.
+    The first continuation of a text stays in its row. Others get a copy of the row, in place of a text that doesn't run
+    on, so no row is overwritten that is still to be copied.
     """
     parents = {parent for _, parent, _ in run_on}
     free = [row for row in range(beams) if row not in parents]

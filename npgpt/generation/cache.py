@@ -20,9 +20,9 @@ class KeyValueCache:
     lengths         (R,) int64: how many positions of each row are filled. A smaller number forgets the last ones
     dtype           float32, float64, or "bf16": half the memory of float32. uint16 arrays then hold bfloat16's bits
 
-    The model takes one as ``model(ids, cache=cache)`` if its rows are filled equally far. If they aren't, it takes
-    those that are: ``model(ids, cache=cache.rows([0, 3]))``. Then ``cache.length`` is the number of positions, and
-    the model's layers store their keys and values in ``cache.layers``.
+    The model takes one as ``model(ids, cache=cache)`` if all rows are filled equally far, else some that are:
+    ``model(ids, cache=cache.rows([0, 3]))``. It reads ``cache.length``, the number of positions that they hold, and its
+    layers store their keys and values in ``cache.layers``.
 
     >>> cache = KeyValueCache(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), rows=3)
     >>> cache.keys.shape, cache.lengths
@@ -120,7 +120,7 @@ class LayerCache:
         return self._rows.length
 
     def store(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Store k and v (B, T, H, D) of T new positions behind the others -> those of all positions, B rows.
+        """Append k and v (B, T, H, D) of T new positions -> those of all positions, (B, length + T, H, D).
 
         With bfloat16 the new ones come back rounded too, so that a text gives the same in one piece or in several.
         ``length`` stays: the model sets it when all layers have stored theirs, so an interrupted pass leaves no trace.

@@ -30,9 +30,9 @@ class Decoder:
                     copies, so nothing is prepared, and each token takes longer
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
-    Rows are numbers of the cache's rows. Each may hold another number of positions, and positions count from 0 in each.
-    Dropout is off, and the model's mode is afterwards as before. Nothing is recorded for gradients. Making a decoder
-    that packs keeps freed memory in this process (kernels/machine/memory.py), as training does.
+    ``rows`` are numbers of the cache's rows. Each row may hold another number of positions, which count from 0 in each.
+    Dropout is off, and the model's mode stays as it is. Nothing is recorded for gradients. Making a decoder that packs
+    keeps freed memory in this process (kernels/machine/memory.py), as training does.
 
     >>> from npgpt import GPT, GPTConfig
     >>> decoder = Decoder(GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2), seed=0))
@@ -77,13 +77,13 @@ class Decoder:
     def prefill(
         self, prompts: Sequence[ArrayLike], cache: KeyValueCache | None = None, rows: Sequence[int] | None = None
     ) -> np.ndarray:
-        """n lists of ids, of any lengths, each behind what its row holds -> logits (n, V) after each one's last id.
+        """n lists of ids, of any lengths, each continuing its row -> logits (n, V) after each one's last id.
 
-        Rows that hold as much go through the model in one pass, the shorter prompts padded on the right. No mask hides
-        the padding: a position sees only those before it, so no id sees the padding behind it. The padding's own keys
-        and values lie beyond the row's length, where nobody reads them, until the next ids overwrite them.
+        Rows that are filled equally far go through the model in one pass, the shorter prompts padded on the right. No
+        mask hides the padding: a position sees only those before it, so no id sees the padding after it. The padding's
+        own keys and values lie beyond the row's length, where nobody reads them, until the next ids overwrite them.
 
-        rows: 0 to n - 1 unless told. Without a cache nothing is kept, and the prompts begin at position 0.
+        rows    None: 0 to n - 1. Without a cache nothing is kept, and the prompts begin at position 0
 
         Raises ValueError on an empty prompt, or if there is no room for one.
         """
@@ -91,7 +91,7 @@ class Decoder:
         if any(prompt.ndim != 1 or prompt.size == 0 for prompt in ids):
             raise ValueError(f"prompts need at least one id, not the shapes {[prompt.shape for prompt in ids]}")
         if cache is None:
-            return self._logits_behind(ids, None)
+            return self._last_logits(ids, None)
         rows = range(len(ids)) if rows is None else rows
         if len(rows) != len(ids):
             raise ValueError(f"{len(ids)} prompts for {len(rows)} rows")
@@ -100,18 +100,18 @@ class Decoder:
             group_rows = [rows[i] for i in group]
             view = cache.rows(group_rows)
             first = view.length
-            logits[group] = self._logits_behind([ids[i] for i in group], view)
+            logits[group] = self._last_logits([ids[i] for i in group], view)
             cache.lengths[group_rows] = [first + len(ids[i]) for i in group]
         return logits
 
     def extend(self, ids: ArrayLike, cache: KeyValueCache, row: int) -> np.ndarray:
-        """T ids behind what one row holds -> logits (T, V), those after each of the ids."""
+        """T ids that continue one row -> logits (T, V), those after each of the ids."""
         self.pack()
         hidden = self._hidden_states(np.asarray(ids)[None], cache.rows([row]))
         return self._logits(hidden[0])
 
     def step(self, ids: ArrayLike, cache: KeyValueCache, rows: Sequence[int]) -> np.ndarray:
-        """One id (n,) behind what each of n rows holds -> logits (n, V) for the ids after them."""
+        """ids (n,), one to continue each of n rows -> logits (n, V) after them. Raises ValueError if a row is full."""
         ids = np.asarray(ids)
         if self._step_weights is None:
             return self.prefill(list(ids[:, None]), cache, rows)
@@ -150,7 +150,8 @@ class Decoder:
             yield from self.model.named_matrices()
         yield from ((name, p.data) for name, p in self.model.named_parameters())
 
-    def _logits_behind(self, ids, cache):
+    def _last_logits(self, ids, cache):
+        """n lists of ids, to rows of equal length -> logits (n, V) after each one's last id"""
         lengths = np.array([len(prompt) for prompt in ids])
         padded = np.zeros((len(ids), lengths.max()), np.result_type(*ids))
         for row, prompt in zip(padded, ids, strict=True):

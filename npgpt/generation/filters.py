@@ -71,7 +71,7 @@ def top_p(p: np.ndarray, mass: float) -> np.ndarray:
     """
     if mass >= 1:
         return np.arange(len(p))
-    for likeliest in (_largest(p), p):
+    for likeliest in (_largest(p), p):  # all of p only if the few largest don't have the mass
         descending = np.sort(likeliest)[::-1]
         total = np.cumsum(descending)
         if total[-1] >= mass:
@@ -112,7 +112,8 @@ def typical_p(p: np.ndarray, mass: float) -> np.ndarray:
         return np.arange(len(p))
     surprise = -np.log(np.maximum(p, np.finfo(p.dtype).tiny))  # what has probability 0 is far from every entropy
     distance = np.abs(surprise - (p * surprise).sum())
-    for nearest in (np.flatnonzero(distance <= -_largest(-distance).min()), np.arange(len(p))):
+    few = np.flatnonzero(distance <= -_largest(-distance).min())  # the 256 nearest, and their equals
+    for nearest in (few, np.arange(len(p))):  # all only if these don't have the mass
         nearest = nearest[np.argsort(distance[nearest])]  # equals are kept or left out together, so any order will do
         total = np.cumsum(p[nearest])
         if total[-1] >= mass:

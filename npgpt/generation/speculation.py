@@ -12,8 +12,8 @@ section 2.3 and appendix A.1; Chen et al. 2023, "Accelerating Large Language Mod
                    = min(q(x), p(x)) + (1 - sum(min(q, p))) max(0, p(x) - q(x)) / sum(max(0, p - q))
                    = min(q(x), p(x)) + max(0, p(x) - q(x)) = p(x),      as sum(max(0, p - q)) = 1 - sum(min(q, p))
 
-p and q are the distributions after all rules of ``Sampling``, each with the text that the position has before it. A
-greedy p has one token only, so the accepted tokens are the plain loop's.
+p and q are the distributions after all rules of ``Sampling``, each given the text before its position. A greedy p has
+one token only, so the accepted tokens are the plain loop's.
 """
 
 import time
@@ -110,7 +110,7 @@ class Speculation(Iterator[Token]):
         self.tokens = self.proposed = self.accepted = self.passes = self.plain_steps = 0
         self._cache, self._sampling, rng = self._decoder.new_cache(), sampling, np.random.default_rng(seed)
         self._text = TextInProgress(0, ids, frozenset(map(index, stop_ids)), rng, constraint and constraint.copy())
-        self._drafted = self._most = drafted
+        self._most = self._most_now = drafted  # tokens to propose at a time; _adapt changes the second
         self._run = self._generate(max_new_tokens, stop_if, max_seconds, logprobs)
 
     def __next__(self) -> Token:
@@ -134,7 +134,7 @@ class Speculation(Iterator[Token]):
         while not ended:
             # The model adds a token to those that are proposed, and all have to fit.
             room = min(max_new_tokens - self.tokens - 1, self._decoder.config.block_size - self._text.length)
-            proposal, q = self._propose(min(self._most, room))
+            proposal, q = self._propose(min(self._most_now, room))
             logits = self._logits(proposal)
             late = time.monotonic() >= deadline
             for i in range(len(proposal) + 1):
@@ -151,10 +151,10 @@ class Speculation(Iterator[Token]):
                 yield replace(token, ended=ended)
                 if ended or not agrees:
                     break
-            self._adapt(len(proposal), i)
+            self._adapt(len(proposal), accepted=i)
 
     def _propose(self, most):
-        """-> ids (k,), and k distributions (V,) that they were drawn from: none if they are not drawn"""
+        """-> up to ``most`` ids (k,), and the k distributions (V,) that they were drawn from: [] if they weren't"""
         if most < 1:
             return self._text.ids[:0], []
         if isinstance(self._draft, PromptLookup):
@@ -191,12 +191,12 @@ class Speculation(Iterator[Token]):
         return self._decoder.extend(np.append(ids[-1:], proposal), self._cache, 0)
 
     def _choose(self, logits, proposed, q):
-        """The text's next id. proposed (1,) and q: what the draft drew and from what; q is empty if it didn't draw."""
+        """Add the text's next id. proposed: [the draft's id], q: [its distribution (V,)]. Either may be empty."""
         text = self._text
         if q:
             p = self._sampling.distribution(logits, text.history())
             id = accept_or_redraw(int(proposed[0]), p, q[0], text.rng)
-        else:  # what wasn't drawn is accepted if it is what comes out anyway
+        else:  # a proposal that wasn't drawn is accepted if it is the id that the model chooses
             id = self._sampling.next_token(logits, text.history(), text.rng)
         self.tokens += 1
         text.push(id)
@@ -210,11 +210,11 @@ class Speculation(Iterator[Token]):
         if proposed and isinstance(self._draft, DraftModel):
             self._draft.go_back(self._text.length - 1)
             change = 2 if accepted == proposed else -1
-            self._most = min(max(self._most + change, 1), self._drafted)
+            self._most_now = min(max(self._most_now + change, 1), self._most)
 
 
 def accept_or_redraw(id: int, p: np.ndarray, q: np.ndarray, rng: np.random.Generator) -> int:
-    """An id drawn from q (V,) -> one that is distributed as p (V,): the same, or another.
+    """An id drawn from q (V,) -> one that is distributed as p (V,): the same one, or one drawn anew.
 
     >>> p, q = np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5])
     >>> accept_or_redraw(1, p, q, np.random.default_rng(0)), accept_or_redraw(2, p, q, np.random.default_rng(0))

@@ -20,7 +20,7 @@ from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
 
-_MAY_END_EARLY = ("stop_ids", "stop_if", "max_seconds", "constraint")  # the options with which a text may
+_MAY_END_EARLY = ("stop_ids", "stop_if", "max_seconds", "constraint")  # options by which a text may end early
 
 
 def stream(
@@ -49,8 +49,8 @@ def stream(
                     among others. None: another text each time
     use_cache       False computes everything again for each token. The text is the same, but for rounding; a cache in
                     bfloat16 rounds what it holds
-    num_samples     texts of each prompt, which goes through the model once for all of them. Prompt p's are the texts
-                    from p * num_samples on
+    num_samples     texts of each prompt, which goes through the model once for all of them. Texts p * num_samples to
+                    (p + 1) * num_samples - 1 continue prompt p
     stop_ids        ids that end a text. The one that does is yielded
     stop_if         is asked of each token, before it is yielded, whether its text ends there. ``StopTexts`` is one
     max_seconds     after so long each text ends with its next token
@@ -138,7 +138,7 @@ def _prompts(ids, vocab_size):
 
 
 class _Computation:
-    """Gives the logits after the last ids of texts, and computes no more for it than it must."""
+    """The logits (V,) after each text's last id. Only ids that the cache doesn't hold go through the model."""
 
     def __init__(self, decoder, texts, num_samples, max_new_tokens, use_cache, prefix, cache):
         self.decoder, self.num_samples, self.prefix = decoder, num_samples, prefix
@@ -167,10 +167,11 @@ class _Computation:
             return self.decoder.prefill(windows)
         for text in texts:
             if text.length > self.block_size:
-                self.cache.lengths[text.row] = 0  # the window has moved on: what the cache holds is of other positions
+                self.cache.lengths[text.row] = 0  # the window has moved, and with it the position of every id
         new = {text.row: window[self.cache.lengths[text.row] :] for text, window in zip(texts, windows, strict=True)}
         logits = {}
-        single, several = ([row for row, ids in new.items() if (len(ids) == 1) == one] for one in (True, False))
+        single = [row for row, ids in new.items() if len(ids) == 1]
+        several = [row for row, ids in new.items() if len(ids) != 1]
         if single:
             step = self.decoder.step(np.concatenate([new[row] for row in single]), self.cache, single)
             logits |= dict(zip(single, step, strict=True))
