@@ -28,7 +28,7 @@ def main() -> int:
     exercise = _find(given.name)
     if given.action == "start":
         path = learner.start(exercise, folder)
-        print(f"{path} has the task, and the function {exercise.function} to write.")
+        print(f"{path} has the task, and the function {exercise.function_name} to write.")
         print(f"When you have written it: {learner.command('check', exercise.name, folder)}")
         return 0
     solved, answer = learner.check(exercise, folder)
@@ -43,7 +43,7 @@ def _find(name):
 
     plain = Path(name).name.removesuffix(".py").replace("-", "_")
     if plain not in EXERCISES:
-        named = [exercise.name for exercise in EXERCISES.values() if exercise.function == plain]
+        named = [exercise.name for exercise in EXERCISES.values() if exercise.function_name == plain]
         close = named or get_close_matches(plain, EXERCISES, n=1)
         meant = f"Did you mean {close[0]}? " if close else ""
         raise ConfigError(f"there is no exercise {name[:60]!r}. {meant}python -m npgpt.exercises lists them")

@@ -64,10 +64,10 @@ def test_the_packages_own_code_is_right(exercise):
 def test_the_function_without_a_body_is_not(exercise):
     module = {}
     exec(exercise.file("check it"), module)
-    verdict = grade(exercise, module[exercise.function])
+    verdict = grade(exercise, module[exercise.function_name])
     assert not verdict.solved
     assert verdict.case == 1
-    assert f"{exercise.function} returns None" in verdict.problem or "must return two things" in verdict.problem
+    assert f"{exercise.function_name} returns None" in verdict.problem or "must return two things" in verdict.problem
     assert "write it here" in exercise.file("check it").splitlines()[verdict.line - 1]
 
 
@@ -82,7 +82,7 @@ def test_the_file_can_be_read(exercise):
         assert {name.removeprefix("d") for name in exercise.outputs} <= set(parameters)
         parameters.insert(0, exercise.signature.partition("(")[2].partition(",")[0])
     if not exercise.drive:
-        assert exercise.signature == f"{exercise.function}({', '.join(parameters)})"
+        assert exercise.signature == f"{exercise.function_name}({', '.join(parameters)})"
 
 
 @pytest.mark.parametrize(("exercise", "mistake"), EACH_MISTAKE)

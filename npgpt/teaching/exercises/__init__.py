@@ -1,7 +1,8 @@
 """Exercises: write a piece of GPT-2 yourself, and be told what is wrong.
 
 exercise.py     what an exercise is; values.py: its values
-graph.py operations.py model.py attention.py positions.py optimizer.py training.py generation.py: the exercises
+graph.py operations.py model.py attention.py rotary.py optimizer.py training.py generation.py byte_pairs.py
+blocked_product.py: the exercises
 trial.py        the learner's function, called with arguments that it can't change
 answers.py      what it returned, compared with what is right
 hints.py        the mistake that was made
@@ -12,12 +13,14 @@ learner.py      the learner's file: written, and run in a process of its own
 
 from npgpt.teaching.exercises import (
     attention,
+    blocked_product,
+    byte_pairs,
     generation,
     graph,
     model,
     operations,
     optimizer,
-    positions,
+    rotary,
     training,
 )
 
@@ -35,7 +38,7 @@ EXERCISES = {
         attention.ATTENTION,
         attention.CAUSAL_ATTENTION,
         attention.ATTENTION_BACKWARD,
-        positions.ROTARY,
+        rotary.ROTARY,
         operations.GELU,
         model.EMBEDDING,
         operations.DROPOUT,
@@ -44,8 +47,8 @@ EXERCISES = {
         training.SCHEDULE,
         optimizer.RESUME,
         generation.TOP_P,
-        positions.KV_CACHE,
-        generation.BYTE_PAIRS,
-        generation.BLOCKED_PRODUCT,
+        generation.KV_CACHE,
+        byte_pairs.BYTE_PAIRS,
+        blocked_product.BLOCKED_PRODUCT,
     )
 }

@@ -187,6 +187,14 @@ def _backward(dy, q, k, v, row_sum=True, alone=False, scaled=True, mask=True, dq
     return dA @ (k if dq_of is None else q), dk(dA, q) if dk else dA.T @ q, dv(P, dy) if dv else P.T @ dy
 
 
+def _causal(q, k, v):
+    """The package's operation, which takes q, k and v side by side: products put them there, so gradients come back."""
+    T, D = q.shape
+    places = np.eye(3 * D).reshape(3, D, 3 * D)
+    qkv = (q @ places[0] + k @ places[1] + v @ places[2]).reshape(1, T, 3 * D)
+    return ops.causal_self_attention(qkv, n_head=1).reshape(T, D)
+
+
 ATTENTION_BACKWARD = Exercise(
     name="attention_backward",
     title="Attention with the causal mask, backward.",
@@ -203,7 +211,7 @@ softmax's backward pass, then dA, then dq and dk. Compute P again from q and k.
     signature="attention_backward(dy, q, k, v)",
     gives="dy, q, k, v (T, D) -> dq, dk, dv",
     outputs=("dq", "dk", "dv"),
-    forward=lambda q, k, v: _causal(q, k, v),
+    forward=_causal,
     cases=(
         Case("3 positions, D = 3", queries_keys_values(3, 3, 3)),
         Case("4 positions, D = 2", queries_keys_values(4, 4, 2)),
@@ -233,11 +241,3 @@ softmax's backward pass, then dA, then dq and dk. Compute P again from q and k.
         Mistake(lambda *a: (None, None, a[3]), "That is v. dv is a product of the weights and dy."),
     ),
 )
-
-
-def _causal(q, k, v):
-    """The operation of the package takes q, k and v side by side, and so they are put there, differentiably."""
-    T, D = q.shape
-    places = np.eye(3 * D).reshape(3, D, 3 * D)
-    qkv = (q @ places[0] + k @ places[1] + v @ places[2]).reshape(1, T, 3 * D)
-    return ops.causal_self_attention(qkv, n_head=1).reshape(T, D)

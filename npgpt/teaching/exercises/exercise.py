@@ -72,12 +72,12 @@ class Exercise:
         return re.findall(r"npgpt/[\w/]+\.py", self.read)[-1]
 
     @property
-    def function(self) -> str:
-        """The name of the function."""
+    def function_name(self) -> str:
+        """The name of the function that the learner writes."""
         return self.signature.partition("(")[0]
 
-    def values(self, arguments: dict[str, Any]) -> np.ndarray:
-        """The forward pass of the package."""
+    def forward_pass(self, arguments: dict[str, Any]) -> np.ndarray:
+        """The result of the package's ``forward``."""
         assert self.forward is not None
         with no_grad():
             return self.forward(*self._as_tensors(arguments).values()).data

@@ -1,15 +1,17 @@
-"""Top-p, byte-pair merging, and a matrix product by blocks."""
+"""One token after another: which are left to draw from (top-p), and what is kept of the earlier ones (the cache)."""
 
+import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from npgpt import kernels
+from npgpt.config import GPTConfig
 from npgpt.generation import filters
-from npgpt.kernels import KERNELS
+from npgpt.generation.cache import KeyValueCache
+from npgpt.teaching.exercises.attention import attention, heads, later, queries_keys_values, without_maximum
 from npgpt.teaching.exercises.exercise import Case, Exercise, Mistake
 from npgpt.teaching.exercises.values import values
-from npgpt.text import gpt2_bpe
 
 # Top-p
 
@@ -82,189 +84,85 @@ Return their positions, ascending.
     ),
 )
 
-# Byte-pair encoding
+# The key/value cache
 
 
-def _package_merge(text, ranks):
-    return [gpt2_bpe.tokens()[id] for id in gpt2_bpe.encode(text.decode())]
+def _package_cache(q, k, v, keys, values_):
+    """The package's cache, filled with what there is, stores the new ones and gives all."""
+    n, (T, D) = len(keys), q.shape
+    cache = KeyValueCache(GPTConfig(vocab_size=1, block_size=n + T, n_layer=1, n_head=1, n_embd=D), 1, np.float64)
+    if n:
+        cache.layers[0].store(*heads(keys, values_))
+    cache.length = n
+    all_keys, all_values = cache.layers[0].store(*heads(k, v))
+    y, _, _ = kernels.attention_forward(*heads(q), all_keys, all_values, 1 / math.sqrt(D))
+    return y[0, :, 0], all_keys[0, :, 0].copy(), all_values[0, :, 0].copy()
 
 
-def _merge(text, ranks, choose, rounds=10_000):
-    parts = [bytes([byte]) for byte in text]
-    for _ in range(rounds):
-        pairs = [(i, ranks[parts[i] + parts[i + 1]]) for i in range(len(parts) - 1) if parts[i] + parts[i + 1] in ranks]
-        if not pairs:
-            break
-        i, _ = choose(pairs)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
+def _cached(q, k, v, keys, values_, hidden=lambda q, k: later(q, k, len(k) - len(q)), **wrong):
+    keys, values_ = np.concatenate([keys, k]), np.concatenate([values_, v])
+    return attention(q, keys, values_, hidden=hidden(q, keys), **wrong), keys, values_
 
 
-def _longest_first(text, ranks):
-    parts, begin = [], 0
-    while begin < len(text):
-        end = next(end for end in range(len(text), begin, -1) if text[begin:end] in ranks)
-        parts.append(text[begin:end])
-        begin = end
-    return parts
+def _cache_case(n, T):
+    return {**queries_keys_values(T, T, 3), "keys": values(n, 3, seed=3), "values": values(n, 3, seed=4)}
 
 
-def _lowest(pairs):
-    return min(pairs, key=lambda pair: pair[1])
-
-
-def _word(text):
-    return Case(repr(text), {"text": text.encode(), "ranks": {token: i for i, token in enumerate(gpt2_bpe.tokens())}})
-
-
-BYTE_PAIRS = Exercise(
-    name="byte_pairs",
-    title="Byte-pair merging: from bytes to GPT-2's tokens.",
+KV_CACHE = Exercise(
+    name="kv_cache",
+    title="The key/value cache.",
     task="""
-A word begins as a list of single bytes. Of all pairs of neighbours that make a
-token, merge the one whose token has the lowest rank: it was learned first. If
-this pair is there several times, merge the leftmost one. Again, until no two
-neighbours make a token.
+n positions have been through attention already, and their keys and values are
+kept. Now come T new ones, with their q, k and v. Mostly T is 1.
 
-``ranks`` is GPT-2's table, {token: rank}, with all single bytes in it.
+Store the new keys and values behind the old ones, and let each new position
+look at all earlier ones and at itself: the first new one is at position n.
+Scores are divided by sqrt(D), as before. Don't change the arrays that you are
+given: return new ones.
 """,
-    read="docs/course/README.md, npgpt/text/bpe_training.py, which learns the ranks, and npgpt/text/byte_level.py: "
-    "_encoded (after you tried)",
-    signature="merge(text, ranks)",
-    gives="text, bytes; ranks, {bytes: rank} -> a list of bytes, which joined are the text",
-    outputs=("tokens",),
-    reference=_package_merge,
-    cases=tuple(map(_word, ["the", "bbbbb", "antidisestablish", " hellooo", " xylophones", "é", "q", ""])),
-    mistakes=(
-        Mistake(
-            lambda text, ranks: _merge(text, ranks, choose=lambda pairs: pairs[0]),
-            "You merge the leftmost pair that makes a token. Which one was learned first? Take the lowest rank.",
-        ),
-        Mistake(
-            lambda text, ranks: _merge(text, ranks, choose=lambda pairs: max(pairs, key=lambda pair: pair[1])),
-            "You merge the pair with the highest rank. The lowest one was learned first.",
-        ),
-        Mistake(
-            _longest_first,
-            "You cut off the longest token that fits. The merges decide, in the order in which they were learned.",
-        ),
-        Mistake(
-            lambda text, ranks: _merge(text, ranks, _lowest, rounds=1),
-            "That is one merge. Go on until no two neighbours make a token.",
-        ),
-        Mistake(lambda text, ranks: [bytes([byte]) for byte in text], "These are the single bytes: nothing is merged."),
-        Mistake(
-            lambda text, ranks: _merge(
-                text, ranks, choose=lambda pairs: min(pairs, key=lambda pair: (pair[1], -pair[0]))
-            ),
-            "If the best pair is there several times, the leftmost one is merged first.",
-        ),
-    ),
-)
-
-# The matrix product
-
-
-class InMemory(np.ndarray):
-    """A matrix in memory. Only blocks of up to ``size`` x ``size`` fit into the cache and can be multiplied."""
-
-    size = 2
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if ufunc is np.matmul:
-            self._check(inputs)
-        plain = [np.asarray(x) for x in inputs]
-        outputs = {"out": tuple(np.asarray(x) for x in options.pop("out"))} if "out" in options else {}
-        return getattr(ufunc, method)(*plain, **options, **outputs)
-
-    def __array_function__(self, function, types, arguments, options):
-        if function in (np.dot, np.einsum, np.inner, np.tensordot, np.outer):
-            self._check([x for x in arguments if isinstance(x, np.ndarray)])
-        return super().__array_function__(function, types, arguments, options)
-
-    def dot(self, other: Any, out: Any = None) -> Any:  # type: ignore[override]
-        """The method is the same product."""
-        return self @ other
-
-    def _check(self, blocks):
-        for block in blocks:
-            if max(np.shape(block), default=0) > self.size:
-                shape = " x ".join(map(str, np.shape(block)))
-                raise ValueError(
-                    f"a block of {shape} does not fit into the cache of this exercise: {self.size} x {self.size} does"
-                )
-
-
-def _in_memory(M, K, N):
-    return {"A": values(M, K).view(InMemory), "B": values(K, N, seed=1).view(InMemory), "size": InMemory.size}
-
-
-def _package_product(A, B, size):
-    return KERNELS["matmul"]["numpy"](np.array(A), np.array(B))
-
-
-def _blocks(A, B, size, add=True, whole=False):
-    (M, K), N = A.shape, B.shape[1]
-    M_end, K_end, N_end = (n - n % size if whole else n for n in (M, K, N))
-    C = np.zeros((M, N))
-    for i in range(0, M_end, size):
-        for j in range(0, N_end, size):
-            for k in range(0, K_end, size):
-                part = A[i : i + size, k : k + size] @ B[k : k + size, j : j + size]
-                C[i : i + size, j : j + size] = part + add * C[i : i + size, j : j + size]
-    return C
-
-
-def _diagonal_blocks(A, B, size):
-    """The block (i, j) of the result from the blocks (i, j) of A and B alone"""
-    C = np.zeros((len(A), B.shape[1]))
-    for i in range(0, len(A), size):
-        for j in range(0, B.shape[1], size):
-            a, b = A[i : i + size, j : j + size], B[i : i + size, j : j + size]
-            if a.shape[1] == len(b) and a.size and b.size:
-                C[i : i + size, j : j + size] = a @ b
-    return C
-
-
-BLOCKED_PRODUCT = Exercise(
-    name="blocked_product",
-    title="A matrix product by blocks.",
-    task="""
-Large matrices don't fit into the cache, and blocks of them do. Compute C = A B
-by products of blocks of at most ``size`` x ``size``: a larger product is
-refused here. The block of C at (i, j) is the sum over k of
-
-    (block of A at (i, k)) @ (block of B at (k, j))
-
-The sizes need not be multiples of ``size``: the last blocks may be smaller.
-""",
-    read="docs/course/10-fast-kernels.md, npgpt/kernels/blocked_product.py (after you tried)",
-    signature="product(A, B, size)",
-    gives="A (M, K), B (K, N), size, a whole number -> C (M, N)",
-    outputs=("C",),
-    reference=_package_product,
+    read="docs/course/09-sampling.md, npgpt/generation/cache.py (after you tried)",
+    signature="attend_with_cache(q, k, v, keys, values)",
+    gives="q, k, v (T, D) of new positions; keys, values (n, D) -> y (T, D), keys (n + T, D), values (n + T, D)",
+    outputs=("y", "keys", "values"),
+    reference=_package_cache,
     cases=(
-        Case("4 x 4 and 4 x 4, in blocks of 2 x 2", _in_memory(4, 4, 4)),
-        Case("5 x 3 and 3 x 4: smaller blocks at the ends", _in_memory(5, 3, 4)),
-        Case("1 x 6 and 6 x 1", _in_memory(1, 6, 1)),
-        Case("2 x 0 and 0 x 3: nothing to add up", _in_memory(2, 0, 3)),
+        Case("3 positions are kept, one is new", _cache_case(3, 1)),
+        Case("3 are kept, 2 are new", _cache_case(3, 2)),
+        Case("nothing is kept yet, 3 are new", _cache_case(0, 3)),
+        Case("scores of thousands", {**_cache_case(3, 1), "q": 1000 * values(1, 3)}),
     ),
     mistakes=(
         Mistake(
-            partial(_blocks, add=False),
-            "The last block of k overwrites the ones before. Each block of C is a sum: add to it.",
+            lambda q, k, v, keys, values: (attention(q, keys, values), None, None),
+            "The new position doesn't see itself: store its key and value first, and then look.",
         ),
         Mistake(
-            partial(_blocks, whole=True),
-            "The blocks at the ends are left out. What is the last block of 5 rows in steps of 2?",
+            lambda q, k, v, keys, values: (attention(q, k, v), None, None),
+            "The new position sees itself alone. What are the kept keys for?",
         ),
         Mistake(
-            _diagonal_blocks,
-            "Only blocks at the same place are multiplied. The third loop, over k, is missing.",
+            partial(_cached, hidden=lambda q, k: later(q, k)),
+            "The cache holds n positions. Which position has the first new one? Your mask takes it for position 0.",
         ),
         Mistake(
-            lambda A, B, size: A @ B,
-            "That is the whole product at once. Multiply blocks: A[i : i + size, k : k + size] is one.",
+            partial(_cached, hidden=lambda q, k: later(q, k, len(k))),
+            "Of two new positions, the first one sees the second: a mask is still needed where T is above 1.",
+        ),
+        Mistake(
+            lambda q, k, v, keys, values: (None, np.concatenate([k, keys]), np.concatenate([v, values])),
+            "The new keys and values belong behind the old ones.",
+        ),
+        Mistake(
+            lambda q, k, v, keys, values: (None, keys, values),
+            "The next token will need the new key and value as well: return them with the others.",
+        ),
+        Mistake(
+            lambda q, k, v, keys, values: (None, np.concatenate([k, keys[len(k) :]]), np.concatenate([v, values[1:]])),
+            "The new ones are written over the old ones. How many positions are there now?",
+        ),
+        Mistake(
+            partial(_cached, softmax=without_maximum),
+            "What is exp(1000)? Subtract each row's largest score first: the weights stay the same.",
         ),
     ),
 )

@@ -111,7 +111,7 @@ class _Attempt:
                 given = [x.item() if isinstance(x, np.ndarray) and not x.ndim else x for x in given]
                 return tuple(self.answer_to(given).values())
 
-            return Tensor.from_op(self.exercise.values(arguments), tensors, backward)
+            return Tensor.from_op(self.exercise.forward_pass(arguments), tensors, backward)
 
         inputs = [np.array(self.case.arguments[name], np.float64) for name in names]
         found = gradcheck(f, inputs, names).inputs

@@ -150,9 +150,9 @@ def answer_to(exercise: Exercise, path: Path) -> tuple[bool, str]:
         return False, "\n".join([f"{path.name} is not Python yet: {error.msg}", *where, ""])
     except (Exception, SystemExit) as error:
         return False, "\n".join([f"{path.name} can't be run:", *_raised(error, path, lines), ""])
-    function = getattr(module, exercise.function, None)
+    function = getattr(module, exercise.function_name, None)
     if not callable(function):
-        return False, f"{path.name} has no function {exercise.function}: it is the one that is graded.\n"
+        return False, f"{path.name} has no function {exercise.function_name}: it is the one that is graded.\n"
     verdict = grade(exercise, function)
     if verdict.raised:
         problem = "\n".join(_raised(verdict.raised, path, lines))

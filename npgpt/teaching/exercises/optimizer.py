@@ -43,7 +43,7 @@ def _replaced(p, g, m, v, lr, beta1, beta2, eps, weight_decay, t):
     return None, (1 - beta1) * m + beta1 * g, (1 - beta2) * v + beta2 * g**2
 
 
-def _step(t, weight_decay=0.0, seed=0, shape=(3, 2)):
+def _adamw_case(t, weight_decay=0.0, seed=0, shape=(3, 2)):
     old = 0.0 if t == 1 else 1.0
     return {
         "p": values(*shape, seed=seed), "g": values(*shape, seed=seed + 1), "m": old * values(*shape, seed=seed + 2),
@@ -71,10 +71,10 @@ t is the number of this step, from 1. Return new arrays.
     outputs=("p", "m", "v"),
     reference=_package_adamw,
     cases=(
-        Case("the first step", _step(1)),
-        Case("step 3", _step(3, seed=5)),
-        Case("step 3, with weight decay", _step(3, weight_decay=0.2)),
-        Case("all gradients are 0", {**_step(1), "g": np.zeros((3, 2))}),
+        Case("the first step", _adamw_case(1)),
+        Case("step 3", _adamw_case(3, seed=5)),
+        Case("step 3, with weight decay", _adamw_case(3, weight_decay=0.2)),
+        Case("all gradients are 0", {**_adamw_case(1), "g": np.zeros((3, 2))}),
     ),
     mistakes=(
         Mistake(

@@ -16,7 +16,7 @@ def arguments_of(exercise: Exercise, case: Case) -> list:
     """Those of the function, with dy in front if it is a backward pass."""
     given = list(case.arguments.values())
     if exercise.forward:
-        dy = values(*exercise.values(case.arguments).shape, seed=7)
+        dy = values(*exercise.forward_pass(case.arguments).shape, seed=7)
         given = [dy if dy.ndim else float(dy), *given]
     return given
 
@@ -29,7 +29,7 @@ def call(exercise: Exercise, function: Callable, arguments: list) -> dict[str, A
     given = [_protected(x) for x in arguments]
     answer = exercise.call(function, given)
     if not _same(given, arguments):
-        raise NotAnAnswer(f"{exercise.function} changes one of its arguments: work on a copy")
+        raise NotAnAnswer(f"{exercise.function_name} changes one of its arguments: work on a copy")
     return dict(zip(exercise.outputs, _unpacked(exercise, answer), strict=True))
 
 
@@ -58,13 +58,13 @@ def _same(a, b) -> bool:
 def _unpacked(exercise, answer) -> list:
     names = ", ".join(exercise.outputs)
     if answer is None:
-        raise NotAnAnswer(f"{exercise.function} returns None: is its body written, and does it end with return?")
+        raise NotAnAnswer(f"{exercise.function_name} returns None: is its body written, and does it end with return?")
     if len(exercise.outputs) == 1:
         return [answer]
     if not isinstance(answer, tuple | list):
-        raise NotAnAnswer(f"{exercise.function} must return {names}, and gives one thing, {described(answer)}")
+        raise NotAnAnswer(f"{exercise.function_name} must return {names}, and gives one thing, {described(answer)}")
     if len(answer) != len(exercise.outputs):
-        raise NotAnAnswer(f"{exercise.function} must return {names}, and gives {len(answer)} things")
+        raise NotAnAnswer(f"{exercise.function_name} must return {names}, and gives {len(answer)} things")
     return list(answer)
 
 
