@@ -3,8 +3,8 @@
     m_n    = max_j x_nj,  z_n = sum_j exp(x_nj - m_n)           so softmax(x_n)_j = exp(x_nj - m_n) / z_n
     loss_n = -log softmax(x_n)[t_n] = log z_n - (x_n[t_n] - m_n)
 
-m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one value, but it is rounded like m,
-and a softmax computed from it is off by as much: by 5e-4 of itself where logits are around 10,000.
+m and z are kept for the backward pass. m + log z = log sum_j exp(x_nj) would be one value. But it is rounded as
+coarsely as m, and a softmax computed from it is off by as much: by 5e-4 of itself where logits are around 10,000.
 
 Derivation. m cancels: loss_n = log sum_k exp(x_nk) - x_n[t_n]. The derivative of a logarithm is 1 over its argument,
 and only the term k = j of the sum depends on x_nj:

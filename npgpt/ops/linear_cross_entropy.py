@@ -45,7 +45,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: ArrayLike, ignore_i
             dlogits = kernels.cross_entropy_backward(
                 dlosses[chunk], logits, targets[chunk], row_max, row_sum, ignore_index, out=logits
             )
-            if needs_dx:
+            if dx is not None:
                 dx[chunk] = kernels.matmul(dlogits, W)
             if needs_dW:
                 dW = kernels.matmul(dlogits.T, rows[chunk], add_to=dW)
