@@ -55,14 +55,7 @@ class AdamW:
     ):
         keep_freed_memory()
         pairs = list(named_parameters)
-        if not all(isinstance(pair, tuple) for pair in pairs):
-            raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
-        if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
-            raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
-        names: dict[int, str] = {}
-        for name, p in pairs:
-            if (other := names.setdefault(id(p), name)) != name:
-                raise ValueError(f"{other} and {name} are one parameter, which would be changed twice: leave one out")
+        _check_pairs(pairs)
         are_decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         if not (are_decays and all(map(_is_finite_nonnegative, (lr, eps, weight_decay)))):
             given = f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}"
@@ -162,6 +155,17 @@ class AdamW:
         for name, array in own.items():
             array[...] = arrays[name]
         self.steps = steps
+
+
+def _check_pairs(pairs):
+    if not all(isinstance(pair, tuple) for pair in pairs):
+        raise TypeError("AdamW takes (name, parameter) pairs: AdamW(model.named_parameters())")
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        raise ValueError(f"two parameters are named {twice[0]}: give each a name of its own")
+    names: dict[int, str] = {}
+    for name, p in pairs:
+        if (other := names.setdefault(id(p), name)) != name:
+            raise ValueError(f"{other} and {name} are one parameter, which would be changed twice: leave one out")
 
 
 def _is_finite_nonnegative(x: float) -> bool:
