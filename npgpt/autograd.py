@@ -77,9 +77,9 @@ def backpropagate(result: Any, grad: np.ndarray) -> Iterator[tuple]:
     so da = 4. A walk that processed b after the first contribution, and again after the second, would pass on 1 and
     then 2, and da would be 6.
 
-    Reverse topological order has consumers first. The walk is a loop and not a recursion, so a graph may be of any
-    depth. Each node is released when it has been processed: this frees memory on the way, and a graph can be walked
-    only once.
+    So the walk takes the nodes in reverse topological order: consumers first. It is a loop and not a recursion, so a
+    graph may be of any depth. Each node is released when it has been processed: this frees memory on the way, and a
+    graph can be walked only once.
 
     A weight that comes after x among its last consumer's inputs, as in linear(x, weight, bias), is yielded right after
     that consumer. Its gradient can be sent to other processes while the walk goes on (training/parallel.py).

@@ -145,7 +145,7 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Zero mean and unit variance for each row, then y = xhat weight + bias.   weight (C,), bias (C,) or None"""
+    """y = xhat weight + bias, each row xhat normalised.   weight (C,), starting at 1, bias (C,) or None"""
 
     def __init__(self, C: int, bias: bool, eps: float, dtype: np.dtype):
         self.weight = declare((C,), dtype, 1.0)
