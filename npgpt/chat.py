@@ -26,7 +26,7 @@ def main() -> int:
 
     path, checkpoint = open_model(settings)
     tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
-    # The first prompt may be long; later ones are a few tokens behind what the cache holds, like drafted ones.
+    # The first prompt may be long; later ones add a few tokens to what the cache holds, like drafted ones.
     compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     talk = Talk(Decoder(make_model(checkpoint), settings.weights, settings.cache_dtype), tokenizer, settings)
     console = open_console()

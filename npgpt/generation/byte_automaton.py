@@ -113,7 +113,7 @@ class Repeat:
 Pattern = Strings | Sequence | Either | Repeat
 # What the automaton can still read: a string of a trie, then what follows at a place of the pattern.
 Arc = tuple[Trie, int]
-END = 0  # the place behind the whole pattern
+END = 0  # the place after the whole pattern
 AT_END: Arc = (EMPTY, END)
 State = frozenset[Arc]
 DEAD: State = frozenset()

@@ -1,7 +1,7 @@
 """Penalties: logits that depend on the text so far, or on what the user bans. Each is one rule, for ONE row.
 
 Each takes logits (V,) and returns new ones, in the same dtype. What is banned gets -inf. ``Sampling`` (sampling.py)
-applies them. ``ids`` are those of the text so far, prompt included, and ``generated`` those behind the prompt.
+applies them. ``ids`` are those of the text so far, prompt included, and ``generated`` those after the prompt.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -29,7 +29,7 @@ class History:
 
     @property
     def generated(self) -> np.ndarray:
-        """The ids behind the prompt."""
+        """The ids after the prompt."""
         return self.ids[self.prompt_length :]
 
 
@@ -55,7 +55,7 @@ class Sampling:
     typical_p               only the tokens of most typical surprise that together have probability p; None: all
 
     Each has its formula and source in penalties.py or filters.py. transformers has no presence and frequency penalties;
-    their place behind the repetition penalty is vLLM's.
+    their place after the repetition penalty is vLLM's.
 
     >>> sampling = Sampling(temperature=1.0, top_k=2, logit_bias={3: -inf})
     >>> text = History(ids=np.array([1, 2]), prompt_length=1)

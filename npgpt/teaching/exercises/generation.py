@@ -115,7 +115,7 @@ KV_CACHE = Exercise(
 n positions have been through attention already, and their keys and values are
 kept. Now come T new ones, with their q, k and v. Mostly T is 1.
 
-Store the new keys and values behind the old ones, and let each new position
+Store the new keys and values after the old ones, and let each new position
 look at all earlier ones and at itself: the first new one is at position n.
 Scores are divided by sqrt(D), as before. Don't change the arrays that you are
 given: return new ones.
@@ -150,7 +150,7 @@ given: return new ones.
         ),
         Mistake(
             lambda q, k, v, keys, values: (None, np.concatenate([k, keys]), np.concatenate([v, values])),
-            "The new keys and values belong behind the old ones.",
+            "The new keys and values belong after the old ones.",
         ),
         Mistake(
             lambda q, k, v, keys, values: (None, keys, values),
