@@ -278,7 +278,7 @@ MUTANTS = [
     Mutant("Run.load_state_dict", "self.model.set_rng_state(state['dropout'])", "pass", "dropout's random state not restored"),
     Mutant("training.begin._load_state", "run.optimizer.load_state_dict(moments, run.step)", "run.optimizer.steps = run.step", "the optimizer's moments not restored"),
     Mutant("training.begin._resume", "plan.changed(resolved, set(given))", "settings.resolve(len(data.windows), plan.context, data.beginning)", "the stored plan not followed"),
-    Mutant("Plan.changed", "{'max_steps' if name == 'epochs' else name for name in given}", "{'max_steps' if name == 'epochs' else name for name in given} | {'decay_steps'}", "more steps stretch the learning rate's way down",
+    Mutant("Plan.changed", "self.warmup > max(self.max_steps, self.decay_steps)", "True", "more steps stretch the learning rate's way down",
            "Two runs of 100 steps, one of them continued to 200: may they differ before step 100? And at step 150?"),
     Mutant("folder.write_run_config", "asdict(plan)", "{}", "the plan not stored"),
     Mutant("folder._lock", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "the lock not taken"),

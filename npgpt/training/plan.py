@@ -60,7 +60,10 @@ class Plan:
     def changed(self, resolved: "Plan", given: set[str]) -> "Plan":
         """This plan with the settings ``given`` on resume, whose values are in ``resolved``. All else stays as it was.
 
-        More steps don't stretch the schedule: the learning rate stays where it is after ``decay_steps``.
+        More steps don't stretch the schedule: the learning rate stays where it is after ``decay_steps``. But a run that
+        was too short for its warm-up gets the schedule of the longer run, whose rates have been the same so far.
         """
-        names = {"max_steps" if name == "epochs" else name for name in given} & {f.name for f in fields(Plan)}
+        names = given & {f.name for f in fields(Plan)}
+        if "max_steps" in given and self.warmup > max(self.max_steps, self.decay_steps):
+            names.add("decay_steps")
         return replace(self, **{name: getattr(resolved, name) for name in names})

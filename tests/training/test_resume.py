@@ -145,6 +145,26 @@ def test_more_steps_do_not_throw_the_learning_rate_up(folder, interrupt):
     assert "to step 21 (was 14); learning rate 3.3e-03 now, 1.1e-03 at the end" in ended.err
 
 
+def test_more_steps_for_a_run_that_was_too_short_for_its_warm_up(folder):
+    """It goes on as if it had been told so at once: up to --lr, then down to --min-lr at the new end."""
+    common = (*RUN, "--lr", 0.01, "--warmup", 10)
+    run, ended = train(folder, *common, "--max-steps", 6)
+    assert "warning: --warmup takes 10 steps, and the schedule fewer: --lr is never reached" in ended.err
+    assert command("train", "--resume", "--max-steps", 9, cwd=folder).code == 0
+    ended = command("train", "--resume", "--max-steps", 16, cwd=folder)
+    assert "\nto step 16 (was 9); learning rate 1.0e-02 now, 1.6e-03 at the end\n" in ended.err
+    at_once, _ = train(folder, *common, "--max-steps", 16)
+    assert everything(run)["arrays"] == everything(at_once)["arrays"]
+
+
+def test_a_schedule_that_was_ended_early_is_not_stretched(folder):
+    """--decay-steps on resume may be below the default warm-up, which is long over."""
+    run, _ = train(folder, *RUN, "--lr", 0.01, "--max-steps", 40, "--log-every", 1)
+    for typed in (("--max-steps", 42, "--decay-steps", 1), ("--max-steps", 44)):
+        assert command("train", "--resume", run, *typed, cwd=folder).code == 0
+    assert [line["lr"] for line in metrics(run, "train")][40:] == [pytest.approx(0.001)] * 4
+
+
 def test_fewer_steps_keep_the_schedule(folder, interrupt):
     interrupt(9)
     assert stopped(command("train", *RUN, "--lr", 0.01, "--warmup", 0, "--log-every", 1, cwd=folder))
