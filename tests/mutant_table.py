@@ -496,6 +496,7 @@ MUTANTS = [
     Mutant("central_differences.Report.__bool__", "self.ok", "True", "assert gradcheck(...) can't fail"),
     Mutant("autograd._recording_is", "_recording.reset(token)", "pass", "nothing is recorded any more"),
     Mutant("trainable.choose", "p.requires_grad", "True", "patterns match frozen weights", tests="adapters/test_runs.py"),
+    Mutant("Record._add", "MAX_NUMBERS - others", "MAX_NUMBERS", "each kind may have as many numbers as all together"),
     Mutant("Columns.add", "len(self._columns) + len(new)", "len(self._columns)", "new columns aren't counted"),
     Mutant("dialogue.make_prompt", "count > KEPT * room", "count > room", "one exchange less each time", tests="generation/test_dialogue.py"),
     Mutant("Talk._pieces", "said += self.held_back", "pass", "a stopped answer's end is forgotten", tests="test_chat.py"),

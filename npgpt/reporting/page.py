@@ -72,13 +72,15 @@ def _line(record, columns: Columns, values: np.ndarray) -> dict[str, list]:
 
 def _layers(record, columns: Columns) -> dict[str, Any]:
     """{"step", "tokens", "seconds", "values": {layer: [...]}}, with the steps at which a layer has a peak."""
-    values = {name: columns[name] for name in columns if name != "step"}
-    if not values:
+    names = [name for name in columns if name != "step"]
+    if not names:
         return {"values": {}}
-    with np.errstate(invalid="ignore"):
-        peaks = np.fmax.reduce([v / max(np.nanmedian(v), 1e-300) for v in values.values()])
+    peaks = np.full(len(columns), np.nan)
+    for name in names:  # one at a time, since all of them may be large
+        values = columns[name]
+        np.fmax(peaks, values / max(np.nanmedian(values), 1e-300), out=peaks)
     kept = thinned(peaks, LAYER_POINTS)
-    return {**_axes(record, columns, kept), "values": {name: _rounded(v[kept]) for name, v in values.items()}}
+    return {**_axes(record, columns, kept), "values": {name: _rounded(columns[name][kept]) for name in names}}
 
 
 def _axes(record, columns: Columns, kept: np.ndarray) -> dict[str, list]:

@@ -17,10 +17,11 @@ from npgpt.shell import name_of
 
 MAX_LINE = 2**20  # bytes
 MAX_COLUMNS = 400  # of one kind: a layer has two of gradients and weights, and three of activations
-MAX_NUMBERS = 2**25  # of one kind, 256 MB: four million steps, each with the eight that training measures
+MAX_NUMBERS = 2**25  # of all kinds, 256 MB: 800,000 lines about steps of a model with 12 layers, 40 numbers each
 MAX_TEXT = 4000  # characters of a sample
 MAX_PIECES = 1024
 MAX_TEXTS = 24  # samples, and passages, spread over the run
+MAX_FACTS = 50  # about a process, and about its machine
 _MAX_STEP = 2**53
 
 
@@ -47,12 +48,21 @@ class Columns:
     def __getitem__(self, name: str) -> np.ndarray:
         return np.array(self._columns[name]) if name in self._columns else np.full(self._rows, np.nan)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row. What is not a number is left out. Raises DataError if there are more than MAX_NUMBERS then."""
+    def part(self, name: str, first: int, end: int) -> np.ndarray:
+        """The rows ``first`` to ``end`` of a column that is there."""
+        return np.array(self._columns[name][first:end])
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are kept, NaN among them."""
+        return len(self._columns) * self._rows
+
+    def add(self, row: dict[str, Any], most: int = MAX_NUMBERS) -> None:
+        """Add a row. What is not a number is left out. Raises DataError if there are more numbers than ``most`` then."""
         new = [name for name, value in row.items() if name not in self._columns and _is_number(value)]
         new = [name for name in new if len(name) <= 100][: MAX_COLUMNS - len(self._columns)]
-        if (len(self._columns) + len(new)) * (self._rows + 1) > MAX_NUMBERS:
-            raise DataError(f"more than {MAX_NUMBERS:,} numbers of one kind, so it can't be shown")
+        if (len(self._columns) + len(new)) * (self._rows + 1) > most:
+            raise DataError(f"more than {MAX_NUMBERS:,} numbers, so it can't be shown")
         for name in new:
             self._columns[name] = array("d", [math.nan]) * self._rows
         for name, value in row.items():
@@ -129,24 +139,34 @@ class Record:
             return False
         numbers = {name: value for name, value in line.items() if name != "kind"}
         if kind == "train":
-            self.train.add(numbers)
+            self._add(self.train, numbers)
         elif kind == "eval":
-            self.evals.add(numbers)
+            self._add(self.evals, numbers)
         elif kind == "layers" and all(isinstance(line.get(name), dict) for name in ("gradient", "weight")):
-            self.gradient.add({"step": step, **line["gradient"]})
-            self.weight.add({"step": step, **line["weight"]})
+            self._add(self.gradient, {"step": step, **line["gradient"]})
+            self._add(self.weight, {"step": step, **line["weight"]})
         elif kind == "passage" and _is_passage(line):
-            self.activation.add({"step": step, **line["activation"]})
+            self._add(self.activation, {"step": step, **line["activation"]})
             self.passages.add({name: line[name] for name in ("step", "pieces", "losses")})
         elif kind == "sample" and isinstance(line.get("text"), str):
             self.samples.add({"step": step, "text": line["text"][:MAX_TEXT]})
         elif kind == "process" and isinstance(line.get("machine"), dict):
-            shown = {name: str(value)[:MAX_TEXT] for name, value in line.items() if name not in ("kind", "machine")}
-            machine = {str(name)[:100]: str(value)[:300] for name, value in [*line["machine"].items()][:50]}
+            facts = [(name, value) for name, value in line.items() if name not in ("kind", "machine")]
+            shown = {name[:100]: str(value)[:MAX_TEXT] for name, value in facts[:MAX_FACTS]}
+            machine = {name[:100]: str(value)[:300] for name, value in [*line["machine"].items()][:MAX_FACTS]}
             self.processes.add({**shown, "machine": machine})
         else:
             return False
         return True
+
+    @property
+    def columns(self) -> list[Columns]:
+        """All that grow with each line."""
+        return [self.train, self.evals, self.gradient, self.weight, self.activation]
+
+    def _add(self, columns, row):
+        others = sum(other.numbers for other in self.columns if other is not columns)
+        columns.add(row, MAX_NUMBERS - others)
 
 
 def read_record(run: Path) -> Record:
@@ -169,7 +189,7 @@ def read_record(run: Path) -> Record:
     if not len(record.train) + len(record.evals):
         wrong = f", and {record.skipped:,} lines that are none of npgpt's" if record.skipped else ""
         raise CheckpointError(f"{path}: no losses are in it{wrong}")
-    for columns in (record.train, record.evals, record.gradient, record.weight, record.activation):
+    for columns in record.columns:
         columns.sort()
     return record
 

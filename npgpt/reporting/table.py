@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from npgpt.reporting.record import Record
+from npgpt.reporting.record import Columns, Record
 
 CELLS = 2**18  # at a time
 
@@ -17,15 +17,12 @@ def table(record: Record) -> Iterator[str]:
     parts = [("", record.train), ("", record.evals)]
     parts += [(f"{name}.", getattr(record, name)) for name in ("gradient", "weight", "activation")]
     steps = np.unique(np.concatenate([part["step"] for _, part in parts]))
-    # The rows and values of each column that are known. Full columns may be a hundred times as large as the record.
-    columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    columns: dict[str, list[tuple[np.ndarray, Columns, str]]] = {}  # of each: where its rows are, and its values
     for prefix, part in parts:
         rows = np.searchsorted(steps, part["step"])
         for name in part:
             if name != "step":
-                values = part[name]
-                known = ~np.isnan(values)
-                columns.setdefault(_named(prefix + name), []).append((rows[known], values[known]))
+                columns.setdefault(_named(prefix + name), []).append((rows, part, name))
     yield ",".join(["step", *columns]) + "\n"
     count = max(1, CELLS // (1 + len(columns)))
     for begin in range(0, len(steps), count):
@@ -38,9 +35,11 @@ def table(record: Record) -> Iterator[str]:
 def _cells(column, begin, count):
     """A column's cells in the rows from ``begin`` on."""
     cells = [""] * count
-    for rows, values in column:
-        first, last = np.searchsorted(rows, (begin, begin + count))
-        for row, value in zip((rows[first:last] - begin).tolist(), values[first:last].tolist(), strict=True):
+    for rows, part, name in column:
+        first, end = np.searchsorted(rows, (begin, begin + count))
+        values = part.part(name, first, end)
+        known = ~np.isnan(values)
+        for row, value in zip((rows[first:end][known] - begin).tolist(), values[known].tolist(), strict=True):
             cells[row] = _shown(value)
     return cells
 

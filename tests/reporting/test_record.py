@@ -10,7 +10,7 @@ import pytest
 
 from npgpt.errors import CheckpointError
 from npgpt.reporting import read_record
-from npgpt.reporting.record import MAX_COLUMNS, MAX_LINE, MAX_PIECES, MAX_TEXT, MAX_TEXTS, Columns, Spread
+from npgpt.reporting.record import MAX_COLUMNS, MAX_FACTS, MAX_LINE, MAX_PIECES, MAX_TEXT, MAX_TEXTS, Columns, Spread
 from reporting.runs import lines_of_a_run, write_run
 
 EVAL = {"kind": "eval", "step": 1, "train_loss": 2.0, "val_loss": 3.0}
@@ -93,8 +93,17 @@ def test_numbers_from_strangers_are_bounded(tmp_path, monkeypatch):
     wide = layers | {"gradient": {f"{i}": 1.0 for i in range(20)}}
     for name, lines in (("long", [EVAL] * 21), ("wide", [EVAL, *[layers] * 20, wide])):
         write_run(tmp_path / name, lines)
-        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: more than 60 numbers of one kind"):
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: more than 60 numbers, so it can't be shown"):
             read_record(tmp_path / name)
+
+
+def test_numbers_from_strangers_are_bounded_in_all(tmp_path, monkeypatch):
+    """Not only those of each kind: 12 evaluations are 36 numbers, 12 lines about layers 24."""
+    monkeypatch.setattr("npgpt.reporting.record.MAX_NUMBERS", 60)
+    layers = {"kind": "layers", "step": 1, "gradient": {}, "weight": {}}
+    assert len(read_record(write_run(tmp_path / "full", [EVAL, layers] * 12)).weight) == 12
+    with pytest.raises(CheckpointError, match="more than 60 numbers"):
+        read_record(write_run(tmp_path / "more", [EVAL, layers] * 12 + [layers]))
 
 
 def test_texts_from_strangers_are_bounded(tmp_path):
@@ -103,13 +112,15 @@ def test_texts_from_strangers_are_bounded(tmp_path):
                               ("long", ["a", "a" * 201]))}  # fmt: skip
     machine = {f"{i:02}" + "n" * 200: "v" * 500 for i in range(60)}
     lines = [EVAL, {"kind": "sample", "step": 1, "text": "t" * (MAX_TEXT + 1)}, *pieces.values()]
-    lines += [{"kind": "process", "step": 1, "command": "c" * (MAX_TEXT + 1), "machine": machine}]
+    facts = {"command": "c" * (MAX_TEXT + 1)} | {f"fact {i}": i for i in range(60)} | {"machine": machine}
+    lines += [{"kind": "process", "step": 1, **facts}]
     record = read_record(write_run(tmp_path / "run", lines))
     assert record.samples.items() == [{"step": 1, "text": "t" * MAX_TEXT}]
     (passage,) = record.passages.items()
     assert (len(passage["pieces"]), record.skipped) == (MAX_PIECES, 2)
     (process,) = record.processes.items()
     assert process["command"] == "c" * MAX_TEXT
+    assert len(process) == MAX_FACTS + 1
     assert process["machine"] == {f"{i:02}" + "n" * 98: "v" * 300 for i in range(50)}
 
 
