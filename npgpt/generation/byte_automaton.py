@@ -29,7 +29,13 @@ SURROGATES = slice(0xD800, 0xE000)  # code points that are no characters; UTF-8 
 UTF8_FORMS = ((0xC0, 64, 0x80, 0x800), (0xE0, 64**2, 0x800, 0x10000), (0xF0, 64**3, 0x10000, CODE_POINTS))
 
 MAX_PLACES = 10_000
-MAX_STATES = 20_000  # 1 KiB each. What is beyond is forgotten and made again when needed
+# What is beyond is forgotten and made again when needed. A state takes 1 KiB, and some 100 bytes for each of its arcs.
+MAX_STATES = 20_000
+MAX_ARCS = 2_000_000  # also of the states that one call makes: that takes seconds
+TOO_MANY_ARCS = (
+    "the pattern is too large: a text can be in too many of its repetitions at once.\n"
+    "Use smaller numbers in {m,n}, or * and +."
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +152,7 @@ class ByteAutomaton:
 
     def read(self, state: State, string: bytes) -> State:
         """The state after ``string``; DEAD if it can't follow."""
+        self._make_room()
         number = self._number(state)
         for byte in string:
             self._expand(number)
@@ -157,10 +164,10 @@ class ByteAutomaton:
     ) -> tuple[list[State], np.ndarray]:
         """The states after each of V strings -> all states that were reached, and (V,) which of them; 0 is DEAD.
 
-        String i is data[starts[i] : ends[i]] of data (bytes,) uint8. DEAD comes of a string without bytes, too.
+        String i is data[starts[i] : ends[i]] of data (bytes,) uint8. DEAD comes of a string without bytes, too. Raises
+        ConfigError if the states have too many arcs.
         """
-        if len(self._states) > MAX_STATES:
-            self._forget()
+        self._make_room()
         reached = np.zeros(len(starts), np.int64)
         strings = np.flatnonzero(ends > starts)
         at, numbers = starts[strings], np.full(len(strings), self._number(state))
@@ -255,8 +262,15 @@ class ByteAutomaton:
 
     # The deterministic automaton: numbered states, and a table of the next number for each byte
 
+    def _make_room(self):
+        """Forget the states if there are too many. Those that are made from now on may have MAX_ARCS arcs."""
+        if len(self._states) > MAX_STATES or self._held > MAX_ARCS:
+            self._forget()
+        self._most = self._held + MAX_ARCS
+
     def _forget(self):
         self._states, self._numbers = [DEAD], {DEAD: 0}
+        self._held = 0  # arcs of all states
         self._table, self._expanded = np.zeros((64, 256), np.int32), np.zeros(64, bool)
         self._expanded[0] = True
 
@@ -264,6 +278,9 @@ class ByteAutomaton:
         number = self._numbers.setdefault(state, len(self._states))
         if number == len(self._states):
             self._states.append(state)
+            self._held += len(state)
+            if self._held > self._most:
+                raise ConfigError(TOO_MANY_ARCS)
             if number == len(self._table):
                 self._table = np.concatenate([self._table, np.zeros_like(self._table)])
                 self._expanded = np.concatenate([self._expanded, np.zeros_like(self._expanded)])

@@ -16,11 +16,21 @@ from typing import Self
 import numpy as np
 
 from npgpt.errors import ConfigError
-from npgpt.generation.byte_automaton import AT_END, DEAD, Arc, ByteAutomaton, Pattern, Strings, Trie
+from npgpt.generation.byte_automaton import (
+    AT_END,
+    DEAD,
+    TOO_MANY_ARCS,
+    Arc,
+    ByteAutomaton,
+    Pattern,
+    Strings,
+    Trie,
+)
 from npgpt.generation.regular_expression import parse
 from npgpt.text.tokenizers import Tokenizer
 
 MAX_MASKS = 1000  # kept at a time, V bytes each
+MAX_LINKS = 500_000  # between arcs, where each is looked at alone: seconds
 
 
 class PatternConstraint:
@@ -31,7 +41,7 @@ class PatternConstraint:
     vocab_size  V, the model's, which may be larger than the tokenizer's: further ids are never allowed
     stop_ids    ids that end a text, and are never part of it; None: the tokenizer's <|endoftext|>, if it has one
 
-    Raises ConfigError if no text of these tokens matches.
+    Raises ConfigError if no text of these tokens matches, or if the pattern is too large.
     """
 
     def __init__(
@@ -141,6 +151,7 @@ class _Masks:
         self._leads_to_end = None if automaton.bytes_in_use() <= single else self._arcs_to_end()
         if not self._can_end(automaton.start):
             raise ConfigError("no text of the tokenizer's tokens matches the pattern: it needs others")
+        self.allowed(automaton.start)  # a pattern that is too large is refused before a text begins
 
     def allowed(self, state):
         """-> (V,) of bool, whether a token that is no stop id is among them"""
@@ -176,10 +187,14 @@ class _Masks:
         before: dict[Arc, set[Arc]] = {}  # the arcs from which one token leads to an arc
         new = list(self.automaton.start)
         seen = set(new)
+        links = 0
         while new:
             arc = new.pop()
             states, reached = self._read_all(frozenset([arc]))
             for number in np.unique(reached).tolist():
+                links += len(states[number])
+                if links > MAX_LINKS:
+                    raise ConfigError(TOO_MANY_ARCS)
                 for other in states[number]:
                     before.setdefault(other, set()).add(arc)
                     if other not in seen:

@@ -163,6 +163,26 @@ def test_patterns_that_are_too_large_are_refused(expression):
         automaton(expression)
 
 
+def test_states_are_forgotten_by_their_arcs_too(monkeypatch):
+    """Each byte leads to a state with fewer arcs: 15 in all."""
+    monkeypatch.setattr("npgpt.generation.byte_automaton.MAX_ARCS", 12)
+    read = automaton("(a?){4}")
+    states = [read.start]
+    for _ in range(4):
+        states.append(read.read(states[-1], b"a"))
+    assert [len(state) for state in states] == [5, 4, 3, 2, 1]
+    assert sum(map(len, read._states)) <= 12
+
+
+def test_what_one_read_holds_is_bounded(monkeypatch):
+    monkeypatch.setattr("npgpt.generation.byte_automaton.MAX_ARCS", 20)
+    read = automaton("(a?){5}")
+    assert len(read.read(read.start, b"aaa")) == 3  # after 6, 5 and 4: 18 in all
+    read = automaton("(a?){7}")
+    with pytest.raises(ConfigError, match=r"^the pattern is too large: .*\n.*smaller numbers"):
+        read.read(read.start, b"aaaaa")
+
+
 @pytest.mark.parametrize("expression", [r"[^\s\S]", r"a[^\s\S]", r"[^\s\S]+", r"([^\s\S]|a[^\s\S]){2}", "\ud800"])
 def test_patterns_that_nothing_matches_are_refused(expression):
     with pytest.raises(ConfigError, match="no text matches"):

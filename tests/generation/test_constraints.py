@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from npgpt.errors import ConfigError, TokenizerError
 from npgpt.generation import History, Sampling, stream
 from npgpt.generation.constraints import Choices, Regex
-from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
+from npgpt.text.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, make_tokenizer
 
 
 class OtherTokenizer(Tokenizer):
@@ -224,6 +224,20 @@ def test_without_stop_ids_a_text_is_finished_only_if_nothing_can_follow():
     assert (allowed(constraint), constraint.may_end, constraint.finished) == ([1], True, False)
     constraint.push(1)
     assert (allowed(constraint), constraint.may_end, constraint.finished) == ([], True, True)
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [make_tokenizer("gpt2"), make_tokenizer("char", ["a b é"])], ids=["gpt2", "characters"]
+)
+def test_a_pattern_that_would_take_a_minute_and_gigabytes_is_refused(tokenizer):
+    """Each state has thousands of arcs. Of characters there may be bytes too few, so each arc is looked at alone."""
+    with pytest.raises(ConfigError, match="the pattern is too large: a text can be in too many"):
+        Regex(r"(?:\w?\s?){0,1600}", tokenizer)
+
+
+@pytest.mark.parametrize("expression", [r"(?:\w?\s?){0,200}", r".{0,2000}", r"\w{1,1000}", r"(?:\w+\s?){0,500}"])
+def test_patterns_with_many_repetitions_of_few_ways(expression):
+    assert Regex(expression, make_tokenizer("gpt2")).allowed().sum() > 10_000
 
 
 def test_an_empty_text():
