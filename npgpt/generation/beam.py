@@ -110,7 +110,7 @@ def beam_search(
     prompt = prompt.astype(np.int64)  # np.append would make float64 of uint64 and a number
     rules = _Rules(max_new_tokens, beams, length_penalty, early_stopping, returned, frozenset(stop_ids))
     sampling = sampling or Sampling()
-    decoder = Decoder(model) if isinstance(model, GPT) else model
+    decoder = Decoder.of(model)
     cache = decoder.new_cache(beams)
     running = {0: (0.0, prompt)}  # {row of the cache: (sum of log-probabilities, ids)}
     finished: list[Beam] = []

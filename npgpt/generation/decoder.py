@@ -60,6 +60,11 @@ class Decoder:
         self.model = PackedGPT(model, weights)
         keep_freed_memory()  # what a prompt takes, the next one takes again
 
+    @classmethod
+    def of(cls, model: "GPT | Decoder") -> "Decoder":
+        """A model as it is if it is prepared already; else prepared as a Decoder is by default."""
+        return cls(model) if isinstance(model, GPT) else model
+
     def pack(self) -> None:
         """Pack the matrices now, if no step has done so: products of a few rows are then quicker."""
         _ = self._step_weights

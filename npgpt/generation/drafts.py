@@ -42,7 +42,7 @@ class DraftModel:
     """A small model that proposes tokens for one text. When its block_size is full, it begins again with half of it."""
 
     def __init__(self, model: GPT | Decoder):
-        self._decoder = Decoder(model) if isinstance(model, GPT) else model
+        self._decoder = Decoder.of(model)
         self.vocab_size = self._decoder.config.vocab_size
         self._cache = self._decoder.new_cache()
         self._first = 0  # the place in the text of what the cache begins with

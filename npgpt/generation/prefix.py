@@ -51,7 +51,7 @@ class Prefix:
     def compute(cls, model: GPT | Decoder, ids: ArrayLike) -> "Prefix":
         """Send ids (n,) through the model. Raises ValueError if there are none, or more than its block_size."""
         ids = np.array(ids)
-        decoder = Decoder(model) if isinstance(model, GPT) else model
+        decoder = Decoder.of(model)
         cache = decoder.new_cache(1, capacity=max(1, ids.size))
         decoder.prefill([ids], cache, [0])
         return cls(ids, cache)

@@ -94,7 +94,7 @@ class Speculation(Iterator[Token]):
         self, model, draft, ids, max_new_tokens, sampling, seed, stop_ids, drafted,
         stop_if, max_seconds, logprobs, constraint,
     ):  # fmt: skip
-        self._decoder = Decoder(model) if isinstance(model, GPT) else model
+        self._decoder = Decoder.of(model)
         self._draft = draft if isinstance(draft, PromptLookup) else DraftModel(draft)
         ids = np.asarray(ids)
         if ids.ndim != 1 or ids.size == 0:

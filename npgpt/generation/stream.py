@@ -73,7 +73,7 @@ def stream(
     whole numbers and on an unknown setting, ConfigError on a setting that can't be; and while tokens are made
     FloatingPointError if the model's logits are not finite.
     """
-    decoder = model if isinstance(model, Decoder) else Decoder(model)
+    decoder = Decoder.of(model)
     sampling = replace(sampling or Sampling(), **settings)
     prompts = _prompts(ids, decoder.config.vocab_size)
     check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), num_samples=(num_samples, 1), logprobs=(logprobs, 0))

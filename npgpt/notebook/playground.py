@@ -156,7 +156,7 @@ class Playground:
         ids = self.tokenizer.encode_prompt(request.prompt)
         self._written = text = WrittenText(request.prompt, self.tokenizer)
         self._show()
-        decoder = self._model if isinstance(self._model, Decoder) else Decoder(self._model)
+        decoder = Decoder.of(self._model)
         self.controls.status.value = written.note("Prepares the model ...")
         await _compile(decoder, len(ids), request.length, stop)
         sampling, seed, stop_ids = request.sampling, request.seed, self.tokenizer.stop_ids

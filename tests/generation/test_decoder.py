@@ -173,3 +173,11 @@ def test_as_many_rows_as_texts():
     decoder.prefill([[1], [2]], cache)
     with pytest.raises(ValueError, match="for 2 rows"):
         decoder.step([3], cache, [0, 1])
+
+
+def test_a_model_that_is_prepared_already_is_taken_as_it_is():
+    """Its weights are packed once, and in the form that was asked for."""
+    model = random_model()
+    decoder = Decoder(model, weights=None)
+    assert Decoder.of(decoder) is decoder
+    assert Decoder.of(model).config == model.config
