@@ -1,5 +1,6 @@
 """Standard output and messages that can't end a command: streams that are closed, or whose reader has gone."""
 
+import errno
 import io
 import os
 import re
@@ -49,15 +50,25 @@ class Messages:
         return getattr(self._stream, name)
 
 
+class _ClosedOutput(io.TextIOBase):
+    """Standard output of a command that was started without it."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Within it there are sys.stdout and sys.stderr, even if the command was started without them (``>&-``)."""
+    """Within it there are sys.stdout and sys.stderr, even if the command was started without them (``>&-``).
+
+    Then messages are dropped, and output is an OSError, as in other Unix programs: a result that is lost is a failure.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:  # or the next file would get a stream's number
         pass
     os.close(descriptor)
     before = sys.stdout, sys.stderr
     if sys.stdout is None:
-        sys.stdout = _nowhere()
+        sys.stdout = _ClosedOutput()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # rather than fail on a character that the terminal doesn't have
     sys.stderr = Messages(sys.stderr or _nowhere())  # type: ignore[assignment]
