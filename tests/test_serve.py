@@ -13,6 +13,7 @@ import pytest
 from helpers.commands import QUICK, refused, train
 from helpers.serving import parse, read_all, request
 
+from npgpt.commandline import Parser
 from npgpt.errors import ConfigError
 from npgpt.serving.settings import TOKEN_VARIABLE, ServeSettings, bind, is_loopback, read_token
 
@@ -62,6 +63,15 @@ def test_a_port_in_use_is_a_mistake_with_advice():
         bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ConfigError, match="no such address"):
         bind("nowhere.invalid", 0)
+
+
+@pytest.mark.parametrize("typed", ["::1", "[::1]"])
+def test_an_ipv6_address_may_stand_in_brackets_as_in_a_url(typed):
+    parser = Parser("serve", "")
+    parser.add_flags(ServeSettings)
+    settings = ServeSettings(**vars(parser.parse_args(["--host", typed])))
+    assert settings.host == "::1"
+    assert read_token(settings) is None  # a loopback address needs none
 
 
 def test_wrong_flags(tmp_path):

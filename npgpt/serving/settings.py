@@ -28,6 +28,12 @@ def _host_name(text):
     return text
 
 
+def _listening(text):
+    """An IPv6 address may stand in brackets, as in a URL."""
+    inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return inside if isinstance(as_address(inside), IPv6Address) else pathname(text)
+
+
 @dataclass(frozen=True)
 class ServeSettings(ModelSettings):
     """What ``python -m npgpt.serve`` can be told."""
@@ -35,9 +41,11 @@ class ServeSettings(ModelSettings):
     name: str | None = flag(None, pathname, "what clients call the model (default: its file or folder)", MODEL,
                             metavar="NAME")  # fmt: skip
     host: str = flag(
-        "127.0.0.1", pathname, "address to listen at; one that others can reach needs a token", ADDRESS,
-        metavar="ADDRESS",
-    )  # fmt: skip
+        "127.0.0.1",
+        FlagType("ADDRESS", _listening),
+        "address to listen at; one that others can reach needs a token",
+        ADDRESS,
+    )
     port: int = flag(8000, number("N", 0, 65535, whole=True), "0 chooses a free one", ADDRESS)
     allow_host: Sequence[str] = flag(
         (), FlagType("NAME", _host_name), "a host name that clients may use; can be given several times", ADDRESS,
