@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.commands import command, without_compiling
+from helpers.commands import command, refused, without_compiling
 from helpers.sample_runs import DRAWN, GREEDY, SPEED, make_run, make_runs, sample, saved, scripted
 
 import npgpt.generation
@@ -48,6 +48,9 @@ def test_the_best_weights_by_name_or_by_file(work):
     assert sample(work, *GREEDY, "--checkpoint", "last") == sample(work, *GREEDY) == a
     assert sample(work, *GREEDY, "--model", best) == b
     assert sample(work, *GREEDY, "--model", last) == a
+    for flag, what in (("--model", best), ("--model", "gpt2"), ("--adapter", best.parent / "config.json")):
+        words = [f"--checkpoint best is for the folder of a run, and {what} is none: leave it out"]
+        refused("sample", flag, what, "--checkpoint", "best", cwd=work, words=words)
 
 
 # Which prompt
