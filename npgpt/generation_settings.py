@@ -36,6 +36,10 @@ def _text_and_bias(text):
 def _not_empty(text):
     if not text:
         raise ArgumentTypeError("the text is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no text, as Linux allows: no model's text has them
+        raise ArgumentTypeError(f"{text!r} is not UTF-8") from None
     return text
 
 

@@ -255,6 +255,13 @@ def test_a_text_whose_name_begins_like_a_flag(folder):
     refused("train", "--lr=1", "--", "a_b", "--lr_", cwd=folder, words=["there is no file or folder a_b"])
 
 
+@pytest.mark.parametrize("name", ["stop", "bad-words", "regex", "choices"])
+def test_a_text_that_is_not_utf_8(tmp_path, name):
+    """No text of a model has it, so it would be looked for in vain."""
+    words = [f"argument --{name}: 'caf\\udce9' is not UTF-8"]
+    refused("sample", f"--{name}", "caf\udce9", cwd=tmp_path, words=words)
+
+
 def test_a_name_that_is_not_utf_8(tmp_path):
     refused("train", "caf\udce9.txt", cwd=tmp_path, words=["the name 'caf\\udce9.txt' is not UTF-8"])
 
