@@ -58,7 +58,7 @@ class Columns:
         return len(self._columns) * self._rows
 
     def add(self, row: dict[str, Any], most: int = MAX_NUMBERS) -> None:
-        """Add a row. What is not a number is left out. Raises DataError if there are more numbers than ``most`` then."""
+        """Add a row. What is not a number is left out. Raises DataError if that makes more numbers than ``most``."""
         new = [name for name, value in row.items() if name not in self._columns and _is_number(value)]
         new = [name for name in new if len(name) <= 100][: MAX_COLUMNS - len(self._columns)]
         if (len(self._columns) + len(new)) * (self._rows + 1) > most:

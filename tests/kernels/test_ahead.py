@@ -154,6 +154,17 @@ def test_it_can_be_ended_early(kernels, end):
     assert progress.sys.stderr.getvalue().endswith(" s\n")
 
 
+def test_of_many_cores_some_compile(kernels, monkeypatch):
+    """A process takes half a gigabyte."""
+    kernels.code = ""
+    monkeypatch.setattr(kernels.numba, "get_num_threads", lambda: 100)
+    for most, started in ((3, 3), (50, len(NAMES))):
+        monkeypatch.setattr(kernels, "MAX_PROCESSES", most)
+        kernels.started.clear()
+        kernels.compile_ahead(NAMES)
+        assert len(kernels.started) == started
+
+
 def test_processes_that_fail_leave_it_to_the_first_call(kernels):
     kernels.code = "raise SystemExit(1)"
     kernels.compile_ahead(NAMES)

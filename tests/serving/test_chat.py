@@ -1,6 +1,7 @@
 import pytest
 
 from npgpt.generation.dialogue import STOP
+from npgpt.serving.chat import SIMPLE_TOKENS
 from npgpt.serving.requests import PromptRead
 from serving.test_completions import events
 
@@ -142,12 +143,20 @@ def test_a_message_that_a_client_hands_back_is_taken(ask):
     assert ask(URL, messages=[*HI, said, *HI], max_tokens=1)[0] == 200
 
 
+def test_the_simple_chat_is_short(ask, submitted, monkeypatch):
+    monkeypatch.setattr("npgpt.serving.chat.SIMPLE_TOKENS", 2)
+    assert ask("/chat", message="Hi")[0] == 200
+    ((request,), _) = submitted
+    assert request.max_new_tokens == 2
+
+
 def test_the_simple_chat_ends_at_a_newline(server, ask, submitted):
     status, answer = ask("/chat", message="Hi")
     assert (status, list(answer)) == (200, ["response"])
     assert "\n" not in answer["response"]
     ((request,), _) = submitted
     assert (request.sampling.temperature, request.sampling.top_k, request.stop[0]) == (0.8, 200, "\n")
+    assert SIMPLE_TOKENS == 150  # as its documentation says
     assert request.max_new_tokens == min(150, server.engine.config.block_size + 1 - len(request.ids))
     assert ask("/chat", message="")[1]["error"]["param"] == "message"
     assert ask("/chat", message="x" * 100)[1]["error"]["code"] == "context_length_exceeded"

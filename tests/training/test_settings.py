@@ -7,10 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, GPTConfig
+from npgpt import layers
+from npgpt.config import ACTIVATIONS, BASE_FORMATS, MATMUL_PRECISIONS, POSITIONS, PRESETS, WEIGHTS, GPTConfig
 from npgpt.errors import ConfigError
 from npgpt.generation import Sampling
-from npgpt.kernels import precision
+from npgpt.kernels import decode, packed, precision
 from npgpt.sample import SampleSettings
 from npgpt.schedules import SCHEDULES
 from npgpt.text import LOSSES, SPLITS
@@ -191,6 +192,10 @@ def test_a_plan_of_before_there_were_schedules():
 
 def test_words_and_defaults_without_numpy_are_those_of_the_code():
     assert tuple(precision.PRECISIONS) == MATMUL_PRECISIONS
+    assert packed.FORMATS == WEIGHTS
+    assert (
+        tuple(layers._ACTIVATIONS) == decode.ACTIVATIONS == ACTIVATIONS
+    )  # its place in decode's is what a kernel gets
     typed, sampling = SampleSettings(), Sampling()
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.8, 50, None)
     for field in fields(Sampling):

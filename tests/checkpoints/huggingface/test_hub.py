@@ -85,6 +85,17 @@ def test_a_download_and_then_the_cache(server, cache, files):
     assert not [path for path in cache.rglob("*") if path.name.endswith((".incomplete", "tmp"))]
 
 
+def test_weights_are_on_the_disk_before_they_have_their_name(server, cache, files, monkeypatch):
+    """Or a loss of power could leave a whole name and half a file, which is taken without another look."""
+    calls, fsync, replace = [], os.fsync, os.replace
+    partial = unfinished(cache, files)
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(os.fstat(fd).st_ino) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append((old, os.stat(old).st_ino)) or replace(old, new))
+    find(NAME)
+    at = next(i for i, call in enumerate(calls) if isinstance(call, tuple) and call[0] == partial)
+    assert calls[at][1] in calls[:at]
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_shards(server, tmp_path, shards):
     server.repositories[NAME] = model_files(tmp_path, shards) | {"pytorch_model.bin": b"PK" * 4000}

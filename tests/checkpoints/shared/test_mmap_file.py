@@ -1,6 +1,8 @@
 """Mapped files: nothing beyond the end is ever looked at."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,25 @@ def test_bytes_and_arrays(file):
     assert file.array(10, "<f4", 0, "x").shape == (0,)
     file.release_pages()
     assert array.tolist() == [0x0201, 0x0403]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="this system doesn't tell what is in memory")
+def test_pages_that_are_released_are_in_memory_no_more(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(range(256)) * 2**13)
+    file = MappedFile(path)
+    array = file.array(0, np.uint8, file.size, "x")
+
+    def resident():
+        """Bytes of the file that are mapped and in memory."""
+        maps = Path("/proc/self/smaps").read_text().split(f"{path}\n")[1:]
+        return sum(1024 * int(re.search(r"Rss: +(\d+) kB", of)[1]) for of in maps)
+
+    total = int(array.sum())
+    assert resident() == file.size
+    file.release_pages()
+    assert resident() == 0
+    assert int(array.sum()) == total
 
 
 @pytest.mark.parametrize(("begin", "length"), [(0, 11), (10, 1), (11, 0), (-1, 2), (2, -1), (0, 2**70), (2**70, 1)])
