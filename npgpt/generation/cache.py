@@ -114,6 +114,7 @@ class LayerCache:
 
     def __init__(self, rows: CacheRows, layer: int):
         self._rows, self._layer = rows, layer
+        self.has_stored = False  # since it was made
 
     @property
     def length(self) -> int:
@@ -142,4 +143,5 @@ class LayerCache:
             memory[rows, :, first:end] = f32_to_bf16(new) if cache.is_bfloat16 else new
             held = memory[rows, :, :end]
             stored.append((bf16_to_f32(held) if cache.is_bfloat16 else held).transpose(0, 2, 1, 3))
+        self.has_stored = True
         return stored[0], stored[1]

@@ -11,7 +11,7 @@ from npgpt import kernels
 from npgpt.config import CACHE_DTYPES, WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
-from npgpt.generation.packed_model import PackedGPT
+from npgpt.generation.packed_model import PackedGPT, changed_part
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights
@@ -27,7 +27,8 @@ class Decoder:
     weights         "f32", "bf16", "int8" or "int4": the decoder has copies of the matrices in this form, and fewer bits
                     make a token cheaper (kernels/packed.py). With "f32" they are made at the first step, and some of
                     the model's arrays are shared: don't change the model while the decoder is in use. None: no
-                    copies, so nothing is prepared, and each token takes longer
+                    copies, so nothing is prepared, and each token takes longer. A model that was changed in code is
+                    not packed in "f32" either, and a ConfigError in fewer bits: packed weights go with the config
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     ``rows`` are numbers of the cache's rows. Each row may hold another number of positions, which count from 0 in each.
@@ -48,7 +49,7 @@ class Decoder:
             raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
         if cache_dtype not in CACHE_DTYPES:
             raise ConfigError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}")
-        self.config, self.dtype = model.config, model.ln_f.weight.dtype
+        self.config, self.dtype = model.config, model.parameters()[0].dtype
         if cache_dtype == "bf16" and self.dtype != np.float32:
             raise ConfigError(f"cache_dtype bf16 goes with a model in float32, not in {self.dtype}")
         self.weights, self.cache_dtype = weights, cache_dtype
@@ -57,6 +58,8 @@ class Decoder:
             return
         if self.dtype != np.float32:
             raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
+        if weights == "f32" and changed_part(model) is not None:
+            return  # what is packed computes what the config says: the model computes each step itself
         self.model = PackedGPT(model, weights)
         keep_freed_memory()  # what a prompt takes, the next one takes again
 
@@ -167,7 +170,12 @@ class Decoder:
     @no_grad()
     def _hidden_states(self, ids, cache):
         with dropout_off():
-            return self.model.hidden_states(ids, cache=cache).data
+            hidden = self.model.hidden_states(ids, cache=cache).data
+        for i in range(0 if cache is None else len(self.model.h)):
+            if not cache.layers[i].has_stored:  # its next tokens would not see these
+                advice = "hand it to ops.causal_self_attention, or generate with use_cache=False"
+                raise RuntimeError(f"the attention of h.{i} stored nothing in the cache that it was given: {advice}")
+        return hidden
 
     @no_grad()
     def _logits(self, hidden):

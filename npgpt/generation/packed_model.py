@@ -14,7 +14,7 @@ from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights, LayerNormWeights, LayerWeights, LinearWeights
 from npgpt.kernels.matmul import MAX_FEW_ROWS, MAX_SMALL_PRODUCT
 from npgpt.kernels.packed import PackedMatrix, columns, pack, unpack
-from npgpt.layers import LayerNorm, Module
+from npgpt.layers import Dropout, Embedding, LayerNorm, Linear, Module
 from npgpt.ops.embedding import check_ids
 from npgpt.tensor import Tensor
 
@@ -88,10 +88,16 @@ class PackedGPT(GPT):
     format      of the matrices, one of ``kernels.packed.FORMATS``. Layer norms, biases and positions stay float32. With
                 "f32" the matrices are the model's own until they are packed: it must not be trained meanwhile
 
-    Raises ConfigError if a matrix has a number that the format can't hold.
+    Raises ConfigError if a matrix has a number that the format can't hold, or the model was changed in code: what is
+    computed here is what the config says.
     """
 
     def __init__(self, model: GPT, format: str):
+        if (part := changed_part(model)) is not None:
+            raise ConfigError(
+                f"{part} was changed in code, and weights in {format} go with the model that its config describes:\n"
+                "model.generate(...) computes with the changed one, in float32"
+            )
         self._declare(model.config, np.dtype(np.float32))
         self.format = format
         self.head = _packed("lm_head", model.lm_head_weight.data.T, None, format)
@@ -154,6 +160,60 @@ class PackedGPT(GPT):
         return DecodeWeights(
             layers, _norm(self.ln_f), self.head.matrix, config.n_head, config.activation, config.layer_norm_epsilon
         )
+
+
+# What does not change the logits: modes, random numbers, what is computed once and kept.
+_NEUTRAL = {"training", "recompute", "rng", "_sinusoids"}
+
+
+def changed_part(model: GPT) -> str | None:
+    """The first part of a model that was changed in code, so that its config doesn't say what it computes; else None.
+
+    A part was changed if it is of another class, or an attribute has another value than the config gives it: an
+    activation, say, or a method of its own. An attribute that the class doesn't know changes nothing. Parameters may
+    have any values, and linear layers and embeddings any class of npgpt's: an adapter beside one is read with it.
+
+    >>> from npgpt import GPTConfig, ops
+    >>> model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2))
+    >>> model.h[0].mlp.activation = ops.relu
+    >>> changed_part(model)
+    'h.0.mlp.activation'
+    """
+    return _changed(model, GPT.empty(model.config), "")
+
+
+def _changed(part, plain, name) -> str | None:
+    if not isinstance(part, Module) or type(part).__module__.partition(".")[0] != "npgpt":
+        return name or f"the class {type(part).__name__}"
+    if isinstance(plain, Dropout):  # is off
+        return None
+    if isinstance(plain, Linear | Embedding):
+        return f"{name}.forward" if "forward" in vars(part) else None
+    if type(part) is not type(plain) and not (isinstance(plain, GPT) and isinstance(part, GPT)):
+        return name
+    found, expected = vars(part), vars(plain)
+    for key in dict.fromkeys((*expected, *found)):
+        place = f"{name}.{key}".lstrip(".")
+        if key in _NEUTRAL or (key not in expected and not hasattr(type(part), key)):
+            continue
+        if key not in expected or key not in found:
+            return place
+        value, other = found[key], expected[key]
+        if isinstance(other, list):
+            if not isinstance(value, list) or len(value) != len(other):
+                return place
+            pairs = [(v, o, f"{place}.{i}") for i, (v, o) in enumerate(zip(value, other, strict=True))]
+        elif isinstance(other, Module):
+            pairs = [(value, other, place)]
+        elif isinstance(other, Tensor | None):  # a bias is read as it is, and may be None
+            continue
+        elif value != other:
+            return place
+        else:
+            continue
+        if changed := next(filter(None, (_changed(*pair) for pair in pairs)), None):
+            return changed
+    return None
 
 
 def _arrays(matrix: PackedMatrix) -> list[np.ndarray]:

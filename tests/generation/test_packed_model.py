@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from helpers.models import with_random_parameters
 
-from npgpt import GPT, GPTConfig, no_grad
+from npgpt import GPT, GPTConfig, Tensor, adapters, layers, no_grad, ops
 from npgpt.config import WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder
-from npgpt.generation.packed_model import PackedGPT
+from npgpt.generation.packed_model import PackedGPT, changed_part
 
 CONFIG = GPTConfig(vocab_size=40, block_size=64, n_layer=2, n_head=2, n_embd=32)
 IDS = np.random.default_rng(0).integers(0, 40, 60)
@@ -107,3 +107,100 @@ def test_no_step_goes_beyond_the_block_size(position):
     decoder.prefill([[1, 2, 3, 4]], cache, [0])
     with pytest.raises(ValueError, match=r"hold \[4\] of 4 positions"):
         decoder.step([1], cache, [0])
+
+
+class SquaredReLU(layers.MLP):
+    def forward(self, x):
+        h = ops.relu(self.c_fc(x))
+        return self.c_proj(h * h)
+
+
+class RMSNorm(layers.Module):
+    def __init__(self, C):
+        self.weight = Tensor(np.linspace(0.5, 2, C, dtype=np.float32), requires_grad=True)
+
+    def forward(self, x):
+        return x * ((x * x).mean(-1, keepdims=True) + 1e-5) ** -0.5 * self.weight
+
+
+class ParallelBlock(layers.Block):
+    def forward(self, x, padding_mask=None, cache=None):
+        return x + self.attn(self.ln_1(x), padding_mask, cache) + self.mlp(self.ln_2(x))
+
+
+class Reversed(GPT):
+    def logits(self, hidden):
+        return super().logits(hidden) * -1.0
+
+
+def _set_class(kind, *names):
+    def change(model):
+        for part in [getattr(block, name) for block in model.h for name in names] or model.h:
+            part.__class__ = kind
+
+    return change
+
+
+def _set_norms(model):
+    model.h[0].ln_1, model.h[1].ln_2, model.ln_f = RMSNorm(32), RMSNorm(32), RMSNorm(32)
+
+
+def _set_method(model):
+    """A method of one layer alone."""
+    linear = model.h[1].mlp.c_fc
+    linear.forward = lambda x: layers.Linear.forward(linear, x) * 2.0
+
+
+CHANGES = {
+    "an activation": (lambda model: setattr(model.h[1].mlp, "activation", ops.relu), "h.1.mlp.activation"),
+    "an MLP": (_set_class(SquaredReLU, "mlp"), "h.0.mlp"),
+    "a block": (_set_class(ParallelBlock), "h.0"),
+    "norms": (_set_norms, "h.0.ln_1"),
+    "the model": (lambda model: setattr(model, "__class__", Reversed), "the class Reversed"),
+    "a scale": (lambda model: setattr(model.h[1].attn, "scale", 2.0), "h.1.attn.scale"),
+    "an epsilon": (lambda model: setattr(model.ln_f, "eps", 9.0), "ln_f.eps"),
+    "a method": (_set_method, "h.1.mlp.c_fc.forward"),
+    "fewer blocks": (lambda model: model.h.pop(), "h"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_model_that_was_changed_in_code_generates_what_it_computes(model, case):
+    """What is packed computes what the config says, so a changed model must not be."""
+    change, place = CHANGES[case]
+    with no_grad():
+        before = model([IDS[:6]]).data[0, -1]
+        change(model)
+        expected = model([IDS[:6]]).data[0, -1]
+    assert np.abs(expected - before).max() > 0.01
+    assert changed_part(model) == place
+    decoder = Decoder(model)
+    cache = decoder.new_cache()
+    decoder.prefill([IDS[:5]], cache)
+    np.testing.assert_allclose(decoder.step(IDS[5:6], cache, [0])[0], expected, rtol=0, atol=1e-4)
+    with pytest.raises(ConfigError, match=f"^{place} was changed in code, and weights in int8 go with"):
+        model.quantize("int8")
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+def test_a_model_that_is_as_its_config_says_is_packed(position, tie_weights):
+    """Also in training mode, with an attribute of the user's, with weights of another kind, or with an adapter."""
+    model = GPT(GPTConfig(vocab_size=9, n_layer=1, n_head=1, n_embd=8, position=position, tie_weights=tie_weights))
+    model.train()
+    model.notes, model.recompute, model.h[0].mlp.c_fc.bias = {"run": 3}, True, None
+    model.hidden_states([[1, 2]])
+    adapters.attach(model, adapters.new_adapter(model.config, adapters.LoRAConfig(2)), trainable=True)
+    assert changed_part(model) is None
+    assert isinstance(Decoder(model).model, PackedGPT)
+
+
+def test_attention_that_ignores_the_cache_is_noticed(model):
+    class Attention(layers.CausalSelfAttention):
+        def forward(self, x, padding_mask=None, cache=None):
+            return super().forward(x)
+
+    model.h[1].attn.__class__ = Attention
+    with pytest.raises(RuntimeError, match=r"^the attention of h\.1 stored nothing in the cache"):
+        model.generate([IDS[:5]], max_new_tokens=2)
+    assert model.generate([IDS[:5]], 2, use_cache=False).shape == (1, 7)
