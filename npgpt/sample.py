@@ -1,5 +1,6 @@
 """python -m npgpt.sample : continue a text with a trained model."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -67,6 +68,8 @@ class SampleSettings(ChoiceSettings, TextSettings, ModelSettings):
             raise ConfigError("--choices needs at least two texts: give it once for each")
         if self.prompt is not None and self.prompt_file is not None:
             raise ConfigError("--prompt and --prompt-file both say what to continue: give one")
+        if (self.prompt or "").startswith("FILE:") and os.path.isfile(name := self.prompt[5:]):  # as nanoGPT has it
+            raise ConfigError(f"--prompt takes a text, and {name} is a file: give --prompt-file {name}")
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(f"--min-new-tokens {self.min_new_tokens} is above --max-new-tokens {self.max_new_tokens}")
         defaults = {f.name: f.default for f in fields(self)}

@@ -47,7 +47,10 @@ def train(processes: OneProcess) -> int:
         hint = ", or name the run after --resume" if resumed is NEWEST else ""
         raise ConfigError(f"--resume takes the run's own text: leave out the text{hint}")
     elif fixed := sorted(set(given) - set(RESUMABLE)):
-        raise ConfigError(f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}")
+        raise ConfigError(
+            f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}.\n"
+            "For others, begin a new run with its weights: TEXT --init-from RUN"
+        )
     use_threads(processes.threads(settings.threads))
 
     from npgpt.checkpoints.run_states import newest_run

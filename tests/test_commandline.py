@@ -136,7 +136,7 @@ def test_the_message_says_what_is_wanted(folder):
             ["--tokenizer", "bpe"],
             "argument --tokenizer: there is no tokenizer 'bpe'; there are gpt2, char, byte",
         ),
-        (["--out", ""], "argument --out: the name is empty"),
+        (["--out", ""], "argument --out/--out-dir: the name is empty"),
         (["--lernrate", "1"], "unrecognized arguments: --lernrate"),
         (["--batch_sise=1"], "unrecognized arguments: --batch_sise=1"),
         (["--batch", "1"], "unrecognized arguments: --batch"),  # no flag is guessed from its beginning
@@ -225,13 +225,13 @@ def test_the_spellings_of_nanogpt():
         "--lr_decay_iters=7 "
         "--eval_interval=20 --eval_iters=3 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
         "--n_embd=128 --max_iters=5 --learning_rate=1e-3 --min_lr=1e-4 --warmup_iters=2 --beta1=0.8 --beta2=0.99 "
-        "--weight_decay=0.2 --grad_clip=0.5 --gradient_accumulation_steps=2 --dropout=0.1"
+        "--weight_decay=0.2 --grad_clip=0.5 --gradient_accumulation_steps=2 --dropout=0.1 --out_dir=a"
     )
     assert parse(TrainSettings, *typed.split()) == {
         "decay_steps": 7,
         "eval_every": 20, "eval_batches": 3, "log_every": 1, "context": 64, "batch_size": 12, "n_layer": 4, "n_head": 4,
         "n_embd": 128, "max_steps": 5, "lr": 1e-3, "min_lr": 1e-4, "warmup": 2, "beta1": 0.8, "beta2": 0.99,
-        "weight_decay": 0.2, "grad_clip": 0.5, "grad_accum": 2, "dropout": 0.1,
+        "weight_decay": 0.2, "grad_clip": 0.5, "grad_accum": 2, "dropout": 0.1, "out": "a",
     }  # fmt: skip
     typed = "--start=A --num_samples=2 --max_new_tokens=9 --top_k=5"
     assert parse(SampleSettings, *typed.split()) == {

@@ -4,15 +4,23 @@
     model_args      {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
     optimizer, iter_num, best_val_loss, config      to go on training from; not read here
 
+build-nanogpt's model_05000.pt, of the lecture "Let's reproduce GPT-2", has an object in place of the sizes:
+
+    model           the same
+    config          a GPTConfig of vocab_size, block_size, n_layer, n_head and n_embd
+    step, val_loss
+
 Its matrices are (out, in), as torch.nn.Linear has them. The head is stored beside the embedding that it is tied to.
 A vocabulary of 50,304 is GPT-2's, filled up to a multiple of 64; with it go GPT-2's tokens. What other datasets' ids
 mean is in their meta.pkl (shared/nanogpt_meta.py). It is looked for beside ckpt.pt, and where nanoGPT's sample.py
 finds it: ROOT/data/NAME/meta.pkl for ROOT/out-.../ckpt.pt, if the checkpoint's config has NAME as its dataset.
 
 The file doesn't say which GELU the model computes. nanoGPT has had the exact one since May 2023, and before it GPT-2's.
-Files without "bias" among the sizes are older (January 2023), so they are read as the latter.
+Files without "bias" among the sizes are older (January 2023), so they are read as the latter. So are build-nanogpt's,
+which compute GPT-2's.
 
-Source: https://github.com/karpathy/nanoGPT, model.py and train.py.
+Sources: https://github.com/karpathy/nanoGPT, model.py and train.py; https://github.com/karpathy/build-nanogpt,
+train_gpt2.py.
 """
 
 import os
@@ -46,9 +54,11 @@ _PADDED_VOCABULARY = 50304
 def read_nanogpt(found: dict, file: MappedFile) -> Checkpoint:
     """The checkpoint in an object that ``pytorch.file.read`` found in the file. Raises CheckpointError."""
     path = file.path
-    config = config_from_nanogpt(found["model_args"], f"{path}: model_args")
+    sizes = "model_args" if "model_args" in found else "config"
+    values = {"dropout": 0.0, **(found[sizes].values or {})} if sizes == "config" else found[sizes]
+    config = config_from_nanogpt(values, f"{path}: {sizes}")
     tensors = tensors_in(found["model"], f"{path}: model")
-    ignored_keys = [str(key)[:100] for key in found.keys() - {"model", "model_args"}]
+    ignored_keys = [str(key)[:100] for key in found.keys() - {"model", sizes}]
     kept = {}
     for stored_name, tensor in tensors.items():
         name = stored_name.removeprefix("_orig_mod.")

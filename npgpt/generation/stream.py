@@ -1,7 +1,7 @@
 """The loop that generates text, one token at a time, for any number of texts at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
 from operator import index
 from time import monotonic
@@ -20,6 +20,17 @@ from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
 
+# What transformers' ``generate`` calls otherwise.
+_OF_TRANSFORMERS = {
+    "attention_mask": "give prompts of unequal length as a list, without padding",
+    "do_sample": "it draws, and temperature=0 is greedy",
+    "eos_token_id": "give stop_ids=[...]",
+    "max_length": "give max_new_tokens, which doesn't count the prompt",
+    "num_beams": "call generation.beam_search",
+    "num_return_sequences": "give num_samples",
+    "stop_strings": "give stop_if=generation.StopTexts(tokenizer, [...])",
+    "streamer": "iterate over stream(...), or give callback",
+}
 _MAY_END_EARLY = ("stop_ids", "stop_if", "max_seconds", "constraint")  # options by which a text may end early
 
 
@@ -74,6 +85,9 @@ def stream(
     FloatingPointError if the model's logits are not finite.
     """
     decoder = Decoder.of(model)
+    for name in settings.keys() - {f.name for f in fields(Sampling)}:
+        hint = f": {_OF_TRANSFORMERS[name]}" if name in _OF_TRANSFORMERS else ""
+        raise TypeError(f"there is no setting {name!r} of generating{hint}")
     sampling = replace(sampling or Sampling(), **settings)
     prompts = _prompts(ids, decoder.config.vocab_size)
     check_limits(max_seconds, max_new_tokens=(max_new_tokens, 0), num_samples=(num_samples, 1), logprobs=(logprobs, 0))
@@ -126,12 +140,15 @@ def generate(
 
 
 def _prompts(ids, vocab_size):
+    if isinstance(ids, str):
+        raise TypeError("ids are numbers, and this is a text: give [tokenizer.encode(text)]")
     try:
         prompts = [np.asarray(prompt) for prompt in ids]
     except TypeError:  # a single id
         prompts = []
     if not prompts or any(prompt.ndim != 1 or prompt.size == 0 for prompt in prompts):
-        raise ValueError("ids must have shape (B, T) with at least one token, or be lists with at least one id each")
+        form = "ids must have shape (B, T) with at least one token, or be lists with at least one id each"
+        raise ValueError(f"{form}; those of a single text are [ids]")
     for prompt in prompts:
         check_ids(prompt, vocab_size)
     return prompts

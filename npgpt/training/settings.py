@@ -135,7 +135,9 @@ class TrainSettings:
     beta2: float = flag(0.95, _fraction, "decay of its running mean square", OPTIMIZER)
     seed: int = flag(0, number("N", 0, 2**63 - 1, whole=True), "of initial weights, order and dropout", OPTIMIZER)
 
-    out: str | None = flag(None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN)
+    out: str | None = flag(
+        None, pathname, "the run's folder, a new one (default: runs/ and the text's name)", RUN, aliases=("out_dir",)
+    )
     keep: int = flag(1, count(0), "earlier training states kept beside the last one, each as large", RUN)
     log_every: int = flag(10, count(), "steps between log lines", RUN, aliases=("log_interval",))
     eval_every: int | None = flag(

@@ -1,13 +1,16 @@
 """nanoGPT's ckpt.pt: from a torch model of its shape and names, and from files that are not quite that."""
 
+import io
 import pickle
 import re
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 from helpers.commands import command
 from helpers.models import with_random_parameters
-from helpers.torch_bytes import FALSE, NONE, TRUE, dict_, int_, list_, storage, tensor, text, zip_file
+from helpers.torch_bytes import FALSE, NONE, TRUE, dict_, global_, int_, list_, storage, tensor, text, zip_file
 
 import npgpt
 from npgpt import GPT, GPTConfig
@@ -78,6 +81,46 @@ def test_logits_are_those_of_torch(tmp_path, torch, bias, form, prefix):
             found = load(path).eval()(ids).data
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
     assert np.abs(expected).max() > 1
+
+
+def build_nanogpt(state, **changes):
+    """The bytes of what build-nanogpt's train_gpt2.py saves: its config is an object of its own class."""
+    import torch
+
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
+    config = type("GPTConfig", (), {"__module__": "__main__"})()
+    vars(config).update({name: ARGS[name] for name in names} | changes)
+    file = io.BytesIO()
+    with mock.patch.object(sys.modules["__main__"], "GPTConfig", type(config), create=True):  # pickle looks it up
+        torch.save({"model": state, "config": config, "step": 5, "val_loss": 3.1}, file)
+    return file.getvalue()
+
+
+def test_build_nanogpts_config_is_an_object(tmp_path, torch):
+    """It has no "bias", and GPT-2's GELU."""
+    state, _ = nanogpt(torch)
+    (tmp_path / "model_00005.pt").write_bytes(build_nanogpt(state))
+    found = open_checkpoint(tmp_path / "model_00005.pt")
+    assert found.config == GPTConfig(11, 6, 3, 2, 8, activation="gelu_new")
+    assert found.ignored_keys == ("lm_head.weight", "step", "val_loss")
+    np.testing.assert_array_equal(
+        load(tmp_path / "model_00005.pt").h[1].mlp.c_fc.weight.data, state["transformer.h.1.mlp.c_fc.weight"].numpy().T
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_kv_head": 2}, "config: 'n_kv_head' is unknown"),
+        ({"n_layer": [1]}, "config: n_layer is a list, and a number was expected"),
+        ({"n_layer": 4}, "3 layers in the file, 4 in its configuration"),
+    ],
+)
+def test_build_nanogpts_configs_that_are_not_quite_that(tmp_path, torch, changes, message):
+    state, _ = nanogpt(torch)
+    (tmp_path / "a.pt").write_bytes(build_nanogpt(state, **changes))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(tmp_path / "a.pt")
 
 
 def test_what_is_there_is_named(tmp_path, torch):
@@ -199,6 +242,10 @@ OBJECTS = {
     "sizes that are None": (
         dict_({"model": b"}", "model_args": NONE}),
         "model_args: a dict was expected, not a NoneType",
+    ),
+    "an object without attributes": (
+        dict_({"model": b"}", "config": global_("__main__.GPTConfig") + b")\x81"}),
+        "config: 'block_size' is missing",
     ),
     "a model without its sizes": (dict_({"model": b"}"}), "'model': a tensor and its name were expected, not a dict"),
 }

@@ -245,6 +245,17 @@ def test_prompts_that_are_refused(ids):
         random_model().generate(ids, 3)
 
 
+def test_arguments_of_transformers_are_refused_with_ours():
+    with pytest.raises(
+        TypeError, match=r"^there is no setting 'num_beams' of generating: call generation\.beam_search$"
+    ):
+        random_model().generate([[1, 2]], 3, num_beams=2)
+    with pytest.raises(TypeError, match=r"^there is no setting 'colour' of generating$"):
+        random_model().generate([[1, 2]], 3, colour=2)
+    with pytest.raises(TypeError, match=r"this is a text: give \[tokenizer\.encode\(text\)\]$"):
+        random_model().generate("a text", 3)
+
+
 @pytest.mark.parametrize(("ids", "error"), [([[1, 13]], IndexError), ([[-1]], IndexError), ([[1.0]], TypeError)])
 def test_ids_that_are_refused_before_anything_is_computed(ids, error):
     with pytest.raises(error, match=r"token ids? "):

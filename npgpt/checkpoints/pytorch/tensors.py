@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.checkpoints.shared.lazy_tensor import LazyTensor
 from npgpt.checkpoints.shared.mmap_file import MappedFile
-from npgpt.checkpoints.shared.pickles import ORDERED_DICT, Global, short_repr
+from npgpt.checkpoints.shared.pickles import ORDERED_DICT, Attributes, Global, short_repr
 from npgpt.errors import CheckpointError
 from npgpt.kernels.bfloat16 import bf16_to_f32
 
@@ -98,6 +98,7 @@ class Tensors:
             Global("torch._utils._rebuild_tensor_v2", self.rebuild_tensor),
             Global("torch._utils._rebuild_parameter", self.rebuild_parameter),
             *map(Global, STORAGE_TYPES),
+            Global("__main__.GPTConfig", lambda: Attributes()),  # build-nanogpt's: see nanogpt.py
         )
 
     def load_storage(self, id: object) -> Storage:

@@ -38,6 +38,13 @@ class Checkpoint:
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises CheckpointError as ``tokenizer`` does, and if it is unknown."""
         if self.tokenizer is None:
+            is_folder = self.format.startswith("Hugging Face")
+            others = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt") if is_folder else ()
+            if any(self.source.with_name(name).is_file() for name in others):
+                raise CheckpointError(
+                    f"{self.source.parent}: npgpt can't follow the tokenizer in it: it reads byte-pair encodings that\n"
+                    "cut texts as GPT-2's does, with added tokens that are special or names such as <user>, but no words"
+                )
             raise CheckpointError(
                 f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"
                 f"put one beside it, as npgpt writes it (a run's tokenizer.json), with the name {OUR_TOKENIZER_FILE}"

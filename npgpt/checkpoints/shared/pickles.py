@@ -2,7 +2,7 @@
 
 A pickle is a program for a machine with a stack and a memo. Only the instructions exist here that pickling gives for
 None, numbers, strings, tuples, lists, dicts and objects. An object is a GLOBAL, which names a class or function, and
-REDUCE, which calls it. The caller gives the names that may occur, each with a function of ours to call instead.
+REDUCE or NEWOBJ, which calls it. The caller gives the names that may occur, each with a function of ours to call instead.
 
 Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even for a short pickle:
 
@@ -11,7 +11,7 @@ Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even f
     keys 2**61 - 1, ...     whole numbers of equal hash take quadratic time in a dict: minutes for 1 MB
     BUILD                   overwrites the attributes of any object, a function's defaults or a checked tensor's shape
 
-(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD changes nothing. A byte
+(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD sets an ``Attributes`` once. A byte
 becomes up to 90 bytes of objects, so the caller limits the length. What comes out may be nested deeply, or in itself.
 
 Source: Python's pickletools.py, which describes each opcode; the selection is that of torch.load(weights_only=True),
@@ -39,6 +39,15 @@ class OrderedDict(dict):
     """A collections.OrderedDict in the pickle. It may have attributes there, which are dropped."""
 
     __slots__ = ()
+
+
+class Attributes:
+    """An object of an allowed class, without the class: its attributes; None until the pickle sets them."""
+
+    __slots__ = ("values",)
+
+    def __init__(self):
+        self.values: dict | None = None
 
 
 class Global:
@@ -158,12 +167,15 @@ class _Machine:
         elif opcode == b"\x93":  # STACK_GLOBAL
             name, module = _expect(str, stack.pop()), _expect(str, stack.pop())
             stack.append(self.find(f"{module}.{name}"))
-        elif opcode == b"R":  # REDUCE
+        elif opcode in (b"R", b"\x81"):  # REDUCE, NEWOBJ
             arguments, function = _expect(tuple, stack.pop()), _expect(Global, stack.pop())
             stack.append(function.call(*arguments))
-        elif opcode == b"b":  # BUILD, which sets an OrderedDict's attributes
-            _expect(dict, stack.pop())
-            _expect(OrderedDict, stack[-1])
+        elif opcode == b"b":  # BUILD, which sets attributes; an OrderedDict's are dropped
+            attributes = _expect(dict, stack.pop())
+            if isinstance(stack[-1], Attributes) and stack[-1].values is None:
+                stack[-1].values = attributes
+            else:
+                _expect(OrderedDict, stack[-1])
         elif opcode == b"Q":  # BINPERSID
             stack.append(self.persistent_load(stack.pop()))
         elif opcode == b"\x95":  # FRAME

@@ -150,7 +150,7 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
     write(tmp_path / "a", "vocab.json", dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)))
     read = open_checkpoint(tmp_path / "a")
     assert read.tokenizer is None
-    with pytest.raises(CheckpointError, match=r"no tokenizer is known for its vocabulary of 50,257 ids:\nput one"):
+    with pytest.raises(CheckpointError, match=r"^.*/a: npgpt can't follow the tokenizer in it"):
         read.require_tokenizer()
     write_huggingface(tmp_path / "b", read)
     assert open_checkpoint(tmp_path / "b").tokenizer is None

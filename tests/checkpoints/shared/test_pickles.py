@@ -13,7 +13,7 @@ import pytest
 from helpers.mutations import memory_at_most
 from helpers.torch_bytes import NONE, START, STOP, call, dict_, global_, int_, list_, pickled, text, tuple_
 
-from npgpt.checkpoints.shared.pickles import Global, read_pickle
+from npgpt.checkpoints.shared.pickles import Attributes, Global, read_pickle
 from npgpt.errors import CheckpointError
 
 ORDERED = "collections.OrderedDict"
@@ -64,6 +64,21 @@ def test_functions_get_the_arguments_and_persistent_ids_an_object():
     assert read(pickled(list_(value, value)), (), lambda key: key[0] * 2) == ["keykey"] * 2
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_an_object_of_an_allowed_class_has_its_attributes_and_sets_them_once(protocol, monkeypatch):
+    kind = type("GPTConfig", (), {"__module__": __name__})
+    monkeypatch.setitem(globals(), "GPTConfig", kind)
+    value = kind()
+    value.n_layer, value.names = 3, ["a"]
+    allowed = (Global(f"{__name__}.GPTConfig", Attributes),)
+    found = read(pickle.dumps([value, value], protocol), allowed)
+    assert found[0] is found[1]
+    assert found[0].values == {"n_layer": 3, "names": ["a"]}
+    twice = START + global_(f"{__name__}.GPTConfig") + b")\x81" + b"}b" + b"}b" + STOP
+    with pytest.raises(CheckpointError, match="OrderedDict was expected, not a Attributes"):
+        read(twice, allowed)
+
+
 BAD = {
     "no protocol": (b"N.", "byte 0: not a pickle of protocol 2 to 5"),
     "no end": (START + NONE, "byte 3: it is cut off"),
@@ -71,7 +86,8 @@ BAD = {
     "an open mark": (START + b"(" + NONE + STOP, "byte 4: it ends with other than one object"),
     "an empty stack": (START + b"q\0.", "byte 2: it is cut off, or takes something from an empty stack"),
     "over a mark": (START + NONE + b"(" + NONE + b"\x86.", "takes something from an empty stack"),
-    "NEWOBJ": (START + global_(ORDERED) + b")\x81.", r"the opcode b'\\x81' is not one that torch.save writes"),
+    "an opcode of others": (START + b"}\x92.", r"the opcode b'\\x92' is not one that torch.save writes"),
+    "NEWOBJ of another class": (START + global_("a.B") + b")\x81.", "it asks for 'a.B'"),
     "a string of 4 GB": (START + b"X\xff\xff\xff\xffabc", "4,294,967,295 more bytes"),
     "a string not UTF-8": (pickled(b"X\1\0\0\0\xff"), "damaged: an instruction doesn't fit"),
     "builtins.eval": (pickled(call("builtins.eval", text("1"))), "it asks for 'builtins.eval': programs are never run"),
