@@ -1,4 +1,4 @@
-"""A file of ``torch.save`` with a GPT-2 in it: nanoGPT's or build-nanogpt's dict, or weights under Hugging Face's names."""
+"""A file of ``torch.save`` with a GPT-2: nanoGPT's or build-nanogpt's dict, or weights under Hugging Face's names."""
 
 from npgpt.checkpoints.huggingface.read import read_weights_file
 from npgpt.checkpoints.nanogpt import read_nanogpt

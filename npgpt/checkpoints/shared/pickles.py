@@ -2,7 +2,8 @@
 
 A pickle is a program for a machine with a stack and a memo. Only the instructions exist here that pickling gives for
 None, numbers, strings, tuples, lists, dicts and objects. An object is a GLOBAL, which names a class or function, and
-REDUCE or NEWOBJ, which calls it. The caller gives the names that may occur, each with a function of ours to call instead.
+REDUCE or NEWOBJ, which calls it. The caller gives the names that may occur, each with a function of ours to call
+instead.
 
 Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even for a short pickle:
 
@@ -11,8 +12,9 @@ Python's own ``Unpickler`` with a restricted ``find_class`` would not do, even f
     keys 2**61 - 1, ...     whole numbers of equal hash take quadratic time in a dict: minutes for 1 MB
     BUILD                   overwrites the attributes of any object, a function's defaults or a checked tensor's shape
 
-(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD sets an ``Attributes`` once. A byte
-becomes up to 90 bytes of objects, so the caller limits the length. What comes out may be nested deeply, or in itself.
+(Measured on Python 3.11.) Here the memo is a dict, keys are strings or small numbers, and BUILD sets an ``Attributes``
+once. A byte becomes up to 90 bytes of objects, so the caller limits the length. What comes out may be nested deeply,
+or in itself.
 
 Source: Python's pickletools.py, which describes each opcode; the selection is that of torch.load(weights_only=True),
 and what protocols 4 and 5 need besides.
