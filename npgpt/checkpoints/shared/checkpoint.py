@@ -43,7 +43,7 @@ class Checkpoint:
             if any(self.source.with_name(name).is_file() for name in others):
                 raise CheckpointError(
                     f"{self.source.parent}: npgpt can't follow the tokenizer in it: it reads byte-pair encodings\n"
-                    "that cut texts as GPT-2's does, with added tokens that are special or names such as <user>, but no words"
+                    "that cut texts as GPT-2's does, and added tokens that are special or names like <user>, no words"
                 )
             raise CheckpointError(
                 f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"
