@@ -31,15 +31,18 @@ from npgpt.kernels.stamps import stamp
 _VERSIONS = numba.__version__, np.__version__, sys.version_info[:2]
 
 
-def write_in_one_go(path: Path, content: bytes) -> None:
-    """Write a file that other processes see whole or not at all. If the disk is full, say, nothing is written."""
+def write_in_one_go(path: Path, content: bytes) -> OSError | None:
+    """Write a file that other processes see whole or not at all. -> None, or why it could not be written."""
     new = path.with_suffix(f".{uuid.uuid4().hex}")
-    with suppress(OSError):
+    try:
         try:
             new.write_bytes(content)
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 class KernelCache:
@@ -113,7 +116,9 @@ class KernelCache:
 
     def _write(self, types, code):
         if self.cache_path is not None:
-            write_in_one_go(Path(self.cache_path, self._name(types)), self._digest(code) + code)
+            path = Path(self.cache_path, self._name(types))
+            if error := write_in_one_go(path, self._digest(code) + code):
+                progress.announce_loss(path.parent, error)
 
     def _digest(self, code) -> bytes:
         return hashlib.sha256(self._stamp.encode() + code).digest()

@@ -1,10 +1,11 @@
 """What the user is told about compiling, on stderr, and how long it has taken."""
 
 import sys
+from pathlib import Path
 from time import perf_counter
 
 seconds = 0.0  # that this process has spent compiling or waiting for other processes to compile
-_announced = False
+_announced = _loss_announced = False
 
 
 def announce(is_kept: bool = True) -> None:
@@ -16,6 +17,16 @@ def announce(is_kept: bool = True) -> None:
         if not is_kept:
             how = "at each start: no folder for them can be written; NUMBA_CACHE_DIR names one"
         print(f"npgpt: compiling kernels ({how})", file=sys.stderr)
+
+
+def announce_loss(folder: Path, error: OSError) -> None:
+    """Say, once in a process, that what it compiles is not kept."""
+    global _loss_announced
+    if not _loss_announced:
+        _loss_announced = True
+        reason = error.strerror or error
+        print(f"npgpt: kernels can't be kept in {folder}: {reason}", file=sys.stderr)
+        print("npgpt: the next start compiles again; NUMBA_CACHE_DIR names another folder", file=sys.stderr)
 
 
 class Progress:

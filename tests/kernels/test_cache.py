@@ -97,17 +97,24 @@ def test_a_function_whose_source_does_not_tell_all_is_compiled_each_time(calls, 
     assert files(tmp_path) == []
 
 
-def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_cache_as_it_was(calls, tmp_path, monkeypatch, capsys):
+    """And the user is told, once."""
+
     def no_space(path, content):
         with path.open("wb") as file:
             file.write(content[:100])
         raise OSError(28, "No space left on device")
 
     calls()
+    monkeypatch.setattr(progress, "_loss_announced", False)
     with monkeypatch.context() as full:
         full.setattr(cache.Path, "write_bytes", no_space)
         full.setattr(cache, "stamp", lambda path: "another source")
         assert [calls(), calls()] == [1, 1]
+    first, second = capsys.readouterr().err.splitlines()
+    (folder,) = tmp_path.iterdir()
+    assert first == f"npgpt: kernels can't be kept in {folder}: No space left on device"
+    assert second == "npgpt: the next start compiles again; NUMBA_CACHE_DIR names another folder"
     assert calls() == 0, "what was there has been damaged"
     assert len(files(tmp_path)) == 1
 
