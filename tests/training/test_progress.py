@@ -124,6 +124,7 @@ def test_a_terminal_shows_one_live_line_below_what_is_logged(monkeypatch, termin
         noted.live._bar.refresh()
     log("something else")
     lines, widest = terminal.screen()
+    noted.end()  # or tqdm would still count its bar among the open ones, while the garbage collector closes it
     assert widest <= 80
     place = f"{steps - 1}/{steps} "
     assert lines[-1].startswith(place)
