@@ -113,6 +113,7 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
         sums = v.results
 
         masks = [v.first(width, j * v.lanes) for j in range(UNIT.vectors)]
+        is_wide = builder.icmp_signed(">=", width, whole(UNIT.vectors * v.lanes))
         adds = builder.icmp_unsigned("!=", start, ir.Constant(start.type, 0))
         begun = [builder.and_(mask, v.splat_bit(adds)) for mask in masks]
         # A masked load from an unmapped address is slow, so point it at C.
@@ -121,9 +122,9 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
             with builder.if_then(builder.icmp_signed("<", whole(r), rows)):
                 begin, out = v.at(start_at, builder.mul(start_row, whole(r))), v.at(C, builder.mul(C_row, whole(r)))
                 for j in range(UNIT.vectors):
-                    before = v.masked_load(v.at(begin, j * v.lanes), begun[j])
+                    before = v.load_some(v.at(begin, j * v.lanes), begun[j], builder.and_(is_wide, adds))
                     total = builder.fadd(sums[r * UNIT.vectors + j], before)
-                    v.masked_store(total, v.at(out, j * v.lanes), masks[j])
+                    v.store_some(total, v.at(out, j * v.lanes), masks[j], is_wide)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -202,8 +203,17 @@ def _pack(v, x, step, lines, K, width, panel):
         line, out = v.at(x, v.builder.mul(k, step)), v.at(panel, v.builder.mul(k, whole(width)))
         _fetch_ahead(v, line, step, starts)
         for i, mask in zip(starts, readable, strict=True):
-            v.masked_store(v.masked_load(v.at(line, i), mask), v.at(out, i), v.first(whole(width), i))
+            loaded = v.load_some(v.at(line, i), mask, v.builder.icmp_signed(">=", lines, whole(i + v.lanes)))
+            v.store_some(loaded, v.at(out, i), v.first(whole(width), i), _may_overlap(v, k, K, i, width))
         v.next([])
+
+
+def _may_overlap(v, k, K, i, width):
+    """Whether all lanes of a register may be stored from place i of step k on: what they overlap is stored later.
+
+    It is the beginning of step k + 1, if there is one in this panel.
+    """
+    return v.builder.icmp_signed("<", v.builder.add(k, whole(1)) if i + v.lanes > width else k, K)
 
 
 def _fetch_ahead(v, line, step, starts):
@@ -237,7 +247,7 @@ def _pack_transposed(v, x, step, lines, K, width, panel):
     """
     for k, _ in v.loop(v.half(K) if v.in_pairs else K, v.lanes, []):
         left = v.builder.sub(v.half(K) if v.in_pairs else K, k)
-        for i in range(0, width, v.lanes):
+        for i in reversed(range(0, width, v.lanes)):  # the last one may overlap what the others store after it
             square = []
             for r in range(v.lanes):
                 is_line = v.builder.icmp_signed("<", whole(i + r), lines)
@@ -251,7 +261,8 @@ def _pack_transposed(v, x, step, lines, K, width, panel):
                 is_column = v.builder.icmp_signed("<", whole(column), left)
                 mask = v.builder.and_(v.first(whole(width), i), v.splat_bit(is_column))
                 out = v.builder.mul(v.builder.add(k, whole(column)), whole(width))
-                v.masked_store(elements, v.at(panel, v.builder.add(out, whole(i))), mask)
+                may_overlap = _may_overlap(v, whole(column), left, i, width)
+                v.store_some(elements, v.at(panel, v.builder.add(out, whole(i))), mask, may_overlap)
         v.next([])
 
 
@@ -262,7 +273,8 @@ def _part_of_row(v, row, k, K, is_line):
     parts = []
     for offset in (0, v.lanes) if v.in_pairs else (0,):
         mask = v.builder.and_(v.first(left, offset), v.splat_bit(is_line))
-        parts.append(v.masked_load(v.at(v.at(row, first), offset), mask))
+        is_all = v.builder.and_(v.builder.icmp_signed(">=", left, whole(offset + v.lanes)), is_line)
+        parts.append(v.load_some(v.at(v.at(row, first), offset), mask, is_all))
     return v.rounded(*parts) if v.in_pairs else parts[0]
 
 

@@ -75,6 +75,7 @@ class Vectors:
         self.in_pairs = dtype_tag == PAIRS
         self.itemsize = bytes_of(dtype_tag)
         self.lanes = register_bytes // self.itemsize
+        self.masks_for_free = register_bytes == 64
         self.vector = ir.VectorType(self.real, self.lanes)
         self.bits = ir.VectorType(_I1, self.lanes)
 
@@ -120,6 +121,35 @@ class Vectors:
         function = self._llvm("store", ir.VoidType(), [self.vector, self.vector.as_pointer(), _I32, self.bits])
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         self.builder.call(function, [vector, pointer, ir.Constant(_I32, self.itemsize), mask])
+
+    # Only AVX-512 masks in no time. AVX2 does so when it loads, but a masked store takes AMD's CPUs 12 cycles. Others have
+    # no instruction for it, and take the lanes one by one. So where all lanes may be loaded or stored, that is done.
+
+    def load_some(self, pointer, mask, is_all):
+        """As ``masked_load``; where the bit ``is_all`` is 1, all lanes are loaded, whatever the mask is."""
+        if self.masks_for_free:
+            return self.masked_load(pointer, mask)
+        with self.builder.if_else(is_all) as (all_lanes, some):
+            with all_lanes:
+                loaded, after_loading = self.load(pointer), self.builder.basic_block
+            with some:
+                masked, after_masking = self.masked_load(pointer, mask), self.builder.basic_block
+        result = self.builder.phi(self.vector)
+        result.add_incoming(loaded, after_loading)
+        result.add_incoming(masked, after_masking)
+        return result
+
+    def store_some(self, vector, pointer, mask, is_all):
+        """As ``masked_store``; where the bit ``is_all`` is 1, all lanes are stored, whatever the mask is."""
+        if self.masks_for_free:
+            self.masked_store(vector, pointer, mask)
+            return
+        with self.builder.if_else(is_all) as (all_lanes, some):
+            with all_lanes:
+                to = self.builder.bitcast(pointer, self.vector.as_pointer())
+                self.builder.store(vector, to, align=self.itemsize)
+            with some:
+                self.masked_store(vector, pointer, mask)
 
     def prefetch(self, pointer, once=False):
         """Fetch the cache line of an address that is soon used. An address without memory does no harm.
