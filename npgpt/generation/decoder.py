@@ -27,8 +27,9 @@ class Decoder:
     weights         "f32", "bf16", "int8" or "int4": the decoder has copies of the matrices in this form, and fewer bits
                     make a token cheaper (kernels/packed.py). With "f32" they are made at the first step, and some of
                     the model's arrays are shared: don't change the model while the decoder is in use. None: no
-                    copies, so nothing is prepared, and each token takes longer. A model that was changed in code is
-                    not packed in "f32" either, and a ConfigError in fewer bits: packed weights go with the config
+                    copies, so nothing is prepared, and each token takes longer. Packed weights compute what the config
+                    says. So a model whose parts were changed in code is taken as with None, and fewer bits are a
+                    ConfigError. Generating calls the model's hidden_states and logits, not its forward
     cache_dtype     of new caches: "f32", the model's own precision, or "bf16", half of float32's memory
 
     ``rows`` are numbers of the cache's rows. Each row may hold another number of positions, which count from 0 in each.

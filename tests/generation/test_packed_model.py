@@ -1,10 +1,15 @@
 """A model with packed matrices, and the decoder that uses one."""
 
+import copy
+import functools
+import pickle
+
 import numpy as np
 import pytest
 from helpers.models import with_random_parameters
 
-from npgpt import GPT, GPTConfig, Tensor, adapters, layers, no_grad, ops
+from npgpt import GPT, GPTConfig, Tensor, adapters, checkpoints, hooks, layers, no_grad, ops
+from npgpt.adapters.quantized import load_quantized
 from npgpt.config import WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder
@@ -133,6 +138,11 @@ class Reversed(GPT):
         return super().logits(hidden) * -1.0
 
 
+class DoubledLinear(layers.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2.0
+
+
 def _set_class(kind, *names):
     def change(model):
         for part in [getattr(block, name) for block in model.h for name in names] or model.h:
@@ -151,6 +161,19 @@ def _set_method(model):
     linear.forward = lambda x: layers.Linear.forward(linear, x) * 2.0
 
 
+def _attach_adapter(model):
+    adapters.attach(model, adapters.new_adapter(model.config, adapters.LoRAConfig(2)))
+
+
+def _set_layer_beneath_an_adapter(model):
+    model.h[0].attn.c_proj.__class__ = DoubledLinear
+    _attach_adapter(model)
+
+
+def _set_norm_of_embeddings(model):
+    model.drop = layers.LayerNorm(32, True, 1e-5, np.dtype(np.float32))
+
+
 CHANGES = {
     "an activation": (lambda model: setattr(model.h[1].mlp, "activation", ops.relu), "h.1.mlp.activation"),
     "an MLP": (_set_class(SquaredReLU, "mlp"), "h.0.mlp"),
@@ -161,6 +184,9 @@ CHANGES = {
     "an epsilon": (lambda model: setattr(model.ln_f, "eps", 9.0), "ln_f.eps"),
     "a method": (_set_method, "h.1.mlp.c_fc.forward"),
     "fewer blocks": (lambda model: model.h.pop(), "h"),
+    "a function for a part": (lambda model: setattr(model, "ln_f", lambda x: x * 2.0), "ln_f"),
+    "a norm of embeddings": (_set_norm_of_embeddings, "drop"),
+    "a layer beneath an adapter": (_set_layer_beneath_an_adapter, "h.0.attn.c_proj.base"),
 }
 
 
@@ -182,17 +208,55 @@ def test_a_model_that_was_changed_in_code_generates_what_it_computes(model, case
         model.quantize("int8")
 
 
-@pytest.mark.parametrize("tie_weights", [True, False])
-@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
-def test_a_model_that_is_as_its_config_says_is_packed(position, tie_weights):
-    """Also in training mode, with an attribute of the user's, with weights of another kind, or with an adapter."""
-    model = GPT(GPTConfig(vocab_size=9, n_layer=1, n_head=1, n_embd=8, position=position, tie_weights=tie_weights))
+@pytest.mark.parametrize(
+    ("kind", "name", "place"),
+    [(layers.MLP, "forward", "h.0.mlp"), (GPT, "logits", "the class GPT"), (layers.Module, "__call__", "wte")],
+)
+def test_a_method_of_npgpts_own_class_that_was_replaced(model, monkeypatch, kind, name, place):
+    method = getattr(kind, name)
+    monkeypatch.setattr(kind, name, functools.wraps(method)(lambda self, *inputs: method(self, *inputs) * 2.0))
+    assert changed_part(model) == place
+
+
+class MyGPT(GPT):
+    """It adds a method, and one of training."""
+
+    def report(self):
+        return self.num_parameters()
+
+    def loss(self, *inputs, **named):
+        return super().loss(*inputs, **named) * 2.0
+
+
+@pytest.mark.parametrize("kind", [GPT, MyGPT])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"position": "rotary", "activation": "relu", "bias": False},
+        {"position": "sinusoidal", "tie_weights": False, "scale_attn_by_inverse_layer_idx": True},
+    ],
+)  # fmt: skip
+def test_a_model_that_is_as_its_config_says_is_packed(kind, options):
+    """Also while it trains, with hooks, with what is added and not called, with other weights, or with an adapter."""
+    model = kind(GPTConfig(vocab_size=9, block_size=8, n_layer=2, n_head=2, n_embd=8, **options))
     model.train()
-    model.notes, model.recompute, model.h[0].mlp.c_fc.bias = {"run": 3}, True, None
-    model.hidden_states([[1, 2]])
-    adapters.attach(model, adapters.new_adapter(model.config, adapters.LoRAConfig(2)), trainable=True)
-    assert changed_part(model) is None
+    model.recompute, model.notes, model.value_head = True, {"run": 3}, DoubledLinear(8, 1, True, np.dtype(np.float32))
+    model.generate = functools.partial(model.generate, temperature=0)
+    model.h[0].mlp.c_fc.bias, model.h[1].mlp = None, model.h[0].mlp
+    model.loss([[1, 2]], [[2, 3]]).backward()
+    _attach_adapter(model)
+    with hooks.forward_hook(model, lambda name, y: None):
+        assert changed_part(model) is None
+    assert changed_part(copy.deepcopy(model)) is None
+    assert changed_part(pickle.loads(pickle.dumps(GPT(model.config)))) is None
     assert isinstance(Decoder(model).model, PackedGPT)
+
+
+def test_a_model_in_few_bits_is_as_its_config_says(model, tmp_path):
+    checkpoints.save(model, tmp_path / "model")
+    model = load_quantized(checkpoints.open_checkpoint(tmp_path / "model"))
+    _attach_adapter(model)
+    assert changed_part(model) is None
 
 
 def test_attention_that_ignores_the_cache_is_noticed(model):
