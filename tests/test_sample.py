@@ -48,7 +48,8 @@ def test_the_best_weights_by_name_or_by_file(work):
     assert sample(work, *GREEDY, "--checkpoint", "last") == sample(work, *GREEDY) == a
     assert sample(work, *GREEDY, "--model", best) == b
     assert sample(work, *GREEDY, "--model", last) == a
-    for flag, what in (("--model", best), ("--model", "gpt2"), ("--adapter", best.parent / "config.json")):
+    files = [("--model", best), ("--model", best.parent.parent), ("--adapter", best.parent / "config.json")]
+    for flag, what in [*files, ("--model", "gpt2")]:
         words = [f"--checkpoint best is for the folder of a run, and {what} is none: leave it out"]
         refused("sample", flag, what, "--checkpoint", "best", cwd=work, words=words)
 

@@ -247,6 +247,10 @@ OBJECTS = {
         dict_({"model": b"}", "config": global_("__main__.GPTConfig") + b")\x81"}),
         "config: 'block_size' is missing",
     ),
+    "a dict for the object": (
+        dict_({"model": b"}", "config": b"}"}),
+        "'model': a tensor and its name were expected, not a dict",
+    ),
     "a model without its sizes": (dict_({"model": b"}"}), "'model': a tensor and its name were expected, not a dict"),
 }
 

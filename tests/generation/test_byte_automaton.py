@@ -171,7 +171,7 @@ def test_states_are_forgotten_by_their_arcs_too(monkeypatch):
     for _ in range(4):
         states.append(read.read(states[-1], b"a"))
     assert [len(state) for state in states] == [5, 4, 3, 2, 1]
-    assert sum(map(len, read._states)) <= 12
+    assert read._held == sum(map(len, read._states)) <= 12
 
 
 def test_what_one_read_holds_is_bounded(monkeypatch):

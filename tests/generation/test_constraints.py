@@ -238,6 +238,7 @@ def test_a_pattern_that_would_take_a_minute_and_gigabytes_is_refused(tokenizer):
 @pytest.mark.parametrize("expression", [r"(?:\w?\s?){0,200}", r".{0,2000}", r"\w{1,1000}", r"(?:\w+\s?){0,500}"])
 def test_patterns_with_many_repetitions_of_few_ways(expression):
     assert Regex(expression, make_tokenizer("gpt2")).allowed().sum() > 10_000
+    assert Regex(expression, make_tokenizer("char", ["a b é"])).allowed().sum() >= 2
 
 
 def test_an_empty_text():

@@ -254,6 +254,8 @@ def test_arguments_of_transformers_are_refused_with_ours():
         random_model().generate([[1, 2]], 3, colour=2)
     with pytest.raises(TypeError, match=r"this is a text: give \[tokenizer\.encode\(text\)\]$"):
         random_model().generate("a text", 3)
+    with pytest.raises(ValueError, match=r"; those of a single text are \[ids\]$"):
+        random_model().generate([1, 2], 3)
 
 
 @pytest.mark.parametrize(("ids", "error"), [([[1, 13]], IndexError), ([[-1]], IndexError), ([[1.0]], TypeError)])
