@@ -49,7 +49,7 @@ def train(processes: OneProcess) -> int:
     elif fixed := sorted(set(given) - set(RESUMABLE)):
         raise ConfigError(
             f"a resumed run keeps these settings: leave out {', '.join(map(as_flag, fixed))}.\n"
-            "For others, begin a new run with its weights: TEXT --init-from RUN"
+            "For other settings begin a new run: with TEXT --init-from RUN it starts from this one's model"
         )
     use_threads(processes.threads(settings.threads))
 

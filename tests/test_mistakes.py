@@ -248,6 +248,14 @@ def test_prompts_that_can_not_be(finished):
     refused("sample", "--prompt-file", "-", stdin=b"caf\xe9", cwd=finished, words=["-: not UTF-8 text at byte 3"])
 
 
+@pytest.mark.parametrize("flag", ["--prompt", "--start"])
+def test_a_prompt_of_nanogpts_form_that_names_a_file(finished, flag):
+    """Of no file it is a text as any other."""
+    refused("sample", flag, "FILE:text.txt", cwd=finished, words=["text.txt is a file: give --prompt-file text.txt"])
+    for typed in (("--prompt-file", "text.txt"), (flag, "FILE:none.txt")):
+        assert command("sample", *typed, "--max-new-tokens", 1, cwd=finished).code == 0
+
+
 def test_a_character_that_a_character_tokenizer_has_not_seen(folder):
     ended = command("train", "text.txt", *QUICK, "--tokenizer", "char", cwd=folder)
     assert ended.code == 0

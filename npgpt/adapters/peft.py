@@ -88,10 +88,10 @@ def _config(values: dict, source: str) -> LoRAConfig:
     for key, wanted in _REQUIRED.items():
         value = values.get(key, wanted)
         if value != wanted and (value or wanted):
-            problem = f"{key} is {reprlib.repr(value)}, and npgpt reads adapters without it"
-            if wanted == "none":
-                problem = f"{key} is {reprlib.repr(value)}, and npgpt computes only {wanted!r}"
-            raise CheckpointError(f"{source}: {problem}:\nmerge it in peft (merge_and_unload), and load that model")
+            problem = f"{source}: {key} is {reprlib.repr(value)}, which npgpt doesn't compute:"
+            raise CheckpointError(
+                f"{problem}\nmerge the adapter in peft (merge_and_unload), and save and load that model"
+            )
     rank, alpha, dropout = values.get("r", 8), values.get("lora_alpha", 8), values.get("lora_dropout", 0.0)
     rank_stabilised, beginning = values.get("use_rslora", False), values.get("init_lora_weights", True)
     if rank_stabilised not in (True, False, None):

@@ -11,7 +11,8 @@ from npgpt.adapters import adapter_of, attach, load_quantized, write_peft
 from npgpt.adapters.files import with_adapter
 from npgpt.adapters.peft import read_peft
 from npgpt.adapters.quantized import as_quantized
-from npgpt.checkpoints import make_model, save
+from npgpt.checkpoints import load, make_model, save
+from npgpt.errors import CheckpointError
 from npgpt.optim import AdamW, clip_grad_norm
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
@@ -165,3 +166,22 @@ def test_merging_is_adding_the_product():
     attach(model, adapter)
     merged = make_model(with_adapter(base_checkpoint(), adapter))
     np.testing.assert_allclose(merged(IDS).data, model(IDS).data, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"rank_pattern": {"h.1.attn.c_attn": 3}}], ids=str)
+def test_an_adapter_that_is_refused_can_be_merged_by_peft(tmp_path, options):
+    """As the message says."""
+    from test_gpt_against_torch import transformers_model
+
+    base, _ = transformers_model(CONFIG, base_model().state_dict())
+    config = peft.LoraConfig(
+        target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM", init_lora_weights=False, **options
+    )
+    theirs = peft.get_peft_model(base.float(), config).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=r"doesn't compute:\nmerge .* in peft \(merge_and_unload\)"):
+        read_peft(tmp_path / "adapter")
+    logits = theirs(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert np.abs(logits - base_model(np.float32)(IDS).data).max() > 0.1
+    np.testing.assert_allclose(load(tmp_path / "merged")(IDS).data, logits, rtol=0, atol=2e-5)

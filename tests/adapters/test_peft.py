@@ -81,7 +81,7 @@ def test_names_without_the_prefix_of_the_language_model(folder):
 
 REFUSED = {
     "peft_type": ("IA3", "peft_type is 'IA3'"),
-    "use_dora": (True, "use_dora is True"),
+    "use_dora": (True, "use_dora is True, which npgpt doesn't compute:\nmerge the adapter in peft (merge_and_unload)"),
     "bias": ("all", "bias is 'all'"),
     "modules_to_save": (["wte"], "modules_to_save is ['wte']"),
     "rank_pattern": ({"c_attn": 4}, "rank_pattern is"),
@@ -107,6 +107,7 @@ def test_settings_that_change_what_is_computed(folder, key):
         read_peft(folder)
     assert words in str(error.value)
     assert str(folder) in str(error.value)
+    assert str(error.value).count("\n") == ("npgpt doesn't compute" in str(error.value))  # with advice on a second line
 
 
 def test_adapters_that_are_bases_of_one_another(tmp_path):

@@ -304,6 +304,17 @@ def test_kill(folder, line):
     assert tokenizer == "tokenizer.json"
 
 
+def test_settings_that_a_run_keeps(folder):
+    """The advice is what a new run takes."""
+    train(folder, *LONG, "--max-steps", 2)
+    words = [
+        "a resumed run keeps these settings: leave out --batch-size, --lr.\n",
+        "begin a new run: with TEXT --init-from RUN it starts from this one's model",
+    ]
+    refused("train", "--resume", "runs/text", "--lr", 1, "--batch-size", 3, cwd=folder, words=words)
+    train(folder, "text.txt", "--init-from", "runs/text", "--lr", 1, "--batch-size", 3, "--max-steps", 1)
+
+
 def test_a_run_without_its_state(folder):
     """As earlier versions left it when they were killed early."""
     run, _ = train(folder, *LONG, "--max-steps", 2, "--keep", 0)

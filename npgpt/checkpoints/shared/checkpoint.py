@@ -42,8 +42,9 @@ class Checkpoint:
             others = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt") if is_folder else ()
             if any(self.source.with_name(name).is_file() for name in others):
                 raise CheckpointError(
-                    f"{self.source.parent}: npgpt can't follow the tokenizer in it: it reads byte-pair encodings\n"
-                    "that cut texts as GPT-2's does, and added tokens that are special or names like <user>, no words"
+                    f"{self.source.parent}: npgpt can't read its tokenizer, only byte-pair encodings that cut texts\n"
+                    "as GPT-2's does and have no words among their added tokens. With ids of the library that made it,\n"
+                    f"the model can be used in Python: model = npgpt.load({str(self.source.parent)!r})"
                 )
             raise CheckpointError(
                 f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import mutations
+from helpers.commands import refused
 from helpers.models import as_checkpoint
 
 from checkpoints.huggingface.test_tokenizer import ODD, REASON, TEXTS, TOKENIZERS
@@ -150,7 +151,7 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
     write(tmp_path / "a", "vocab.json", dict(zip(gpt2_vocabulary(), range(50256, -1, -1), strict=True)))
     read = open_checkpoint(tmp_path / "a")
     assert read.tokenizer is None
-    with pytest.raises(CheckpointError, match=r"^.*/a: npgpt can't follow the tokenizer in it"):
+    with pytest.raises(CheckpointError, match=r"^.*/a: npgpt can't read its tokenizer, (.*\n){2}.*load\('.*/a'\)$"):
         read.require_tokenizer()
     write_huggingface(tmp_path / "b", read)
     assert open_checkpoint(tmp_path / "b").tokenizer is None
@@ -158,6 +159,17 @@ def test_a_folder_with_a_strangers_vocabulary(tmp_path):
     with pytest.raises(CheckpointError, match=r"a/vocab\.json: not JSON at character 1"):
         _ = open_checkpoint(tmp_path / "a").tokenizer
     load(tmp_path / "a")  # the weights are fine
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.txt"])
+def test_a_command_for_a_model_whose_tokenizer_is_of_another_kind(tmp_path, name):
+    """The message names the folder, and what still works."""
+    folder = tmp_path / "model"
+    write_huggingface(folder, as_checkpoint(GPT(GPTConfig(300, 4, 1, 1, 2), seed=0)))
+    (folder / name).write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {"a": 0}}}))
+    words = [f"{folder}: npgpt can't read its tokenizer", f"model = npgpt.load('{folder}')"]
+    refused("sample", "--model", folder, cwd=tmp_path, words=words)
+    assert load(folder).generate([[1, 2]], 3).shape == (1, 5)
 
 
 OTHERS = {
