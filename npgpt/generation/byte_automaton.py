@@ -31,7 +31,7 @@ UTF8_FORMS = ((0xC0, 64, 0x80, 0x800), (0xE0, 64**2, 0x800, 0x10000), (0xF0, 64*
 MAX_PLACES = 10_000
 # What is beyond is forgotten and made again when needed. A state takes 1 KiB, and some 100 bytes for each of its arcs.
 MAX_STATES = 20_000
-MAX_ARCS = 2_000_000  # also of the states that one call makes: that takes seconds
+MAX_ARCS = 2_000_000  # of all states; one call may also make no more than so many, which takes seconds
 TOO_MANY_ARCS = (
     "the pattern is too large: a text can be in too many of its repetitions at once.\n"
     "Use smaller numbers in {m,n}, or * and +."

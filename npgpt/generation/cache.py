@@ -114,7 +114,7 @@ class LayerCache:
 
     def __init__(self, rows: CacheRows, layer: int):
         self._rows, self._layer = rows, layer
-        self.has_stored = False  # since it was made
+        self.has_stored = False  # whether ``store`` has been called
 
     @property
     def length(self) -> int:

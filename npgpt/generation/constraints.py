@@ -30,7 +30,7 @@ from npgpt.generation.regular_expression import parse
 from npgpt.text.tokenizers import Tokenizer
 
 MAX_MASKS = 1000  # kept at a time, V bytes each
-MAX_LINKS = 500_000  # between arcs, where each is looked at alone: seconds
+MAX_LINKS = 500_000  # from an arc to those that a token leads to; finding so many takes seconds
 
 
 class PatternConstraint:

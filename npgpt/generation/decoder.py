@@ -60,7 +60,7 @@ class Decoder:
         if self.dtype != np.float32:
             raise ConfigError(f"only models of float32 have weights in {weights}, not those of {self.dtype}")
         if weights == "f32" and changed_part(model) is not None:
-            return  # what is packed computes what the config says: the model computes each step itself
+            return  # the model itself computes each step
         self.model = PackedGPT(model, weights)
         keep_freed_memory()  # what a prompt takes, the next one takes again
 
@@ -173,7 +173,7 @@ class Decoder:
         with dropout_off():
             hidden = self.model.hidden_states(ids, cache=cache).data
         for i in range(0 if cache is None else len(self.model.h)):
-            if not cache.layers[i].has_stored:  # its next tokens would not see these
+            if not cache.layers[i].has_stored:  # later tokens would not see these
                 advice = "hand it to ops.causal_self_attention, or generate with use_cache=False"
                 raise RuntimeError(f"the attention of h.{i} stored nothing in the cache that it was given: {advice}")
         return hidden

@@ -89,15 +89,15 @@ class PackedGPT(GPT):
     format      of the matrices, one of ``kernels.packed.FORMATS``. Layer norms, biases and positions stay float32. With
                 "f32" the matrices are the model's own until they are packed: it must not be trained meanwhile
 
-    Raises ConfigError if a matrix has a number that the format can't hold, or the model was changed in code: what is
-    computed here is what the config says.
+    It computes what the config says. Raises ConfigError if the model was changed in code, or a matrix has a number that
+    the format can't hold.
     """
 
     def __init__(self, model: GPT, format: str):
         if (part := changed_part(model)) is not None:
             raise ConfigError(
-                f"{part} was changed in code, and weights in {format} go with the model that its config describes:\n"
-                "model.generate(...) computes with the changed one, in float32"
+                f"{part} was changed in code, and weights in {format} compute only what the config says:\n"
+                "model.generate(...) computes the change too, in float32"
             )
         self._declare(model.config, np.dtype(np.float32))
         self.format = format
@@ -163,7 +163,7 @@ class PackedGPT(GPT):
         )
 
 
-# What generating calls. GPT.forward is not among it.
+# The methods that generating calls, of the model and of its parts. GPT.forward is not one.
 _METHODS_OF_MODEL = ("embed", "hidden_states", "logits", "lm_head_weight")
 _METHODS_OF_PARTS = ("__call__", "forward", "draw")
 

@@ -20,10 +20,10 @@ from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.ops.embedding import check_ids
 
-# What transformers' ``generate`` calls otherwise.
+# Arguments of transformers' ``generate``, and what to give here instead.
 _OF_TRANSFORMERS = {
     "attention_mask": "give prompts of unequal length as a list, without padding",
-    "do_sample": "it draws, and temperature=0 is greedy",
+    "do_sample": "the default is to draw; temperature=0 takes the likeliest token",
     "eos_token_id": "give stop_ids=[...]",
     "max_length": "give max_new_tokens, which doesn't count the prompt",
     "num_beams": "call generation.beam_search",

@@ -124,6 +124,9 @@ def test_npgpts_tokenizer_beside_another_programs_file(tmp_path):
     save(GPT(replace(CONFIG, n_inner=None, activation="gelu_new"), seed=0), tmp_path / "a.bin", "llm.c")
     with pytest.raises(CheckpointError, match=r"no tokenizer .* of 11 ids:\nput .* npgpt_tokenizer\.json$"):
         open_checkpoint(tmp_path / "a.bin").require_tokenizer()
+    (tmp_path / "tokenizer.json").write_text("{}")  # of another model, perhaps: only a Hugging Face folder has its own
+    with pytest.raises(CheckpointError, match="no tokenizer is known"):
+        open_checkpoint(tmp_path / "a.bin").require_tokenizer()
     write_json(tmp_path / "npgpt_tokenizer.json", CharTokenizer("abcdefghij").to_dict())
     assert open_checkpoint(tmp_path / "a.bin").require_tokenizer().characters == "abcdefghij"
 

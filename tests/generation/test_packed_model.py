@@ -204,7 +204,7 @@ def test_a_model_that_was_changed_in_code_generates_what_it_computes(model, case
     cache = decoder.new_cache()
     decoder.prefill([IDS[:5]], cache)
     np.testing.assert_allclose(decoder.step(IDS[5:6], cache, [0])[0], expected, rtol=0, atol=1e-4)
-    with pytest.raises(ConfigError, match=f"^{place} was changed in code, and weights in int8 go with"):
+    with pytest.raises(ConfigError, match=f"^{place} was changed in code, and weights in int8 compute only"):
         model.quantize("int8")
 
 

@@ -98,7 +98,7 @@ class Tensors:
             Global("torch._utils._rebuild_tensor_v2", self.rebuild_tensor),
             Global("torch._utils._rebuild_parameter", self.rebuild_parameter),
             *map(Global, STORAGE_TYPES),
-            Global("__main__.GPTConfig", lambda: Attributes()),  # build-nanogpt's: see nanogpt.py
+            Global("__main__.GPTConfig", Attributes),  # build-nanogpt's: see nanogpt.py
         )
 
     def load_storage(self, id: object) -> Storage:

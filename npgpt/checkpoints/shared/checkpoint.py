@@ -43,8 +43,8 @@ class Checkpoint:
             if any(self.source.with_name(name).is_file() for name in others):
                 raise CheckpointError(
                     f"{self.source.parent}: npgpt can't read its tokenizer, only byte-pair encodings that cut texts\n"
-                    "as GPT-2's does and have no words among their added tokens. With ids of the library that made it,\n"
-                    f"the model can be used in Python: model = npgpt.load({str(self.source.parent)!r})"
+                    "as GPT-2's does, without words among the added tokens. In Python the model can be used with ids\n"
+                    f"that another library makes: model = npgpt.load({str(self.source.parent)!r})"
                 )
             raise CheckpointError(
                 f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"
