@@ -22,10 +22,12 @@ def main() -> int:
     from npgpt.chatting.talk import Talk
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
+    from npgpt.generation.dialogue import warn_of_chat_template
     from npgpt.precompile import compile_for_sampling
 
     path, checkpoint = open_model(settings)
     tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
+    warn_of_chat_template(checkpoint.chat_template)
     # The first prompt may be long; later ones add a few tokens to what the cache holds, like drafted ones.
     compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     talk = Talk(Decoder(make_model(checkpoint), settings.weights, settings.cache_dtype), tokenizer, settings)

@@ -2,11 +2,12 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from npgpt.checkpoints import formats
 from npgpt.commandline import Parser, pathname
-from npgpt.errors import ConfigError
+from npgpt.errors import CheckpointWarning, ConfigError
 from npgpt.model_flags import add_checkpoint_flag
 from npgpt.process import run
 from npgpt.signals import StopRequest
@@ -53,6 +54,10 @@ def main() -> int:
         write_checkpoint(dst, checkpoint, to, dtype)
     for line in _lost(checkpoint, open_checkpoint(dst)):
         print(f"{to} doesn't keep {line}", file=sys.stderr)
+    if checkpoint.chat_template is not None:
+        said = f"npgpt writes no chat templates, and leaves this one out ({checkpoint.chat_template}).\n"
+        advice = f"Give it to the program that chats with {dst}: llama-server takes --chat-template-file"
+        warnings.warn(said + advice, CheckpointWarning, stacklevel=1)
     total = sum(tensor.size for tensor in checkpoint.tensors.values())
     print(f"{src} ({checkpoint.format}) -> {dst} ({to}, {dtype}): {total:,} parameters")
     return 0

@@ -52,6 +52,7 @@ def _serve(settings, socket, starting) -> int:
     from npgpt.checkpoints import make_model
     from npgpt.generation import Decoder
     from npgpt.generation.attention import attention_weights
+    from npgpt.generation.dialogue import warn_of_chat_template
     from npgpt.precompile import compile_for_sampling
     from npgpt.serving.access_log import escaped
     from npgpt.serving.app import make_app
@@ -61,6 +62,7 @@ def _serve(settings, socket, starting) -> int:
     path, checkpoint = open_model(settings)
     settings = replace(settings, name=settings.name or name_of(path))
     tokenizer, config = checkpoint.require_tokenizer(), checkpoint.config
+    warn_of_chat_template(checkpoint.chat_template)
     compile_for_sampling(config, config.block_size - 1, 2, settings.weights, settings.cache_dtype, drafted=1)
     model = make_model(checkpoint)
     decoder = Decoder(model, settings.weights, settings.cache_dtype)

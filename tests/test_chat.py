@@ -15,6 +15,7 @@ from helpers.texts import random_model
 import npgpt.generation.dialogue
 from npgpt.chatting import talk as talks
 from npgpt.chatting.settings import ChatSettings, changeable, changed
+from npgpt.checkpoints import save
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder, Token
 from npgpt.generation.prefix import shared_length
@@ -66,6 +67,24 @@ def scripted(monkeypatch):
 
 def chat(work, *lines, flags=()):
     return command("chat", *QUICK, *flags, cwd=work, stdin="".join(f"{line}\n" for line in lines).encode())
+
+
+TEMPLATE = (
+    "warning: npgpt doesn't run chat templates (folder/tokenizer_config.json).\n"
+    "Messages become lines of Human: and Assistant: instead. "
+    "For the model's own form, send prompts to npgpt.serve's /v1/completions\n"
+)
+
+
+def test_a_chat_template_is_not_run_and_one_warning_says_so(work, scripted):
+    asked = []
+    scripted(" Ho", " Ha", asked=asked)
+    model = random_model(vocab_size=257, block_size=64)
+    save(model, work / "folder", tokenizer=BYTE)
+    (work / "folder" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    ended = chat(work, "Hi", "He", flags=("--model", "folder"))
+    assert ended == (0, "Ho\nHa\n", TEMPLATE)
+    assert asked[0] == "Human: Hi\nAssistant:"
 
 
 def test_answers_alone_are_on_stdout_and_the_model_reads_what_was_said(work, scripted):

@@ -56,6 +56,17 @@ def test_convert_to_each_format_and_dtype_and_on_to_the_others(source, model, to
             assert open_checkpoint(path).tokenizer.name == "byte"
 
 
+def test_a_chat_template_is_left_out_with_a_warning(source):
+    (source / "source" / "chat_template.jinja").write_text("{{ messages }}")
+    ended = command("convert", "source", "a.gguf", cwd=source)
+    assert (ended.code, ended.err) == (
+        0,
+        "warning: npgpt writes no chat templates, and leaves this one out (source/chat_template.jinja).\n"
+        "Give it to the program that chats with a.gguf: llama-server takes --chat-template-file\n",
+    )
+    assert command("convert", "a.gguf", "again", cwd=source).err == ""
+
+
 def largest_of_blocks(name, array):
     """For each element the largest size of those that share its scale: 32 along what the matrix is multiplied along."""
     if array.ndim < 2 or name == "wpe.weight":  # they aren't in blocks

@@ -12,10 +12,13 @@ from dataclasses import replace
 import pytest
 from helpers.commands import QUICK, refused, train
 from helpers.serving import parse, read_all, request
+from helpers.texts import random_model
 
+from npgpt.checkpoints import save
 from npgpt.commandline import Parser
 from npgpt.errors import ConfigError
 from npgpt.serving.settings import TOKEN_VARIABLE, ServeSettings, bind, is_loopback, read_token
+from npgpt.text.tokenizers import ByteTokenizer
 
 TOKEN = "a-token-of-many-letters"
 
@@ -122,6 +125,19 @@ def test_it_serves_a_run_until_a_signal_comes(run, number):
     assert server.returncode == 128 + number
     assert out == ""
     assert re.fullmatch(r'127\.0\.0\.1:\d+ "POST /v1/completions" 200 [\d.]+ s\n', err)
+
+
+def test_a_chat_template_is_not_run_and_a_warning_says_so(tmp_path):
+    pytest.importorskip("fastapi", reason="the server needs the extra serve")
+    save(random_model(vocab_size=257, block_size=8), tmp_path / "folder", tokenizer=ByteTokenizer())
+    (tmp_path / "folder" / "chat_template.jinja").write_text("{{ messages }}")
+    typed = [sys.executable, "-m", "npgpt.serve", "--model", "folder", "--port", "0"]
+    with subprocess.Popen(typed, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        try:
+            lines, _ = lines_until_ready(server)
+        finally:
+            server.kill()
+    assert lines.count("warning: npgpt doesn't run chat templates (folder/chat_template.jinja).\n") == 1
 
 
 LONG_STEP = """

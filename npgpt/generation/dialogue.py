@@ -9,12 +9,13 @@
 Nothing here knows a terminal or a network.
 """
 
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from npgpt.errors import DataError
+from npgpt.errors import CheckpointWarning, DataError
 from npgpt.generation.decoder import Decoder
 from npgpt.generation.prefix import shared_length
 from npgpt.generation.sampling import Sampling
@@ -53,6 +54,14 @@ class Prompt:
     ids: np.ndarray
     max_new_tokens: int
     left_out: int = 0
+
+
+def warn_of_chat_template(place: str | None) -> None:
+    """Warn that a model's chat template is not followed. ``place``: ``Checkpoint.chat_template``."""
+    if place is not None:
+        said = f"npgpt doesn't run chat templates ({place}).\nMessages become lines of Human: and Assistant: instead. "
+        advice = "For the model's own form, send prompts to npgpt.serve's /v1/completions"
+        warnings.warn(said + advice, CheckpointWarning, stacklevel=2)
 
 
 def make_prompt(

@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.checkpoints.gguf.file import read_tensors, write_gguf_file
 from npgpt.checkpoints.gguf.metadata import Metadata
-from npgpt.checkpoints.gguf.tokenizer import tokenizer_in, tokenizer_metadata
+from npgpt.checkpoints.gguf.tokenizer import chat_template_in, tokenizer_in, tokenizer_metadata
 from npgpt.checkpoints.shared.blocks import ELEMENTS
 from npgpt.checkpoints.shared.cast import rounded, with_all_biases
 from npgpt.checkpoints.shared.checkpoint import Checkpoint, config_of
@@ -76,7 +76,8 @@ def read(file: MappedFile) -> Checkpoint:
     config = _config(metadata, vocab_size, tie_weights="lm_head.weight" not in tensors, path=path)
     tokenizer = tokenizer_in(metadata, vocab_size, path)
     format = f"GGUF ({', '.join(sorted({tensor.dtype for tensor in tensors.values()}))})"
-    return Checkpoint(format, config, tensors, path, (file,), ignored_keys, tokenizer)
+    template = chat_template_in(metadata, path)
+    return Checkpoint(format, config, tensors, path, (file,), ignored_keys, tokenizer, template)
 
 
 def _config(metadata: Metadata, vocab_size: int, tie_weights: bool, path) -> GPTConfig:

@@ -19,6 +19,7 @@ from npgpt.text.byte_pairs import BytePairTokenizer
 from npgpt.text.tokenizers import GPT2Tokenizer, Tokenizer
 
 OURS = "npgpt.tokenizer"  # JSON, as ``Tokenizer.to_dict`` makes it
+_TEMPLATE = "tokenizer.chat_template"
 _MODEL, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # enum llama_token_type in llama.cpp's llama.h
 
@@ -66,6 +67,11 @@ def tokenizer_in(metadata: Metadata, vocab_size: int, path: Path) -> Finder:
         if tokens is not None and packed_strings(tokens) == packed:
             return GPT2Tokenizer
     return unknown
+
+
+def chat_template_in(metadata: Metadata, path: Path) -> str | None:
+    """The place of the file's chat template, if it has one."""
+    return f"{path}: key {_TEMPLATE}" if _TEMPLATE in metadata else None
 
 
 def _spelled_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> list[str] | None:

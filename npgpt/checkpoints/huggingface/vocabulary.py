@@ -5,7 +5,8 @@ It is read if it is a byte-pair encoding that cuts texts as GPT-2's does, as mos
     tokenizer.json           vocabulary, merges, added tokens, and how texts are cut
     vocab.json, merges.txt   vocabulary and merges in older folders; texts are cut as the tokenizer's class does
     added_tokens.json        their added tokens
-    tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json names it
+    tokenizer_config.json    the class, and which token ends a text; in older folders special_tokens_map.json names it.
+                             Perhaps a chat template, which newer folders have in chat_template.jinja
 
 Any other encoding is unknown. So are merges that our encoder, which has ranks and no pairs, would not follow, two
 files that disagree, and added tokens that are words or spaces: the library finds them in any text, and we encode no
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 from npgpt.checkpoints.shared.mmap_file import MappedFile
 from npgpt.checkpoints.shared.strict_json import items_at_most, parse_json
-from npgpt.errors import TokenizerError
+from npgpt.errors import CheckpointError, TokenizerError
 from npgpt.text import gpt2_bpe
 from npgpt.text.byte_level import BYTES, bytes_to_unicode, spelled_merges
 from npgpt.text.byte_pairs import BPETokenizer
@@ -91,6 +92,18 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> T
     if is_gpt2 and (tokenizer is None or tokenizer.vocab_size > vocab_size):
         tokenizer = GPT2Tokenizer()
     return tokenizer if tokenizer is not None and tokenizer.vocab_size <= vocab_size else None
+
+
+def chat_template_of_folder(folder: Path) -> str | None:
+    """The file with the folder's chat template; None without one, or if tokenizer_config.json can't be read."""
+    alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.exists():
+        return str(alone)
+    try:
+        values = _object(settings)
+    except CheckpointError:  # for ``tokenizer_of_folder`` to raise, if the tokenizer is needed
+        return None
+    return str(settings) if values and values.get("chat_template") else None
 
 
 def _is_known_class(settings: dict, is_told: bool) -> bool:

@@ -25,6 +25,7 @@ class Checkpoint:
     files: tuple[MappedFile, ...] = ()  # those that the tensors are read from
     ignored_keys: tuple[str, ...] = ()  # what the files have besides the weights, as the format calls it
     find_tokenizer: Finder = field(default=unknown, repr=False)
+    chat_template: str | None = None  # the place of one, a program in Jinja. npgpt neither runs nor writes it
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

@@ -43,6 +43,14 @@ def tokens_of(metadata) -> list[str]:
     return found
 
 
+def test_the_place_of_a_chat_template(tmp_path):
+    path, name = tmp_path / "a.gguf", "tokenizer.chat_template"
+    path.write_bytes(file_of())
+    assert open_checkpoint(path).chat_template is None
+    path.write_bytes(file_of({name: text(name, "{{ messages }}")}))
+    assert open_checkpoint(path).chat_template == f"{path}: key {name}"
+
+
 # There and back
 
 

@@ -15,7 +15,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.checkpoints import load, open_checkpoint
 from npgpt.checkpoints.huggingface import vocabulary as reading
 from npgpt.checkpoints.huggingface.tokenizer import tokenizer_json, write_tokenizer_files
-from npgpt.checkpoints.huggingface.vocabulary import tokenizer_of_folder
+from npgpt.checkpoints.huggingface.vocabulary import chat_template_of_folder, tokenizer_of_folder
 from npgpt.checkpoints.huggingface.write import write as write_huggingface
 from npgpt.errors import CheckpointError
 from npgpt.text.tokenizers import GPT2Tokenizer
@@ -33,6 +33,19 @@ def write(folder: Path, name: str, vocabulary, **others) -> None:
         model = {"vocab": vocabulary, "merges": merges}  # BPE, as old files don't say
         values = {"version": "1.0", "pre_tokenizer": cut, "model": model, **others}
     (folder / name).write_text(json.dumps(values))
+
+
+def test_where_the_chat_template_is(tmp_path):
+    alone, settings = tmp_path / "chat_template.jinja", tmp_path / "tokenizer_config.json"
+    assert chat_template_of_folder(tmp_path) is None
+    for values in ("{}", '{"chat_template": null}', '{"chat_template": ""}', "[]", '{"chat_template": '):
+        settings.write_text(values)
+        assert chat_template_of_folder(tmp_path) is None, values
+    for values in ('{"chat_template": "{{ x }}"}', '{"chat_template": [{"name": "default", "template": "x"}]}'):
+        settings.write_text(values)
+        assert chat_template_of_folder(tmp_path) == str(settings)
+    alone.touch()
+    assert chat_template_of_folder(tmp_path) == str(alone)
 
 
 def test_what_cuts_otherwise_is_not_gpt2(tmp_path):
