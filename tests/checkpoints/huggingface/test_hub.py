@@ -72,8 +72,10 @@ def unfinished(cache: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_a_download_and_then_the_cache(server, cache, files):
+    files["chat_template.jinja"] = b"{{ messages }}"
     assert_the_model()
-    assert server.asked() == ["config.json", "generation_config.json", "vocab.json", "model.safetensors"]
+    small = ["config.json", "generation_config.json", "chat_template.jinja", "vocab.json"]
+    assert server.asked() == [*small, "model.safetensors"]
     number = len(server.requests)
     snapshot = find(NAME)
     assert load(NAME).config.n_embd == TINY["n_embd"]
