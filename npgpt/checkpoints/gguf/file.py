@@ -85,7 +85,10 @@ def _read_info(cursor: Cursor, number: int) -> _Info:
     number = cursor.number("<u4", what)
     if number not in _TYPES:
         type = _OTHER_TYPES.get(number, f"of type {number}")
-        raise CheckpointError(f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}")
+        raise CheckpointError(
+            f"{place} is {type}, and npgpt reads {', '.join(_TYPES.values())}.\n"
+            "llama.cpp writes it as one of these: llama-quantize --allow-requantize FILE NEW.gguf Q8_0"
+        )
     type = _TYPES[number]
     if shape[-1] % ELEMENTS.get(type, 1):
         raise CheckpointError(f"{place}: rows of {shape[-1]:,} elements are no whole blocks of {type}")
