@@ -83,7 +83,9 @@ def _answer(question, talk, console):
                 print(talk.held_back, end="", flush=True)
                 console.end()
     if console.interactive and talk.ended == "length":
-        _say("(cut: an answer has no more tokens)")
+        longer = f"/set max-new-tokens {2 * talk.limit} allows more"
+        fits = talk.limit == talk.settings.max_new_tokens
+        _say(f"(cut after {talk.limit:,} tokens: {longer if fits else 'the context has no room for more'})")
     if console.interactive and all_fitted and talk.left_out:
         _say("(the oldest messages don't fit into the context any more, and are left out)")
 

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("src", metavar="SRC", type=pathname, help=source)
     parser.add_argument("dst", metavar="DST", type=pathname, help=target)
     parser.add_argument("--to", choices=[*formats.WRITTEN, "peft"], help=format)
-    parser.add_argument("--dtype", choices=formats.DTYPES, help="how weights are stored (default: F32)")
+    parser.add_argument("--dtype", type=str.upper, choices=formats.DTYPES, help="how weights are stored (default: F32)")
     add_checkpoint_flag(parser)
     merge = "of an adapter: write its base with the adapter merged in"
     parser.add_argument("--merge", action="store_true", help=merge)

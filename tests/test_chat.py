@@ -129,8 +129,17 @@ def test_a_person_is_told_that_an_answer_is_cut_and_once_that_messages_are_left_
         typed = Typed(*lines)
         monkeypatch.setattr("npgpt.chatting.console.open_console", lambda typed=typed: typed)
         told = command("chat", *QUICK, cwd=work).err
-        assert told.count("(cut: an answer has no more tokens)") == cut
+        assert told.count("(cut after 8 tokens: /set max-new-tokens 16 allows more)") == cut
         assert told.count("(the oldest messages don't fit into the context any more") == left_out
+
+
+def test_an_answer_that_the_context_cuts(work, scripted, monkeypatch):
+    """96 tokens are its context: half of it is kept free for an answer, and what the prompt leaves."""
+    scripted(" a", ended="length")
+    monkeypatch.setattr("npgpt.chatting.console.open_console", lambda: Typed("Hi"))
+    told = command("chat", *QUICK, "--max-new-tokens", 1000, cwd=work).err
+    room = 96 + 1 - len("Human: Hi\nAssistant:")
+    assert f"(cut after {room} tokens: the context has no room for more)\n" in told
 
 
 def test_a_pipe_gets_answers_alone(work, scripted):

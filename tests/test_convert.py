@@ -67,6 +67,11 @@ def test_a_chat_template_is_left_out_with_a_warning(source):
     assert command("convert", "a.gguf", "again", cwd=source).err == ""
 
 
+def test_a_dtype_in_small_letters_as_llama_cpps_programs_take_it(source):
+    ended = command("convert", "source", "a.gguf", "--dtype", "q8_0", cwd=source)
+    assert "-> a.gguf (gguf, Q8_0): " in ended.out, ended
+
+
 def largest_of_blocks(name, array):
     """For each element the largest size of those that share its scale: 32 along what the matrix is multiplied along."""
     if array.ndim < 2 or name == "wpe.weight":  # they aren't in blocks

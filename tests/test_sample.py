@@ -1,6 +1,7 @@
 """python -m npgpt.sample: which model, which prompt, which token next, and how the text comes out."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -204,6 +205,27 @@ def test_ctrl_c_where_its_exception_is_lost(work, monkeypatch):
     ended = command("sample", "--prompt", "the ", cwd=work)
     assert (ended.code, ended.out, ended.err) == (130, "the ", "stopped\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("is_terminal", "written"), [(True, "the \n"), (False, "the ")])
+def test_a_terminals_line_ends_where_ctrl_c_comes(work, monkeypatch, is_terminal, written):
+    """What is said then stands on a line of its own. A file gets the text alone."""
+
+    def interrupted(*arguments, **options):
+        yield Token(0, 3)
+        raise KeyboardInterrupt
+
+    class Output(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    monkeypatch.setattr("npgpt.generation.samples.stream", interrupted)
+    monkeypatch.setattr(sys, "argv", ["sample", "--prompt", "the "])
+    monkeypatch.setattr(sys, "stdout", Output())
+    monkeypatch.chdir(work)
+    with pytest.raises(KeyboardInterrupt):
+        npgpt.sample.main()
+    assert sys.stdout.getvalue() == written
 
 
 def test_a_terminal_that_has_not_all_characters(tmp_path):

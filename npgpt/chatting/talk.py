@@ -21,6 +21,7 @@ class Talk:
 
     messages    (role, content) of all that was said
     left_out    the number of oldest messages that no longer fit into a prompt; later prompts leave them out, too
+    limit       of tokens, which the last answer had
     ended       why the last answer has ended, as ``Token.ended``; None if it was stopped
     held_back   the end of an answer that was stopped, which was in none of its pieces: it could have been the beginning
                 of a stop string
@@ -54,7 +55,7 @@ class Talk:
         """Forget all that was said. With a seed the same questions then get the same answers again."""
         system = self.settings.system
         self.messages: list[Message] = [] if system is None else [("system", system)]
-        self.left_out = self._answers = 0
+        self.left_out = self._answers = self.limit = 0
         self.held_back = ""
 
     def answer(self, question: str) -> Generator[str, None, None]:
@@ -65,7 +66,7 @@ class Talk:
         Raises UserError at once, and changes nothing, if the question can't be asked.
         """
         prompt = self._prompt(question)
-        self.left_out, self.held_back = prompt.left_out, ""
+        self.left_out, self.limit, self.held_back = prompt.left_out, prompt.max_new_tokens, ""
         seed = None if self.settings.seed is None else self.settings.seed + self._answers
         self._answers += 1
         return self._pieces(question, prompt, seed)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from time import perf_counter
 
 from npgpt.generation.token import Token
@@ -46,6 +47,12 @@ class Page:
             complete = self._row in self._ended
             print(self._waiting.pop(self._row), end="\n" if complete else "", flush=True)
             self._row, self._headed = self._row + complete, not complete
+
+    def break_off(self) -> None:
+        """The texts end here: what is said next to a terminal stands on a line of its own."""
+        with suppress(OSError):  # the terminal was closed
+            if sys.stdout.isatty():
+                print(flush=True)
 
 
 class Stopwatch:

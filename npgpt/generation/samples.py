@@ -60,12 +60,16 @@ class Samples:
         page = Page(f"{self.prompt}\n{HEADER}\n" if self.show_probs else self.prompt)
         tokens = Stopwatch(self._drawn() if self.draft is None else self._speculated(self.draft))
         with StopRequest() as stop:
-            for token in tokens:
-                stop.check()
-                text, ended = self.texts.take(token.row, token.ended is not None), token.ended is not None
-                if self.show_probs:
-                    text = token_line(token, self.tokenizer) + "\n" * (not ended)
-                page.add(token.row, text, ended)
+            try:
+                for token in tokens:
+                    stop.check()
+                    text, ended = self.texts.take(token.row, token.ended is not None), token.ended is not None
+                    if self.show_probs:
+                        text = token_line(token, self.tokenizer) + "\n" * (not ended)
+                    page.add(token.row, text, ended)
+            except KeyboardInterrupt:
+                page.break_off()
+                raise
         print(tokens.summary(min(len(self.ids), self.decoder.config.block_size)), file=sys.stderr)
         for speculation in self.speculations:
             print(speculation.summary(), file=sys.stderr)
