@@ -318,6 +318,7 @@ MUTANTS = [
     # Checkpoints: Hugging Face
     Mutant("huggingface.read.shards", "set(name) & set('/\\\\:')", "set()", "shards from other folders"),
     Mutant("huggingface.read._open_shards", "others | tensors", "tensors | others", "a tensor from a shard that the index doesn't name for it", tests="checkpoints/huggingface/test_shards.py"),
+    Mutant("chat_template_of_folder", "values and values.get('chat_template')", "values", "settings without a chat template taken for one"),
     Mutant("dropout_off", "_dropout_is_off.set(True)", "_dropout_is_off.set(False)", "dropout while generating", tests="test_layers.py generation/test_decoder.py"),
     Mutant("calls_through", "_around.remove(around)", "_around.pop()", "another block's hook removed", tests="test_hooks.py"),
     Mutant("huggingface.config._FIELDS", "('layer_norm_epsilon', 'layer_norm_epsilon', 1e-5)", "('layer_norm_epsilon', 'layer_norm_eps', 1e-5)", "the file's layer norm epsilon ignored"),
