@@ -122,7 +122,7 @@ class Vectors:
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         self.builder.call(function, [vector, pointer, ir.Constant(_I32, self.itemsize), mask])
 
-    # Only AVX-512 masks in no time. AVX2 does so when it loads, but a masked store takes AMD's CPUs 12 cycles. Other units
+    # Only AVX-512 masks in no time. AVX2 does so when it loads, but a masked store takes AMD's CPUs 12 cycles. Others
     # have no instruction for it, and take lanes one by one. So where all lanes may be loaded or stored, that is done.
 
     def load_some(self, pointer, mask, is_all):
