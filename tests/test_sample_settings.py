@@ -13,6 +13,7 @@ import npgpt.generation.samples
 import npgpt.generation_settings
 from npgpt import GPT, GPTConfig, checkpoints
 from npgpt.generation import Decoder, Sampling, beam_search
+from npgpt.generation.packed_model import PackedGPT
 from npgpt.generation.token_lines import HEADER, token_line
 from npgpt.generation_settings import ChoiceSettings
 from npgpt.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
@@ -211,13 +212,13 @@ def test_when_beams_end(work, monkeypatch, typed, wanted):
 def test_more_samples_than_are_made_at_once(work, monkeypatch):
     """Each is the one of its seed, and the prompt goes through the model once for all."""
     shapes = []
-    hidden_states = GPT.hidden_states
+    hidden_states = PackedGPT.hidden_states
 
     def recorded(model, ids, padding_mask=None, cache=None):
         shapes.append(np.shape(ids))
         return hidden_states(model, ids, padding_mask, cache)
 
-    monkeypatch.setattr(GPT, "hidden_states", recorded)
+    monkeypatch.setattr(PackedGPT, "hidden_states", recorded)
     monkeypatch.setattr("npgpt.generation.samples.AT_ONCE", 3)
     texts = sample(work, *DRAWN, "--num-samples", 7)[:-1].split("\n\n" + "-" * 40 + "\n")
     assert shapes[0] == (1, 4)

@@ -1,7 +1,6 @@
 import pytest
 
 from npgpt.generation.dialogue import STOP
-from npgpt.serving.chat import SIMPLE_TOKENS
 from npgpt.serving.requests import PromptRead
 from serving.test_completions import events
 
@@ -151,6 +150,8 @@ def test_the_simple_chat_is_short(ask, submitted, monkeypatch):
 
 
 def test_the_simple_chat_ends_at_a_newline(server, ask, submitted):
+    from npgpt.serving.chat import SIMPLE_TOKENS
+
     status, answer = ask("/chat", message="Hi")
     assert (status, list(answer)) == (200, ["response"])
     assert "\n" not in answer["response"]
