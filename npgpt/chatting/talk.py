@@ -21,7 +21,7 @@ class Talk:
 
     messages    (role, content) of all that was said
     left_out    the number of oldest messages that no longer fit into a prompt; later prompts leave them out, too
-    limit       of tokens, which the last answer had
+    limit       the most tokens that the last answer could have
     ended       why the last answer has ended, as ``Token.ended``; None if it was stopped
     held_back   the end of an answer that was stopped, which was in none of its pieces: it could have been the beginning
                 of a stop string

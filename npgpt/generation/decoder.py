@@ -11,7 +11,8 @@ from npgpt import kernels
 from npgpt.config import CACHE_DTYPES, WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation.cache import KeyValueCache
-from npgpt.generation.packed_model import PackedGPT, changed_part
+from npgpt.generation.changed_part import changed_part
+from npgpt.generation.packed_model import PackedGPT
 from npgpt.generation.token import Token
 from npgpt.gpt import GPT
 from npgpt.kernels.decode_weights import DecodeWeights

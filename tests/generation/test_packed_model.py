@@ -13,7 +13,8 @@ from npgpt.adapters.quantized import load_quantized
 from npgpt.config import WEIGHTS
 from npgpt.errors import ConfigError
 from npgpt.generation import Decoder
-from npgpt.generation.packed_model import PackedGPT, changed_part
+from npgpt.generation.changed_part import changed_part
+from npgpt.generation.packed_model import PackedGPT
 
 CONFIG = GPTConfig(vocab_size=40, block_size=64, n_layer=2, n_head=2, n_embd=32)
 IDS = np.random.default_rng(0).integers(0, 40, 60)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from npgpt.checkpoints.huggingface.config import config_from_huggingface, weights_of_huggingface
-from npgpt.checkpoints.huggingface.vocabulary import chat_template_of_folder, tokenizer_of_folder
+from npgpt.checkpoints.huggingface.vocabulary import chat_template_of_folder, has_tokenizer_files, tokenizer_of_folder
 from npgpt.checkpoints.pytorch import file as pytorch
 from npgpt.checkpoints.pytorch.file import tensors_in
 from npgpt.checkpoints.safetensors import open_safetensors
@@ -69,7 +69,8 @@ def _checkpoint(format: str, values: dict, config: GPTConfig, found: dict[str, L
     end = values.get("eos_token_id", 50256)  # null is what we write for a tokenizer that is unknown
     tokenizer = beside(source, partial(tokenizer_of_folder, source.parent, config.vocab_size, end))
     template = chat_template_of_folder(source.parent)
-    return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer, template)
+    folder = source.parent if has_tokenizer_files(source.parent) else None
+    return Checkpoint(format, config, tensors, source, files, ignored_keys, tokenizer, template, folder)
 
 
 def _config_of_shapes(tensors: dict[str, LazyTensor], path: Path) -> GPTConfig:

@@ -94,6 +94,11 @@ def tokenizer_of_folder(folder: Path, vocab_size: int, end: object = 50256) -> T
     return tokenizer if tokenizer is not None and tokenizer.vocab_size <= vocab_size else None
 
 
+def has_tokenizer_files(folder: Path) -> bool:
+    """Whether a tokenizer of any kind is in the folder."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt"))
+
+
 def chat_template_of_folder(folder: Path) -> str | None:
     """The file with the folder's chat template; None without one, or if tokenizer_config.json can't be read."""
     alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"

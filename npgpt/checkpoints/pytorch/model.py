@@ -11,8 +11,10 @@ from npgpt.checkpoints.shared.pickles import Attributes
 def read(file: MappedFile) -> Checkpoint:
     """Raises CheckpointError."""
     found = pytorch.read(file)
-    if isinstance(found, dict) and {"model", "model_args"} <= found.keys():
-        return read_nanogpt(found, file)
-    if isinstance(found, dict) and "model" in found and isinstance(found.get("config"), Attributes):
+    if (
+        isinstance(found, dict)
+        and "model" in found
+        and ("model_args" in found or isinstance(found.get("config"), Attributes))
+    ):
         return read_nanogpt(found, file)
     return read_weights_file(file, pytorch.tensors_in(found, file.path), "PyTorch")

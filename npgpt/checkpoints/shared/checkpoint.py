@@ -26,6 +26,7 @@ class Checkpoint:
     ignored_keys: tuple[str, ...] = ()  # what the files have besides the weights, as the format calls it
     find_tokenizer: Finder = field(default=unknown, repr=False)
     chat_template: str | None = None  # the place of one, a program in Jinja. npgpt neither runs nor writes it
+    tokenizer_folder: Path | None = None  # where a tokenizer's files are, in a form that npgpt can't read of every kind
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -39,13 +40,11 @@ class Checkpoint:
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises CheckpointError as ``tokenizer`` does, and if it is unknown."""
         if self.tokenizer is None:
-            is_folder = self.format.startswith("Hugging Face")
-            others = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt") if is_folder else ()
-            if any(self.source.with_name(name).is_file() for name in others):
+            if (folder := self.tokenizer_folder) is not None:
                 raise CheckpointError(
-                    f"{self.source.parent}: npgpt can't read its tokenizer, only byte-pair encodings that cut texts\n"
+                    f"{folder}: npgpt can't read its tokenizer, only byte-pair encodings that cut texts\n"
                     "as GPT-2's does, without words among the added tokens. In Python the model can be used with ids\n"
-                    f"that another library makes: model = npgpt.load({str(self.source.parent)!r})"
+                    f"that another library makes: model = npgpt.load({str(folder)!r})"
                 )
             raise CheckpointError(
                 f"{self.source}: no tokenizer is known for its vocabulary of {self.config.vocab_size:,} ids:\n"

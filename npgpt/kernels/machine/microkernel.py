@@ -99,7 +99,8 @@ def microkernel(context, K, A, B, rows, width, start, start_row, C, C_row, next_
             for row in range(TILE_ROWS):
                 _fetch_row(v, v.at(C, builder.mul(C_row, whole(row))))
         iterations = builder.sdiv(K, whole(UNROLLED))
-        bytes_an_iteration = builder.sdiv(builder.add(next_bytes, iterations), _larger(v, iterations, 1))
+        rounding_up = builder.sub(iterations, whole(1))
+        bytes_an_iteration = builder.sdiv(builder.add(next_bytes, rounding_up), _larger(v, iterations, 1))
         zeros = [ir.Constant(v.vector, None)] * (TILE_ROWS * UNIT.vectors)
         for i, sums in v.loop(iterations, 1, zeros):
             _fetch_row(v, v.at(C, builder.mul(C_row, _smaller(v, i, TILE_ROWS - 1))))
